@@ -1,0 +1,181 @@
+"""Read and write models: external data, checks, atomic saving. The only caller of onnx.save."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
+
+from onnx_lowrank.errors import ModelError
+
+PROTOBUF_LIMIT = 2**31 - 2**20
+"""Bytes above which weights go to a file of their own: protobuf ends at 2 GiB."""
+OLDEST_OPSET = 7
+"""Older operators broadcast and pad by other rules than the ones this package writes."""
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """Return the model with its weights in memory. Raises ModelError, one line, for all that can be wrong."""
+    if not path.exists():
+        raise ModelError(f"{path}: no such file; give the path of an .onnx model")
+    if path.is_dir():
+        raise ModelError(f"{path} is a directory; give the .onnx file in it")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except (DecodeError, OSError, ValueError) as error:
+        raise ModelError(f"{path} is not an ONNX model (not a readable protobuf); export it again") from error
+    _look_over(model, path)
+    for tensor in external_tensors(model):
+        location = ExternalDataInfo(tensor).location
+        if not (path.parent / location).is_file():
+            raise ModelError(
+                f"{path}: weight {tensor.name!r} lies in {location!r}, which is missing; copy it beside the model"
+            )
+    try:
+        load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(f"{path}: its external data cannot be read: {error}") from error
+    return model
+
+
+def _look_over(model: onnx.ModelProto, path: Path) -> None:
+    if not model.HasField("graph") or not model.graph.node or not model.opset_import:
+        raise ModelError(f"{path} is not an ONNX model (no graph or no opset in it); export it again")
+    opset = main_opset(model)
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise ModelError(
+            f"{path} uses opset {opset}; {OLDEST_OPSET} to {newest} can be read here: export it with another opset,"
+            " or convert it with onnx.version_converter"
+        )
+
+
+def main_opset(model: onnx.ModelProto) -> int:
+    """Return the version of the default operator set, or the newest known where only other domains are used."""
+    versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    return int(versions[0]) if versions else int(onnx.defs.onnx_opset_version())
+
+
+def external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors whose data lie in another file."""
+    for tensor in onnx.external_data_helper._get_all_tensors(model):
+        if uses_external_data(tensor):
+            yield tensor
+
+
+def store(model: onnx.ModelProto, path: Path) -> list[Path]:
+    """Write the model, and beside it `<name>.data` where it is over protobuf's limit. Return the files written.
+
+    Not atomic: for temporary places; a user's file comes from `staged`.
+    """
+    if model.ByteSize() < PROTOBUF_LIMIT:
+        onnx.save(model, str(path))
+        return [path]
+    data = path.name + ".data"
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    onnx.save(copy, str(path), save_as_external_data=True, location=data, size_threshold=1024)
+    return [path, path.parent / data]
+
+
+@contextmanager
+def staged(model: onnx.ModelProto, target: Path) -> Iterator[StagedModel]:
+    """Write the model to a hidden directory beside `target`; nothing stays there unless `publish` is called.
+
+    Same file system, so that publishing is a rename. Raises ModelError where the place cannot be written.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".onnx-lowrank-", dir=target.parent))
+    except OSError as error:
+        raise ModelError(f"cannot write to {target.parent}: {error.strerror}; choose another place with -o") from error
+    try:
+        try:
+            files = store(model, folder / target.name)
+        except OSError as error:
+            raise ModelError(f"cannot write {target}: {error.strerror}; choose another place with -o") from error
+        yield StagedModel(folder / target.name, files, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class StagedModel:
+    """A model on disk that is not yet where the user wants it."""
+
+    def __init__(self, path: Path, files: list[Path], target: Path) -> None:
+        self.path = path
+        self.files = files
+        self.target = target
+
+    @property
+    def bytes(self) -> int:
+        """Size of all its files."""
+        return sum(file.stat().st_size for file in self.files)
+
+    def publish(self) -> None:
+        """Move the files into place, weights first, so that the model never points at nothing."""
+        mode = 0o666 & ~_umask()
+        for file in reversed(self.files):
+            file.chmod(mode)
+            os.replace(file, self.target.parent / file.name)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a report or a plan atomically. Raises ModelError where the place cannot be written."""
+    try:
+        handle, name = tempfile.mkstemp(prefix=".onnx-lowrank-", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except OSError as error:
+        raise ModelError(f"cannot write {path}: {error.strerror}; choose another place") from error
+
+
+def check(path: Path, *, full: bool = True) -> None:
+    """Run onnx.checker on a file. Raises ModelError with the first line of what it found."""
+    try:
+        onnx.checker.check_model(str(path), full_check=full)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{path.name} does not pass onnx.checker: {line}") from error
+
+
+def content_hash(model: onnx.ModelProto) -> str:
+    """Return the SHA-256 of the model's content, wherever its weights are stored (weights in memory)."""
+    digest = hashlib.sha256()
+    skeleton = onnx.ModelProto()
+    skeleton.CopyFrom(model)
+    for tensor in onnx.external_data_helper._get_all_tensors(skeleton):
+        data = onnx.numpy_helper.to_array(tensor) if tensor.data_type != onnx.TensorProto.STRING else None
+        if data is None:
+            continue
+        digest.update(f"{tensor.name}|{tensor.data_type}|{list(tensor.dims)}|".encode())
+        digest.update(data.tobytes())
+        del tensor.external_data[:]
+        for field in ("raw_data", "data_location"):
+            tensor.ClearField(field)
+        for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+            tensor.ClearField(field)
+    digest.update(skeleton.SerializeToString(deterministic=True))
+    return digest.hexdigest()
+
+
+def file_bytes(path: Path) -> int:
+    """Return the size of a model's files, external data included."""
+    model = onnx.load(str(path), load_external_data=False)
+    others = {ExternalDataInfo(tensor).location for tensor in external_tensors(model)}
+    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in others)

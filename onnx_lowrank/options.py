@@ -1,0 +1,108 @@
+"""What a user can ask for: frozen, keyword-only, and impossible in a wrong state."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from onnx_lowrank.errors import GoalError
+
+DropType: TypeAlias = Literal["absolute", "relative"]
+Sensitivity: TypeAlias = Literal["weights", "inputs"]
+Resource: TypeAlias = Literal["parameters", "bytes", "macs"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gate:
+    """When a candidate holds: its metric's drop is at most `max_drop`.
+
+    `relative` divides the drop by the original's metric. With `confidence`, the upper end of the drop's interval
+    at that (two-sided) level is compared, not its estimate. Raises GoalError for values out of range.
+    """
+
+    max_drop: float = 0.0
+    drop_type: DropType = "absolute"
+    confidence: float | None = None
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.max_drop) or self.max_drop < 0:
+            raise GoalError(f"the allowed drop must be 0 or more, not {self.max_drop}")
+        if self.confidence is not None and not 0.5 <= self.confidence < 1:
+            raise GoalError(f"the confidence must be between 0.5 and 1 (0.95, say), not {self.confidence}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compact:
+    """The smallest model whose metric holds (arXiv 2412.06867, compact algorithm)."""
+
+    gate: Gate = Gate()
+    resource: Resource = "parameters"
+
+    @property
+    def name(self) -> str:
+        """The algorithm's name."""
+        return "compact"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lossless:
+    """The most accurate model within a size (arXiv 2412.06867, lossless algorithm); it must hold, too.
+
+    Exactly one of: `keep`, share of all the model's parameters; `target_size`, bytes of the saved model;
+    `target_macs`, share of the model's multiply-accumulates. Raises GoalError otherwise.
+    """
+
+    keep: float | None = None
+    target_size: int | None = None
+    target_macs: float | None = None
+    gate: Gate = Gate()
+
+    def __post_init__(self) -> None:
+        given = [v for v in (self.keep, self.target_size, self.target_macs) if v is not None]
+        if len(given) != 1:
+            raise GoalError("lossless needs exactly one of keep, target size and target MACs: give --keep 0.6, say")
+        for name, share in (("keep", self.keep), ("target-macs", self.target_macs)):
+            if share is not None and not 0 < share <= 1:
+                raise GoalError(f"--{name} is a share between 0 and 1, not {share}")
+        if self.target_size is not None and self.target_size <= 0:
+            raise GoalError(f"--target-size must be more than 0 bytes, not {self.target_size}")
+
+    @property
+    def name(self) -> str:
+        """The algorithm's name."""
+        return "lossless"
+
+    @property
+    def resource(self) -> Resource:
+        """What the budget counts."""
+        if self.target_size is not None:
+            return "bytes"
+        return "macs" if self.target_macs is not None else "parameters"
+
+
+Goal: TypeAlias = Compact | Lossless
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """How the work is done; nothing here changes what counts as a success."""
+
+    sensitivity: Sensitivity = "inputs"
+    metric: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    rank_multiple: int = 8
+    provider: str = "auto"
+    threads: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.sensitivity not in ("weights", "inputs"):
+            raise GoalError(
+                f"unknown sensitivity {self.sensitivity!r}: take 'inputs' (whitened) or 'weights' (plain SVD)"
+            )
+        if self.rank_multiple < 1:
+            raise GoalError(f"the rank multiple must be 1 or more, not {self.rank_multiple}")
+        if self.threads < 0:
+            raise GoalError(f"threads must be 0 (all cores) or a positive number, not {self.threads}")

@@ -1,0 +1,251 @@
+"""onnxruntime sessions and execution providers; the only importer of onnxruntime."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import io
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+from onnx_lowrank.errors import ModelError, RuntimeProblem
+from onnx_lowrank.model_io import PROTOBUF_LIMIT, store
+from onnx_lowrank.types import Array, Feed
+
+__version__: str = ort.__version__
+
+ORT_ERRORS: tuple[type[Exception], ...] = tuple(
+    getattr(state, name)
+    for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
+    if hasattr(state, name)
+) + (getattr(state, "RuntimeException", RuntimeError), RuntimeError, ValueError)
+"""What onnxruntime raises; its classes share no base but Exception."""
+
+SHORT = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+NUMPY_TYPES: Mapping[str, type[Any]] = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int16)": np.int16,
+    "tensor(int8)": np.int8,
+    "tensor(uint64)": np.uint64,
+    "tensor(uint32)": np.uint32,
+    "tensor(uint16)": np.uint16,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+    "tensor(string)": np.str_,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """An input or output of a model: a number for a fixed dimension, a name or None for a free one."""
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...]
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """The numpy type, None where numpy has none."""
+        return np.dtype(NUMPY_TYPES[self.type]) if self.type in NUMPY_TYPES else None
+
+
+@functools.cache
+def cuda_devices() -> int:
+    """Return how many CUDA devices the driver sees; 0 without a driver. Asks no onnxruntime provider."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+@functools.cache
+def provider_works(provider: str) -> bool:
+    """Return whether a session can really be made on `provider`, without a word on the terminal."""
+    if provider not in ort.get_available_providers():
+        return False
+    if provider == "CPUExecutionProvider":
+        return True
+    if provider in ("CUDAExecutionProvider", "TensorrtExecutionProvider") and not cuda_devices():
+        return False
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["x"], ["y"])],
+        "probe",
+        [value("x", onnx.TensorProto.FLOAT, [1])],
+        [value("y", onnx.TensorProto.FLOAT, [1])],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 4
+    ort.set_default_logger_severity(4)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            session = ort.InferenceSession(model.SerializeToString(), settings, providers=[provider])
+        return provider in session.get_providers()
+    except ORT_ERRORS:
+        return False
+    finally:
+        ort.set_default_logger_severity(3)
+
+
+def resolve_providers(name: str) -> list[str]:
+    """Return the providers to ask for, best first: `auto`, a short name (cpu, cuda, tensorrt) or onnxruntime's own.
+
+    Raises RuntimeProblem where a provider asked for by name does not work on this machine.
+    """
+    if name == "auto":
+        return [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if provider_works(p)]
+    provider = SHORT.get(name.lower(), name)
+    if not provider_works(provider):
+        works = ", ".join(p for p in ort.get_available_providers() if provider_works(p))
+        raise RuntimeProblem(f"provider {name!r} does not work on this machine; what works: {works}")
+    return list(dict.fromkeys([provider, "CPUExecutionProvider"]))
+
+
+class Runner:
+    """One model in onnxruntime. `outputs` names what to compute (default: the graph's outputs)."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto | Path,
+        *,
+        provider: str = "auto",
+        threads: int = 0,
+        outputs: Sequence[str] | None = None,
+        optimize: bool = True,
+    ) -> None:
+        settings = ort.SessionOptions()
+        settings.log_severity_level = 4
+        settings.intra_op_num_threads = threads
+        if not optimize:
+            settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._session = _open(model, settings, resolve_providers(provider))
+        self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
+        self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
+        self._names = list(outputs) if outputs is not None else [spec.name for spec in self.outputs]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What `run` returns."""
+        return tuple(self._names)
+
+    def run(self, feed: Feed) -> dict[str, Array]:
+        """Return output name -> array. Raises RuntimeProblem with onnxruntime's first line."""
+        try:
+            values = self._session.run(self._names, dict(feed))
+        except ORT_ERRORS as error:
+            raise RuntimeProblem(f"onnxruntime cannot run the model on these inputs: {first_line(error)}") from error
+        return dict(zip(self._names, values, strict=True))
+
+
+def _open(model: onnx.ModelProto | Path, settings: Any, providers: list[str]) -> Any:
+    try:
+        if isinstance(model, Path):
+            return ort.InferenceSession(str(model), settings, providers=providers)
+        if model.ByteSize() < PROTOBUF_LIMIT:
+            return ort.InferenceSession(model.SerializeToString(), settings, providers=providers)
+        with tempfile.TemporaryDirectory(prefix="onnx-lowrank-") as folder:
+            path = Path(folder) / "model.onnx"
+            store(model, path)
+            return ort.InferenceSession(str(path), settings, providers=providers)
+    except ORT_ERRORS as error:
+        raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, short enough for a terminal."""
+    text = str(error).strip().splitlines()
+    line = text[0] if text else type(error).__name__
+    return line if len(line) <= 300 else line[:297] + "..."
+
+
+def _spec(value: Any) -> TensorSpec:
+    return TensorSpec(value.name, value.type, tuple(value.shape))
+
+
+def rows_of(feed: Feed) -> int:
+    """Return the length of the leading axis that the inputs of one sample share, 1 where they have none."""
+    sizes = {array.shape[0] for array in feed.values() if array.ndim}
+    return sizes.pop() if len(sizes) == 1 else 1
+
+
+def batches(feeds: Iterable[Feed], size: int) -> Iterator[list[Feed]]:
+    """Yield runs of at most `size` neighbouring samples whose arrays agree in all but the leading axis."""
+    run: list[Feed] = []
+    for feed in feeds:
+        if run and (len(run) >= size or _layout(run[0]) != _layout(feed)):
+            yield run
+            run = []
+        run.append(feed)
+    if run:
+        yield run
+
+
+def _layout(feed: Feed) -> tuple[Any, ...]:
+    return tuple((name, array.shape[1:], array.dtype.str) for name, array in sorted(feed.items()))
+
+
+def join(feeds: Sequence[Feed]) -> Feed:
+    """Return one feed of several samples, along the leading axis."""
+    if len(feeds) == 1:
+        return feeds[0]
+    return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+
+
+def split(outputs: Mapping[str, Array], feeds: Sequence[Feed]) -> list[dict[str, Array]]:
+    """Return the outputs of a joined run, a dict a sample."""
+    if len(feeds) == 1:
+        return [dict(outputs)]
+    cuts = np.cumsum([rows_of(feed) for feed in feeds])[:-1]
+    parts = {name: np.split(array, cuts) for name, array in outputs.items()}
+    return [{name: values[i] for name, values in parts.items()} for i in range(len(feeds))]
+
+
+def batch_size(runner: Runner, feeds: Sequence[Feed], most: int = 8) -> int:
+    """Return how many samples may be run together: `most`, or 1 where batching would change a result.
+
+    Measured, not assumed: the first two samples of one layout are run alone and together.
+    """
+    if any(not array.ndim for feed in feeds[:1] for array in feed.values()):
+        return 1
+    pair = next((run for run in batches(feeds[:64], 2) if len(run) == 2), None)
+    if pair is None:
+        return 1
+    alone = [runner.run(feed) for feed in pair]
+    try:
+        together = runner.run(join(pair))
+    except RuntimeProblem:
+        return 1
+    rows = sum(rows_of(feed) for feed in pair)
+    if any(not array.ndim or array.shape[0] != rows for array in together.values()):
+        return 1
+    for one, other in zip(alone, split(together, pair), strict=True):
+        if not all(_same(one[name], other[name]) for name in one):
+            return 1
+    return most
+
+
+def _same(one: Array, other: Array) -> bool:
+    if one.shape != other.shape:
+        return False
+    if not np.issubdtype(one.dtype, np.floating):
+        return bool(np.array_equal(one, other))
+    return bool(np.allclose(one, other, rtol=1e-3, atol=1e-4 * float(np.abs(one).max(initial=0.0)), equal_nan=True))
