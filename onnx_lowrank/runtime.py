@@ -24,11 +24,17 @@ from onnx_lowrank.types import Array, Feed
 
 __version__: str = ort.__version__
 
-ORT_ERRORS: tuple[type[Exception], ...] = tuple(
-    getattr(state, name)
-    for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
-    if hasattr(state, name)
-) + (getattr(state, "RuntimeException", RuntimeError), RuntimeError, ValueError)
+
+def _is_error(name: str) -> bool:
+    value = getattr(state, name)
+    return isinstance(value, type) and issubclass(value, Exception)
+
+
+ORT_ERRORS: tuple[type[Exception], ...] = (
+    *(getattr(state, name) for name in dir(state) if _is_error(name)),
+    RuntimeError,
+    ValueError,
+)
 """What onnxruntime raises; its classes share no base but Exception."""
 
 SHORT = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -121,7 +127,10 @@ def resolve_providers(name: str) -> list[str]:
 
 
 class Runner:
-    """One model in onnxruntime. `outputs` names what to compute (default: the graph's outputs)."""
+    """One model in onnxruntime. `outputs` names what to compute (default: the graph's outputs).
+
+    `spin` keeps onnxruntime's threads busy between runs, as its default is: for latency measurements.
+    """
 
     def __init__(
         self,
@@ -131,8 +140,11 @@ class Runner:
         threads: int = 0,
         outputs: Sequence[str] | None = None,
         optimize: bool = True,
+        spin: bool = False,
     ) -> None:
         settings = ort.SessionOptions()
+        if not spin:  # threads that spin between runs are in the way of everything but a latency measurement
+            settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         settings.log_severity_level = 4
         settings.intra_op_num_threads = threads
         if not optimize:
