@@ -105,7 +105,9 @@ def test_exact_difference_covers_by_enumeration():
     ways = special.gammaln(n + 1) - sum(special.gammaln(k + 1) for k in (lost, gained, n - lost - gained))
     for p_lost in (0.01, 0.05, 0.1, 0.2, 0.4):
         for p_gained in (0.01, 0.03, 0.1, 0.3, 0.55):
-            logs = lost * np.log(p_lost) + gained * np.log(p_gained) + (n - lost - gained) * np.log1p(-p_lost - p_gained)
+            logs = (
+                lost * np.log(p_lost) + gained * np.log(p_gained) + (n - lost - gained) * np.log1p(-p_lost - p_gained)
+            )
             weights, truth = np.exp(ways + logs), p_lost - p_gained
             assert weights.sum() == pytest.approx(1)
             assert weights[truth > ends[:, 1]].sum() <= 0.027

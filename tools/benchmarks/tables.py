@@ -1,0 +1,1 @@
+def document(lines, models, setting): return ""
