@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import curves, goals
@@ -72,18 +73,17 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class _some_of:  # noqa: N801 (argparse shows the name)
-    """A comma-separated choice."""
+def _some_of(allowed: tuple[str, ...]) -> Callable[[str], list[str]]:
+    """Return a parser of a comma-separated choice."""
 
-    def __init__(self, allowed: tuple[str, ...]) -> None:
-        self.allowed = allowed
-
-    def __call__(self, text: str) -> list[str]:
+    def parse(text: str) -> list[str]:
         chosen = text.split(",")
-        unknown = [name for name in chosen if name not in self.allowed]
+        unknown = [name for name in chosen if name not in allowed]
         if unknown:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(self.allowed)}")
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(allowed)}")
         return chosen
+
+    return parse
 
 
 if __name__ == "__main__":

@@ -77,21 +77,20 @@ def _collect_group(
     progress: Callable[[int], None] | None,
 ) -> dict[str, Moments]:
     names = [name for site in group for name in _tensors(found, site)]
-    inputs = {value.name for value in model.graph.input}
+    inputs = {value.name for value in model.graph.input} - {tensor.name for tensor in model.graph.initializer}
     runner = Runner(
         expose(model, [name for name in names if name not in inputs]),
         provider=options.provider,
         threads=options.threads,
         outputs=[name for name in dict.fromkeys(names) if name not in inputs],
     )
-    biases = {site.id: _bias(model, found.calls[site.id][0], site) for site in group}
     moments: dict[str, Moments] = {}
     for number, run in enumerate(batches(feeds, batch)):
         feed = join(run)
         values = {**feed, **runner.run(feed)}
         for site in group:
             rng = np.random.default_rng([options.seed, number, _stable(site.id)])
-            new = _moments(found, site, values, biases[site.id], rng, len(run))
+            new = _moments(found, site, values, rng, len(run))
             moments[site.id] = moments[site.id] + new if site.id in moments else new
         if progress:
             progress(len(run))
@@ -104,25 +103,19 @@ def _stable(text: str) -> int:
 
 
 def _tensors(found: Found, site: Site) -> list[str]:
-    """Inputs, and for a k×k kernel outputs too: W A Wᵀ of a matrix needs no output."""
-    kernel = math.prod(site.shape[2:]) > 1
+    """Inputs, and for a k×k kernel outputs and their biases too: W A Wᵀ of a matrix needs no output."""
     calls = found.calls[site.id]
-    return [operator(call).data(call) for call in calls] + [call.output for call in calls if kernel]
-
-
-def _bias(model: onnx.ModelProto, call: Call, site: Site) -> Array | None:
-    name = call.input(2)
-    if math.prod(site.shape[2:]) == 1 or not name:
-        return None
-    tensor = next((t for t in model.graph.initializer if t.name == name), None)
-    return None if tensor is None else onnx.numpy_helper.to_array(tensor).astype(np.float64)
+    names = [operator(call).data(call) for call in calls]
+    if math.prod(site.shape[2:]) > 1:
+        names += [call.output for call in calls]
+        names += [call.input(2) for call in calls if call.input(2)]
+    return names
 
 
 def _moments(
     found: Found,
     site: Site,
     values: Mapping[str, Array],
-    bias: Array | None,
     rng: np.random.Generator,
     samples: int,
 ) -> Moments:
@@ -139,7 +132,7 @@ def _moments(
             )
         one = Moments(A=A, positions=len(vectors), samples=samples)
         if math.prod(kernel) > 1:
-            one = _with_kernel(op, call, site, one, x, values[call.output], bias, rng)
+            one = _with_kernel(op, call, site, one, x, values[call.output], values.get(call.input(2)), rng)
         total = one if total is None else total + one
     if total is None:
         raise KeyError(site.id)
@@ -158,7 +151,7 @@ def _with_kernel(
 ) -> Moments:
     results = np.asarray(op.results(call, y), np.float64)
     if bias is not None:
-        results = results - bias
+        results = results - np.asarray(bias, np.float64)
     count = len(results)
     room = max(min(PATCH_BYTES // (4 * math.prod(site.shape[1:])), PATCH_MOST), 16)
     keys = rng.random(count)

@@ -15,7 +15,7 @@ from onnx_lowrank.metrics.evidence import class_evidence, unit_rows
 from onnx_lowrank.metrics.labelled import CrossEntropy, SquaredError, Top
 from onnx_lowrank.metrics.paired import Agreement, Cosine, Divergence, RelativeL2
 from onnx_lowrank.metrics.protocol import IGNORED, Labels, Metric, floating, given, numeric, taken
-from onnx_lowrank.metrics.scores import rows
+from onnx_lowrank.metrics.scores import class_count
 from onnx_lowrank.types import Array, Outputs
 
 BuiltIn: TypeAlias = Top | CrossEntropy | SquaredError | Divergence | Agreement | RelativeL2 | Cosine
@@ -91,7 +91,7 @@ def _for_labels(labels: Labels, outputs: Outputs) -> tuple[Metric, str]:
     truths = [np.asarray(label) for label in labels]
     for name in _ordered(outputs):
         samples = outputs[name]
-        classes = rows(samples[0]).shape[1] if floating(samples[0]) else 0
+        classes = class_count(samples[0]) if floating(samples[0]) else 0
         if classes > 1 and _class_numbers(truths, classes) and _sizes(truths, samples, few, classes):
             why = f"labels are whole numbers below the {classes} classes of output {name!r}: top1"
             return Top(1, _at(name, outputs)), why

@@ -17,7 +17,7 @@ from onnx_lowrank.metrics.evidence import class_evidence
 from onnx_lowrank.metrics.labelled import CrossEntropy, Top
 from onnx_lowrank.metrics.paired import Agreement, Divergence, kl
 from onnx_lowrank.metrics.protocol import Metric, floating, numeric
-from onnx_lowrank.metrics.scores import rows
+from onnx_lowrank.metrics.scores import class_count
 from onnx_lowrank.types import Array, Outputs
 
 Kind: TypeAlias = Literal["kl", "relative-l2"]
@@ -109,7 +109,7 @@ def divergence(kind: Kind, reference: Outputs, outputs: Outputs) -> Array:
 
 
 def _scores(samples: Sequence[Array]) -> bool:
-    return bool(samples) and all(floating(sample) and rows(sample).shape[1] > 1 for sample in samples)
+    return bool(samples) and all(floating(sample) and class_count(sample) > 1 for sample in samples)
 
 
 def _variance(samples: Sequence[Array]) -> float:

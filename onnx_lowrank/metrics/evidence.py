@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnx_lowrank.metrics.protocol import floating
-from onnx_lowrank.metrics.scores import probable, rows
+from onnx_lowrank.metrics.scores import class_count, probable
 from onnx_lowrank.types import Array
 
 CLASS_NAMES = re.compile(r"logit|softmax|prob(?!lem)", re.IGNORECASE)
@@ -25,7 +25,7 @@ def class_evidence(name: str, samples: Sequence[Array]) -> str | None:
     """
     if not samples or not all(floating(sample) and sample.ndim for sample in samples):
         return None
-    widths = {rows(sample).shape[1] for sample in samples}
+    widths = {class_count(sample) for sample in samples}
     if len(widths) != 1 or min(widths) < 2:
         return None
     width = widths.pop()

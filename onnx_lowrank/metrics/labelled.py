@@ -10,7 +10,7 @@ import numpy as np
 
 from onnx_lowrank.errors import MetricError
 from onnx_lowrank.metrics.protocol import IGNORED, Labels, chosen, given, titled
-from onnx_lowrank.metrics.scores import log_probabilities, places, probable, rows
+from onnx_lowrank.metrics.scores import class_count, log_probabilities, places, probable, rows
 from onnx_lowrank.types import Array, Outputs
 
 
@@ -43,7 +43,7 @@ class Top:
             kept = _counting(truth, self.name)
             return float(np.mean(array.reshape(-1)[kept] == truth[kept]))
         kept, truth = _classes(array, label, self.name)
-        classes = rows(array).shape[1]
+        classes = class_count(array)
         if classes <= self.k > 1:
             raise MetricError(f"{self.name} is always 1 with {classes} classes; take top1")
         return float(np.mean(places(array, truth)[kept] < self.k))

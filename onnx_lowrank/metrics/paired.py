@@ -10,7 +10,7 @@ import numpy as np
 
 from onnx_lowrank.errors import MetricError
 from onnx_lowrank.metrics.protocol import Labels, chosen, compared, titled
-from onnx_lowrank.metrics.scores import BROKEN, decisions, log_probabilities, probable, rows
+from onnx_lowrank.metrics.scores import BROKEN, class_count, decisions, log_probabilities, probable
 from onnx_lowrank.types import Array, Outputs
 
 
@@ -168,7 +168,7 @@ def _finite(original: Array, candidate: Array) -> tuple[Array, Array] | None:
 
 
 def _scored(array: Array, name: str) -> None:
-    if array.dtype.kind != "f" or (array.size and rows(array).shape[1] < 2):
+    if array.dtype.kind != "f" or (array.size and class_count(array) < 2):
         raise MetricError(
             f"{name} needs a score a class; an output of shape {array.shape}, {array.dtype}, has none:"
             " take relative-l2, or another output with METRIC@OUTPUT"

@@ -17,10 +17,14 @@ BROKEN = -1
 
 def rows(array: Array) -> Array:
     """Return (positions, classes) float64; positions in the order in which labels of their shape are read."""
-    if array.ndim == 0:
-        return np.asarray(array, np.float64).reshape(1, 1)
-    moved = np.moveaxis(array, 1 if array.ndim >= 4 else -1, -1)
-    return np.asarray(moved, np.float64).reshape(math.prod(moved.shape[:-1]), moved.shape[-1])
+    moved = np.moveaxis(array, 1, -1) if array.ndim >= 4 else array
+    classes = class_count(array)
+    return np.asarray(moved, np.float64).reshape(math.prod(moved.shape[:-1]), classes)
+
+
+def class_count(array: Array) -> int:
+    """Return the length of the class axis; 1 where there is no axis."""
+    return int(array.shape[1 if array.ndim >= 4 else -1]) if array.ndim else 1
 
 
 def probable(array: Array) -> bool:

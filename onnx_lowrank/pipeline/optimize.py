@@ -21,6 +21,7 @@ from onnx_lowrank.pipeline.subject import (
     batch_of,
     first_outputs,
     make_judge,
+    make_screen,
     pick_metric,
     probe_divergence,
     read_samples,
@@ -101,6 +102,7 @@ class _Run:
             self.goal.gate,
         )  # fmt: skip
         judge = make_judge(self.subject, self.split.validation, metric, self.goal.gate, self.options.seed)
+        screen = make_screen(self.subject, self.split.validation, metric, self.goal.gate, self.options.seed)
         decomposed, score, batch = self._decompose()
         divergence, unit = probe_divergence(metric, outputs)
         self.notes.append(f"predicted rise of the loss: {unit}, measured by substituting weights")
@@ -111,7 +113,9 @@ class _Run:
             )  # fmt: skip
         resource = self.goal.resource
         problem = Problem(self.curves, {site.id: site.weight for site in self.found.sites}, resource)
-        search = Search(self.subject.model, self.found, decomposed.factors, problem, judge, self.options, self.before)
+        search = Search(
+            self.subject.model, self.found, decomposed.factors, problem, judge, screen, self.options, self.before
+        )
         self.trials = search.run(self.goal, self.clock)
         for trial in ranked(self.trials, self.goal, problem):
             result = self._publish(trial, search, metric, output, dry_run=dry_run)

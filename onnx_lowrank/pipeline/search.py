@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
@@ -34,6 +34,7 @@ class Search:
     factors: Mapping[tuple[str, str], Factors]
     problem: Problem
     judge: Judge
+    screen: Judge | None
     options: Options
     before: Size
 
@@ -59,12 +60,20 @@ class Search:
         """Return what validation says of a plan, measured on the model in memory."""
         candidate = self.candidate(plan)
         runner = Runner(candidate, provider=self.options.provider, threads=self.options.threads)
-        return Trial(plan, self.judge.judge(runner, progress), self.size(plan, candidate.ByteSize()))
+        size = self.size(plan, candidate.ByteSize())
+        if self.screen is not None:
+            glance = self.screen.judge(runner)
+            if glance.drop.low > glance.allowed:
+                reason = f"{glance.reason}; hopeless after {glance.samples} samples"
+                return Trial(plan, replace(glance, passed=False, reason=reason), size)
+        return Trial(plan, self.judge.judge(runner, progress), size)
 
     def run(self, goal: Goal, progress: Progress) -> list[Trial]:
         """Return every trial, in order. Raises GoalError where the budget cannot be reached at all."""
         proposals = compact(self.problem) if isinstance(goal, Compact) else lossless(self.problem, self.budget(goal))
         trials: list[Trial] = []
+        with progress.step("measuring the original", len(self.judge.reference.feeds)) as advance:
+            self.judge.original(advance)
         samples = len(self.judge.reference.feeds)
         try:
             plan = next(proposals)

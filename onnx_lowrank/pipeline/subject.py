@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,8 @@ from onnx_lowrank.validate import Judge
 
 RANDOM = "random"
 RANDOM_COUNT = 64
+GLANCE, GLANCE_LEAST, GLANCE_LEVEL = 5, 100, 0.999
+"""A first glance takes a fifth of the validation samples, at least 100, and intervals of this level."""
 FEW = 16
 """How many samples are looked at to choose a metric."""
 RANDOM_WARNING = (
@@ -108,6 +110,19 @@ def pick_metric(spec: MetricSpec | None, samples: Samples, outputs: Outputs, gat
 def make_judge(subject: Subject, samples: Samples, metric: Metric, gate: Gate, seed: int) -> Judge:
     """Return the judge of candidates on one set."""
     return Judge(subject.runner, samples.feeds, samples.labels, metric, gate, seed=seed)
+
+
+def make_screen(subject: Subject, samples: Samples, metric: Metric, gate: Gate, seed: int) -> Judge | None:
+    """Return the judge of a first glance, at a part of the samples and at a level that no chance survives.
+
+    A candidate whose drop's interval lies above the allowed drop even there need not see the rest; one that passes
+    the glance has still to pass the whole set. None where the set is too small to save anything.
+    """
+    count = max(len(samples) // GLANCE, GLANCE_LEAST)
+    if 2 * count > len(samples):
+        return None
+    part = samples.subset([int(i) for i in np.linspace(0, len(samples) - 1, count)])
+    return Judge(subject.runner, part.feeds, part.labels, metric, replace(gate, confidence=GLANCE_LEVEL), seed=seed)
 
 
 def probe_divergence(metric: Metric, outputs: Outputs) -> tuple[Divergence, str]:

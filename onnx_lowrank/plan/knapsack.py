@@ -6,7 +6,10 @@ Solved exactly by HiGHS (scipy.optimize.milp); where that ends without a solutio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import scipy.optimize
@@ -62,21 +65,44 @@ def _milp(losses: Sequence[Array], costs: Sequence[Array], budget: float, scale:
     rows = np.repeat(np.arange(len(sizes)), sizes)
     one_each = scipy.sparse.csr_array((np.ones(len(rows)), (rows, np.arange(len(rows)))))
     weights = np.concatenate(list(costs)) / budget
-    result = scipy.optimize.milp(
-        np.concatenate(list(losses)) / (scale or 1.0),
-        integrality=np.ones(len(rows), np.int64),
-        bounds=scipy.optimize.Bounds(0, 1),
-        constraints=[
-            scipy.optimize.LinearConstraint(one_each, 1, 1),
-            scipy.optimize.LinearConstraint(weights[None, :], -np.inf, 1.0),
-        ],
-        options={"node_limit": NODE_LIMIT, "time_limit": SECONDS, "mip_rel_gap": 1e-6},
-    )
+    with _silent():
+        result = scipy.optimize.milp(
+            np.concatenate(list(losses)) / (scale or 1.0),
+            integrality=np.ones(len(rows), np.int64),
+            bounds=scipy.optimize.Bounds(0, 1),
+            constraints=[
+                scipy.optimize.LinearConstraint(one_each, 1, 1),
+                scipy.optimize.LinearConstraint(weights[None, :], -np.inf, 1.0),
+            ],
+            options={"node_limit": NODE_LIMIT, "time_limit": SECONDS, "mip_rel_gap": 1e-6},
+        )
     if result.x is None:
         return None
     starts = np.cumsum([0, *sizes[:-1]])
     picks = [int(np.argmax(result.x[a : a + n])) for a, n in zip(starts, sizes, strict=True)]
     return picks if _total(costs, picks) <= budget * (1 + SLACK) else None
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Hold back what HiGHS writes to the process's standard output, whatever its options say.
+
+    (`HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();`, scipy 1.17.)
+    """
+    try:
+        kept = os.dup(1)
+    except OSError:  # no standard output at all
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        sys.stdout.flush()
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def lagrangian(losses: Sequence[Array], costs: Sequence[Array], budget: float) -> list[int]:

@@ -12,10 +12,13 @@ from onnx_lowrank.types import Plan
 
 
 def lossless(problem: Problem, budget: float) -> Generator[Plan, bool, None]:
-    """Yield the plans to measure, all within `budget`; what was sent back about the last one is not needed."""
+    """Yield the plans to measure, all within `budget`; what was sent back about the last one is not needed.
+
+    A plan that changes nothing is not one: that the original holds needs no measurement.
+    """
     seen: set[object] = set()
     for plan in _allocations(problem, budget):
-        if plan is not None and plan.choices not in seen:
+        if plan is not None and plan.factored and plan.choices not in seen:
             seen.add(plan.choices)
             yield plan
 

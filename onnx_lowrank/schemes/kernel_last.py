@@ -71,4 +71,7 @@ def _measured(first: Array, last: Array, patches: Array) -> Array:
     for component in range(rank - 1, -1, -1):
         lost += mixed[component] @ kernels[component].T
         errors[component] = float(np.vdot(lost, lost))
-    return np.minimum(linalg.relative(np.maximum.accumulate(errors[::-1])[::-1]), 1.0)
+    if errors[0] <= 0:  # of the whole output: what cancels in it may make a part of it larger
+        return np.zeros_like(errors)
+    rising: Array = np.maximum.accumulate(errors[::-1])[::-1]
+    return np.minimum(rising / errors[0], 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from builders import (
     build,
@@ -87,8 +88,9 @@ def test_predicted_error_is_the_measured_one_on_the_same_samples(shape: tuple[in
     for name in fitting(shape):
         rank = full_rank(name, shape)
         factors = by_name(name).factor(W, fit, fit, (rank,))
-        measured = np.array([relative_squared(total, applied(factors.dense((k,)), flat)) for k in range(rank + 1)])
-        predicted = np.array([factors.error((k,)) for k in range(rank + 1)])
+        ranks = range(1, rank + 1)
+        measured = np.array([relative_squared(total, applied(factors.dense((k,)), flat)) for k in ranks])
+        predicted = np.array([factors.error((k,)) for k in ranks])
         if name == "kernel-last":  # its true error may rise with rank: the prediction is the least law-abiding bound
             measured = np.minimum(np.maximum.accumulate(measured[::-1])[::-1], 1.0)
         np.testing.assert_allclose(predicted, measured, rtol=1e-4, atol=1e-6)
@@ -100,7 +102,7 @@ def test_plain_error_without_samples_is_that_of_the_weight(shape: tuple[int, ...
     for name in fitting(shape):
         rank = full_rank(name, shape)
         factors = by_name(name).factor(W, None, None, (rank,))
-        for k in range(rank + 1):
+        for k in range(1, rank + 1):
             assert factors.error((k,)) == pytest.approx(relative_squared(W, factors.dense((k,))), rel=1e-4, abs=1e-9)
 
 
@@ -134,23 +136,24 @@ def test_whitening_pays_where_inputs_are_correlated():
 
 
 def test_kernel_last_measures_against_the_whole_output():
-    """Where neighbours are alike, parts of a kernel cancel and dropping one may *raise* the energy of what is lost.
+    """A channel that is its neighbour, shifted by one, cancels it: one component alone is far worse than none.
 
-    The relative error must still be a share of the real output's energy, at most all of it.
+    The relative error must still be a share of the real output's energy; over the largest part's it came to look small.
     """
     rng = np.random.default_rng(0)
-    first, second = rng.standard_normal((2, 4, 1))
-    W = np.concatenate([first @ [[1.0, 0.2]], -first @ [[0.97, 0.0]] + 0.05 * second @ [[0.0, 1.0]]], 0)
-    W = np.stack([W, -0.98 * W], axis=2) + 0.02 * rng.standard_normal((8, 2, 2))
-    flat = np.repeat(rng.standard_normal((60, 2)), 2, axis=1) + 0.01 * rng.standard_normal((60, 4))
-    patches = flat.reshape(60, 2, 2)
-    channels = np.moveaxis(patches, 1, -1).reshape(-1, 2)
+    signal, before, after, third, fourth = rng.standard_normal((5, 60))
+    channels = ([signal, before], [after, signal], [third, fourth])
+    patches = np.stack([np.stack(channel, -1) for channel in channels], 1)  # (n, in, k)
+    W = np.array([[[20.0, 0.0], [0.0, -19.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0], [2.0, 1.0]]])
+    flat = patches.reshape(60, -1)
+    vectors = np.moveaxis(patches, 1, -1).reshape(-1, 3)
     y = applied(W, flat)
-    fit = Moments(channels.T @ channels, y.T @ y, patches, np.arange(60.0), 60, 60, 60)
-    factors = KernelLast().factor(W, fit, fit, (2,))
-    measured = [relative_squared(y, applied(factors.dense((k,)), flat)) for k in range(3)]
-    assert measured[1] > 1.0, "this is the case where one component alone is worse than none"
-    assert factors.error((1,)) >= min(measured[1], 1.0) - 1e-6
+    fit = Moments(vectors.T @ vectors, y.T @ y, patches, np.arange(60.0), 60, 60, 60)
+    factors = KernelLast().factor(W, fit, fit, (3,))
+    measured = [relative_squared(y, applied(factors.dense((k,)), flat)) for k in (1, 2)]
+    assert measured[0] > 10 > 1 > measured[1] > 0.1
+    assert factors.error((1,)) == factors.error((0,)) == 1.0
+    assert factors.error((2,)) == pytest.approx(measured[1], rel=1e-4)
 
 
 @pytest.mark.parametrize("op", sorted(CASES))
@@ -164,8 +167,7 @@ def test_predicted_error_is_what_onnxruntime_gives_at_every_rank(op: str):
         assume(found.sites)
         (site,) = found.sites
         moments = moments_of(case.model, [{"x": case.x}])[site.id]
-        zero = {**{t.name: onnx_zero(t) for t in case.model.graph.initializer if t.name == "W"}}
-        nothing = run(with_weights(case.model, zero), {"x": case.x})["y"]
+        nothing = run(without_weight(case.model), {"x": case.x})["y"]
         expected = run(case.model, {"x": case.x})["y"]
         assume(float(((expected - nothing) ** 2).sum()) > 1e-3)
         for name in fitting(site.shape):
@@ -184,45 +186,39 @@ def test_predicted_error_is_what_onnxruntime_gives_at_every_rank(op: str):
     law()
 
 
-def onnx_zero(tensor):
-    return np.zeros(tuple(tensor.dims), np.float32)
-
-
-def with_weights(model, arrays):
-    import onnx
-
+def without_weight(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with W = 0: what is left is the bias."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    for tensor in copy.graph.initializer:
-        if tensor.name in arrays:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(arrays[tensor.name], tensor.name))
+    tensor = next(t for t in copy.graph.initializer if t.name == "W")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros(tuple(tensor.dims), np.float32), "W"))
     return copy
 
 
-def shared_kernel(biases: str) -> object:
+def shared_kernel(biases: str) -> onnx.ModelProto:
     """Two convolutions with one kernel and different, large biases, kept in one place or another."""
     arrays = {"b0": 5 + normal([6], 1), "b1": -9 + normal([6], 2)}
-    nodes = [] if biases == "initializer" else [constant(f"{n}c" if biases == "identity" else n, a) for n, a in arrays.items()]
-    if biases == "identity":
-        nodes += [node("Identity", [f"{n}c"], [n]) for n in arrays]
+    weights, nodes = {"W": weight((6, 5, 3, 3), 3)}, []
+    if biases in ("initializer", "listed"):
+        weights |= arrays
+    else:
+        suffix = "_constant" if biases == "identity" else ""
+        nodes += [constant(name + suffix, array) for name, array in arrays.items()]
+        nodes += [node("Identity", [name + suffix], [name]) for name in arrays if suffix]
     nodes += [
         node("Conv", ["x", "W", "b0"], ["h"], "one", pads=[1, 1, 1, 1]),
         node("Conv", ["x", "W", "b1"], ["g"], "two", strides=[2, 2]),
     ]
-    weights = {"W": weight((6, 5, 3, 3), 3), **(arrays if biases == "initializer" else {})}
-    return build(nodes, [value("x", [1, 5, 8, 8])], [value("h", [1, 6, 8, 8]), value("g", [1, 6, 3, 3])], weights)
+    ends = [value("x", [1, 5, 8, 8])], [value("h", [1, 6, 8, 8]), value("g", [1, 6, 3, 3])]
+    return build(nodes, *ends, weights, ir=3 if biases == "listed" else 8)
 
 
-@pytest.mark.parametrize("biases", ["initializer", "constant", "identity"])
+@pytest.mark.parametrize("biases", ["initializer", "constant", "identity", "listed"])
 def test_output_moment_of_a_kernel_has_no_bias_in_it(biases: str):
     """C is the moment of W x: a bias left in it would count as output that no truncation can lose."""
     model = shared_kernel(biases)
-    x = normal([1, 5, 8, 8], 4)
-    moments = moments_of(model, [{"x": x}])["h"]
-    W = {t.name: t for t in model.graph.initializer}["W"]
-    import onnx
-
-    matrix = onnx.numpy_helper.to_array(W).reshape(6, -1).astype(np.float64)
+    moments = moments_of(model, [{"x": normal([1, 5, 8, 8], 4)}])["h"]
+    matrix = onnx.numpy_helper.to_array(model.graph.initializer[0]).reshape(6, -1).astype(np.float64)
     y = np.asarray(moments.patches, np.float64).reshape(-1, 45) @ matrix.T
     assert moments.positions == len(y) == 64 + 9
     np.testing.assert_allclose(moments.C, y.T @ y, rtol=1e-3, atol=1e-3)

@@ -6,67 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from test_validate_models import CLASSES, LABELS, ORIGINAL, SAMPLES, WEIGHT, WIDTH, feeds, linear, noisy, swapped
 
 from onnx_lowrank.errors import DataError, MetricError, ModelError
 from onnx_lowrank.metrics import Agreement, Cosine, CrossEntropy, Custom, Divergence, RelativeL2, SquaredError, Top
 from onnx_lowrank.options import Gate
-from onnx_lowrank.runtime import Runner
-from onnx_lowrank.validate import Judge, Reference, within
-
-WIDTH, CLASSES = 6, 4
-WEIGHT = np.random.default_rng(0).normal(size=(WIDTH, CLASSES)).astype(np.float32)
-
-
-def linear(weight, *, ops=(), batch="n", outputs=("y",)):
-    """Return a Runner of y = op(… x W), from x (batch, …, in); with two outputs z = x W, too."""
-    nodes = [helper.make_node("MatMul", ["x", "W"], ["h0"])]
-    nodes += [helper.make_node(op, [f"h{i}"], [f"h{i + 1}"]) for i, op in enumerate(ops)]
-    nodes += [helper.make_node("Identity", [f"h{len(ops)}"], ["y"]), helper.make_node("Identity", ["h0"], ["z"])]
-    value = helper.make_tensor_value_info
-    shape = [batch, None, weight.shape[0]] if batch == "tokens" else [batch, weight.shape[0]]
-    graph = helper.make_graph(
-        nodes,
-        "tiny",
-        [value("x", TensorProto.FLOAT, shape)],
-        [value(name, TensorProto.FLOAT, None) for name in outputs],
-        [numpy_helper.from_array(np.asarray(weight, np.float32), "W")],
-    )
-    opset = [helper.make_opsetid("", 17)]
-    return Runner(helper.make_model(graph, opset_imports=opset, ir_version=8), provider="cpu", threads=1)
-
-
-def feeds(n, seed=1):
-    return [{"x": x[None]} for x in np.random.default_rng(seed).normal(size=(n, WIDTH)).astype(np.float32)]
-
-
-def labels_of(runner, samples):
-    return np.array([int(runner.run(sample)["y"].argmax()) for sample in samples])
-
-
-def noisy(scale, seed=2, **settings):
-    return linear(WEIGHT + scale * np.random.default_rng(seed).normal(size=WEIGHT.shape), **settings)
-
-
-class Counting(Runner):
-    """Counts the samples it runs."""
-
-    rows = 0
-
-    def run(self, feed):
-        self.rows += len(feed["x"])
-        return super().run(feed)
-
-
-def counting(weight):
-    runner = linear(weight)
-    runner.__class__ = Counting
-    return runner
-
-
-ORIGINAL = linear(WEIGHT)
-SAMPLES = feeds(200)
-LABELS = labels_of(ORIGINAL, SAMPLES)
+from onnx_lowrank.validate import Judge, within
 
 
 @pytest.mark.parametrize(
@@ -106,16 +51,6 @@ def test_the_original_itself_passes_a_drop_of_zero(metric):
     assert verdict.drop.estimate == pytest.approx(0, abs=1e-15)
     assert verdict.drop.high > 0 or metric.name == "cosine"
     assert "is the same: within the 0 allowed" in verdict.reason or metric.name == "cosine"
-
-
-def swapped(n, wrong):
-    """Return samples, labels and two models, the second of which decides otherwise on `wrong` of the n samples."""
-    x = np.zeros((n, 3), np.float32)
-    x[:, 0] = 1
-    x[:wrong, 2] = 1
-    first = np.array([[1, 0], [0, 0], [0, 0]], np.float32)
-    second = np.array([[1, 0], [0, 0], [0, 2]], np.float32)
-    return [{"x": row[None]} for row in x], np.zeros(n, int), linear(first), linear(second)
 
 
 @pytest.mark.parametrize(("n", "wrong"), [(200, 1), (1000, 5), (600, 3)])
@@ -225,38 +160,6 @@ def test_samples_of_different_lengths():
     assert verdict
     assert verdict.samples == 6
     assert verdict.differences[0].relative_l2 == pytest.approx(1, rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("limit", "runs"), [(10**9, 40), (0, 120), (24 * CLASSES * 4 + 9, 72)], ids=["all kept", "none kept", "24 kept"]
-)
-def test_the_original_runs_once_as_far_as_its_outputs_fit(limit, runs):
-    original = counting(WEIGHT)
-    judge = Judge(original, feeds(40), None, Divergence(), Gate(), limit=limit)
-    original.rows = 0  # without the trial of batching
-    first, second = judge.judge(noisy(0.1)), judge.judge(noisy(0.1))
-    assert first == second
-    assert original.rows == runs
-    assert judge.reference.kept_bytes <= limit
-
-
-def test_reference_yields_the_samples_in_order_however_much_it_keeps():
-    samples = feeds(20)
-    alone = [ORIGINAL.run(sample)["y"] for sample in samples]
-    for limit in (10**6, 100, 0):
-        reference = Reference(ORIGINAL, samples, limit=limit)
-        for _ in range(2):
-            found = [output["y"] for _, outputs in reference.batches() for output in outputs]
-            assert np.allclose(np.array(found), np.array(alone), rtol=1e-5, atol=1e-6)
-
-
-def test_progress_counts_every_sample_of_both_models_once():
-    done = []
-    judge = Judge(ORIGINAL, SAMPLES, LABELS, Top(1), Gate())
-    judge.judge(noisy(0.1), done.append)
-    assert sum(done) == 400
-    judge.judge(noisy(0.1), done.append)
-    assert sum(done) == 600
 
 
 def test_an_aggregate_of_the_users_own():

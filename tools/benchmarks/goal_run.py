@@ -1,4 +1,4 @@
-"""`python goal_run.py ORDER.json ANSWER.json`: one call of `optimize` in a process of its own, as the CLI would do it."""
+"""`python goal_run.py ORDER.json ANSWER.json`: one call of `optimize` in a process of its own."""
 
 from __future__ import annotations
 

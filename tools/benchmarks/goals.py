@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.curves import SENSITIVITIES, judge_of, said
-from benchmarks.lines import Lines
+from benchmarks.lines import PACKAGE, Lines
 from benchmarks.zoo import ROOT, Entry
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline.subject import Subject
@@ -83,7 +84,18 @@ def _run(entry: Entry, cell: Cell, lines: Lines) -> dict[str, Any]:
         raise RunError(f"{stem}: {data['reason']}")
     if out.is_file() != (data["outcome"] == "saved"):
         raise RunError(f"{stem}: outcome {data['outcome']!r}, and a file {'is' if out.is_file() else 'is not'} there")
-    return {**data, "tests": _tests(entry, out, lines) if out.is_file() else {}}
+    tests = _tests(entry, out, lines) if out.is_file() else {}
+    return {**data, "command": _command(entry, cell, lines), "tests": tests}
+
+
+def _command(entry: Entry, cell: Cell, lines: Lines) -> str:
+    """Return what a user types for this cell, with the zoo in `zoo/`."""
+    test = f" --test {entry.shown(entry.main_test.path)}" if entry.main_test else ""
+    return (
+        f"onnx-lowrank optimize {entry.shown(entry.model)} --data {entry.shown(entry.calibration.path)}"
+        f" --validation {entry.shown(entry.validation.path)}{test} --metric {entry.metric}"
+        f" {cell.arguments} --seed {lines.setting.seed}"
+    )
 
 
 def _tests(entry: Entry, saved: Path, lines: Lines) -> dict[str, Any]:
@@ -97,7 +109,9 @@ def _tests(entry: Entry, saved: Path, lines: Lines) -> dict[str, Any]:
 def under_watch(command: list[str]) -> dict[str, Any]:
     """Return exit code, seconds and peak memory of a command."""
     watched = [sys.executable, str(HERE / "peak.py"), *command]
-    done = subprocess.run(watched, cwd=ROOT, stdout=subprocess.PIPE, check=True, text=True)
+    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]))
+    environment = {**os.environ, "PYTHONPATH": path}  # the same package here and there
+    done = subprocess.run(watched, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True, text=True)
     used: dict[str, Any] = json.loads(done.stdout)
     return used
 
@@ -115,7 +129,8 @@ def measure_memory(entry: Entry, lines: Lines) -> None:
     used = under_watch([sys.executable, "-m", "onnx_lowrank.cli", *cli_arguments(entry, lines, out)])
     if used["exit"] not in (0, 3):
         raise RunError(f"memory: the command line ended with exit code {used['exit']} (its words are above)")
-    lines.add("memory", entry.name, cell, entry.sha256, used)
+    shown = f"{_command(entry, CELLS[0], lines)} --quiet"
+    lines.add("memory", entry.name, cell, entry.sha256, {**used, "command": shown})
     print(f"{entry.name}: memory done: {used['peak_bytes'] / 1e6:,.0f} MB", flush=True)
 
 

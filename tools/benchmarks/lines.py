@@ -7,14 +7,14 @@ import json
 import os
 import platform
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
 import onnx_lowrank
-from benchmarks.zoo import ROOT
 
 PACKAGES = ("onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "scipy")
+PACKAGE = Path(onnx_lowrank.__file__).resolve().parent
 Line = dict[str, Any]
 
 
@@ -65,21 +65,17 @@ class Lines:
 
 def source_digest() -> str:
     """Return a short hash of the package's source: a version may be worked on for long."""
-    package = ROOT / "onnx_lowrank"
     digest = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        digest.update(f"{file.relative_to(package)}\0".encode() + file.read_bytes())
+    for file in sorted(PACKAGE.rglob("*.py")):
+        digest.update(f"{file.relative_to(PACKAGE)}\0".encode() + file.read_bytes())
     return digest.hexdigest()[:12]
 
 
 def machine() -> dict[str, str]:
     """Return what the numbers depend on besides the model: processor, system and packages."""
+    installed = {found.name: found.version for found in distributions()}
     versions = {"onnx-lowrank": onnx_lowrank.__version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except ModuleNotFoundError:
-            continue
+    versions |= {name: installed[name] for name in PACKAGES if name in installed}
     return {"cpu": _cpu(), "cores": str(os.cpu_count()), "system": platform.system(), **versions}
 
 

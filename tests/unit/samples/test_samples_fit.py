@@ -140,6 +140,7 @@ def test_what_is_no_number_is_named(values, said):
         ([0, 2], "bool", "bool"),
         ([0, 2**24 + 2], "float", "float32"),
         ([-(2**11) - 1, 0], "float16", "float16"),
+        ([0, 2**53 + 1], "double", "float64"),
     ],
 )
 def test_integers_beyond_the_type_are_refused_with_their_range(values, want, name):
