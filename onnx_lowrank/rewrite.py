@@ -93,15 +93,14 @@ def _splice(graph: onnx.GraphProto, replaced: Mapping[str, list[onnx.NodeProto]]
 def _remove_dead(model: onnx.ModelProto, weights: set[str]) -> None:
     """Remove the factored weights and the Constant and Identity nodes that only led to them."""
     graph = model.graph
+    led = set(weights)  # what carries a factored weight: nodes are in topological order, so one pass finds it all
+    for node in graph.node:
+        if node.op_type == "Identity" and node.input[0] in led:
+            led.update(node.output)
     dead = set(weights)
     while True:
         read = _read_names(model)
-        gone = [
-            node
-            for node in graph.node
-            if (_is_weight(node, dead) or (node.op_type == "Identity" and node.input[0] in dead))
-            and not any(name in read for name in node.output)
-        ]
+        gone = [node for node in graph.node if _carries(node, led) and not any(name in read for name in node.output)]
         if not gone:
             break
         for node in gone:
@@ -113,8 +112,10 @@ def _remove_dead(model: onnx.ModelProto, weights: set[str]) -> None:
             values.remove(value)
 
 
-def _is_weight(node: onnx.NodeProto, dead: set[str]) -> bool:
-    return constant_value(node) is not None and node.output[0] in dead
+def _carries(node: onnx.NodeProto, led: set[str]) -> bool:
+    if node.op_type == "Identity":
+        return node.input[0] in led
+    return constant_value(node) is not None and node.output[0] in led
 
 
 def _read_names(model: onnx.ModelProto) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -67,6 +67,7 @@ def find_sites(
     sites: list[Site] = []
     skips = [_hidden(place, tensor) for place, tensor in view.hidden if _is_weight(tensor)]
     calls: dict[str, tuple[Call, ...]] = {}
+    constant = {(use.node.output[0], use.node.input[use.slot]) for uses in view.uses.values() for use in uses}
     for name, tensor in view.weights.items():
         uses = view.uses.get(name, [])
         if not _is_weight(tensor) or (not uses and name not in view.inner):
@@ -74,7 +75,7 @@ def find_sites(
         used = tuple(call_of(use.node, use.slot, opset) for use in uses)
         refusal = (
             _unusable(view, interface, name, tensor, uses)
-            or _roles(used, uses, tuple(tensor.dims))
+            or _roles(used, uses, tuple(tensor.dims), constant)
             or _size(tensor, used, multiple)
             or _unselected(name, used, include, exclude)
         )
@@ -151,8 +152,13 @@ def _operator(use: Use, shape: tuple[int, ...]) -> tuple[Why, str] | None:
     return Why.OPERATOR, kind
 
 
-def _roles(used: Sequence[Call], uses: Sequence[Use], shape: tuple[int, ...]) -> tuple[Why, str] | None:
-    """Return why the operators refuse, or that they disagree about a shared weight."""
+def _roles(
+    used: Sequence[Call], uses: Sequence[Use], shape: tuple[int, ...], constant: Container[tuple[str, str]]
+) -> tuple[Why, str] | None:
+    """Return why the operators refuse, or that they disagree about a shared weight.
+
+    `constant`: (a node's output, its input) wherever that input is constant.
+    """
     roles = set()
     for call, use in zip(used, uses, strict=True):
         op = operator(call)
@@ -161,6 +167,8 @@ def _roles(used: Sequence[Call], uses: Sequence[Use], shape: tuple[int, ...]) ->
             return refusal
         if use.node.input[call.slot] == op.data(call):
             return Why.SHAPE, "both operands are the same tensor"
+        if (call.output, op.data(call)) in constant:
+            return Why.SHAPE, "both operands are constant"
         roles.add(op.role(call))
     if len(roles) > 1:
         return Why.SHARED, "its nodes read it in different layouts"

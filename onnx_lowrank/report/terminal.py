@@ -27,7 +27,7 @@ def render_result(result: Result) -> Iterator[RenderableType]:
         yield _before_after(result)
         yield ""
         yield _sites_table(result)
-        yield Text("error: relative squared error at the weight's output; loss: what it adds to the loss;")
+        yield Text("error: relative squared error at the weight's output; loss: what it adds;")
         yield Text("both predicted from calibration samples")
     elif result.trials:
         yield _trials_table(result)
@@ -198,8 +198,8 @@ def render_inspection(inspection: Inspection, *, everything: bool = False) -> It
             *(str(rank) for rank in row.rank_for.values()),
         )
     yield table
-    yield Text("even: the rank at which factors are as large as the weight; 90 %, 99 %: the ranks that")
-    yield Text("hold this share of its energy. Far under `even`, a weight compresses.")
+    yield Text("even: the rank at which factors are as large as the weight; 90 %, 99 %: the")
+    yield Text("ranks that hold this share of its energy. Far under `even`, it compresses.")
     large = [s for s in inspection.skips if everything or s.parameters >= 0.001 * inspection.parameters]
     if large:
         yield _each_skip(large, inspection.parameters)

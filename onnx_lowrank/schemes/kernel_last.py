@@ -74,4 +74,5 @@ def _measured(first: Array, last: Array, patches: Array) -> Array:
     if errors[0] <= 0:  # of the whole output: what cancels in it may make a part of it larger
         return np.zeros_like(errors)
     rising: Array = np.maximum.accumulate(errors[::-1])[::-1]
-    return np.minimum(rising / errors[0], 1.0)
+    relative: Array = rising / errors[0]
+    return np.minimum(relative, 1.0)

@@ -20,8 +20,9 @@ READING = (
     "*Plain* is SVD of the weight (`--sensitivity weights`), *whitened* is SVD in the metric of the inputs"
     " (`--sensitivity inputs`, the default). *Uniform* keeps the same share of every weight, *global* has the least"
     " predicted loss over all of them: what `optimize` does. *Factorable* parameters are those of the weights that"
-    " `onnx-lowrank inspect` lists. Ranks are chosen on calibration and validation samples; every plan meets a test set"
-    " once. MB is 10⁶ bytes.",
+    " `onnx-lowrank inspect` lists. At a fixed share, ranks are chosen on calibration samples alone; a goal's plan is"
+    " also gated on validation samples, so its drop there is the better for having been chosen. No test set chooses"
+    " anything. MB is 10⁶ bytes.",
 )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from benchmarks.curves import ALLOCATIONS, BASELINE, LEVELS, SENSITIVITIES, cell_name
 from benchmarks.goals import CELLS, KEEP, MAX_DROP
 from benchmarks.lines import Line
-from benchmarks.wording import both, interval, megabytes, number, percent, with_interval
+from benchmarks.wording import both, interval, number, percent, with_interval
 
 Found = Mapping[tuple[str, str, str], Line]
 """(part, model, cell) -> what was measured."""
@@ -34,7 +34,7 @@ SAME_SAMPLES = ("minilm",)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One line: what is asked for, what was measured, and whether it is met (None: not measured yet)."""
+    """One line: what is asked for, what was measured, and whether it is met (None: not measured, or not all)."""
 
     asked: str
     measured: str
@@ -43,7 +43,7 @@ class Target:
     @property
     def mark(self) -> str:
         """Return the word for the table."""
-        return {True: "met", False: "**MISSED**", None: "not run"}[self.met]
+        return {True: "met", False: "**MISSED**", None: "open"}[self.met]
 
 
 def targets(found: Found, models: tuple[str, ...]) -> list[Target]:
@@ -92,7 +92,7 @@ def _complete(found: Found, model: str) -> Target:
     cells = [("curves", cell_name(s, a, level)) for s in SENSITIVITIES for a in ALLOCATIONS for level in LEVELS]
     cells += [("goals", cell.name) for cell in CELLS]
     there = sum((part, model, cell) in found for part, cell in cells)
-    return Target(asked, f"{there} of {len(cells)} cells below", there == len(cells) if there else None)
+    return Target(asked, f"{there} of {len(cells)} cells below", True if there == len(cells) else None)
 
 
 def _crepe(found: Found) -> Target:
@@ -138,8 +138,8 @@ def _plain(found: Found, model: str) -> Target:
 
 
 def _memory(found: Found) -> Target:
-    asked = f"minilm: peak memory of `optimize` under {megabytes(MOST_MEMORY)} MB"
+    asked = f"minilm: peak memory of `optimize` under {MOST_MEMORY / 1e6:,.0f} MB"
     data = found.get(("memory", "minilm", "compact/inputs"))
     if data is None:
         return Target(asked, "", None)
-    return Target(asked, f"{megabytes(data['peak_bytes'])} MB", data["peak_bytes"] < MOST_MEMORY)
+    return Target(asked, f"{data['peak_bytes'] / 1e6:,.0f} MB", data["peak_bytes"] < MOST_MEMORY)
