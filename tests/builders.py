@@ -144,9 +144,7 @@ def options(**changes: Any) -> Options:
     return Options(**{"provider": "cpu", "threads": 1, "rank_multiple": 1, **changes})
 
 
-def moments_of(
-    model: onnx.ModelProto, feeds: Sequence[Feed], *, batch: int = 1, seed: int = 0
-) -> dict[str, Moments]:
+def moments_of(model: onnx.ModelProto, feeds: Sequence[Feed], *, batch: int = 1, seed: int = 0) -> dict[str, Moments]:
     """Return the moments of every site over the feeds."""
     found = found_in(model)
     chosen = options(seed=seed)

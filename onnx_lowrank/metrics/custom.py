@@ -4,6 +4,7 @@ def f(outputs, labels):   # output name -> list of one array a sample, and the l
     return values         # (n,) numbers to be averaged, one a sample; or one float of all samples
 f.lower_is_better = True  # if it is
 f.needs_labels = False    # if it does without
+f.per_sample = True       # if a value depends on its own sample only: outputs are then streamed, not held
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from onnx_lowrank.types import Array, Outputs
 class Custom:
     """A user's function as a metric; it sees all samples at once, so all outputs are held in memory.
 
-    An aggregate is called again on every bootstrap resample, for both models: make it fast.
+    With `f.per_sample = True` it is called on a few samples at a time and nothing is held: for values that do not
+    depend on the other samples. An aggregate is called again on every bootstrap resample, for both models.
     """
 
     function: Callable[..., Any]
@@ -38,13 +40,17 @@ class Custom:
     path: Path | None = None
     output: ClassVar[str | None] = None
     needs_reference: ClassVar[bool] = False
-    whole: ClassVar[bool] = True
     best: ClassVar[float | None] = None
 
     @property
     def higher_is_better(self) -> bool:
         """True unless the function's `lower_is_better` is."""
         return not getattr(self.function, "lower_is_better", False)
+
+    @property
+    def whole(self) -> bool:
+        """True unless the function's `per_sample` is."""
+        return not getattr(self.function, "per_sample", False)
 
     @property
     def needs_labels(self) -> bool:

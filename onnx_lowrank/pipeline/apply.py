@@ -19,9 +19,10 @@ from onnx_lowrank.rewrite import rewrite
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.samples import Source
 from onnx_lowrank.saved_plan import SavedChoice, SavedPlan, read_plan
+from onnx_lowrank.schemes import by_name
 from onnx_lowrank.sensitivity import Decomposed, decompose, decompose_plain
 from onnx_lowrank.sites import Found, find_sites
-from onnx_lowrank.types import Choice, Option, Plan
+from onnx_lowrank.types import Choice, Option, Plan, Site
 
 
 def apply(
@@ -94,15 +95,19 @@ def _decomposed(
 
 def _plan(saved: SavedPlan, found: Found, decomposed: Decomposed) -> Plan:
     sites = {site.weight: site for site in found.sites}
-    return Plan(tuple(_choice(choice, sites.get(choice.weight), decomposed) for choice in saved.choices), "applied")
+    chosen = (_choice(choice, sites.get(choice.weight), decomposed, saved.rank_multiple) for choice in saved.choices)
+    return Plan(tuple(chosen), "applied")
 
 
-def _choice(choice: SavedChoice, site: object, decomposed: Decomposed) -> Choice:
-    shape = getattr(site, "shape", None)
-    if shape != choice.shape:
-        raise PlanError(f"the plan factors {choice.weight!r} of shape {choice.shape}, and the model has {shape}")
+def _choice(choice: SavedChoice, site: Site | None, decomposed: Decomposed, multiple: int) -> Choice:
+    if site is None or site.shape != choice.shape:
+        have = "no such weight that can be factored" if site is None else f"{site.shape}"
+        raise PlanError(f"the plan factors {choice.weight!r} of shape {choice.shape}, and the model has {have}")
     if (choice.site, choice.scheme) not in decomposed.factors:
         raise PlanError(f"the plan factors {choice.weight!r} by {choice.scheme!r}, which is not possible here")
+    if choice.ranks not in by_name(choice.scheme).ranks(site.shape, multiple):
+        rank = "x".join(map(str, choice.ranks))
+        raise PlanError(f"the plan gives {choice.weight!r} rank {rank}, which is none of those that save here")
     curve = next(c for c in decomposed.curves if c.site == choice.site)
     cost = curve.dense.cost
     return Choice(choice.site, choice.weight, Option(choice.scheme, choice.ranks, cost))

@@ -107,7 +107,7 @@ class Search:
 
 def _up(share: float) -> str:
     """Return a share rounded up to three digits, so that asking for it works."""
-    return f"{int(share * 1000 + 1) / 1000:.3f}"
+    return f"{min(int(share * 1000 + 1), 1000) / 1000:.3f}"
 
 
 def ranked(trials: list[Trial], goal: Goal, problem: Problem) -> list[Trial]:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import onnx
 import pytest
-from builders import elements, factored, fitting, found_in, full_rank, observed, run
+from builders import elements, factored, fitting, found_in, full_rank, linear, normal, observed, run, weight
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import CASES, Case
@@ -30,10 +30,7 @@ def brute_macs(model: onnx.ModelProto, x: np.ndarray) -> int:
             continue
         flags = {a.name: a.i for a in each.attribute}
         left, right = shapes[each.input[0]], shapes[each.input[1]]
-        if each.op_type == "Conv":
-            terms = math.prod(right[1:])
-        else:
-            terms = left[0] if flags.get("transA") else left[-1]
+        terms = math.prod(right[1:]) if each.op_type == "Conv" else left[0] if flags.get("transA") else left[-1]
         total += math.prod(shapes[each.output[0]]) * terms
     return total
 
@@ -90,7 +87,5 @@ def test_layout_is_that_of_the_chain(ends: tuple[int, int], kernel: list[int], s
 
 
 def test_brute_force_counts_what_it_should():
-    from builders import linear, normal, weight
-
     assert brute_macs(linear(weight((6, 5), 0)), normal([3, 6], 1)) == 3 * 6 * 5
     assert run(linear(weight((6, 5), 0)), {"x": normal([3, 6], 1)})["y"].shape == (3, 5)

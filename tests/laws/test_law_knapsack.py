@@ -1,4 +1,4 @@
-"""Laws of the allocation: exact against enumeration, always feasible, None where infeasible, more budget never worse."""
+"""Laws of the allocation: exact against enumeration, feasible or None, and more budget is never worse."""
 
 from __future__ import annotations
 

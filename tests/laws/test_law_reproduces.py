@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import factored, fitting, full_rank, moments_of, plan_of, run, the_site, weight
+from builders import factored, fitting, found_in, full_rank, linear, moments_of, plan_of, run, the_site, weight
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import CASES, Case
@@ -33,8 +33,6 @@ def cases(op: str, scheme: str) -> st.SearchStrategy[tuple[Case, Found, Site]]:
 
 
 def _located(case: Case) -> tuple[Found | None, Site | None]:
-    from builders import found_in
-
     found = found_in(case.model)
     return found, found.sites[0] if found.sites else None
 
@@ -108,8 +106,6 @@ def test_dense_is_the_product_of_the_chain(rows: int, columns: int, kernel: list
 
 
 def test_the_site_of_a_case_is_the_weight():
-    from builders import linear
-
     found, site = the_site(linear(weight((6, 5), 0)))
     assert (site.weight, site.shape, site.sharers) == ("W", (5, 6), ("y",))
     assert found.parameters == 30

@@ -143,7 +143,9 @@ def test_staged_leaves_nothing_unless_published(tmp_path: Path):
     assert list(tmp_path.iterdir()) == [tmp_path / "m.onnx"]
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("too large"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), ValueError("too large"), KeyboardInterrupt()]
+)
 def test_a_save_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException):
     def broken(model: onnx.ModelProto, path: str, **_: object) -> None:
         Path(path).write_bytes(b"half of it")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import onnx
 import pytest
@@ -186,7 +188,7 @@ def test_two_sites_whose_names_collide_get_names_of_their_own():
 def test_dead_weights_and_what_led_to_them_are_removed(stored: str, chain: int):
     nodes = [constant("W", W8)] if stored == "constant" else []
     names = ["W", *(f"W{i}" for i in range(chain))]
-    nodes += [node("Identity", [one], [other], f"id_{other}") for one, other in zip(names, names[1:], strict=False)]
+    nodes += [node("Identity", [one], [other], f"id_{other}") for one, other in itertools.pairwise(names)]
     nodes += [node("Relu", ["x"], ["r"]), node("MatMul", ["r", names[-1]], ["y"], "op")]
     model = build(nodes, [value("x", ["n", 8])], [value("y", ["n", 8])], {} if stored == "constant" else {"W": W8})
     model.graph.value_info.extend(value(name, [8, 8]) for name in names)

@@ -23,7 +23,8 @@ def test_a_session_is_silent(tmp_path: Path):
     code = (
         "import sys; from pathlib import Path; import numpy as np; from onnx_lowrank.runtime import Runner\n"
         "for name in ('auto', 'cpu'):\n"
-        "    assert Runner(Path(sys.argv[1]), provider=name).run({'x': np.zeros((2, 4), np.float32)})['y'].shape == (2, 3)"
+        "    outputs = Runner(Path(sys.argv[1]), provider=name).run({'x': np.zeros((2, 4), np.float32)})\n"
+        "    assert outputs['y'].shape == (2, 3)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "m.onnx")], capture_output=True, text=True, check=False, timeout=120
@@ -81,7 +82,7 @@ def test_wrong_inputs_are_a_runtime_problem():
 def test_a_model_onnxruntime_refuses_is_a_model_error():
     model = linear(weight((4, 3), 0))
     model.graph.node[0].op_type = "NoSuchOperator"
-    with pytest.raises(ModelError, match="onnxruntime cannot load the model: .*NoSuchOperator"):
+    with pytest.raises(ModelError, match=r"onnxruntime cannot load the model: .*NoSuchOperator"):
         Runner(model, **CPU)
 
 
@@ -143,9 +144,7 @@ def test_several_where_nothing_changes():
 
 
 def test_one_at_a_time_where_no_two_neighbours_are_alike():
-    runner = Runner(
-        build([node("Relu", ["x"], ["y"])], [value("x", ["n", "m"])], [value("y", ["n", "m"])], {}), **CPU
-    )
+    runner = Runner(build([node("Relu", ["x"], ["y"])], [value("x", ["n", "m"])], [value("y", ["n", "m"])], {}), **CPU)
     assert batch_size(runner, [{"x": normal([1, width], 0)} for width in (3, 4, 3, 4)]) == 1
     assert batch_size(runner, [{"x": normal([1, width], 0)} for width in (3, 4, 4, 3)]) == 8
 

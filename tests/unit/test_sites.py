@@ -51,7 +51,9 @@ def in_an_if() -> onnx.ModelProto:
 
 def used_by_an_if() -> onnx.ModelProto:
     inner = [node("Add", ["x", "W"], ["inner"], "add")]
-    return small([matmul(out="z"), conditional(inner, {})], {"W": W8, "cond": np.array(True)}, more=[value("z", [ANY, 8])])
+    return small(
+        [matmul(out="z"), conditional(inner, {})], {"W": W8, "cond": np.array(True)}, more=[value("z", [ANY, 8])]
+    )
 
 
 def used_by_an_if_through_identity() -> onnx.ModelProto:
@@ -170,7 +172,11 @@ REFUSED = {
                          Why.OPERATOR, "Einsum"),
     "overridable": (overridable, Why.OVERRIDABLE, "also listed as a graph input; remove it there to have it factored"),
     "output": (returned, Why.OUTPUT, "the graph returns it"),
-    "output by Identity": (returned_by_identity, Why.SHARED, "also used as elementwise, bias or normalisation (Identity)"),
+    "output by Identity": (
+        returned_by_identity,
+        Why.SHARED,
+        "also used as elementwise, bias or normalisation (Identity)",
+    ),
     "both sides": (both_sides, Why.SHARED, "its nodes read it in different layouts"),
     "two flags": (two_flags, Why.SHARED, "its nodes read it in different layouts"),
     "times itself": (
@@ -323,5 +329,5 @@ def test_a_graph_that_cannot_be_read_is_a_model_error(monkeypatch: pytest.Monkey
         raise KeyError("x")
 
     monkeypatch.setattr("onnx_lowrank.graph.gs.import_onnx", broken)
-    with pytest.raises(ModelError, match="cannot be read by onnx-graphsurgeon.*export it again"):
+    with pytest.raises(ModelError, match=r"cannot be read by onnx-graphsurgeon.*export it again"):
         read_graph(linear(W8))

@@ -124,8 +124,8 @@ def _memory(found: Found) -> list[str]:
 
 
 def _how(lines: Sequence[Line], measured: Sequence[str], setting: Setting) -> list[str]:
-    given = f" --threads {setting.threads}" if setting.threads else ""
-    given += " --quick" if setting.quick else ""
+    threads = sorted({line["threads"] for line in lines if line["threads"]})
+    given = "".join(f" --threads {count}" for count in threads) + (" --quick" if setting.quick else "")
     return [
         "## How it was measured",
         "",

@@ -1,0 +1,101 @@
+"""Golden decisions: what the tool decides on two fixed models, as text, without a float in it.
+
+A change here is a change of behaviour: look at it, and write the new text with `UPDATE_GOLDEN=1 pytest tests/golden`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from builders import build, constant, convnet, mlp, node, normal, options, run, value, weight
+
+from onnx_lowrank.options import Compact, Gate, Goal, Lossless
+from onnx_lowrank.pipeline import optimize
+from onnx_lowrank.result import Result
+
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.usefixtures("no_timing")
+
+
+def wide_mlp() -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """Three layers of known rank with some noise on top, one shared, one that reads a table too; with labels."""
+    model = mlp([24, 48, 48, 8], [4, 6, None], 21)
+    model.graph.node.append(node("Gather", ["table", "zero"], ["picked"], "lookup"))
+    model.graph.node.append(node("Add", ["y", "picked"], ["z"], "shift"))
+    for name, array in (("table", weight((5, 8), 9)), ("zero", np.array(0))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    model.graph.output[0].name = "z"
+    x = normal([160, 24], 3)
+    return model, {"x": x, "labels": run(model, {"x": x})["z"].argmax(1)}
+
+
+def mixed_convnet() -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """Constant kernels, a 1×1, a depthwise, a strided and a shared convolution, and no labels."""
+    model = convnet([4, 16, 16], [3, 5], 6, 31)
+    head = model.graph.node.pop()
+    flatten, pool = model.graph.node.pop(), model.graph.node.pop()
+    model.graph.node.extend(
+        [
+            constant("kp", weight((24, 16, 1, 1), 5, rank=4)),
+            node("Conv", ["r1", "kp"], ["point"], "point"),
+            constant("kd", weight((24, 1, 3, 3), 6)),
+            node("Conv", ["point", "kd"], ["deep"], "deep", group=24, pads=[1] * 4),
+            constant("ks", weight((16, 24, 3, 3), 7, rank=2)),
+            node("Conv", ["deep", "ks"], ["strided"], "strided", strides=[2, 2], pads=[1] * 4),
+            node("Conv", ["point", "ks"], ["again"], "again", strides=[2, 2], pads=[1] * 4),
+            node("Add", ["strided", "again"], ["r1_end"], "sum"),
+        ]
+    )
+    pool.input[0] = "r1_end"
+    model.graph.node.extend([pool, flatten, head])
+    return model, {"x": normal([48, 4, 8, 8], 4)}
+
+
+def text(result: Result, goal: Goal) -> str:
+    lines = [f"goal {goal.name}", f"changed {result.changed}", f"metric {result.metric}", "", "sites"]
+    options_of = {c.site: c.option for c in result.plan.choices} if result.plan else {}
+    for site in result.sites:
+        option = options_of.get(site.id)
+        decision = "undecided" if option is None else f"{option.scheme} {'x'.join(map(str, option.ranks))}".strip()
+        lines.append(f"  {site.weight} {site.op} {list(site.shape)} shared by {len(site.sharers)}: {decision}")
+    lines += ["", "skips"]
+    lines += [f"  {s.weight} {s.op} {list(s.shape)}: {s.why.value} ({s.detail})" for s in result.skips]
+    lines += ["", "trials"]
+    lines += [f"  {t.plan.origin}: {'passed' if t.verdict.passed else 'failed'}" for t in result.trials]
+    lines += ["", "notes", *(f"  {note}" for note in result.notes)]
+    return "\n".join(lines) + "\n"
+
+
+CASES = {
+    "mlp_compact": (wide_mlp, Compact(), {}),
+    "mlp_lossless": (wide_mlp, Lossless(keep=0.4, gate=Gate(max_drop=0.5)), {}),
+    "convnet_compact": (mixed_convnet, Compact(gate=Gate(max_drop=0.01)), {"metric": "relative-l2"}),
+    "convnet_plain": (
+        mixed_convnet, Compact(gate=Gate(max_drop=0.01)), {"metric": "relative-l2", "sensitivity": "weights"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_decisions_are_the_golden_ones(name: str):
+    make, goal, changes = CASES[name]
+    model, data = make()
+    got = text(optimize(model, data, goal, options(rank_multiple=2, **changes)), goal)
+    file = HERE / f"{name}.txt"
+    if os.environ.get("UPDATE_GOLDEN"):
+        file.write_text(got, encoding="utf-8")
+    assert got == file.read_text(encoding="utf-8")
+
+
+def test_every_golden_file_is_read():
+    assert {path.stem for path in HERE.glob("*.txt")} == set(CASES)
+
+
+def test_the_models_are_models():
+    for make in (wide_mlp, mixed_convnet):
+        onnx.checker.check_model(make()[0], full_check=True)
+    assert build([node("Relu", ["x"], ["y"])], [value("x", [1])], [value("y", [1])], {}).ir_version == 8
