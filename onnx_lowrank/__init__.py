@@ -1,7 +1,5 @@
 """Make an exported ONNX model smaller and faster by low-rank factorization, without training, with proof."""
 
-__version__ = "0.1.0"
-
 from onnx_lowrank.errors import (
     DataError,
     GoalError,
@@ -12,11 +10,12 @@ from onnx_lowrank.errors import (
     RuntimeProblem,
 )
 from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options
-from onnx_lowrank.pipeline import Comparison, DataSources, Inspection, apply, compare, inspect, optimize
-from onnx_lowrank.result import Result, Size, Trial
+from onnx_lowrank.pipeline import DataSources, apply, compare, inspect, optimize
+from onnx_lowrank.result import Comparison, Inspection, Result, Size, Trial, WeightRow
 from onnx_lowrank.samples import Samples, read
 from onnx_lowrank.saved_plan import SavedPlan, read_plan
 from onnx_lowrank.types import Interval, Plan, Site, Skip, Verdict, Why
+from onnx_lowrank.version import __version__
 
 __all__ = [
     "Compact",
@@ -44,7 +43,9 @@ __all__ = [
     "Skip",
     "Trial",
     "Verdict",
+    "WeightRow",
     "Why",
+    "__version__",
     "apply",
     "compare",
     "inspect",

@@ -1,4 +1,4 @@
-"""What a run hands back: the model, the plan behind it, the verdicts, and everything that was looked at."""
+"""What the commands hand back: models, plans, verdicts, and everything that was looked at."""
 
 from __future__ import annotations
 
@@ -74,3 +74,52 @@ class Result:
         with staged(self.model, target) as stage:
             check(stage.path)
             stage.publish()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """Two models on the same samples. Truthy when the second holds against the first."""
+
+    first: str
+    second: str
+    verdict: Verdict
+    before: Size
+    after: Size
+    latency: Timing
+    metric: str
+    notes: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.verdict.passed
+
+
+@dataclass(frozen=True, slots=True)
+class WeightRow:
+    """A factorable weight: the rank at which it breaks even, and those that hold 90 and 99 % of its plain energy.
+
+    A rank for 99 % far under the break-even rank is a weight that compresses even without data.
+    """
+
+    site: Site
+    bytes: int
+    share: float
+    break_even: float
+    full_rank: int
+    rank_for: Mapping[float, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a model holds: factorable weights, largest first, and the others with their reasons."""
+
+    source: str
+    opset: int
+    parameters: int
+    bytes: int
+    rows: tuple[WeightRow, ...]
+    skips: tuple[Skip, ...]
+
+    @property
+    def share(self) -> float:
+        """Share of all parameters in factorable weights."""
+        return sum(row.site.parameters for row in self.rows) / max(self.parameters, 1)

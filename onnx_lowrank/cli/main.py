@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from onnx_lowrank import __version__, pipeline
+from onnx_lowrank import pipeline
 from onnx_lowrank.cli.console import NOTHING, one_line_errors, progress, say, show
 from onnx_lowrank.cli.optimize import finish, optimize
 from onnx_lowrank.cli.options import (
@@ -30,6 +30,7 @@ from onnx_lowrank.model_io import write_text
 from onnx_lowrank.options import Compact, Options
 from onnx_lowrank.pipeline.subject import RANDOM
 from onnx_lowrank.report import comparison_json, inspection_json, render_comparison, render_inspection
+from onnx_lowrank.version import __version__
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 

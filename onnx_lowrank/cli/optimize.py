@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from onnx_lowrank import __version__, pipeline
+from onnx_lowrank import pipeline
 from onnx_lowrank.cli.console import NOTHING, one_line_errors, progress, say, show
 from onnx_lowrank.cli.options import (
     GATE,
@@ -31,6 +31,7 @@ from onnx_lowrank.pipeline.subject import RANDOM
 from onnx_lowrank.report import render_result, result_json
 from onnx_lowrank.result import Result
 from onnx_lowrank.saved_plan import SavedPlan
+from onnx_lowrank.version import __version__
 
 DATA = stacked(
     click.option(

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import onnx
 
-from onnx_lowrank import __version__
 from onnx_lowrank.calibration import observe, stream_moments
 from onnx_lowrank.errors import DataError, PlanError
 from onnx_lowrank.options import Options
@@ -23,6 +22,7 @@ from onnx_lowrank.schemes import by_name
 from onnx_lowrank.sensitivity import Decomposed, decompose, decompose_plain
 from onnx_lowrank.sites import Found, find_sites
 from onnx_lowrank.types import Choice, Option, Plan, Site
+from onnx_lowrank.version import __version__
 
 
 def apply(

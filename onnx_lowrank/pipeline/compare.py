@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -21,29 +20,11 @@ from onnx_lowrank.pipeline.subject import (
     same_interface,
 )
 from onnx_lowrank.progress import Progress, Silent
-from onnx_lowrank.result import Size
+from onnx_lowrank.result import Comparison, Size
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.samples import Source, random_samples, read
 from onnx_lowrank.sites import find_sites
-from onnx_lowrank.timing import Timing, interleaved
-from onnx_lowrank.types import Verdict
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Comparison:
-    """Two models on the same samples. Truthy when the second holds against the first."""
-
-    first: str
-    second: str
-    verdict: Verdict
-    before: Size
-    after: Size
-    latency: Timing
-    metric: str
-    notes: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        return self.verdict.passed
+from onnx_lowrank.timing import interleaved
 
 
 def compare(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,42 +10,11 @@ import onnx
 
 from onnx_lowrank import linalg, model_io
 from onnx_lowrank.progress import Progress, Silent
+from onnx_lowrank.result import Inspection, WeightRow
 from onnx_lowrank.sites import Found, find_sites, largest_first
-from onnx_lowrank.types import Array, Site, Skip
+from onnx_lowrank.types import Array, Site
 
 SHARES = (0.9, 0.99)
-
-
-@dataclass(frozen=True, slots=True)
-class WeightRow:
-    """A factorable weight: the rank at which it breaks even, and those that hold 90 and 99 % of its plain energy.
-
-    A rank for 99 % far under the break-even rank is a weight that compresses even without data.
-    """
-
-    site: Site
-    bytes: int
-    share: float
-    break_even: float
-    full_rank: int
-    rank_for: Mapping[float, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Inspection:
-    """What a model holds: factorable weights, largest first, and the others with their reasons."""
-
-    source: str
-    opset: int
-    parameters: int
-    bytes: int
-    rows: tuple[WeightRow, ...]
-    skips: tuple[Skip, ...]
-
-    @property
-    def share(self) -> float:
-        """Share of all parameters in factorable weights."""
-        return sum(row.site.parameters for row in self.rows) / max(self.parameters, 1)
 
 
 def inspect(

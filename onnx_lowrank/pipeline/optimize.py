@@ -8,7 +8,6 @@ from pathlib import Path
 
 import onnx
 
-from onnx_lowrank import __version__
 from onnx_lowrank.calibration import Observed, observe, passes, stream_moments
 from onnx_lowrank.metrics import Metric
 from onnx_lowrank.options import Compact, Goal, Options
@@ -37,6 +36,7 @@ from onnx_lowrank.sensitivity.probe import PROBES
 from onnx_lowrank.sites import Found, find_sites
 from onnx_lowrank.timing import Timing, interleaved
 from onnx_lowrank.types import Curve, Feed, Skip, Verdict
+from onnx_lowrank.version import __version__
 
 SCORED = 64
 """Calibration samples set aside to score ranks on, at most."""

@@ -10,10 +10,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from onnx_lowrank import __version__
-from onnx_lowrank.pipeline.compare import Comparison
-from onnx_lowrank.pipeline.inspect import Inspection
-from onnx_lowrank.result import Result
+from onnx_lowrank.result import Comparison, Inspection, Result
+from onnx_lowrank.version import __version__
 
 FORMAT = 1
 LEFT_OUT = {"model", "curves"}

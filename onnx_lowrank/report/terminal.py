@@ -11,10 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from onnx_lowrank.pipeline.compare import Comparison
-from onnx_lowrank.pipeline.inspect import Inspection
 from onnx_lowrank.report import numbers
-from onnx_lowrank.result import Result, Size
+from onnx_lowrank.result import Comparison, Inspection, Result, Size
 from onnx_lowrank.timing import Timing
 from onnx_lowrank.types import Skip, Verdict, Why
 

@@ -152,7 +152,7 @@ def shaped(array: Array, spec: TensorSpec, place: str) -> Array:
     """
     if not spec.shape or _agree(array.shape, spec.shape):
         return array
-    if not is_fixed(spec.shape[0], above=1) and _agree((1, *array.shape), spec.shape):
+    if _agree((1, *array.shape), spec.shape):
         return array[np.newaxis]
     mend = "give every sample the model's shape"
     if _agree(array.shape[1:], spec.shape[1:]) and array.ndim:
@@ -165,12 +165,8 @@ def shaped(array: Array, spec: TensorSpec, place: str) -> Array:
 def _agree(shape: tuple[int, ...], wanted: tuple[int | str | None, ...]) -> bool:
     if len(shape) != len(wanted):
         return False
-    return all(not is_fixed(want) or size == want for size, want in zip(shape, wanted, strict=True))
-
-
-def is_fixed(size: int | str | None, above: int = -1) -> bool:
-    """Whether a dimension of the model is a number greater than `above`, not a name or unknown."""
-    return isinstance(size, int) and size > above
+    fixed = [(size, want) for size, want in zip(shape, wanted, strict=True) if isinstance(want, int) and want >= 0]
+    return all(size == want for size, want in fixed)
 
 
 def shape_text(spec: TensorSpec) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.runtime import TensorSpec
-from onnx_lowrank.samples.fit import as_array, check_inputs, check_names, is_fixed, shape_text
+from onnx_lowrank.samples.fit import as_array, check_inputs, check_names, shape_text
 from onnx_lowrank.samples.records import LABELS, Raw, Record, record
 from onnx_lowrank.samples.sets import Lazy
 from onnx_lowrank.types import Array
@@ -63,7 +63,8 @@ def _cut(array: Array, spec: TensorSpec, source: str) -> _Cut:
             return _Cut(array)
         return _Cut(array, 0 if array.ndim == 1 else 1, array.shape[0])
     if array.ndim == rank:
-        rows = spec.shape[0] if isinstance(spec.shape[0], int) and is_fixed(spec.shape[0], above=1) else 1
+        first = spec.shape[0]
+        rows = first if isinstance(first, int) and first > 1 else 1
         return _Cut(array, rows, array.shape[0] // rows)
     if array.ndim == rank + 1:
         return _Cut(array, 0, array.shape[0])

@@ -79,7 +79,8 @@ def test_an_unknown_key_is_named_with_the_inputs():
 
 
 def test_long_lists_are_cut():
-    assert listed([f"n{i}" for i in range(11)]).endswith("'n7' and 3 more")
+    assert listed([f"n{i}" for i in range(9)]).endswith("'n7' and 1 more")
+    assert listed([f"n{i}" for i in range(8)]).endswith("'n6', 'n7'")
 
 
 # Types
@@ -147,6 +148,13 @@ def test_integers_beyond_the_type_are_refused_with_their_range(values, want, nam
     text = refusal({"x": np.array(values, np.int64)}, an_input(want))
     assert f"input 'x' takes {name}, and the int64 values given reach from {values[0]} to {values[1]}" in text
     assert f"more than {name} holds exactly" in text
+
+
+@pytest.mark.parametrize(
+    ("high", "want"), [(2**24, "float"), (2**11, "float16"), (2**53, "double"), (2**31 - 1, "int32"), (255, "uint8")]
+)
+def test_the_last_integer_that_is_held_exactly(high, want):
+    assert int(cast(np.array([high], np.int64), an_input(want), "")[0]) == high
 
 
 def test_no_integer_at_all_fits_any_type():
@@ -254,6 +262,12 @@ def test_many_rows_where_one_is_due_point_to_the_npz():
     )
 
 
+def test_rows_that_are_wrong_as_well_are_not_pointed_there():
+    assert refusal({"x": np.zeros((32, 4), "f4")}, an_input("float", (1, 3))).endswith(
+        "give every sample the model's shape"
+    )
+
+
 def test_shape_text():
     assert shape_text(TensorSpec("x", "", ("batch", 3, None))) == "[batch, 3, ?]"
 
@@ -270,3 +284,8 @@ def test_a_model_that_takes_nothing():
 def test_a_model_whose_inputs_numpy_cannot_hold(kind):
     with pytest.raises(DataError, match=re.escape(f"the model's input 'x' is {kind}, which numpy cannot hold; export")):
         check_inputs([TensorSpec("x", kind, ("N",))])
+
+
+def test_a_sample_for_a_type_numpy_lacks():
+    with pytest.raises(DataError, match=r"input 'x' is tensor\(bfloat16\), which numpy cannot hold"):
+        fit({"x": [1]}, [an_input("bfloat16")], "")

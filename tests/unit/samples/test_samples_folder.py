@@ -62,6 +62,8 @@ def test_suffixes_in_capitals_hidden_and_other_files(place):
     (place / ".hidden.npz").write_text("no")
     (place / "README.md").write_text("no")
     (place / "meta.json").write_text("no")
+    (place / "older").mkdir()
+    (place / "test_data_set_notes.txt").write_text("no")
     assert read("d", LINE).source == "1 file in d/"
 
 

@@ -55,6 +55,10 @@ def test_integers_given_as_floats_are_said():
     assert samples.feeds[0]["x"].dtype == np.float32
 
 
+def test_integers_given_as_floats_are_said_of_one_sample_too():
+    assert len(read({"x": np.zeros((1, 2), np.int64)}, INPUTS).notes) == 1
+
+
 @pytest.mark.parametrize("kind", [np.float64, np.float32, np.bool_])
 def test_other_conversions_are_silent(kind):
     assert read({"x": np.zeros((3, 2), kind)}, INPUTS).notes == ()

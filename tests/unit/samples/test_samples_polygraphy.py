@@ -70,6 +70,10 @@ def test_every_form_of_an_array(write, form):
     assert [feed["x"].tolist() for feed in samples.feeds] == [array.tolist() for array in arrays]
 
 
+def test_one_dict_is_one_sample(write):
+    assert len(read(write({"x": current(np.ones((1, 2)))}), INPUTS)) == 1
+
+
 def test_labels_in_the_samples(write):
     assert read(write([{"x": [[1, 2]], "labels": 4}, {"x": [[1, 2]], "labels": 5}]), INPUTS).labels.tolist() == [4, 5]
 

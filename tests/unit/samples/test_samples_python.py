@@ -73,6 +73,29 @@ def test_labels_of_any_kind_stay_a_list():
     assert read([(feed(3), "ab"), (feed(5), "b")], INPUTS).labels.tolist() == ["ab", "b"]
 
 
+def test_labels_that_are_dicts_stay_a_list():
+    assert read([(feed(3), {"a": 1}), (feed(5), {"b": 2})], INPUTS).labels == [{"a": 1}, {"b": 2}]
+
+
+class Tensor:
+    """As a tensor of torch: not numpy's, but turned into an array on request."""
+
+    shape = (1, 2)
+
+    def __init__(self, value):
+        self.value = value
+
+    def __array__(self, dtype=None, copy=None):
+        return np.full(self.shape, self.value)
+
+
+def test_labels_and_inputs_may_be_tensors_of_another_library():
+    samples = read([({"x": Tensor(1.0)}, Tensor(7)), ({"x": Tensor(2.0)}, Tensor(8))], INPUTS)
+    assert samples.labels.tolist() == [[7, 7], [8, 8]]
+    assert samples.feeds[1]["x"].tolist() == [[2.0, 2.0]]
+    assert read({"x": np.zeros((1, 2)), "labels": Tensor(7)}, INPUTS).labels.tolist() == [[7, 7]]
+
+
 def test_labels_of_one_shape_become_an_array():
     assert read([(feed(3), np.zeros((1, 4))), (feed(5), np.ones((1, 4)))], INPUTS).labels.shape == (2, 4)
 
@@ -142,7 +165,9 @@ def test_a_path_that_is_not_there():
 
 def test_a_file_of_no_known_form(tmp_path):
     (tmp_path / "data.csv").write_text("1,2")
-    assert refusal(tmp_path / "data.csv").startswith(f"{tmp_path / 'data.csv'} is of no form that can be read")
+    assert refusal(tmp_path / "data.csv").startswith(
+        f"{tmp_path / 'data.csv'} is of no form that can be read as samples; give an .npz or .npy"
+    )
 
 
 # FILE.py

@@ -201,9 +201,18 @@ def test_compressed_files_are_read(tmp_path):
 def test_a_single_npy_for_a_model_of_one_input(tmp_path, monkeypatch):
     monkeypatch.setattr(npz, "MAPPED_FROM", 30)
     np.save(tmp_path / "x.npy", ramp(4, 2))
+    assert isinstance(npz.open_npy(tmp_path / "x.npy").base, np.memmap)
     samples = read(tmp_path / "x.npy", [model("N", 2)])
     assert samples.feeds[3]["x"].tolist() == [[6.0, 7.0]]
     assert samples.source == str(tmp_path / "x.npy")
+
+
+def test_long_headers_are_read_and_newer_formats_refused(tmp_path):
+    for version in ((2, 0), (3, 0)):
+        with (tmp_path / f"{version[0]}.npy").open("wb") as file:
+            np.lib.format.write_array(file, ramp(4, 2), version=version)
+    assert len(read(tmp_path / "2.npy", [model("N", 2)])) == 4
+    assert "(version 3.0 of numpy's format)" in refusal(tmp_path / "3.npy", model("N", 2))
 
 
 def test_a_single_npy_for_a_model_of_two(tmp_path):
