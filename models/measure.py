@@ -72,6 +72,8 @@ def score(outputs: dict[str, list[Array]], split: Split) -> Score:
 
 
 def label_with(outputs: dict[str, list[Array]]) -> Array:
-    """Return the class that the model itself gives to each sample."""
+    """Return the class that the model itself gives to each sample; of a pair of vectors, their cosine."""
     scores = next(iter(outputs.values()))
+    if all(x.ndim == 2 and len(x) == 2 for x in scores):
+        return np.array([a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) for a, b in scores], dtype=np.float64)
     return np.array([int(x.reshape(-1).argmax()) for x in scores], dtype=np.int64)

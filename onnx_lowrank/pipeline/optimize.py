@@ -173,6 +173,8 @@ class _Run:
                 self.notes.append(f"plan {trial.plan.origin!r} passed in memory but not from its file: left out")
                 return None
             test = self._test(reloaded, metric)
+            if test is not None and test.drop.low > test.allowed:
+                return replace(self.unchanged(_refuted(reloaded.verdict, test)), test=test)
             latency = self._latency(stage.path)
             if output is not None and not dry_run:
                 stage.publish()
@@ -235,6 +237,15 @@ class _Run:
             notes=(*warning, *self.split.notes, *self.notes),
             seconds=dict(self.clock.seconds),
         )
+
+
+def _refuted(verdict: Verdict, test: Verdict) -> str:
+    """Say that the test samples contradict what validation found: even the drop's lower end is not allowed."""
+    drop = test.drop
+    return (
+        f"a plan held on validation (drop {verdict.drop.estimate:.4g}) but not on the test samples (drop"
+        f" {drop.estimate:.4g}, {drop.low:.4g} at the least): give validation samples that resemble them, or more"
+    )
 
 
 def _why_nothing(trials: Sequence[Trial]) -> str:

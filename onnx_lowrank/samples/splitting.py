@@ -24,26 +24,28 @@ def make_split(
     Samples of equal content go to one side. Raises DataError where a sample is in two of the sets given, which
     `force` allows (a note says so), and where there are too few samples to draw from.
     """
-    notes: list[str] = []
+    given = [data, validation, test]
+    notes = _overlaps(given, force)
     calibration = data
     if validation is None:
-        notes += _overlaps([data, test], ["data", "test"], force)
         calibration, validation, note = _draw(data, seed, share)
         notes.append(note)
-    else:
-        notes += _overlaps([data, validation, test], ["data", "validation", "test"], force)
-    given = [samples for samples in (data, validation, test) if samples is not None]
-    done = dict.fromkeys(note for samples in given for note in samples.notes)
+    done = dict.fromkeys(note for samples in given if samples is not None for note in samples.notes)
     return Split(calibration, validation, test, (*notes, *done))
 
 
-def _overlaps(sets: Sequence[Samples | None], roles: Sequence[str], force: bool) -> list[str]:
+def _overlaps(sets: Sequence[Samples | None], force: bool) -> list[str]:
     """Return a note for every two sets with samples in common. Raises DataError for the first, unless forced."""
     notes = []
-    known = [(role, samples) for role, samples in zip(roles, sets, strict=True) if samples is not None]
+    known = [
+        (role, samples)
+        for role, samples in zip(("data", "validation", "test"), sets, strict=True)
+        if samples is not None
+    ]
     for i, (role, samples) in enumerate(known):
         for other_role, other in known[:i]:
-            common = len(_common(samples, other))
+            seen = set(other.hashes)
+            common = sum(digest in seen for digest in samples.hashes)
             if not common:
                 continue
             fact = (
@@ -57,11 +59,6 @@ def _overlaps(sets: Sequence[Samples | None], roles: Sequence[str], force: bool)
                 )
             notes.append(f"{fact}: what is measured there is not held out (--force-overlap)")
     return notes
-
-
-def _common(samples: Samples, other: Samples) -> list[int]:
-    seen = set(other.hashes)
-    return [index for index, digest in enumerate(samples.hashes) if digest in seen]
 
 
 def _draw(data: Samples, seed: int, share: float) -> tuple[Samples, Samples, str]:

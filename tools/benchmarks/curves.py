@@ -32,6 +32,7 @@ QUICK_LEVELS = (0.8,)
 SENSITIVITIES: tuple[Sensitivity, ...] = ("weights", "inputs")
 ALLOCATIONS = ("uniform", "global")
 QUICK_SAMPLES = 64
+MOST_SAMPLES = 1000
 
 
 def cell_name(sensitivity: str, allocation: str, level: float) -> str:
@@ -54,6 +55,11 @@ class Cutting:
         return self.problem.uniform(budget) if allocation == "uniform" else self.problem.best(budget, "global")
 
 
+def first_tests(tests: Sequence[Set]) -> list[Set]:
+    """Return the test sets a curve is measured on: the recipe's first ones, up to MOST_SAMPLES together."""
+    return [test for i, test in enumerate(tests) if not i or sum(t.n for t in tests[: i + 1]) <= MOST_SAMPLES]
+
+
 def measure(entry: Entry, lines: Lines) -> None:
     """Measure every missing cell of a model. Raises LowRankError."""
     options = Options(seed=lines.setting.seed, threads=lines.setting.threads)
@@ -63,7 +69,8 @@ def measure(entry: Entry, lines: Lines) -> None:
     if not missing and lines.has(PART, entry.name, BASELINE, entry.sha256):
         return
     subject = Subject.of(entry.model, options)
-    judges = {test.name: judge_of(subject, test, options, quick=lines.setting.quick) for test in entry.tests}
+    tests = first_tests(entry.tests)
+    judges = {test.name: judge_of(subject, test, options, quick=lines.setting.quick) for test in tests}
     if not lines.has(PART, entry.name, BASELINE, entry.sha256):
         lines.add(PART, entry.name, BASELINE, entry.sha256, _baseline(entry, subject, judges, options))
         print(f"{entry.name}: the original measured", flush=True)
