@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -64,13 +66,27 @@ def say(text: str, *, quiet: bool = False) -> None:
         click.echo(text)
 
 
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM unwind like Ctrl-C, so that half-made files are removed; only the main thread may ask for it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def one_line_errors(command: Callable[..., T]) -> Callable[..., T]:
     """Turn the errors that this package raises on purpose into one line and exit code 1; bugs keep their traceback."""
 
     @wraps(command)
     def guarded(*args: object, **kwargs: object) -> T:
         try:
-            return command(*args, **kwargs)
+            with _stoppable():
+                return command(*args, **kwargs)
         except LowRankError as error:
             click.echo(f"error: {' '.join(str(error).split())}", err=True)
             raise SystemExit(FAILED) from error

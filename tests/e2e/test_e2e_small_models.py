@@ -252,6 +252,12 @@ def test_a_dry_run_writes_nothing(tmp_path: Path):
     assert content_hash(load(tmp_path / "later.onnx")) == content_hash(result.model)
 
 
+def test_a_dry_run_needs_no_place_to_write(tmp_path: Path):
+    model = low_rank_mlp()
+    target = tmp_path / "missing" / "o.onnx"
+    assert optimize(model, labelled(model, 60, 1), Compact(), options(), output=target, dry_run=True)
+
+
 def test_a_place_that_cannot_be_written(tmp_path: Path):
     model = low_rank_mlp()
     with pytest.raises(ModelError, match=r"cannot write to .*missing"):

@@ -75,6 +75,12 @@ def test_offered_ranks_save_and_are_all_that_save(ends: tuple[int, int], kernel:
         assert offered == [r for r in cost if r % multiple == 0 and cost[r] < math.prod(shape)]
 
 
+@pytest.mark.parametrize(("shape", "ranks"), [((2, 2), []), ((4, 4), [1]), ((3, 6), [1]), ((4, 2, 2), [1])])
+def test_a_rank_that_only_breaks_even_is_not_offered(shape: tuple[int, ...], ranks: list[int]):
+    (name, *_) = fitting(shape)
+    assert [r for (r,) in by_name(name).ranks(shape, 1)] == ranks
+
+
 @given(st.tuples(st.integers(2, 6), st.integers(2, 6)), st.lists(st.integers(1, 3), max_size=3), st.integers(0, 99))
 def test_layout_is_that_of_the_chain(ends: tuple[int, int], kernel: list[int], seed: int):
     shape = (*ends, *kernel)

@@ -55,6 +55,16 @@ def test_same_seed_same_bytes_and_the_plan_gives_the_same_weights(name: str, sen
     assert content_hash(onnx.load(tmp_path / "applied.onnx")) == content_hash(again)
 
 
+def test_same_seed_same_patches_where_not_all_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A sampled part of the patches must be the same part in every run: its errors decide."""
+    monkeypatch.setattr("onnx_lowrank.calibration.collect.PATCH_MOST", 20)
+    model, data = MODELS["conv"]()
+    settings = options(rank_multiple=2, metric="relative-l2")
+    results = [optimize(model, data, GOAL, settings) for _ in range(2)]
+    assert results[0].curves == results[1].curves
+    assert results[0].model == results[1].model
+
+
 def test_another_seed_draws_another_validation_set():
     model, data = MODELS["mlp"]()
     verdicts = [

@@ -183,6 +183,14 @@ def test_two_sites_whose_names_collide_get_names_of_their_own():
     close(model, changed, {"x": normal([2, 8], 4)})
 
 
+def test_a_nodes_name_and_another_nodes_output_give_one_hint_and_two_names():
+    nodes = [node("MatMul", ["x", "W"], ["h"], "fc"), node("MatMul", ["h", "V"], ["fc"])]
+    model = build(nodes, [value("x", ["n", 8])], [value("fc", ["n", 8])], {"W": W8, "V": W8 + 1})
+    changed = factored(model, {"h": ("svd", 8), "fc": ("svd", 8)})
+    assert len({n.name for n in changed.graph.node}) == 4
+    close(model, changed, {"x": normal([2, 8], 4)})
+
+
 @pytest.mark.parametrize("chain", [0, 1, 3])
 @pytest.mark.parametrize("stored", ["initializer", "constant"])
 def test_dead_weights_and_what_led_to_them_are_removed(stored: str, chain: int):

@@ -168,6 +168,18 @@ def test_a_site_whose_input_is_always_zero_stays_dense_with_its_reason():
     assert all(site != "h0" for site, _ in decomposed.factors)
 
 
+@pytest.mark.parametrize("silent", ["fit", "score"])
+def test_a_site_that_either_half_of_the_samples_leaves_out_stays_dense(silent: str):
+    model = linear(weight((8, 6), 1))
+    zeros, some = feeds_of(np.zeros((4, 8), np.float32)), feeds_of(normal([4, 8], 1))
+    found = found_in(model)
+    halves = (zeros, some) if silent == "fit" else (some, zeros)
+    moments = stream_moments(model, found, observed(model, found, some), *halves, options(), batch=1)
+    decomposed = decompose(found, observed(model, found, some), moments, whiten=True, multiple=1)
+    assert [skip.why for skip in decomposed.dead] == [Why.UNREACHED]
+    assert not decomposed.curves
+
+
 def test_plain_decomposition_needs_no_data_and_knows_no_macs():
     found = found_in(convnet([3, 8], [None], 4, 5))
     decomposed = decompose_plain(found, 1)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from benchmarks.curves import ALLOCATIONS, BASELINE, LEVELS, SENSITIVITIES, cell_name
-from benchmarks.goals import CELLS, KEEP, MAX_DROP
+from benchmarks.goals import KEEP, MAX_DROP, cells_of
 from benchmarks.lines import Line
 from benchmarks.wording import both, interval, number, percent, with_interval
 
@@ -90,7 +90,7 @@ def _agrees(model: str, name: str, value: float, n: int) -> tuple[bool, str]:
 def _complete(found: Found, model: str) -> Target:
     asked = f"{model}: plain and whitened at {', '.join(percent(x, 0) for x in LEVELS)}; both goals"
     cells = [("curves", cell_name(s, a, level)) for s in SENSITIVITIES for a in ALLOCATIONS for level in LEVELS]
-    cells += [("goals", cell.name) for cell in CELLS]
+    cells += [("goals", cell.name) for cell in cells_of(model)]
     there = sum((part, model, cell) in found for part, cell in cells)
     return Target(asked, f"{there} of {len(cells)} cells below", True if there == len(cells) else None)
 
