@@ -72,7 +72,7 @@ class Result:
             raise ModelError(f"nothing to save: {self.reason}")
         target = Path(path)
         with staged(self.model, target) as stage:
-            check(stage.path)
+            check(stage.path, full=False)  # `optimize` has made the full check
             stage.publish()
 
 

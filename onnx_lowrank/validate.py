@@ -195,6 +195,9 @@ def within(bound: float, allowed: float, scale: float) -> bool:
 def _broken(name: str, base: _Run, run: _Run) -> str | None:
     """Return why a candidate fails whatever its metric says."""
     n = run.measured.n
+    for each in base.moved:
+        if each.void == n:
+            return f"the original's own output {each.name!r} is never finite: nothing can be shown to hold"
     for each in run.moved:
         if each.broken:
             return f"output {each.name!r} has NaN or Inf in {each.broken} of {n} samples where the original has none"

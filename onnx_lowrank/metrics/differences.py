@@ -13,12 +13,12 @@ class Difference:
     """The tally of one output; elements where the original is not finite count neither as near nor as far.
 
     broken: samples where the candidate has a NaN or Inf that the original has not; reshaped: samples of another
-    shape; unfit: samples where the original itself has NaN or Inf.
+    shape; unfit: samples where the original itself has NaN or Inf; void: those of them with nothing finite at all.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.broken = self.reshaped = self.unfit = 0
+        self.broken = self.reshaped = self.unfit = self.void = 0
         self._apart = self._original = self._candidate = self._product = self._largest = 0.0
 
     def add(self, original: Array, candidate: Array) -> None:
@@ -26,6 +26,7 @@ class Difference:
         first, second = np.asarray(original, np.float64), np.asarray(candidate, np.float64)
         sound = np.isfinite(first)
         self.unfit += int(not sound.all())
+        self.void += int(sound.size > 0 and not sound.any())
         if first.shape != second.shape:
             self.reshaped += 1
             self.broken += int(sound.all() and not np.isfinite(second).all())

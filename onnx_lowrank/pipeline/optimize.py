@@ -10,9 +10,9 @@ import onnx
 
 from onnx_lowrank.calibration import Observed, observe, passes, stream_moments
 from onnx_lowrank.metrics import Metric
-from onnx_lowrank.options import Compact, Goal, Options
+from onnx_lowrank.options import Compact, Goal, Lossless, Options
 from onnx_lowrank.pipeline.finish import Reloaded, on_disk, reopen, stamp, timed_feeds
-from onnx_lowrank.pipeline.search import Search, ranked
+from onnx_lowrank.pipeline.search import Search, budget_of, ranked
 from onnx_lowrank.pipeline.subject import (
     RANDOM_WARNING,
     DataSources,
@@ -31,7 +31,7 @@ from onnx_lowrank.progress import Clock, Progress, Silent
 from onnx_lowrank.result import Result, Size, Trial
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.samples import Split
-from onnx_lowrank.sensitivity import Decomposed, decompose, probe_curves
+from onnx_lowrank.sensitivity import Decomposed, cost_curves, decompose, probe_curves
 from onnx_lowrank.sensitivity.probe import PROBES
 from onnx_lowrank.sites import Found, find_sites
 from onnx_lowrank.timing import Timing, interleaved
@@ -96,6 +96,9 @@ class _Run:
 
     def result(self, output: Path | None, *, dry_run: bool) -> Result:
         """Go the whole way."""
+        if isinstance(self.goal, Lossless) and self.goal.resource != "macs":  # tell at once what can never be reached
+            costs = cost_curves(self.found, self.options.rank_multiple)
+            budget_of(self.goal, Problem(costs, {}, self.goal.resource), self.before)
         outputs = first_outputs(self.subject, self.split.calibration.feeds)
         metric, self.metric = pick_metric(
             self.options.metric, self.split.validation, first_outputs(self.subject, self.split.validation.feeds),

@@ -70,7 +70,10 @@ class Search:
 
     def run(self, goal: Goal, progress: Progress) -> list[Trial]:
         """Return every trial, in order. Raises GoalError where the budget cannot be reached at all."""
-        proposals = compact(self.problem) if isinstance(goal, Compact) else lossless(self.problem, self.budget(goal))
+        if isinstance(goal, Compact):
+            proposals = compact(self.problem)
+        else:
+            proposals = lossless(self.problem, budget_of(goal, self.problem, self.before))
         trials: list[Trial] = []
         with progress.step("measuring the original", len(self.judge.reference.feeds)) as advance:
             self.judge.original(advance)
@@ -84,25 +87,25 @@ class Search:
         except StopIteration:
             return trials
 
-    def budget(self, goal: Lossless) -> float:
-        """Return what the sites may cost. Raises GoalError that names the smallest reachable."""
-        problem, before = self.problem, self.before
-        if goal.keep is not None:
-            rest = before.parameters - problem.dense
-            budget, least = goal.keep * before.parameters - rest, (rest + problem.smallest) / before.parameters
-            text = f"--keep {goal.keep:g} cannot be reached: the smallest share of the parameters is {_up(least)}"
-        elif goal.target_macs is not None:
-            rest = before.macs - problem.dense
-            budget, least = goal.target_macs * before.macs - rest, (rest + problem.smallest) / before.macs
-            text = f"--target-macs {goal.target_macs:g} cannot be reached: the smallest share is {_up(least)}"
-        else:
-            rest = before.bytes - problem.dense + NODE_BYTES * len(problem.curves) + FILE_BYTES
-            target = goal.target_size or 0
-            budget, least = target - rest, rest + problem.smallest
-            text = f"--target-size {target:,} bytes cannot be reached: the smallest is {least:,.0f} bytes"
-        if budget < problem.smallest:
-            raise GoalError(f"{text}; ask for that or more, or for a smaller --rank-multiple")
-        return budget
+
+def budget_of(goal: Lossless, problem: Problem, before: Size) -> float:
+    """Return what the sites may cost. Raises GoalError that names the smallest reachable."""
+    if goal.keep is not None:
+        rest = before.parameters - problem.dense
+        budget, least = goal.keep * before.parameters - rest, (rest + problem.smallest) / before.parameters
+        text = f"--keep {goal.keep:g} cannot be reached: the smallest share of the parameters is {_up(least)}"
+    elif goal.target_macs is not None:
+        rest = before.macs - problem.dense
+        budget, least = goal.target_macs * before.macs - rest, (rest + problem.smallest) / before.macs
+        text = f"--target-macs {goal.target_macs:g} cannot be reached: the smallest share is {_up(least)}"
+    else:
+        rest = before.bytes - problem.dense + NODE_BYTES * len(problem.curves) + FILE_BYTES
+        target = goal.target_size or 0
+        budget, least = target - rest, rest + problem.smallest
+        text = f"--target-size {target:,} bytes cannot be reached: the smallest is {least:,.0f} bytes"
+    if budget < problem.smallest:
+        raise GoalError(f"{text}; ask for that or more, or for a smaller --rank-multiple")
+    return budget
 
 
 def _up(share: float) -> str:

@@ -70,6 +70,24 @@ def decompose_plain(found: Found, multiple: int) -> Decomposed:
     return Decomposed(tuple(curves), factors)
 
 
+def cost_curves(found: Found, multiple: int) -> tuple[Curve, ...]:
+    """Return what every option would cost in parameters and bytes, with nothing decomposed: is a goal reachable?"""
+    return tuple(
+        Curve(
+            site.id,
+            (
+                Option(DENSE, (), layout_cost(site, dense_layout(site), ())),
+                *(
+                    Option(scheme.name, ranks, layout_cost(site, scheme.layout(site.shape, ranks), ()))
+                    for scheme in SCHEMES
+                    for ranks in scheme.ranks(site.shape, multiple)
+                ),
+            ),
+        )
+        for site in found.sites
+    )
+
+
 def _curve(site: Site, places: Sequence[Positions], factors: Mapping[tuple[str, str], Factors], multiple: int) -> Curve:
     dense = Option(DENSE, (), layout_cost(site, dense_layout(site), places))
     options = [option for scheme in SCHEMES for option in _options(site, scheme, places, factors, multiple)]
