@@ -5,18 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from onnx_lowrank.errors import GoalError, ModelError
 from onnx_lowrank.options import Gate, Options
 
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[int]
+else:
+    _ParamType = click.ParamType  # generic only in recent versions
+
 F = TypeVar("F", bound=Callable[..., Any])
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
-class Bytes(click.ParamType[int]):
+class Bytes(_ParamType):
     """A size: 10MB, 800kB, 1.5GiB, or a plain number of bytes."""
 
     name = "size"
