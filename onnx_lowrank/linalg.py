@@ -30,7 +30,7 @@ def eigen(symmetric: Array) -> tuple[Array, Array]:
     Signs are fixed (the largest entry of a vector is positive), so the same matrix gives the same bytes.
     """
     with _controller().limit(limits=1, user_api="blas"):
-        values, vectors = scipy.linalg.eigh((symmetric + symmetric.T) / 2, driver="evd")
+        values, vectors = scipy.linalg.eigh((symmetric + symmetric.T) / 2, driver="evd" if len(symmetric) > 1 else "ev")
     values = np.maximum(values[::-1], 0.0)
     return values, fix_signs(vectors[:, ::-1])
 

@@ -34,16 +34,26 @@ def load(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path} is not an ONNX model (not a readable protobuf); export it again") from error
     _look_over(model, path)
     for tensor in external_tensors(model):
-        location = ExternalDataInfo(tensor).location
-        if not (path.parent / location).is_file():
-            raise ModelError(
-                f"{path}: weight {tensor.name!r} lies in {location!r}, which is missing; copy it beside the model"
-            )
+        _look_for(tensor, path)
     try:
         load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(f"{path}: its external data cannot be read: {error}") from error
     return model
+
+
+def _look_for(tensor: onnx.TensorProto, path: Path) -> None:
+    """Raise ModelError where a tensor's file is missing or too short for it (older onnx reads what there is)."""
+    info = ExternalDataInfo(tensor)
+    place = path.parent / info.location
+    if not place.is_file():
+        raise ModelError(
+            f"{path}: weight {tensor.name!r} lies in {info.location!r}, which is missing; copy it beside the model"
+        )
+    if place.stat().st_size < (info.offset or 0) + (info.length or 0):
+        raise ModelError(
+            f"{path}: weight {tensor.name!r} lies beyond the end of {info.location!r}; copy the external data again"
+        )
 
 
 def _look_over(model: onnx.ModelProto, path: Path) -> None:
