@@ -54,6 +54,11 @@ def test_two_samples_are_enough(share):
     assert (len(split.calibration), len(split.validation)) == (1, 1)
 
 
+@pytest.mark.parametrize(("share", "count"), [(0.01, 1), (0.99, 9)])
+def test_both_parts_have_at_least_one(share, count):
+    assert len(make_split(a_set(range(10)), seed=0, share=share).validation) == count
+
+
 def test_one_sample_is_not():
     assert refusal(a_set([1])) == (
         "cal.npz: 1 sample is too few to calibrate and to validate; give more (in a directory every file is one"
