@@ -1,0 +1,183 @@
+"""From a forward graph to the graph of its gradient: reverse mode over the slice between targets and loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from onnx import ModelProto, NodeProto, ValueInfoProto, helper
+
+from onnx_lowrank.gradient.forward import Forward
+from onnx_lowrank.gradient.rules.table import RULES
+from onnx_lowrank.gradient.slice import Reach, reach_of, reads, take_apart
+from onnx_lowrank.gradient.step import Step
+from onnx_lowrank.gradient.tensor_ops import total
+from onnx_lowrank.gradient.values import Emitter, NoRule, Value
+
+NO_PATH = "no differentiable path"
+
+
+@dataclass(frozen=True, slots=True)
+class GradientGraph:
+    """A graph that runs the model and then its gradient.
+
+    model: inputs are the model's and a seed for every differentiated output; outputs are the model's, the
+        differentiated ones, and the gradients.
+    seeds: differentiated output -> input that takes the loss's gradient there (same shape and type).
+    gradients: target -> output that holds its gradient.
+    unreached: target -> why it has none, naming the operator without a rule.
+    backward: the nodes, by name, that only the gradient needs.
+    """
+
+    model: ModelProto
+    seeds: Mapping[str, str]
+    gradients: Mapping[str, str]
+    unreached: Mapping[str, str]
+    backward: frozenset[str]
+
+
+def build_gradient(
+    model: ModelProto,
+    targets: Sequence[str],
+    outputs: Sequence[str] | None = None,
+    *,
+    shapes: Mapping[str, Sequence[int | None]] | None = None,
+) -> GradientGraph:
+    """Return the graph that computes ∂loss/∂target for every target that a gradient reaches.
+
+    The loss enters by its gradient at `outputs` (any float tensors of the graph; default: all float outputs).
+    `shapes` are observed ones, tensor -> one entry an axis: a number where every run has this extent, else None
+    (`observed_ranks` makes them). They come before what shape inference finds. The model is not changed.
+    """
+    forward = Forward(model, shapes)
+    chosen = [v.name for v in forward.outputs if forward.is_float(v.name)] if outputs is None else list(outputs)
+    take_apart(forward, targets, chosen)
+    backward = _Backward(forward, targets, chosen)
+    backward.run()
+    return backward.result()
+
+
+class _Backward:
+    """One walk from the outputs to the targets."""
+
+    def __init__(self, forward: Forward, targets: Sequence[str], outputs: Sequence[str]) -> None:
+        self.forward = forward
+        self.targets = list(dict.fromkeys(targets))
+        self.emit = Emitter(forward.names, forward.opset, "gradient/")
+        self.reach: Reach = reach_of(forward, self.targets, outputs)
+        self.seeds: dict[str, str] = {}
+        self.parts: dict[str, list[Value]] = {}
+        self.blocked: dict[str, str] = {}
+        for name in dict.fromkeys(outputs):
+            self.seeds[name] = self._free(f"grad@{name}")
+            self.parts[name] = [Value(self.emit, self.seeds[name], forward.elem(name), forward.dims(name))]
+
+    def run(self) -> None:
+        """Visit every node of the slice once, last first."""
+        for node in reversed(self.forward.nodes):
+            if self.reach.holds(node):
+                reason = next((self.blocked[name] for name in node.output if name in self.blocked), None)
+                if reason is None and any(name in self.parts for name in node.output):
+                    reason = self._differentiate(node)
+                if reason is not None:
+                    self._block(node, reason)
+
+    def _differentiate(self, node: NodeProto) -> str | None:
+        """Add the node's share to the gradients at its inputs. Return why not, where it has no rule."""
+        what = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        rule = RULES.get((node.domain, node.op_type))
+        if rule is None:
+            return f"no rule for {what}"
+        grads = [self.gradient(name) for name in node.output]
+        wanted = [self._wanted(name) for name in node.input]
+        try:
+            found = rule(Step(self.forward, self.emit, node, grads, wanted))
+        except NoRule as refusal:
+            return f"no rule for this {what}: {refusal}"
+        for name, wants, value in zip(node.input, wanted, found, strict=False):
+            if wants and value is not None:
+                self.parts.setdefault(name, []).append(value)
+        return None
+
+    def gradient(self, name: str) -> Value | None:
+        """The gradient at a tensor, its parts added up once."""
+        parts = self.parts.get(name)
+        if not parts:
+            return None
+        if len(parts) > 1:
+            self.parts[name] = [total(parts)]
+        return Value(self.emit, self.parts[name][0].name, self.forward.elem(name), self.forward.dims(name))
+
+    def _wanted(self, name: str) -> bool:
+        return name in self.reach.below and self.forward.is_float(name)
+
+    def _block(self, node: NodeProto, reason: str) -> None:
+        """What is above an operator without a rule has no whole gradient, whatever other paths there are."""
+        for name in reads(node):
+            if self._wanted(name):
+                self.blocked.setdefault(name, reason)
+
+    def _free(self, wish: str) -> str:
+        if wish in self.forward.names:
+            return self.emit.fresh(wish)
+        self.forward.names.add(wish)
+        return wish
+
+    def result(self) -> GradientGraph:
+        """The finished graph."""
+        gradients: dict[str, str] = {}
+        unreached: dict[str, str] = {}
+        for target in self.targets:
+            gradient = self.gradient(target)
+            if target in self.blocked:
+                unreached[target] = self.blocked[target]
+            elif gradient is None:
+                unreached[target] = NO_PATH
+            else:
+                gradients[target] = self._free(f"gradient@{target}")
+                self.emit.nodes.append(
+                    helper.make_node("Identity", [gradient.name], [gradients[target]], name=gradients[target])
+                )
+        model = self._model(gradients)
+        kept = {node.name for node in model.graph.node}
+        backward = frozenset(node.name for node in self.emit.nodes if node.name in kept)
+        return GradientGraph(model, self.seeds, gradients, unreached, backward)
+
+    def _model(self, gradients: Mapping[str, str]) -> ModelProto:
+        forward = self.forward
+        given = {value.name for value in forward.outputs}
+        outputs = [
+            *forward.outputs,
+            *(_info(name, forward.elem(name)) for name in self.seeds if name not in given),
+            *(_info(name, forward.elem(target)) for target, name in gradients.items()),
+        ]
+        nodes = _needed([*forward.nodes, *self.emit.nodes], {value.name for value in outputs})
+        model = ModelProto(ir_version=max(int(forward.source.ir_version), 8), producer_name="onnx-lowrank")
+        model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in forward.imports())
+        graph = model.graph
+        graph.name = "gradient"
+        graph.node.extend(nodes)
+        graph.input.extend(forward.inputs)
+        graph.input.extend(_info(seed, forward.elem(name)) for name, seed in self.seeds.items())
+        graph.output.extend(outputs)
+        used = {name for node in nodes for name in reads(node)} | {value.name for value in outputs}
+        for name, tensor in (*forward.weights.items(), *self.emit.constants.items()):
+            if name in used:
+                graph.initializer.append(tensor)
+                graph.initializer[-1].name = name
+        return model
+
+
+def _info(name: str, elem: int) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, elem, None)
+
+
+def _needed(nodes: Sequence[NodeProto], wanted: set[str]) -> list[NodeProto]:
+    """The nodes that the wanted tensors depend on, in order."""
+    wanted = set(wanted)
+    kept = []
+    for node in reversed(nodes):
+        if any(name in wanted for name in node.output):
+            kept.append(node)
+            wanted.update(reads(node))
+    return kept[::-1]
