@@ -10,7 +10,8 @@ from onnx import helper
 
 from onnx_lowrank.gradient.rules.convolution import Window, same_begin, scatter_windows, window_of
 from onnx_lowrank.gradient.step import Gradients, Step
-from onnx_lowrank.gradient.tensor_ops import count, expand_like, reduce_sum, reshape, reshape_like, zeros
+from onnx_lowrank.gradient.tensor_ops import count as ratio
+from onnx_lowrank.gradient.tensor_ops import expand_like, reduce_sum, reshape, reshape_like, zeros
 from onnx_lowrank.gradient.values import DOUBLE, FLOAT, INT64, NoRule, Value
 
 
@@ -31,7 +32,7 @@ def max_pool(step: Step) -> Gradients:
 
 def average_pool(step: Step) -> Gradients:
     """g / count spread over each window: a transposed convolution with ones, one channel at a time."""
-    x, g = step.x(), step.g
+    x, g = step.x(), _actual(step, step.g)
     kernel = tuple(step.integers("kernel_shape") or ())
     window = window_of(step, kernel, x)
     share = g * _share(step, window, x)
@@ -44,6 +45,13 @@ def average_pool(step: Step) -> Gradients:
     return [reshape_like(scatter_windows(plane, weight, window, single, 1).like(single), x)]
 
 
+def _actual(step: Step, value: Value) -> Value:
+    """In ceil mode onnxruntime leaves out windows that begin behind the input, shape inference does not."""
+    if not step.integer("ceil_mode", 0) or value.dims is None:
+        return value
+    return Value(step.emit, value.name, value.elem, (*value.dims[:2], *[None] * (len(value.dims) - 2)))
+
+
 def _share(step: Step, window: Window, x: Value) -> float | Value:
     """One over the number of elements that a window averages."""
     padded = window.begin is None or window.end is None or any(window.begin + window.end)
@@ -54,7 +62,7 @@ def _share(step: Step, window: Window, x: Value) -> float | Value:
 
 
 def _counted(step: Step, window: Window, x: Value, *, include: bool) -> Value:
-    """The number of elements in every window: ones, averaged with enough zeros around them."""
+    """The number of elements in every window: ones, summed with enough zeros around them."""
     emit, n = step.emit, len(window.kernel)
     sizes = emit.concat([emit.ints([1, 1]), *(emit.size(x, axis) for axis in range(2, 2 + n))])
     one = helper.make_tensor("value", FLOAT, (1,), [1.0])
@@ -65,12 +73,10 @@ def _counted(step: Step, window: Window, x: Value, *, include: bool) -> Value:
         ones = _pad(ones, begin, window.end, 1.0)
         begin = emit.ints([0] * n)
     ones = _pad(ones, begin, room, 0.0)
-    dilations = list(window.dilations) if any(d > 1 for d in window.dilations) else None
-    kernel, strides = list(window.kernel), list(window.strides)
-    mean = emit.op("AveragePool", ones, kernel_shape=kernel, strides=strides, dilations=dilations)
-    limits = emit.concat([emit.size(step.y(), axis) for axis in range(2, 2 + n)])
-    cut = emit.op("Slice", mean, emit.ints([0] * n), limits, emit.ints(range(2, 2 + n)))
-    return (cut * float(math.prod(window.kernel))).cast(x.elem)
+    tap = emit.constant(np.ones((1, 1, *window.kernel), np.float32))
+    count = emit.op("Conv", ones, tap, strides=list(window.strides), dilations=list(window.dilations))
+    limits = emit.concat([emit.size(_actual(step, step.y()), axis) for axis in range(2, 2 + n)])
+    return emit.op("Slice", count, emit.ints([0] * n), limits, emit.ints(range(2, 2 + n))).cast(x.elem)
 
 
 def _pad(x: Value, begin: Value, end: Sequence[int], number: float) -> Value:
@@ -82,7 +88,7 @@ def _pad(x: Value, begin: Value, end: Sequence[int], number: float) -> Value:
 def global_average_pool(step: Step) -> Gradients:
     """g over the number of positions, at every position."""
     x, g = step.x(), step.g
-    return [expand_like(g / count(x, g), x) if not _known(x) else expand_like(g * (1 / _positions(x)), x)]
+    return [expand_like(g / ratio(x, g), x) if not _known(x) else expand_like(g * (1 / _positions(x)), x)]
 
 
 def _known(x: Value) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from onnx import NodeProto
@@ -21,7 +22,8 @@ def resize(step: Step) -> Gradients:
         raise NoRule("crops")
     if step.text("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise NoRule("keeps the aspect ratio")
-    x, g = step.x(), step.g
+    x = step.x()
+    g = step.g if step.g.dims is not None else replace(step.g, dims=(None,) * x.rank)
     factors = _whole_factors(step)
     if factors is not None:
         mean = step.emit.op("AveragePool", g, dims=x.dims, kernel_shape=factors, strides=factors)
