@@ -108,7 +108,7 @@ def test_conv(geometry, seed, static, bias):
     if bias:
         inputs["b"] = draw(seed + 2, kernel[0])
     conv = node("Conv", ["x", "w", *(["b"] if bias else [])], **attributes)
-    check(Case([conv], inputs, {"w": draw(seed + 1, *kernel)}, static=static, single=True, step=1.0), rtol=1e-5, seed=seed)
+    check(Case([conv], inputs, {"w": draw(seed + 1, *kernel)}, static=static, single=True, step=1.0), rtol=5e-5, seed=seed)
 
 
 @given(geometry=convolutions(), seed=SEEDS)
@@ -117,7 +117,7 @@ def test_conv_with_a_kernel_made_in_the_graph(geometry, seed):
     shape, kernel, attributes = geometry
     nodes = [node("Identity", ["w0"], ["w"]), node("Conv", ["x", "w"], **attributes)]
     case = Case(nodes, {"x": draw(seed, *shape)}, {"w0": draw(seed + 1, *kernel)}, single=True, step=1.0)
-    check(case, rtol=1e-5, seed=seed)
+    check(case, rtol=5e-5, seed=seed)
 
 
 @given(geometry=convolutions(transposed=True), seed=SEEDS, static=st.booleans(), data=st.data())
@@ -132,13 +132,13 @@ def test_conv_transpose(geometry, seed, static, data):
         attributes["output_padding"] = [data.draw(st.integers(0, most)) for most in room]
     conv = node("ConvTranspose", ["x", "w", *(["b"] if "b" in inputs else [])], **attributes)
     case = Case([conv], inputs, {"w": draw(seed + 1, *kernel)}, static=static, single=True, step=1.0)
-    check(case, rtol=1e-5, seed=seed)
+    check(case, rtol=5e-5, seed=seed)
 
 
 def test_a_stride_1_convolution_goes_back_by_a_convolution():
     conv = node("Conv", ["x", "w"], pads=[1, 1, 1, 1])
     case = Case([conv], {"x": draw(0, 1, 2, 5, 5)}, {"w": draw(1, 3, 2, 3, 3)}, single=True, step=1.0)
-    graph = check(case, rtol=1e-5, seed=0)
+    graph = check(case, rtol=5e-5, seed=0)
     kinds = [made.op_type for made in graph.model.graph.node if made.name in graph.backward]
     assert kinds.count("Conv") == 1
     assert "ConvTranspose" not in kinds
@@ -147,7 +147,7 @@ def test_a_stride_1_convolution_goes_back_by_a_convolution():
 def test_pads_wider_than_the_kernel():
     conv = node("Conv", ["x", "w"], pads=[3, 2, 3, 4])
     case = Case([conv], {"x": draw(0, 1, 2, 5, 5)}, {"w": draw(1, 3, 2, 2, 2)}, single=True, step=1.0)
-    check(case, rtol=1e-5, seed=0)
+    check(case, rtol=5e-5, seed=0)
 
 
 def test_a_matrix_shared_by_two_products():

@@ -197,6 +197,8 @@ def test_space_to_depth():
 )
 @law
 def test_resize(mode, how, nearest, scales, by_size, fixed, static, opset, seed):
+    assume(fixed or not by_size or opset >= 13)  # onnxruntime refuses the forward model
+    static = static or (by_size and not fixed)
     x = draw(seed, 2, 2, 4, 5)
     attributes = {"mode": mode, "coordinate_transformation_mode": how}
     if mode == "nearest":
