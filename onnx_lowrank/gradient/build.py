@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 
 from onnx_lowrank.gradient.forward import Forward
 from onnx_lowrank.gradient.rules.table import RULES
+from onnx_lowrank.gradient.simplify import simplify
 from onnx_lowrank.gradient.slice import Reach, reach_of, reads, take_apart
 from onnx_lowrank.gradient.step import Step
 from onnx_lowrank.gradient.tensor_ops import total
@@ -51,6 +52,7 @@ def build_gradient(
     """
     forward = Forward(model, shapes)
     chosen = [v.name for v in forward.outputs if forward.is_float(v.name)] if outputs is None else list(outputs)
+    simplify(forward, [*targets, *chosen])
     take_apart(forward, targets, chosen)
     backward = _Backward(forward, targets, chosen)
     backward.run()
@@ -117,6 +119,22 @@ class _Backward:
             if self._wanted(name):
                 self.blocked.setdefault(name, reason)
 
+    def _named(self, value: Value, wish: str, taken: set[str]) -> str:
+        """Give a gradient its output name: the node that makes it is renamed; a seed, or one given away, is copied."""
+        name = self._free(wish)
+        made = [node for node in self.emit.nodes if value.name in node.output]
+        if not made or value.name in taken:
+            self.emit.nodes.append(helper.make_node("Identity", [value.name], [name], name=name))
+            return name
+        for node in self.emit.nodes:
+            for names in (node.input, node.output):
+                for index, old in enumerate(names):
+                    if old == value.name:
+                        names[index] = name
+        for parts in self.parts.values():
+            parts[:] = [replace(part, name=name) if part.name == value.name else part for part in parts]
+        return name
+
     def _free(self, wish: str) -> str:
         if wish in self.forward.names:
             return self.emit.fresh(wish)
@@ -134,10 +152,7 @@ class _Backward:
             elif gradient is None:
                 unreached[target] = NO_PATH
             else:
-                gradients[target] = self._free(f"gradient@{target}")
-                self.emit.nodes.append(
-                    helper.make_node("Identity", [gradient.name], [gradients[target]], name=gradients[target])
-                )
+                gradients[target] = self._named(gradient, f"gradient@{target}", set(gradients.values()))
         model = self._model(gradients)
         kept = {node.name for node in model.graph.node}
         backward = frozenset(node.name for node in self.emit.nodes if node.name in kept)

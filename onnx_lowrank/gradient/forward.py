@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -74,6 +75,10 @@ class Forward:
             return observed
         return tuple(a if a is not None else b for a, b in zip(observed, inferred, strict=True))
 
+    def elements(self, name: str) -> int:
+        """Return how many elements a constant has."""
+        return math.prod(self.weights[name].dims)
+
     def constant(self, name: str) -> Array | None:
         """Return a constant's value, None where the tensor is computed."""
         tensor = self.weights.get(name)
@@ -88,7 +93,7 @@ class Forward:
         model.graph.input.extend(self.inputs)
         model.graph.output.extend(_without_shape(value) for value in self.outputs)
         for name, tensor in self.weights.items():
-            if _elements(tensor) <= SMALL:
+            if self.elements(name) <= SMALL:
                 model.graph.initializer.add().CopyFrom(tensor)
                 model.graph.initializer[-1].name = name
             else:
@@ -184,10 +189,6 @@ def _names(graph: GraphProto) -> Iterator[str]:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
                 yield from _names(inner)
-
-
-def _elements(tensor: TensorProto) -> int:
-    return int(np.prod(tensor.dims)) if tensor.dims else 1
 
 
 def _without_shape(value: ValueInfoProto) -> ValueInfoProto:

@@ -183,7 +183,7 @@ SLOPES: Mapping[str, Slope] = MappingProxyType(
         "Sigmoid": lambda x, y: y * (1.0 - y),
         "Softplus": lambda x, y: x.apply("Sigmoid"),
         "Softsign": lambda x, y: _square_inverse(1.0 + x.apply("Abs")),
-        "Relu": lambda x, y: y.apply("Sign"),
+        "Relu": lambda x, y: y.mask("Greater", 0.0),
     }
 )
 """Functions of one operand without attributes."""

@@ -41,6 +41,16 @@ class Conv(OpRun):
         return (y if b is None else y + b.reshape(-1, *[1] * n),)
 
 
+class BatchNormalization(OpRun):
+    """At inference (onnx's own trains, before opset 14, where `momentum` is given)."""
+
+    op_domain = ""
+
+    def _run(self, x, scale, bias, mean, var, epsilon=1e-5, momentum=None, training_mode=None, spatial=None):
+        s, b, m, v = (p.reshape(-1, *[1] * (x.ndim - 2)) for p in (scale, bias, mean, var))
+        return ((x - m) / np.sqrt(v + epsilon) * s + b,)
+
+
 class Double:
     """The model in float64; `run` adds `moves` to its tensors on the way."""
 
@@ -72,7 +82,7 @@ class Double:
         del graph.node[:]
         graph.node.extend(kept)
         self.targets, self.outputs = list(targets), list(outputs)
-        self._evaluator = ReferenceEvaluator(copy, new_ops=[Conv, Erf, Gelu])
+        self._evaluator = ReferenceEvaluator(copy, new_ops=[Conv, BatchNormalization, Erf, Gelu])
 
     def run(self, feed: Mapping[str, np.ndarray], moves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         wide = {n: a.astype(np.float64) if a.dtype == np.float32 else a for n, a in feed.items()}

@@ -20,6 +20,7 @@ from onnx_lowrank.runtime import Runner
 law = settings(max_examples=20, deadline=None, derandomize=True)
 """Every law sees the same examples in every run."""
 
+
 class Erf(OpRun):
     """In float64 (onnx's own computes in float32)."""
 
@@ -95,7 +96,10 @@ class Case:
             list(self.nodes),
             "case",
             [info(name, array) for name, array in self.inputs.items()],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT if self.single else TensorProto.DOUBLE, None) for name in self.outputs],
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT if self.single else TensorProto.DOUBLE, None)
+                for name in self.outputs
+            ],
             [numpy_helper.from_array(np.ascontiguousarray(a).reshape(a.shape), n) for n, a in self.constants.items()],
         )
         imports = [helper.make_opsetid("", self.opset)]
@@ -133,7 +137,9 @@ def check(case: Case, *, rtol: float, seed: int, targets: Sequence[str] | None =
         assert gradient.shape == x.shape, (target, gradient.shape, x.shape)
         for _ in range(2):
             d = np.asarray(rng.normal(size=x.shape), x.dtype)
-            high, low = (forward({**case.inputs, target: np.asarray(x + sign * case.step * d, x.dtype)}) for sign in (1, -1))
+            high, low = (
+                forward({**case.inputs, target: np.asarray(x + sign * case.step * d, x.dtype)}) for sign in (1, -1)
+            )
             moved = sum(float(((h - l) * seeds[n]).sum()) for n, h, l in zip(case.outputs, high, low, strict=True))
             scale = float(np.linalg.norm(gradient) * np.linalg.norm(d))
             size = sum(float(np.abs(h * seeds[n]).sum()) for n, h in zip(case.outputs, high, strict=True))

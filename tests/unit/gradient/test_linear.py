@@ -108,7 +108,9 @@ def test_conv(geometry, seed, static, bias):
     if bias:
         inputs["b"] = draw(seed + 2, kernel[0])
     conv = node("Conv", ["x", "w", *(["b"] if bias else [])], **attributes)
-    check(Case([conv], inputs, {"w": draw(seed + 1, *kernel)}, static=static, single=True, step=1.0), rtol=5e-5, seed=seed)
+    check(
+        Case([conv], inputs, {"w": draw(seed + 1, *kernel)}, static=static, single=True, step=1.0), rtol=5e-5, seed=seed
+    )
 
 
 @given(geometry=convolutions(), seed=SEEDS)
@@ -158,4 +160,6 @@ def test_a_matrix_shared_by_two_products():
 def test_float_types_keep_theirs():
     x = np.ones((2, 3), np.float64)
     graph = check(Case([node("MatMul", ["x", "w"])], {"x": x}, {"w": draw(0, 3, 2)}), rtol=1e-6, seed=0)
-    assert [v.type.tensor_type.elem_type for v in graph.model.graph.output if v.name in graph.gradients.values()] == [11]
+    assert [v.type.tensor_type.elem_type for v in graph.model.graph.output if v.name in graph.gradients.values()] == [
+        11
+    ]

@@ -65,7 +65,9 @@ def test_group_normalization(opset, seed, static, spatial):
     """Through its function body; scale and bias are per group at 18, per channel at 21."""
     width = 2 if opset == 18 else 4
     inputs = {"x": draw(seed, 2, 4, *spatial, 3), "s": draw(seed + 1, width), "b": draw(seed + 2, width)}
-    norm = node("GroupNormalization", list(inputs), num_groups=2, epsilon=1e-2, **({"stash_type": 11} if opset == 21 else {}))
+    norm = node(
+        "GroupNormalization", list(inputs), num_groups=2, epsilon=1e-2, **({"stash_type": 11} if opset == 21 else {})
+    )
     check(Case([norm], inputs, static=static, opset=opset, reference=True), rtol=1e-6, seed=seed, targets=["x"])
 
 
@@ -87,7 +89,9 @@ def test_lp_normalization(p, shape, seed, data):
 
 
 def test_mean_variance_normalization_through_its_function():
-    case = Case([node("MeanVarianceNormalization", ["x"], axes=[0, 2])], {"x": draw(0, 3, 2, 4)}, single=True, step=3e-3)
+    case = Case(
+        [node("MeanVarianceNormalization", ["x"], axes=[0, 2])], {"x": draw(0, 3, 2, 4)}, single=True, step=3e-3
+    )
     check(case, rtol=1e-3, seed=0)
 
 

@@ -43,7 +43,9 @@ def test_squeeze(opset, op, axes):
 def test_transpose(shape, seed, data, static):
     perm = data.draw(st.none() | st.permutations(range(len(shape))))
     attributes = {} if perm is None else {"perm": list(perm)}
-    check(Case([node("Transpose", ["x"], **attributes)], {"x": draw(seed, *shape)}, static=static), rtol=1e-6, seed=seed)
+    check(
+        Case([node("Transpose", ["x"], **attributes)], {"x": draw(seed, *shape)}, static=static), rtol=1e-6, seed=seed
+    )
 
 
 @given(shape=SHAPES, seed=SEEDS, data=st.data(), static=st.booleans(), count=st.integers(1, 3))
@@ -58,7 +60,13 @@ def test_concat(shape, seed, data, static, count):
     check(Case([node("Concat", list(inputs), axis=axis)], inputs, static=static), rtol=1e-6, seed=seed)
 
 
-@given(seed=SEEDS, axis=st.integers(-2, 1), opset=st.sampled_from([11, 13, 18]), uneven=st.booleans(), used=st.integers(1, 3))
+@given(
+    seed=SEEDS,
+    axis=st.integers(-2, 1),
+    opset=st.sampled_from([11, 13, 18]),
+    uneven=st.booleans(),
+    used=st.integers(1, 3),
+)
 @law
 def test_split(seed, axis, opset, uneven, used):
     """Nothing depends on the last outputs: zeros there."""
@@ -75,7 +83,13 @@ def test_split(seed, axis, opset, uneven, used):
     check(Case([split], {"x": draw(seed, 6, 6)}, constants, opset, outputs=names[:used]), rtol=1e-6, seed=seed)
 
 
-@given(shape=st.lists(st.integers(2, 5), min_size=1, max_size=3), seed=SEEDS, static=st.booleans(), fixed=st.booleans(), data=st.data())
+@given(
+    shape=st.lists(st.integers(2, 5), min_size=1, max_size=3),
+    seed=SEEDS,
+    static=st.booleans(),
+    fixed=st.booleans(),
+    data=st.data(),
+)
 @law
 def test_slice(shape, seed, static, fixed, data):
     axes = sorted(data.draw(st.sets(st.integers(0, len(shape) - 1), min_size=1)))
@@ -93,7 +107,12 @@ def test_slice(shape, seed, static, fixed, data):
     inputs = {"x": draw(seed, *shape)}
     cut = node("Slice", ["x", "starts", "ends", "axes", "steps"])
     # Bounds fed at run time have a known length: a model says so.
-    case = Case([cut], inputs if fixed else {**inputs, **bounds}, {**constants, **(bounds if fixed else {})}, static=static or not fixed)
+    case = Case(
+        [cut],
+        inputs if fixed else {**inputs, **bounds},
+        {**constants, **(bounds if fixed else {})},
+        static=static or not fixed,
+    )
     check(case, rtol=1e-6, seed=seed)
 
 
@@ -120,7 +139,14 @@ def test_pad(mode, shape, seed, fixed, data):
     check(case, rtol=1e-6, seed=seed)
 
 
-@given(shape=SHAPES, picked=st.lists(st.integers(1, 3), max_size=2), seed=SEEDS, static=st.booleans(), fixed=st.booleans(), data=st.data())
+@given(
+    shape=SHAPES,
+    picked=st.lists(st.integers(1, 3), max_size=2),
+    seed=SEEDS,
+    static=st.booleans(),
+    fixed=st.booleans(),
+    data=st.data(),
+)
 @law
 def test_gather(shape, picked, seed, static, fixed, data):
     axis = data.draw(st.integers(-len(shape), len(shape) - 1))
@@ -218,7 +244,9 @@ def test_resize(mode, how, nearest, scales, by_size, fixed, static, opset, seed)
 
 def test_resize_of_named_axes():
     resize = node("Resize", ["x", "", "scales"], axes=[3, 2], mode="linear")
-    case = Case([resize], {"x": draw(0, 1, 2, 3, 4)}, {"scales": np.array([2, 1.5], np.float32)}, 18, single=True, step=1.0)
+    case = Case(
+        [resize], {"x": draw(0, 1, 2, 3, 4)}, {"scales": np.array([2, 1.5], np.float32)}, 18, single=True, step=1.0
+    )
     check(case, rtol=1e-5, seed=0)
 
 
@@ -231,5 +259,12 @@ def test_whole_nearest_upsampling_goes_back_by_a_mean():
 
 def test_upsample_of_old():
     scales = {"scales": np.array([1, 1, 2, 2], np.float32)}
-    case = Case([node("Upsample", ["x", "scales"], mode="nearest")], {"x": draw(0, 1, 2, 3, 3)}, scales, 9, single=True, step=1.0)
+    case = Case(
+        [node("Upsample", ["x", "scales"], mode="nearest")],
+        {"x": draw(0, 1, 2, 3, 3)},
+        scales,
+        9,
+        single=True,
+        step=1.0,
+    )
     check(case, rtol=1e-5, seed=0)

@@ -50,7 +50,9 @@ def test_gradients_of_a_whole_model(name, record_property):
     double = Double(model, targets, outputs)
     still = double.run(feed, {})
     seeds = {n: rng.normal(size=v.shape).astype(np.float32) for n, v in still.items()}
-    found = Runner(graph.model, provider="cpu", threads=1).run({**feed, **{graph.seeds[n]: s for n, s in seeds.items()}})
+    found = Runner(graph.model, provider="cpu", threads=1).run(
+        {**feed, **{graph.seeds[n]: s for n, s in seeds.items()}}
+    )
     for n, value in still.items():
         np.testing.assert_allclose(found[n], value, rtol=1e-3, atol=1e-4 * np.abs(value).max())
     chosen = targets[:: max(len(targets) // 12, 1)]
