@@ -25,5 +25,5 @@ class PlanError(LowRankError):
     """A saved plan does not fit the model it is applied to."""
 
 
-class RuntimeProblem(LowRankError):
+class RuntimeProblem(LowRankError):  # noqa: N818
     """The execution provider is not there, or onnxruntime refuses the model."""

@@ -29,7 +29,7 @@ def load(path: Path) -> onnx.ModelProto:
     if path.is_dir():
         raise ModelError(f"{path} is a directory; give the .onnx file in it")
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = onnx.load(str(path), format="protobuf", load_external_data=False)
     except (DecodeError, OSError, ValueError) as error:
         raise ModelError(f"{path} is not an ONNX model (not a readable protobuf); export it again") from error
     _look_over(model, path)
@@ -77,12 +77,12 @@ def store(model: onnx.ModelProto, path: Path) -> list[Path]:
     Not atomic: for temporary places; a user's file comes from `staged`.
     """
     if model.ByteSize() < PROTOBUF_LIMIT:
-        onnx.save(model, str(path))
+        onnx.save(model, str(path), format="protobuf")  # whatever its suffix: the only form onnxruntime reads
         return [path]
     data = path.name + ".data"
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    onnx.save(copy, str(path), save_as_external_data=True, location=data, size_threshold=1024)
+    onnx.save(copy, str(path), format="protobuf", save_as_external_data=True, location=data, size_threshold=1024)
     return [path, path.parent / data]
 
 
@@ -92,6 +92,8 @@ def staged(model: onnx.ModelProto, target: Path) -> Iterator[StagedModel]:
 
     Same file system, so that publishing is a rename. Raises ModelError where the place cannot be written.
     """
+    if target.is_dir():
+        raise ModelError(f"cannot write {target}: it is a directory; choose another place with -o")
     try:
         folder = Path(tempfile.mkdtemp(prefix=".onnx-lowrank-", dir=target.parent))
     except OSError as error:
@@ -136,11 +138,10 @@ def _umask() -> int:
 def write_text(path: Path, text: str) -> None:
     """Write a report or a plan atomically. Raises ModelError where the place cannot be written."""
     try:
-        handle, name = tempfile.mkstemp(prefix=".onnx-lowrank-", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o666 & ~_umask())
-        os.replace(name, path)
+        with tempfile.TemporaryDirectory(prefix=".onnx-lowrank-", dir=path.parent) as folder:
+            staged_text = Path(folder) / path.name
+            staged_text.write_text(text, encoding="utf-8")
+            os.replace(staged_text, path)
     except OSError as error:
         raise ModelError(f"cannot write {path}: {error.strerror}; choose another place") from error
 
@@ -176,6 +177,6 @@ def content_hash(model: onnx.ModelProto) -> str:
 
 def file_bytes(path: Path) -> int:
     """Return the size of a model's files, external data included."""
-    model = onnx.load(str(path), load_external_data=False)
+    model = onnx.load(str(path), format="protobuf", load_external_data=False)
     others = {ExternalDataInfo(tensor).location for tensor in external_tensors(model)}
     return path.stat().st_size + sum((path.parent / name).stat().st_size for name in others)

@@ -18,6 +18,8 @@ Outputs: TypeAlias = Mapping[str, Sequence[Array]]
 """Output name -> one array a sample, as the model returned it for that sample."""
 Ranks: TypeAlias = tuple[int, ...]
 """The inner widths of a chain; one number for a pair of factors."""
+Layout: TypeAlias = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+"""A chain without its numbers: (weight shape, owned spatial axes) a stage."""
 
 
 class Why(str, Enum):
@@ -171,9 +173,9 @@ class Chain:
             raise ValueError("an axis is owned by two stages")
 
     @property
-    def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """The shape of every stage's weight."""
-        return tuple(stage.weight.shape for stage in self.stages)
+    def layout(self) -> Layout:
+        """Shape and owned axes of every stage."""
+        return tuple((stage.weight.shape, stage.owns) for stage in self.stages)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,168 @@
+"""One forward pass over the samples -> Moments of every site, streamed in groups of sites that fit in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+
+from onnx_lowrank.calibration.expose import expose
+from onnx_lowrank.calibration.observe import Observed
+from onnx_lowrank.errors import DataError
+from onnx_lowrank.ops import Call, Op, operator
+from onnx_lowrank.options import Options
+from onnx_lowrank.runtime import Runner, batches, join
+from onnx_lowrank.sites import Found
+from onnx_lowrank.types import Array, Feed, Moments, Site
+
+ACTIVATION_BYTES = 256 * 2**20
+"""Activations held at once; more sites than fit are collected in further passes."""
+PATCH_BYTES = 24 * 2**20
+"""Float32 patches kept for one k×k convolution."""
+PATCH_MOST = 2048
+
+
+def stream_moments(
+    model: onnx.ModelProto,
+    found: Found,
+    observed: Observed,
+    fit: Sequence[Feed],
+    score: Sequence[Feed],
+    options: Options,
+    *,
+    batch: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[Site, Moments, Moments]]:
+    """Yield every site with its Moments over `fit` and over `score` (nothing more is kept, so memory stays bounded).
+
+    Deterministic for `options.seed`. Raises DataError where an activation is not finite.
+    """
+    for group in site_groups(found.sites, observed, batch):
+        fitted, scored = (
+            _collect_group(model, found, group, feeds, options, batch, progress) for feeds in (fit, score)
+        )
+        for site in group:
+            yield site, fitted.pop(site.id), scored.pop(site.id)
+
+
+def passes(found: Found, observed: Observed, batch: int) -> int:
+    """Return how often the samples are run."""
+    return sum(1 for _ in site_groups(found.sites, observed, batch))
+
+
+def site_groups(sites: Sequence[Site], observed: Observed, batch: int) -> Iterator[list[Site]]:
+    """Yield neighbouring sites whose activations for one batch fit together."""
+    group: list[Site] = []
+    held = 0
+    for site in sites:
+        need = observed.bytes[site.id] * batch
+        if group and held + need > ACTIVATION_BYTES:
+            yield group
+            group, held = [], 0
+        group.append(site)
+        held += need
+    if group:
+        yield group
+
+
+def _collect_group(
+    model: onnx.ModelProto,
+    found: Found,
+    group: Sequence[Site],
+    feeds: Sequence[Feed],
+    options: Options,
+    batch: int,
+    progress: Callable[[int], None] | None,
+) -> dict[str, Moments]:
+    names = [name for site in group for name in _tensors(found, site)]
+    inputs = {value.name for value in model.graph.input} - {tensor.name for tensor in model.graph.initializer}
+    runner = Runner(
+        expose(model, [name for name in names if name not in inputs]),
+        provider=options.provider,
+        threads=options.threads,
+        outputs=[name for name in dict.fromkeys(names) if name not in inputs],
+    )
+    moments: dict[str, Moments] = {}
+    for number, run in enumerate(batches(feeds, batch)):
+        feed = join(run)
+        values = {**feed, **runner.run(feed)}
+        for site in group:
+            rng = np.random.default_rng([options.seed, number, _stable(site.id)])
+            new = _moments(found, site, values, rng, len(run))
+            moments[site.id] = moments[site.id] + new if site.id in moments else new
+        if progress:
+            progress(len(run))
+    return moments
+
+
+def _stable(text: str) -> int:
+    """A number of a name that is the same in every process (Python's hash is not)."""
+    return int.from_bytes(text.encode()[-8:].rjust(8, b"\0"), "big")
+
+
+def _tensors(found: Found, site: Site) -> list[str]:
+    """Inputs, and for a k×k kernel outputs and their biases too: W A Wᵀ of a matrix needs no output."""
+    calls = found.calls[site.id]
+    names = [operator(call).data(call) for call in calls]
+    if math.prod(site.shape[2:]) > 1:
+        names += [call.output for call in calls]
+        names += [call.input(2) for call in calls if call.input(2)]
+    return names
+
+
+def _moments(
+    found: Found,
+    site: Site,
+    values: Mapping[str, Array],
+    rng: np.random.Generator,
+    samples: int,
+) -> Moments:
+    kernel = site.shape[2:]
+    total: Moments | None = None
+    for call in found.calls[site.id]:
+        op = operator(call)
+        x = values[op.data(call)]
+        vectors = np.asarray(op.vectors(call, x, kernel), np.float64)
+        A = vectors.T @ vectors
+        if not np.isfinite(A).all():
+            raise DataError(
+                f"the input of {site.node} is not finite on these samples: check their range, or --exclude the node"
+            )
+        one = Moments(A=A, positions=len(vectors), samples=samples)
+        if math.prod(kernel) > 1:
+            one = _with_kernel(op, call, site, one, x, values[call.output], values.get(call.input(2)), rng)
+        total = one if total is None else total + one
+    if total is None:
+        raise KeyError(site.id)
+    return total
+
+
+def _with_kernel(
+    op: Op,
+    call: Call,
+    site: Site,
+    one: Moments,
+    x: Array,
+    y: Array,
+    bias: Array | None,
+    rng: np.random.Generator,
+) -> Moments:
+    results = np.asarray(op.results(call, y), np.float64)
+    if bias is not None:
+        results = results - np.asarray(bias, np.float64)
+    count = len(results)
+    room = max(min(PATCH_BYTES // (4 * math.prod(site.shape[1:])), PATCH_MOST), 16)
+    keys = rng.random(count)
+    picks = np.sort(np.argsort(keys, kind="stable")[:room])
+    patches = op.patches(call, x, site.shape[2:], picks, count).astype(np.float32)
+    return Moments(
+        A=one.A,
+        C=results.T @ results,
+        patches=patches,
+        keys=keys[picks],
+        positions=count,
+        samples=one.samples,
+        room=room,
+    )

@@ -1,0 +1,92 @@
+"""Shapes as they really are: run a few samples and look at the tensors around every weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnx_lowrank.calibration.expose import expose
+from onnx_lowrank.ops import operator
+from onnx_lowrank.options import Options
+from onnx_lowrank.runtime import Runner
+from onnx_lowrank.sites import Found
+from onnx_lowrank.types import Feed, Positions
+
+LOOK = 8
+"""How many samples, spread over the set, are looked at; of variable-length data the mean counts."""
+COUNTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """places: site id -> Positions of every sharer. bytes: site id -> its activations' bytes for one sample.
+
+    macs: multiply-accumulates of the whole model for one sample (Conv, ConvTranspose, MatMul, Gemm).
+    """
+
+    places: Mapping[str, tuple[Positions, ...]]
+    bytes: Mapping[str, int]
+    macs: float
+
+
+def observe(model: onnx.ModelProto, found: Found, feeds: Sequence[Feed], options: Options) -> Observed:
+    """Return where the sites of `found` work, averaged over a few of `feeds`."""
+    counted = [node for node in model.graph.node if node.op_type in COUNTED and node.domain in ("", "ai.onnx")]
+    names = [name for node in counted for name in (node.input[0], node.input[1], node.output[0])]
+    known = _constant_shapes(model)
+    runner = Runner(
+        expose(model, [name for name in names if name not in known]),
+        provider=options.provider,
+        threads=options.threads,
+        outputs=[name for name in dict.fromkeys(names) if name not in known],
+        optimize=False,
+    )
+    picks = np.unique(np.linspace(0, len(feeds) - 1, min(LOOK, len(feeds))).astype(int))
+    seen = [known | {k: v.shape for k, v in runner.run(feeds[i]).items()} for i in picks]
+    return Observed(
+        places={site.id: _places(found, site.id, seen, site.shape[2:]) for site in found.sites},
+        bytes={site.id: max(_activation_bytes(found, site.id, shapes) for shapes in seen) for site in found.sites},
+        macs=float(np.mean([math.fsum(_macs(node, shapes) for node in counted) for shapes in seen])),
+    )
+
+
+def _constant_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    return {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+
+
+def _places(
+    found: Found, site: str, seen: Sequence[Mapping[str, tuple[int, ...]]], kernel: tuple[int, ...]
+) -> tuple[Positions, ...]:
+    places = []
+    for call in found.calls[site]:
+        op = operator(call)
+        each = [op.places(call, shapes[op.data(call)], shapes[call.output], kernel) for shapes in seen]
+        places.append(
+            Positions(
+                float(np.mean([p.calls for p in each])),
+                tuple(np.mean([p.before for p in each], axis=0).tolist()),
+                tuple(np.mean([p.after for p in each], axis=0).tolist()),
+            )
+        )
+    return tuple(places)
+
+
+def _activation_bytes(found: Found, site: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    tensors = {name for call in found.calls[site] for name in (operator(call).data(call), call.output)}
+    return 4 * sum(math.prod(shapes[name]) for name in tensors)
+
+
+def _macs(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> float:
+    left, right, out = (shapes[name] for name in (node.input[0], node.input[1], node.output[0]))
+    if node.op_type == "MatMul":
+        return float(math.prod(out) * left[-1])
+    if node.op_type == "Gemm":
+        transposed = any(a.name == "transA" and a.i for a in node.attribute)
+        return float(math.prod(out) * left[0 if transposed else 1])
+    if node.op_type == "ConvTranspose":
+        return float(math.prod(left) * math.prod(right[1:]))
+    return float(math.prod(out) * math.prod(right[1:]))

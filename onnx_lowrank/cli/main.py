@@ -1,0 +1,145 @@
+"""The command group and the small commands: inspect, apply, compare, demo."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnx_lowrank import __version__, pipeline
+from onnx_lowrank.cli.console import NOTHING, one_line_errors, progress, say, show
+from onnx_lowrank.cli.optimize import finish, optimize
+from onnx_lowrank.cli.options import (
+    GATE,
+    METRIC,
+    MODEL,
+    QUIET,
+    REPORT,
+    RUNTIME,
+    SELECT,
+    check_output,
+    check_place,
+    gate_of,
+    options_of,
+)
+from onnx_lowrank.demo import MODEL as DEMO_MODEL
+from onnx_lowrank.demo import demo_samples, write_files
+from onnx_lowrank.model_io import write_text
+from onnx_lowrank.options import Compact, Options
+from onnx_lowrank.pipeline.subject import RANDOM
+from onnx_lowrank.report import comparison_json, inspection_json, render_comparison, render_inspection
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=SETTINGS)
+@click.version_option(__version__, "-V", "--version", prog_name="onnx-lowrank")
+def main() -> None:
+    """Make an exported ONNX model smaller and faster by low-rank factorization: no training, and proof that it holds.
+
+    Exit codes: 0 saved and passed; 1 error; 2 wrong usage; 3 nothing acceptable found, no model written.
+    """
+
+
+main.add_command(optimize)
+
+
+@main.command()
+@MODEL
+@SELECT
+@click.option("--all", "everything", is_flag=True, help="List small weights one by one, too.")
+@REPORT
+@QUIET
+@one_line_errors
+def inspect(model: Path, everything: bool, report: Path | None, quiet: bool, **values: Any) -> None:
+    """Show every weight of MODEL: factorable or not, and why not. Needs no data."""
+    if report is not None:
+        check_place(report)
+    options = options_of(values)
+    inspection = pipeline.inspect(
+        model,
+        include=options.include,
+        exclude=options.exclude,
+        rank_multiple=options.rank_multiple,
+        progress=progress(quiet=quiet),
+    )
+    if report is not None:
+        write_text(report, inspection_json(inspection))
+    show(render_inspection(inspection, everything=everything), quiet=quiet)
+
+
+@main.command()
+@click.argument("plan", type=click.Path(path_type=Path))
+@MODEL
+@click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="Where the new model goes.")
+@click.option("--data", help="Calibration samples, the same as the plan's; not needed after --sensitivity weights.")
+@click.option("--validation", help="Validation samples, if the plan's run was given some: they decide the split.")
+@click.option("--provider", default="auto", show_default=True, help="auto, cpu, cuda, or onnxruntime's own name.")
+@click.option("--threads", default=0, show_default=True, help="Threads for onnxruntime; 0: all cores.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@QUIET
+@one_line_errors
+def apply(plan: Path, model: Path, output: Path, data: str | None, validation: str | None, **values: Any) -> None:
+    """Repeat a saved PLAN's schemes and ranks on the MODEL it was made for; judge the result with `compare`."""
+    check_output(output, model, force=values["force"])
+    options = Options(provider=values["provider"], threads=values["threads"])
+    bars = progress(quiet=values["quiet"])
+    pipeline.apply(plan, model, data, options, output=output, validation=validation, progress=bars)
+    say(f"wrote {output}; nothing was validated: onnx-lowrank compare {model} {output} --data …", quiet=values["quiet"])
+
+
+@main.command()
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@click.option("--data", help="Samples to judge on: .npz, a directory, .json, FILE.py:load_data.")
+@click.option("--random-data", is_flag=True, help="Judge on invented samples: says nothing of real inputs.")
+@METRIC
+@GATE
+@RUNTIME
+@REPORT
+@QUIET
+@one_line_errors
+def compare(
+    first: Path, second: Path, data: str | None, random_data: bool, report: Path | None, quiet: bool, **values: Any
+) -> None:
+    """Judge the model SECOND against FIRST on the same samples; the last line is PASSED or FAILED (exit code 3)."""
+    if (data is None) == (not random_data):
+        raise click.UsageError("give either --data PATH or --random-data")
+    if report is not None:
+        check_place(report)
+    gate, options = gate_of(values), options_of(values)
+    comparison = pipeline.compare(first, second, data or RANDOM, gate, options, progress=progress(quiet=quiet))
+    if report is not None:
+        write_text(report, comparison_json(comparison))
+    show(render_comparison(comparison), quiet=quiet)
+    say("PASSED" if comparison else "FAILED", quiet=quiet)
+    if not comparison:
+        raise SystemExit(NOTHING)
+
+
+@main.command()
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Keep the compressed demo model here.")
+@click.option("--files", type=click.Path(path_type=Path), help="Only write the demo's model and samples here.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@RUNTIME
+@QUIET
+@one_line_errors
+def demo(output: Path | None, files: Path | None, force: bool, quiet: bool, **values: Any) -> None:
+    """Optimize the shipped model on its shipped samples, in under a minute, and show what a user would see."""
+    if files is not None:
+        for path in write_files(files):
+            say(f"wrote {path}", quiet=quiet)
+        return
+    if output is not None:
+        check_output(output, DEMO_MODEL, force=force)
+    sets = demo_samples()
+    sources = pipeline.DataSources(data=sets["calibration"], validation=sets["validation"], test=sets["test"])
+    options = options_of(values)
+    say("optimizing the shipped Fashion-MNIST network: 512 images calibrate, 2,000 validate, 2,000 test", quiet=quiet)
+    with tempfile.TemporaryDirectory(prefix="onnx-lowrank-") as folder:
+        target = output or Path(folder) / "demo.lowrank.onnx"
+        bars = progress(quiet=quiet)
+        result = pipeline.optimize(DEMO_MODEL, sources, Compact(), options, output=target, progress=bars)
+        finish(result, quiet=quiet, saved=output)

@@ -1,0 +1,146 @@
+"""The main command: optimize."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnx_lowrank import __version__, pipeline
+from onnx_lowrank.cli.console import NOTHING, one_line_errors, progress, say, show
+from onnx_lowrank.cli.options import (
+    GATE,
+    METRIC,
+    MODEL,
+    QUIET,
+    REPORT,
+    RUNTIME,
+    SELECT,
+    Bytes,
+    check_output,
+    check_place,
+    gate_of,
+    options_of,
+    stacked,
+    usage,
+)
+from onnx_lowrank.model_io import write_text
+from onnx_lowrank.options import Compact, Goal, Lossless
+from onnx_lowrank.pipeline.subject import RANDOM
+from onnx_lowrank.report import render_result, result_json
+from onnx_lowrank.result import Result
+from onnx_lowrank.saved_plan import SavedPlan
+
+DATA = stacked(
+    click.option(
+        "--data",
+        help="Calibration samples: .npz (input names as keys, labels as `labels`), .npy, a directory of them or of"
+        " test_data_set_*, Polygraphy .json, or FILE.py[:load_data], which is run.",
+    ),
+    click.option("--validation", help="Samples that gate; without them, a fifth of --data is set aside."),
+    click.option("--test", help="Samples that nothing is chosen on; measured once, at the end."),
+    click.option("--random-data", is_flag=True, help="Invent samples. Says nothing of real inputs; a warning stays."),
+    click.option("--force-overlap", is_flag=True, help="Allow the same samples in two of the sets."),
+)
+GOAL = stacked(
+    click.option(
+        "--algorithm",
+        type=click.Choice(["compact", "lossless"]),
+        default="compact",
+        show_default=True,
+        help="compact: smallest model whose metric holds. lossless: most accurate model within a size; must hold, too.",
+    ),
+    GATE,
+    click.option("--keep", type=float, help="lossless: share of all the model's parameters to keep, 0.6 say."),
+    click.option("--target-size", type=Bytes(), help="lossless: bytes of the saved file, 10MB say."),
+    click.option("--target-macs", type=float, help="lossless: share of the multiply-accumulates to keep."),
+)
+
+
+@click.command()
+@MODEL
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Default: <stem>.lowrank.onnx beside MODEL.")
+@DATA
+@GOAL
+@METRIC
+@click.option(
+    "--sensitivity",
+    type=click.Choice(["inputs", "weights"]),
+    default="inputs",
+    show_default=True,
+    help="inputs: factors that keep the outputs on calibration inputs (whitened). weights: plain SVD.",
+)
+@SELECT
+@RUNTIME
+@REPORT
+@click.option("--save-plan", type=click.Path(path_type=Path), help="Write schemes and ranks, for `apply`.")
+@click.option("--dry-run", is_flag=True, help="Do everything but write the model.")
+@click.option("--force", is_flag=True, help="Replace an existing output.")
+@QUIET
+@one_line_errors
+def optimize(model: Path, output: Path | None, **values: Any) -> None:
+    """Compress MODEL, and save only what validation has shown to hold.
+
+    Without any drop allowed (--max-drop 0) the metric on the validation samples must be at least the original's.
+    """
+    goal, options = _goal(values), options_of(values)
+    target = output or model.with_name(f"{model.stem}.lowrank.onnx")
+    if not values["dry_run"]:
+        check_output(target, model, force=values["force"])
+    for place in (values["report"], values["save_plan"]):
+        if place is not None:
+            check_place(place)
+    result = pipeline.optimize(
+        model,
+        _sources(values),
+        goal,
+        options,
+        output=target,
+        dry_run=values["dry_run"],
+        progress=progress(quiet=values["quiet"]),
+    )
+    _write_side_files(result, values["report"], values["save_plan"])
+    finish(result, quiet=values["quiet"], saved=None if values["dry_run"] else target)
+
+
+def _sources(values: dict[str, Any]) -> pipeline.DataSources:
+    if (values["data"] is None) == (not values["random_data"]):
+        raise click.UsageError("give either --data PATH or, to try the tool without any samples, --random-data")
+    return pipeline.DataSources(
+        data=values["data"] or RANDOM,
+        validation=values["validation"],
+        test=values["test"],
+        force_overlap=values["force_overlap"],
+    )
+
+
+def _goal(values: dict[str, Any]) -> Goal:
+    gate = gate_of(values)
+    targets = {name: values[name] for name in ("keep", "target_size", "target_macs")}
+    if values["algorithm"] == "lossless":
+        return usage(lambda: Lossless(gate=gate, **targets))
+    given = [name for name, value in targets.items() if value is not None]
+    if given:
+        option = "--" + given[0].replace("_", "-")
+        raise click.UsageError(f"{option} is a goal of the lossless algorithm: add --algorithm lossless")
+    return Compact(gate=gate)
+
+
+def _write_side_files(result: Result, report: Path | None, plan: Path | None) -> None:
+    if report is not None:
+        write_text(report, result_json(result))
+    if plan is not None and result.plan is not None:
+        shapes = {site.id: site.shape for site in result.sites}
+        saved = SavedPlan.of(result.plan, shapes, result.source_hash, result.options, f"onnx-lowrank {__version__}")
+        write_text(plan, saved.to_json())
+
+
+def finish(result: Result, *, quiet: bool, saved: Path | None) -> None:
+    """Print a result; leave with exit code 3 where nothing was found."""
+    show(render_result(result), quiet=quiet)
+    if not result:
+        say(f"NOTHING SAVED: {result.reason}", quiet=quiet)
+        raise SystemExit(NOTHING)
+    say(result.reason, quiet=quiet)
+    say(f"saved {saved}" if saved is not None else "not saved (dry run or demo)", quiet=quiet)

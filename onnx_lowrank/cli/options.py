@@ -1,0 +1,122 @@
+"""Options that several commands share, and values as users write them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from onnx_lowrank.errors import GoalError, ModelError
+from onnx_lowrank.options import Gate, Options
+
+F = TypeVar("F", bound=Callable[..., Any])
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+class Bytes(click.ParamType[int]):
+    """A size: 10MB, 800kB, 1.5GiB, or a plain number of bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return bytes."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", str(value))
+        if match is None or match[2].upper() not in UNITS or match[1].count(".") > 1 or match[1] == ".":
+            self.fail(f"{value!r} is not a size; write 10MB, 800kB or 1.5GiB", param, ctx)
+        return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def stacked(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Return one decorator that applies several, listed in the order that --help shows."""
+
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+MODEL = click.argument("model", type=click.Path(path_type=Path))
+QUIET = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+REPORT = click.option("--report", type=click.Path(path_type=Path), help="Write everything as JSON to this file.")
+METRIC = click.option(
+    "--metric",
+    help="top1, top5, cross-entropy, mse (labels); kl, agreement, relative-l2, cosine (no labels); name@output;"
+    " or FILE.py:function for your own. Default: chosen from labels and outputs.",
+)
+RUNTIME = stacked(
+    click.option("--provider", default="auto", show_default=True, help="auto, cpu, cuda, or onnxruntime's own name."),
+    click.option("--threads", default=0, show_default=True, help="Threads for onnxruntime; 0: all cores."),
+    click.option("--seed", default=0, show_default=True, help="Seed of splits, sampling and intervals."),
+)
+GATE = stacked(
+    click.option("--max-drop", default=0.0, show_default=True, help="How much worse the metric may get."),
+    click.option(
+        "--drop-type",
+        type=click.Choice(["absolute", "relative"]),
+        default="absolute",
+        show_default=True,
+        help="relative: as a share of the original's metric.",
+    ),
+    click.option(
+        "--confidence", type=float, help="Gate on the upper end of the drop's interval at this level, 0.95 say."
+    ),
+)
+SELECT = stacked(
+    click.option("--include", multiple=True, metavar="GLOB", help="Only weights or nodes of this name; repeatable."),
+    click.option("--exclude", multiple=True, metavar="GLOB", help="No weights or nodes of this name; repeatable."),
+    click.option("--rank-multiple", default=8, show_default=True, help="Ranks are multiples of this."),
+)
+
+
+def gate_of(values: dict[str, Any]) -> Gate:
+    """Return the gate that the options ask for. Raises a usage error."""
+    return usage(
+        lambda: Gate(max_drop=values["max_drop"], drop_type=values["drop_type"], confidence=values["confidence"])
+    )
+
+
+def options_of(values: dict[str, Any]) -> Options:
+    """Return the run's options. Raises a usage error."""
+    known = ("sensitivity", "metric", "include", "exclude", "rank_multiple", "provider", "threads", "seed")
+    return usage(lambda: Options(**{name: values[name] for name in known if name in values}))
+
+
+T = TypeVar("T")
+
+
+def usage(make: Callable[[], T]) -> T:
+    """Return what `make` makes; a value out of range becomes a usage error (exit code 2)."""
+    try:
+        return make()
+    except GoalError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def check_output(path: Path, model: Path, *, force: bool) -> None:
+    """Raise ModelError, before any work, where the output could not be written or would overwrite the input."""
+    if path.exists() and model.exists() and path.samefile(model):
+        raise ModelError(f"{path} is the input; it is never overwritten: choose another place with -o")
+    if path.is_dir():
+        raise ModelError(f"{path} is a directory; give the name of a file with -o")
+    if path.exists() and not force:
+        raise ModelError(f"{path} exists; give --force to replace it, or another place with -o")
+    check_place(path)
+
+
+def check_place(path: Path) -> None:
+    """Raise ModelError where a file cannot be put there."""
+    if not path.parent.is_dir():
+        raise ModelError(f"cannot write {path}: there is no directory {path.parent}; make it first")
+    probe = path.parent / f".{path.name}.onnx-lowrank-probe"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ModelError(f"cannot write {path}: {error.strerror}; choose another place") from error

@@ -1,0 +1,41 @@
+"""What a dense weight or a chain costs: stored elements, bytes, multiply-accumulates a sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from onnx_lowrank.types import Cost, Layout, Positions, Site
+
+
+def dense_layout(site: Site) -> Layout:
+    """Return the layout of the weight as it is: one stage that owns every axis."""
+    return ((site.shape, tuple(range(len(site.shape) - 2))),)
+
+
+def layout_parameters(layout: Layout) -> int:
+    """Return the stored elements of a chain."""
+    return sum(math.prod(shape) for shape, _ in layout)
+
+
+def layout_macs(layout: Layout, positions: Positions) -> float:
+    """Return the multiply-accumulates of a chain for one sample.
+
+    A stage works at the output extent of the axes that it or a stage before it owns, at the input extent of the rest.
+    """
+    done: set[int] = set()
+    total = 0.0
+    for shape, owns in layout:
+        done.update(owns)
+        extent = [
+            positions.after[axis] if axis in done else positions.before[axis] for axis in range(len(positions.before))
+        ]
+        total += positions.calls * math.prod(extent) * math.prod(shape)
+    return total
+
+
+def layout_cost(site: Site, layout: Layout, places: Sequence[Positions]) -> Cost:
+    """Return the cost of a site stored as `layout`; `places` has one entry for each node that shares the weight."""
+    parameters = layout_parameters(layout)
+    macs = math.fsum(layout_macs(layout, place) for place in places)
+    return Cost(parameters=parameters, bytes=parameters * site.itemsize, macs=macs)

@@ -1,0 +1,52 @@
+"""What a model is worth on samples: metrics with and without labels, the user's own, and distances between outputs."""
+
+from onnx_lowrank.metrics.choose import BUILT_IN, MetricSpec, choose_metric, parse_metric
+from onnx_lowrank.metrics.collect import Collector, listed
+from onnx_lowrank.metrics.custom import Custom
+from onnx_lowrank.metrics.differences import Difference
+from onnx_lowrank.metrics.divergence import Kind, Probing, class_output, divergence, divergence_kind, probing
+from onnx_lowrank.metrics.estimate import Measured, best_of, drop_of, interval_of, measured
+from onnx_lowrank.metrics.evidence import class_evidence
+from onnx_lowrank.metrics.labelled import CrossEntropy, SquaredError, Top
+from onnx_lowrank.metrics.paired import Agreement, Cosine, Divergence, RelativeL2, agreement
+from onnx_lowrank.metrics.protocol import IGNORED, Labels, Metric, numeric, taken
+from onnx_lowrank.metrics.wording import impossible_goal, reason, width_note
+
+__all__ = [
+    "BUILT_IN",
+    "IGNORED",
+    "Agreement",
+    "Collector",
+    "Cosine",
+    "CrossEntropy",
+    "Custom",
+    "Difference",
+    "Divergence",
+    "Kind",
+    "Labels",
+    "Measured",
+    "Metric",
+    "MetricSpec",
+    "Probing",
+    "RelativeL2",
+    "SquaredError",
+    "Top",
+    "agreement",
+    "best_of",
+    "choose_metric",
+    "class_evidence",
+    "class_output",
+    "divergence",
+    "divergence_kind",
+    "drop_of",
+    "impossible_goal",
+    "interval_of",
+    "listed",
+    "measured",
+    "numeric",
+    "parse_metric",
+    "probing",
+    "reason",
+    "taken",
+    "width_note",
+]

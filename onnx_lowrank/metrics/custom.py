@@ -1,0 +1,131 @@
+"""A metric of the user's own: a Python function, or `FILE.py:function`. The only place that runs a user's metric.
+
+def f(outputs, labels):   # output name -> list of one array a sample, and the labels as they were given
+    return values         # (n,) numbers to be averaged, one a sample; or one float of all samples
+f.lower_is_better = True  # if it is
+f.needs_labels = False    # if it does without
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from onnx_lowrank.errors import MetricError
+from onnx_lowrank.metrics.protocol import Labels
+from onnx_lowrank.runtime import first_line
+from onnx_lowrank.types import Array, Outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Custom:
+    """A user's function as a metric; it sees all samples at once, so all outputs are held in memory.
+
+    An aggregate is called again on every bootstrap resample, for both models: make it fast.
+    """
+
+    function: Callable[..., Any]
+    name: str
+    path: Path | None = None
+    output: ClassVar[str | None] = None
+    needs_reference: ClassVar[bool] = False
+    whole: ClassVar[bool] = True
+    best: ClassVar[float | None] = None
+
+    @property
+    def higher_is_better(self) -> bool:
+        """True unless the function's `lower_is_better` is."""
+        return not getattr(self.function, "lower_is_better", False)
+
+    @property
+    def needs_labels(self) -> bool:
+        """True unless the function's `needs_labels` is False."""
+        return bool(getattr(self.function, "needs_labels", True))
+
+    def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None = None) -> Array | float:
+        """Return (n,) float64 or a float. Raises MetricError, one line, for whatever goes wrong in the function."""
+        with _running(self.name, self.path):
+            result = self.function({name: list(samples) for name, samples in outputs.items()}, labels)
+        return self._checked(result, len(next(iter(outputs.values()), ())))
+
+    def _checked(self, result: Any, n: int) -> Array | float:
+        try:
+            found = np.asarray(result)
+        except ValueError as error:
+            raise MetricError(f"{self.name} returned a ragged {type(result).__name__}; {_wanted(n)}") from error
+        if found.dtype.kind not in "fiub":
+            raise MetricError(f"{self.name} returned {type(result).__name__} {_short(result)}; {_wanted(n)}")
+        if found.ndim == 0:
+            return float(found)
+        if found.shape != (n,):
+            raise MetricError(f"{self.name} returned an array of shape {found.shape}; {_wanted(n)}")
+        return found.astype(np.float64)
+
+
+def _wanted(n: int) -> str:
+    return f"return {n} numbers (one a sample, shape ({n},)) or one float"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def from_file(spec: str) -> Custom:
+    """Return the metric of `FILE.py:function`, the function after the last colon. Runs the file.
+
+    Raises MetricError where the file or the function is missing, or the file fails, with the line.
+    """
+    place, colon, name = spec.rpartition(":")
+    if not colon or not name.isidentifier():
+        raise MetricError(f"{spec}: which function? Give FILE.py:function")
+    path = Path(place)
+    if not path.is_file():
+        raise MetricError(f"{place}: no such file; give --metric FILE.py:function")
+    title = f"onnx_lowrank_metric_{path.stem}"
+    module_spec = importlib.util.spec_from_file_location(title, path)
+    if module_spec is None or module_spec.loader is None:
+        raise MetricError(f"{place} cannot be run as Python; give a .py file")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[title] = module
+    with _running(place, path):
+        module_spec.loader.exec_module(module)
+    function = getattr(module, name, None)
+    if callable(function):
+        return Custom(function, f"{path.name}:{name}", path)
+    own = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
+    raise MetricError(f"{place} has no function {name!r}; it has {', '.join(own) or 'none'}")
+
+
+@contextmanager
+def _running(what: str, path: Path | None) -> Iterator[None]:
+    """Let a file of the user's import its neighbours, and turn what it raises into one line."""
+    before = list(sys.path)
+    if path is not None:
+        sys.path.insert(0, str(path.resolve().parent))
+    try:
+        yield
+    except Exception as error:  # a user's code may raise anything; it is passed on as the cause
+        line = _line(error, path)
+        raise MetricError(f"{what} failed{line}: {type(error).__name__}: {first_line(error)}") from error
+    finally:
+        sys.path[:] = before
+
+
+def _line(error: Exception, path: Path | None) -> str:
+    """Return where in the user's file it failed: the innermost line there."""
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f" in line {error.lineno}"
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if path and frame.filename == str(path)
+    ]
+    return f" in line {lines[-1]}" if lines else ""

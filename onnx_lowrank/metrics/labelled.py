@@ -1,0 +1,148 @@
+"""Metrics against labels: top-1, top-5, cross-entropy, mean squared error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from onnx_lowrank.errors import MetricError
+from onnx_lowrank.metrics.protocol import IGNORED, Labels, chosen, given, titled
+from onnx_lowrank.metrics.scores import class_count, log_probabilities, places, probable, rows
+from onnx_lowrank.types import Array, Outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Top:
+    """Share of positions whose label is among the `k` largest scores; an output of class numbers has k = 1 only."""
+
+    k: int = 1
+    output: str | None = None
+    higher_is_better: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = True
+    needs_reference: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
+    best: ClassVar[float] = 1.0
+
+    @property
+    def name(self) -> str:
+        """`top1`, `top5`."""
+        return titled(f"top{self.k}", self.output)
+
+    def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None = None) -> Array:
+        """Return (n,) shares."""
+        return np.array([self._share(*pair) for pair in _pairs(self.name, self.output, outputs, labels)], np.float64)
+
+    def _share(self, array: Array, label: Array) -> float:
+        if array.dtype.kind != "f" and self.k == 1:
+            truth = _whole(label, self.name)
+            if truth.size != array.size:
+                raise MetricError(f"{self.name}: {truth.size} labels for the {array.size} class numbers of a sample")
+            kept = _counting(truth, self.name)
+            return float(np.mean(array.reshape(-1)[kept] == truth[kept]))
+        kept, truth = _classes(array, label, self.name)
+        classes = class_count(array)
+        if classes <= self.k > 1:
+            raise MetricError(f"{self.name} is always 1 with {classes} classes; take top1")
+        return float(np.mean(places(array, truth)[kept] < self.k))
+
+
+@dataclass(frozen=True, slots=True)
+class CrossEntropy:
+    """Mean over positions of −log p(label), nats. Rows in [0, 1] that sum to 1 are probabilities, others logits."""
+
+    output: str | None = None
+    higher_is_better: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = True
+    needs_reference: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
+    best: ClassVar[float] = 0.0
+
+    @property
+    def name(self) -> str:
+        """`cross-entropy`."""
+        return titled("cross-entropy", self.output)
+
+    def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None = None) -> Array:
+        """Return (n,) nats."""
+        losses = []
+        for array, label in _pairs(self.name, self.output, outputs, labels):
+            kept, truth = _classes(array, label, self.name)
+            logs = log_probabilities(array, probabilities=probable(array))
+            losses.append(-float(np.mean(np.take_along_axis(logs, truth[:, None], 1)[kept])))
+        return np.array(losses, np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class SquaredError:
+    """Mean over the elements of a sample of (output − label)²; a label has as many elements as the output."""
+
+    output: str | None = None
+    higher_is_better: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = True
+    needs_reference: ClassVar[bool] = False
+    whole: ClassVar[bool] = False
+    best: ClassVar[float] = 0.0
+
+    @property
+    def name(self) -> str:
+        """`mse`."""
+        return titled("mse", self.output)
+
+    def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None = None) -> Array:
+        """Return (n,) squared errors in the square of the output's unit."""
+        errors = []
+        for array, label in _pairs(self.name, self.output, outputs, labels):
+            if label.dtype.kind not in "fiub":
+                raise MetricError(f"{self.name} needs labels that are numbers, not {label.dtype}")
+            if label.size != array.size:
+                raise MetricError(
+                    f"{self.name}: a label of shape {label.shape} for an output of shape {array.shape};"
+                    " they need the same number of elements"
+                )
+            with np.errstate(over="ignore", invalid="ignore"):
+                apart = array.astype(np.float64).reshape(-1) - label.astype(np.float64).reshape(-1)
+                errors.append(float(np.mean(apart**2)))
+        return np.array(errors, np.float64)
+
+
+def _pairs(name: str, output: str | None, outputs: Outputs, labels: Labels | None) -> Iterator[tuple[Array, Array]]:
+    samples, truths = chosen(outputs, output), given(labels, name)
+    if len(samples) != len(truths):
+        raise MetricError(f"{name}: {len(truths)} labels for {len(samples)} samples; give one label a sample")
+    for sample, truth in zip(samples, truths, strict=True):
+        yield sample, np.asarray(truth)
+
+
+def _whole(label: Array, name: str) -> Array:
+    """Return (positions,) whole numbers."""
+    flat = label.reshape(-1)
+    if flat.dtype.kind not in "fiub" or not np.isfinite(flat).all() or (flat != np.floor(flat)).any():
+        raise MetricError(f"{name} needs labels that are whole numbers (class numbers from 0), not {flat[:3]}")
+    return flat.astype(np.int64)
+
+
+def _counting(truth: Array, name: str) -> Array:
+    kept: Array = truth != IGNORED
+    if not kept.any():
+        raise MetricError(f"{name}: a sample has no label but {IGNORED} (ignored); leave it out")
+    return kept
+
+
+def _classes(array: Array, label: Array, name: str) -> tuple[Array, Array]:
+    """Return which positions count, and (positions,) class numbers, 0 where they do not."""
+    truth = _whole(label, name)
+    positions, classes = rows(array).shape
+    if classes < 2:
+        raise MetricError(f"{name} needs a score a class; an output of shape {array.shape} has one: take mse")
+    if truth.size != positions:
+        raise MetricError(
+            f"{name}: {truth.size} labels for the {positions} positions of an output of shape {array.shape}"
+        )
+    kept = _counting(truth, name)
+    if truth[kept].min() < 0 or truth[kept].max() >= classes:
+        wrong = truth[kept][(truth[kept] < 0) | (truth[kept] >= classes)][0]
+        raise MetricError(f"{name}: a label is {wrong}, but the output has {classes} classes, 0 to {classes - 1}")
+    return kept, np.where(kept, truth, 0)

@@ -1,0 +1,175 @@
+"""Metrics against the original's own outputs: KL, agreement, relative L2, cosine. The original's value is `best`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from onnx_lowrank.errors import MetricError
+from onnx_lowrank.metrics.protocol import Labels, chosen, compared, titled
+from onnx_lowrank.metrics.scores import BROKEN, class_count, decisions, log_probabilities, probable
+from onnx_lowrank.types import Array, Outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """KL(original ‖ candidate), nats, mean over the positions of a sample; logits are softmaxed."""
+
+    output: str | None = None
+    higher_is_better: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
+    needs_reference: ClassVar[bool] = True
+    whole: ClassVar[bool] = False
+    best: ClassVar[float] = 0.0
+
+    @property
+    def name(self) -> str:
+        """`kl`."""
+        return titled("kl", self.output)
+
+    def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None) -> Array:
+        """Return (n,) nats; inf where shapes differ or the candidate is not a number."""
+        return np.array([kl(*pair) for pair in _pairs(self.name, self.output, reference, outputs)], np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Share of positions where candidate and original decide for the same class."""
+
+    output: str | None = None
+    higher_is_better: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = False
+    needs_reference: ClassVar[bool] = True
+    whole: ClassVar[bool] = False
+    best: ClassVar[float] = 1.0
+
+    @property
+    def name(self) -> str:
+        """`agreement`."""
+        return titled("agreement", self.output)
+
+    def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None) -> Array:
+        """Return (n,) shares; 0 where shapes differ."""
+        return np.array([agreement(*pair) for pair in _pairs(self.name, self.output, reference, outputs)], np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class RelativeL2:
+    """‖y − y0‖ / ‖y0‖ over all elements of a sample."""
+
+    output: str | None = None
+    higher_is_better: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
+    needs_reference: ClassVar[bool] = True
+    whole: ClassVar[bool] = False
+    best: ClassVar[float] = 0.0
+
+    @property
+    def name(self) -> str:
+        """`relative-l2`."""
+        return titled("relative-l2", self.output)
+
+    def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None) -> Array:
+        """Return (n,) ratios; inf where shapes differ, or where the original is all zeros and the candidate is not."""
+        return np.array([relative_l2(*pair) for pair in _pairs(self.name, self.output, reference, outputs)], np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Cosine:
+    """Cosine of the angle between the outputs, all elements of a sample as one vector; blind to their length."""
+
+    output: str | None = None
+    higher_is_better: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = False
+    needs_reference: ClassVar[bool] = True
+    whole: ClassVar[bool] = False
+    best: ClassVar[float] = 1.0
+
+    @property
+    def name(self) -> str:
+        """`cosine`."""
+        return titled("cosine", self.output)
+
+    def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None) -> Array:
+        """Return (n,) cosines; 0 where shapes differ or one output alone is all zeros, 1 where both are."""
+        return np.array([cosine(*pair) for pair in _pairs(self.name, self.output, reference, outputs)], np.float64)
+
+
+def _pairs(name: str, output: str | None, reference: Outputs | None, outputs: Outputs) -> Iterator[tuple[Array, Array]]:
+    return zip(chosen(compared(reference, name), output), chosen(outputs, output), strict=True)
+
+
+def kl(original: Array, candidate: Array) -> float:
+    """Return KL(original ‖ candidate), nats, mean over positions; the original's rows tell logits from probabilities.
+
+    Raises MetricError for an output of one column or of whole numbers.
+    """
+    _scored(original, "kl")
+    if original.shape != candidate.shape:
+        return float("inf")
+    if not original.size:
+        return 0.0
+    probabilities = probable(original)
+    p = log_probabilities(original, probabilities=probabilities)
+    q = log_probabilities(candidate, probabilities=probabilities)
+    with np.errstate(invalid="ignore"):
+        terms = np.where(p > -np.inf, np.exp(p) * (p - q), 0.0)
+    value = float(np.mean(terms.sum(1)))
+    return max(value, 0.0) if not np.isnan(value) else float("inf")
+
+
+def agreement(original: Array, candidate: Array) -> float:
+    """Return the share of positions of equal decisions; NaN agrees with nothing. Raises MetricError for one column."""
+    if original.dtype.kind == "f":
+        _scored(original, "agreement")
+    if original.shape != candidate.shape:
+        return 0.0
+    first, second = decisions(original), decisions(candidate)
+    if not first.size:
+        return 1.0
+    equal = first == second
+    if original.dtype.kind == "f":
+        equal = equal & (first != BROKEN)
+    return float(np.mean(equal))
+
+
+def relative_l2(original: Array, candidate: Array) -> float:
+    """Return ‖candidate − original‖ / ‖original‖ over the elements where the original is finite; 0 for 0 / 0."""
+    pair = _finite(original, candidate)
+    if pair is None:
+        return float("inf")
+    apart, size = float(np.linalg.norm(pair[1] - pair[0])), float(np.linalg.norm(pair[0]))
+    if not apart <= np.finfo(np.float64).max:
+        return float("inf")
+    return apart / size if size else (0.0 if apart == 0 else float("inf"))
+
+
+def cosine(original: Array, candidate: Array) -> float:
+    """Return the cosine over the elements where the original is finite."""
+    pair = _finite(original, candidate)
+    if pair is None or not np.isfinite(pair[1]).all():
+        return 0.0
+    sizes = [float(np.linalg.norm(side)) for side in pair]
+    if not all(sizes):
+        return float(not any(sizes))
+    return float(np.clip(pair[0] / sizes[0] @ (pair[1] / sizes[1]), -1.0, 1.0))
+
+
+def _finite(original: Array, candidate: Array) -> tuple[Array, Array] | None:
+    """Return both as float64 vectors of the elements where the original is finite, None where shapes differ."""
+    if original.shape != candidate.shape:
+        return None
+    first, second = np.asarray(original, np.float64).reshape(-1), np.asarray(candidate, np.float64).reshape(-1)
+    kept = np.isfinite(first)
+    return (first, second) if kept.all() else (first[kept], second[kept])
+
+
+def _scored(array: Array, name: str) -> None:
+    if array.dtype.kind != "f" or (array.size and class_count(array) < 2):
+        raise MetricError(
+            f"{name} needs a score a class; an output of shape {array.shape}, {array.dtype}, has none:"
+            " take relative-l2, or another output with METRIC@OUTPUT"
+        )

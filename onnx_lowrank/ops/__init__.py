@@ -1,0 +1,24 @@
+"""Operators: a node's weight in canonical form, its activations as vectors, and a chain written back as nodes."""
+
+from onnx_lowrank.ops.base import Call, Names, Op, call_of
+from onnx_lowrank.ops.conv import Conv
+from onnx_lowrank.ops.gemm import Gemm
+from onnx_lowrank.ops.matmul import MatMul
+
+OPS: tuple[Op, ...] = (MatMul(), Gemm(), Conv())
+"""Every operator whose weight can be factored."""
+
+__all__ = ["OPS", "Call", "Conv", "Gemm", "MatMul", "Names", "Op", "by_type", "call_of", "operator"]
+
+
+def by_type(op_type: str) -> Op | None:
+    """Return the operator of that ONNX type, None where there is none."""
+    return next((op for op in OPS if op.op_type == op_type), None)
+
+
+def operator(call: Call) -> Op:
+    """Return the operator of a call. Raises KeyError where no operator factors it."""
+    op = by_type(call.op)
+    if op is None:
+        raise KeyError(call.op)
+    return op

@@ -1,0 +1,108 @@
+"""`apply`: repeat a saved plan's schemes and ranks on the model it was made for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+
+from onnx_lowrank import __version__
+from onnx_lowrank.calibration import observe, stream_moments
+from onnx_lowrank.errors import DataError, PlanError
+from onnx_lowrank.options import Options
+from onnx_lowrank.pipeline.finish import checked, on_disk, stamp
+from onnx_lowrank.pipeline.optimize import SCORED
+from onnx_lowrank.pipeline.subject import DataSources, Subject, batch_of, read_samples, spread
+from onnx_lowrank.progress import Progress, Silent
+from onnx_lowrank.rewrite import rewrite
+from onnx_lowrank.runtime import Runner
+from onnx_lowrank.samples import Source
+from onnx_lowrank.saved_plan import SavedChoice, SavedPlan, read_plan
+from onnx_lowrank.sensitivity import Decomposed, decompose, decompose_plain
+from onnx_lowrank.sites import Found, find_sites
+from onnx_lowrank.types import Choice, Option, Plan
+
+
+def apply(
+    plan: SavedPlan | Path | str,
+    model: onnx.ModelProto | Path | str,
+    data: Source | None = None,
+    options: Options | None = None,
+    *,
+    output: Path | str | None = None,
+    validation: Source | None = None,
+    progress: Progress | None = None,
+) -> onnx.ModelProto:
+    """Return the model with the plan's sites factored; with `output`, also write it, checked and loadable.
+
+    `data` are the calibration samples, needed unless the plan came from the weights alone. Give the same `data` (and
+    `validation`, if there was one) as the run that made the plan, and the same factors come out. Nothing is validated
+    here: `compare` judges the result. Raises PlanError where plan and model do not belong together, DataError.
+    """
+    saved = plan if isinstance(plan, SavedPlan) else read_plan(Path(plan))
+    options = replace(
+        options or Options(), sensitivity=saved.sensitivity, seed=saved.seed, rank_multiple=saved.rank_multiple
+    )
+    subject = Subject.of(model, options)
+    if subject.sha256 != saved.model_sha256:
+        raise PlanError(
+            f"the plan was made for another model (sha256 {saved.model_sha256[:12]}…, this one has"
+            f" {subject.sha256[:12]}…): give the model it was made for"
+        )
+    names = {choice.weight for choice in saved.choices}
+    found = find_sites(subject.model, multiple=saved.rank_multiple)
+    found = replace(found, sites=tuple(site for site in found.sites if site.weight in names))
+    decomposed = _decomposed(saved, subject, found, data, validation, options, progress or Silent())
+    rewritten = rewrite(subject.model, found, _plan(saved, found, decomposed), decomposed.factors)
+    stamp(
+        rewritten, _plan(saved, found, decomposed), version=__version__, goal="apply", options=options,
+        sha256=subject.sha256, warning="",
+    )  # fmt: skip
+    with on_disk(rewritten, Path(output) if output is not None else None) as stage:
+        checked(stage.path, subject)
+        Runner(stage.path, provider=options.provider, threads=options.threads)
+        if output is not None:
+            stage.publish()
+    return rewritten
+
+
+def _decomposed(
+    saved: SavedPlan,
+    subject: Subject,
+    found: Found,
+    data: Source | None,
+    validation: Source | None,
+    options: Options,
+    progress: Progress,
+) -> Decomposed:
+    if not saved.needs_data:
+        return decompose_plain(found, multiple=saved.rank_multiple)
+    if data is None:
+        raise DataError(
+            "this plan's factors depend on the inputs (--sensitivity inputs): give the calibration samples with --data"
+        )
+    split = read_samples(subject, DataSources(data=data, validation=validation), options, progress)
+    calibration = split.calibration
+    fit, score = (calibration.subset(part).feeds for part in spread(calibration, SCORED))
+    observed = observe(subject.model, found, calibration.feeds, options)
+    batch = batch_of(subject, calibration.feeds)
+    with progress.step("calibrating", len(fit) + len(score)) as advance:
+        moments = stream_moments(subject.model, found, observed, fit, score, options, batch=batch, progress=advance)
+        return decompose(found, observed, moments, whiten=True, multiple=saved.rank_multiple)
+
+
+def _plan(saved: SavedPlan, found: Found, decomposed: Decomposed) -> Plan:
+    sites = {site.weight: site for site in found.sites}
+    return Plan(tuple(_choice(choice, sites.get(choice.weight), decomposed) for choice in saved.choices), "applied")
+
+
+def _choice(choice: SavedChoice, site: object, decomposed: Decomposed) -> Choice:
+    shape = getattr(site, "shape", None)
+    if shape != choice.shape:
+        raise PlanError(f"the plan factors {choice.weight!r} of shape {choice.shape}, and the model has {shape}")
+    if (choice.site, choice.scheme) not in decomposed.factors:
+        raise PlanError(f"the plan factors {choice.weight!r} by {choice.scheme!r}, which is not possible here")
+    curve = next(c for c in decomposed.curves if c.site == choice.site)
+    cost = curve.dense.cost
+    return Choice(choice.site, choice.weight, Option(choice.scheme, choice.ranks, cost))

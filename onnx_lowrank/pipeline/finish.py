@@ -1,0 +1,97 @@
+"""From a plan that passed to a file that holds: written aside, checked, reloaded, judged again, then published."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from onnx_lowrank.errors import LowRankError
+from onnx_lowrank.model_io import StagedModel, check, load, staged
+from onnx_lowrank.options import Options
+from onnx_lowrank.pipeline.subject import Subject
+from onnx_lowrank.runtime import Runner
+from onnx_lowrank.types import Feed, Plan, Verdict
+from onnx_lowrank.validate import Judge
+
+METADATA_KEY = "onnx_lowrank"
+TIMED = 32
+"""Samples that latency is measured on."""
+
+
+def stamp(
+    model: onnx.ModelProto, plan: Plan, *, version: str, goal: str, options: Options, sha256: str, warning: str
+) -> None:
+    """Write provenance into the model's metadata: no time, no path, so equal runs give equal bytes."""
+    record = {
+        "tool": f"onnx-lowrank {version}",
+        "algorithm": goal,
+        "sensitivity": options.sensitivity,
+        "seed": options.seed,
+        "source_sha256": sha256,
+        "ranks": {c.weight: f"{c.option.scheme} {'x'.join(map(str, c.option.ranks))}" for c in plan.factored},
+    }
+    if warning:
+        record["warning"] = warning
+    for entry in [p for p in model.metadata_props if p.key == METADATA_KEY]:
+        model.metadata_props.remove(entry)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, json.dumps(record, sort_keys=True)
+
+
+@contextmanager
+def on_disk(model: onnx.ModelProto, output: Path | None) -> Iterator[StagedModel]:
+    """Stage a model beside its target, or in a temporary place where there is none."""
+    if output is not None:
+        with staged(model, output) as stage:
+            yield stage
+        return
+    with tempfile.TemporaryDirectory(prefix="onnx-lowrank-") as folder, staged(model, Path(folder) / "m.onnx") as stage:
+        yield stage
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reloaded:
+    """A staged model opened again from its file."""
+
+    runner: Runner
+    model: onnx.ModelProto
+    verdict: Verdict
+
+
+def reopen(stage: StagedModel, subject: Subject, judge: Judge, options: Options) -> tuple[Reloaded, list[str]]:
+    """Check the file, open it, judge it. Raises ModelError where it does not pass the checker or cannot be loaded."""
+    notes = checked(stage.path, subject)
+    runner = Runner(stage.path, provider=options.provider, threads=options.threads)
+    return Reloaded(runner, load(stage.path), judge.judge(runner)), notes
+
+
+def checked(path: Path, subject: Subject) -> list[str]:
+    """Run the full checker; where the original itself does not pass it, the basic one, and say so."""
+    try:
+        check(path)
+    except LowRankError as error:
+        if _original_passes(subject.model):
+            raise
+        check(path, full=False)
+        return [f"like the original, the model passes onnx.checker's basic check but not the full one ({error})"]
+    return []
+
+
+def _original_passes(model: onnx.ModelProto) -> bool:
+    with on_disk(model, None) as original:
+        try:
+            check(original.path)
+        except LowRankError:
+            return False
+    return True
+
+
+def timed_feeds(feeds: Iterator[Feed] | list[Feed]) -> list[Feed]:
+    """Return the samples that latency is measured on."""
+    return [feed for feed, _ in zip(feeds, range(TIMED), strict=False)]

@@ -1,0 +1,95 @@
+"""`inspect`: every weight of a model, what could be done with it, and what its energy spectrum looks like. No data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from onnx_lowrank import linalg, model_io
+from onnx_lowrank.progress import Progress, Silent
+from onnx_lowrank.sites import Found, find_sites, largest_first
+from onnx_lowrank.types import Array, Site, Skip
+
+SHARES = (0.9, 0.99)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightRow:
+    """A factorable weight: the rank at which it breaks even, and those that hold 90 and 99 % of its plain energy.
+
+    A rank for 99 % far under the break-even rank is a weight that compresses even without data.
+    """
+
+    site: Site
+    bytes: int
+    share: float
+    break_even: float
+    full_rank: int
+    rank_for: Mapping[float, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a model holds: factorable weights, largest first, and the others with their reasons."""
+
+    source: str
+    opset: int
+    parameters: int
+    bytes: int
+    rows: tuple[WeightRow, ...]
+    skips: tuple[Skip, ...]
+
+    @property
+    def share(self) -> float:
+        """Share of all parameters in factorable weights."""
+        return sum(row.site.parameters for row in self.rows) / max(self.parameters, 1)
+
+
+def inspect(
+    model: onnx.ModelProto | Path | str,
+    *,
+    include: tuple[str, ...] = (),
+    exclude: tuple[str, ...] = (),
+    rank_multiple: int = 8,
+    progress: Progress | None = None,
+) -> Inspection:
+    """Return every weight of the model, factorable or not and why not. Raises ModelError."""
+    if isinstance(model, onnx.ModelProto):
+        proto, source, size = model, "the model given", model.ByteSize()
+    else:
+        proto, source, size = model_io.load(Path(model)), str(model), model_io.file_bytes(Path(model))
+    found = find_sites(proto, include=include, exclude=exclude, multiple=rank_multiple)
+    rows = []
+    with (progress or Silent()).step("decomposing weights", len(found.sites)) as advance:
+        for site in found.sites:
+            rows.append(_row(found, site))
+            advance(1)
+    rows.sort(key=lambda row: (-row.site.parameters, row.site.weight))
+    skips = tuple(largest_first(found.skips))
+    return Inspection(source, model_io.main_opset(proto), found.parameters, size, tuple(rows), skips)
+
+
+def _row(found: Found, site: Site) -> WeightRow:
+    energy = np.cumsum(_spectrum(found.weight(site)))
+    total = float(energy[-1])
+    ranks = {share: int(np.searchsorted(energy, share * total) + 1) if total > 0 else 0 for share in SHARES}
+    return WeightRow(
+        site=site,
+        bytes=site.parameters * site.itemsize,
+        share=site.parameters / max(found.parameters, 1),
+        break_even=site.break_even,
+        full_rank=min(site.shape[0], math.prod(site.shape[1:])),
+        rank_for=ranks,
+    )
+
+
+def _spectrum(weight: Array) -> Array:
+    """Return the squared singular values of (out, in · k), largest first."""
+    matrix = weight.reshape(weight.shape[0], -1)
+    small = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
+    return linalg.eigen(small)[0]

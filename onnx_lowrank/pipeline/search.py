@@ -1,0 +1,118 @@
+"""Plans meet measurement: propose, rewrite, validate, tell the planner, keep what passed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import onnx
+
+from onnx_lowrank.errors import GoalError
+from onnx_lowrank.options import Compact, Goal, Lossless, Options
+from onnx_lowrank.plan import Problem, compact, lossless
+from onnx_lowrank.plan.problem import amount
+from onnx_lowrank.progress import Progress
+from onnx_lowrank.result import Size, Trial
+from onnx_lowrank.rewrite import rewrite
+from onnx_lowrank.runtime import Runner
+from onnx_lowrank.schemes import Factors
+from onnx_lowrank.sites import Found
+from onnx_lowrank.types import Plan
+from onnx_lowrank.validate import Judge
+
+NODE_BYTES = 700
+"""What a factored site adds to a file besides weights: a node, names, provenance. Generous: a target is a promise."""
+FILE_BYTES = 2048
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Search:
+    """All that measuring a plan needs."""
+
+    model: onnx.ModelProto
+    found: Found
+    factors: Mapping[tuple[str, str], Factors]
+    problem: Problem
+    judge: Judge
+    screen: Judge | None
+    options: Options
+    before: Size
+
+    def candidate(self, plan: Plan) -> onnx.ModelProto:
+        """Return the model that a plan stands for."""
+        return rewrite(self.model, self.found, plan, self.factors)
+
+    def size(self, plan: Plan, file_bytes: int) -> Size:
+        """Return the size of a plan's model; sites that the problem does not hold stay as they are."""
+        saved = [self._saved(index, choice.option.cost) for index, choice in enumerate(plan.choices)]
+        return Size(
+            self.before.parameters - int(sum(s[0] for s in saved)),
+            file_bytes,
+            self.before.macs - sum(s[1] for s in saved),
+        )
+
+    def _saved(self, index: int, cost: object) -> tuple[float, float]:
+        dense = self.problem.curves[index].dense.cost
+        saved = dense - cost  # type: ignore[operator]
+        return saved.parameters, saved.macs
+
+    def measure(self, plan: Plan, progress: Callable[[int], None]) -> Trial:
+        """Return what validation says of a plan, measured on the model in memory."""
+        candidate = self.candidate(plan)
+        runner = Runner(candidate, provider=self.options.provider, threads=self.options.threads)
+        size = self.size(plan, candidate.ByteSize())
+        if self.screen is not None:
+            glance = self.screen.judge(runner)
+            if glance.drop.low > glance.allowed:
+                reason = f"{glance.reason}; hopeless after {glance.samples} samples"
+                return Trial(plan, replace(glance, passed=False, reason=reason), size)
+        return Trial(plan, self.judge.judge(runner, progress), size)
+
+    def run(self, goal: Goal, progress: Progress) -> list[Trial]:
+        """Return every trial, in order. Raises GoalError where the budget cannot be reached at all."""
+        proposals = compact(self.problem) if isinstance(goal, Compact) else lossless(self.problem, self.budget(goal))
+        trials: list[Trial] = []
+        with progress.step("measuring the original", len(self.judge.reference.feeds)) as advance:
+            self.judge.original(advance)
+        samples = len(self.judge.reference.feeds)
+        try:
+            plan = next(proposals)
+            while True:
+                with progress.step(f"validating plan {len(trials) + 1}", samples) as advance:
+                    trials.append(self.measure(plan, advance))
+                plan = proposals.send(trials[-1].verdict.passed)
+        except StopIteration:
+            return trials
+
+    def budget(self, goal: Lossless) -> float:
+        """Return what the sites may cost. Raises GoalError that names the smallest reachable."""
+        problem, before = self.problem, self.before
+        if goal.keep is not None:
+            rest = before.parameters - problem.dense
+            budget, least = goal.keep * before.parameters - rest, (rest + problem.smallest) / before.parameters
+            text = f"--keep {goal.keep:g} cannot be reached: the smallest share of the parameters is {_up(least)}"
+        elif goal.target_macs is not None:
+            rest = before.macs - problem.dense
+            budget, least = goal.target_macs * before.macs - rest, (rest + problem.smallest) / before.macs
+            text = f"--target-macs {goal.target_macs:g} cannot be reached: the smallest share is {_up(least)}"
+        else:
+            rest = before.bytes - problem.dense + NODE_BYTES * len(problem.curves) + FILE_BYTES
+            target = goal.target_size or 0
+            budget, least = target - rest, rest + problem.smallest
+            text = f"--target-size {target:,} bytes cannot be reached: the smallest is {least:,.0f} bytes"
+        if budget < problem.smallest:
+            raise GoalError(f"{text}; ask for that or more, or for a smaller --rank-multiple")
+        return budget
+
+
+def _up(share: float) -> str:
+    """Return a share rounded up to three digits, so that asking for it works."""
+    return f"{int(share * 1000 + 1) / 1000:.3f}"
+
+
+def ranked(trials: list[Trial], goal: Goal, problem: Problem) -> list[Trial]:
+    """Return the trials that passed, best first: smallest for compact, least drop for lossless."""
+    passed = [trial for trial in trials if trial.verdict.passed]
+    if isinstance(goal, Compact):
+        return sorted(passed, key=lambda t: amount(t.plan.cost, problem.resource))
+    return sorted(passed, key=lambda t: (t.verdict.drop.estimate, t.plan.loss))

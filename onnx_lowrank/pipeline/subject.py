@@ -1,0 +1,160 @@
+"""The model under work and its samples: read, looked over, and ready to be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from onnx_lowrank import model_io
+from onnx_lowrank.errors import DataError, GoalError, ModelError
+from onnx_lowrank.metrics import Metric, MetricSpec, choose_metric, divergence_kind, impossible_goal, listed, probing
+from onnx_lowrank.options import Gate, Options
+from onnx_lowrank.progress import Progress
+from onnx_lowrank.runtime import Runner, batch_size
+from onnx_lowrank.samples import Samples, Source, Split, make_split, random_samples, read
+from onnx_lowrank.sensitivity.probe import Divergence
+from onnx_lowrank.types import Feed, Outputs
+from onnx_lowrank.validate import Judge
+
+RANDOM = "random"
+RANDOM_COUNT = 64
+GLANCE, GLANCE_LEAST, GLANCE_LEVEL = 5, 100, 0.999
+"""A first glance takes a fifth of the validation samples, at least 100, and intervals of this level."""
+FEW = 16
+"""How many samples are looked at to choose a metric."""
+RANDOM_WARNING = (
+    "calibrated and validated on random data: nothing here says how the model does on real inputs; give --data"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSources:
+    """Where samples come from: paths or Python objects, see `onnx_lowrank.samples.read`; RANDOM invents them."""
+
+    data: Source
+    validation: Source | None = None
+    test: Source | None = None
+    force_overlap: bool = False
+
+    @property
+    def random(self) -> bool:
+        """Whether the calibration samples are invented."""
+        return isinstance(self.data, str) and self.data == RANDOM
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Subject:
+    """A loaded model with its original in onnxruntime; `bytes` is the size of its files."""
+
+    model: onnx.ModelProto
+    runner: Runner
+    source: str
+    sha256: str
+    bytes: int
+
+    @staticmethod
+    def of(model: onnx.ModelProto | Path | str, options: Options) -> Subject:
+        """Load and open a model. Raises ModelError, RuntimeProblem."""
+        if isinstance(model, onnx.ModelProto):
+            proto, source, size = model, "the model given", model.ByteSize()
+        else:
+            proto, source, size = model_io.load(Path(model)), str(model), model_io.file_bytes(Path(model))
+        runner = Runner(proto, provider=options.provider, threads=options.threads)
+        return Subject(proto, runner, source, model_io.content_hash(proto), size)
+
+
+def read_samples(subject: Subject, sources: DataSources, options: Options, progress: Progress) -> Split:
+    """Return disjoint calibration, validation and test samples. Raises DataError."""
+    inputs = subject.runner.inputs
+
+    def take(source: Source | None, role: str) -> Samples | None:
+        if source is None:
+            return None
+        if isinstance(source, str) and source == RANDOM:
+            return random_samples(inputs, RANDOM_COUNT, options.seed)
+        with progress.step(f"reading {role}", 1) as advance:
+            samples = read(source, inputs)
+            advance(1)
+        return samples
+
+    data = take(sources.data, "calibration samples")
+    if data is None:
+        raise DataError("no calibration samples: give --data, or --random-data to try the tool without any")
+    return make_split(
+        data,
+        take(sources.validation, "validation samples"),
+        take(sources.test, "test samples"),
+        seed=options.seed,
+        force=sources.force_overlap,
+    )
+
+
+def first_outputs(subject: Subject, feeds: Sequence[Feed]) -> Outputs:
+    """Return the original's outputs on the first few samples."""
+    return listed([subject.runner.run(feed) for feed in feeds[:FEW]])
+
+
+def pick_metric(spec: MetricSpec | None, samples: Samples, outputs: Outputs, gate: Gate) -> tuple[Metric, str]:
+    """Return the metric and why. Raises GoalError where the gate cannot be met with it, MetricError."""
+    metric, why = choose_metric(spec, samples.labels, outputs)
+    impossible = impossible_goal(metric, gate)
+    if impossible:
+        raise GoalError(impossible)
+    return metric, why
+
+
+def make_judge(subject: Subject, samples: Samples, metric: Metric, gate: Gate, seed: int) -> Judge:
+    """Return the judge of candidates on one set."""
+    return Judge(subject.runner, samples.feeds, samples.labels, metric, gate, seed=seed)
+
+
+def make_screen(subject: Subject, samples: Samples, metric: Metric, gate: Gate, seed: int) -> Judge | None:
+    """Return the judge of a first glance, at a part of the samples and at a level that no chance survives.
+
+    A candidate whose drop's interval lies above the allowed drop even there need not see the rest; one that passes
+    the glance has still to pass the whole set. None where the set is too small to save anything.
+    """
+    count = max(len(samples) // GLANCE, GLANCE_LEAST)
+    if 2 * count > len(samples):
+        return None
+    part = samples.subset([int(i) for i in np.linspace(0, len(samples) - 1, count)])
+    return Judge(subject.runner, part.feeds, part.labels, metric, replace(gate, confidence=GLANCE_LEVEL), seed=seed)
+
+
+def probe_divergence(metric: Metric, outputs: Outputs) -> tuple[Divergence, str]:
+    """Return how far a model moved, in the unit that fits the metric, and the unit's name."""
+    kind = divergence_kind(metric, outputs)
+    return probing(kind, outputs).summed, "nats of KL" if kind == "kl" else "relative squared error"
+
+
+def spread(samples: Samples, most: int) -> tuple[list[int], list[int]]:
+    """Return indices to fit on and to score on: at most a quarter, at most `most`, spread over the set."""
+    count = len(samples)
+    if count < 2:
+        return list(range(count)), list(range(count))
+    share = max(1, min(most, count // 4))
+    score = sorted({int(i) for i in np.linspace(count - 1, 0, share).round()})
+    return [i for i in range(count) if i not in set(score)], score
+
+
+def batch_of(subject: Subject, feeds: Sequence[Feed]) -> int:
+    """Return how many samples of this set may be run together."""
+    return batch_size(subject.runner, feeds)
+
+
+def same_interface(one: Runner, other: Runner) -> None:
+    """Raise ModelError where two models differ in inputs or outputs."""
+    for kind, first, second in (("input", one.inputs, other.inputs), ("output", one.outputs, other.outputs)):
+        if [(s.name, s.type) for s in first] != [(s.name, s.type) for s in second]:
+            raise ModelError(
+                f"the models differ in their {kind}s: {_names(first)} against {_names(second)};"
+                " compare two versions of one model"
+            )
+
+
+def _names(specs: Sequence[object]) -> str:
+    return ", ".join(f"{getattr(spec, 'name', '?')} {getattr(spec, 'type', '')}" for spec in specs)

@@ -1,0 +1,76 @@
+"""Curves as a rank-choice problem in one resource: plans by budget, by uniform share, and what can be reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_lowrank.options import Resource
+from onnx_lowrank.plan.knapsack import solve
+from onnx_lowrank.types import Choice, Cost, Curve, Option, Plan
+
+
+def amount(cost: Cost, resource: Resource) -> float:
+    """Return what a cost says about one resource."""
+    return float({"parameters": cost.parameters, "bytes": cost.bytes, "macs": cost.macs}[resource])
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """curves: one a site; weights: site id -> the weight's name; resource: what a budget counts, for the sites only."""
+
+    curves: tuple[Curve, ...]
+    weights: Mapping[str, str]
+    resource: Resource
+
+    @property
+    def dense(self) -> float:
+        """What the sites cost as they are."""
+        return sum(amount(curve.dense.cost, self.resource) for curve in self.curves)
+
+    @property
+    def smallest(self) -> float:
+        """What the sites cost at least."""
+        return sum(min(amount(o.cost, self.resource) for o in curve.options) for curve in self.curves)
+
+    def best(self, budget: float, origin: str, loss: Callable[[Option], float] | None = None) -> Plan | None:
+        """Return the plan of least predicted loss (or of another `loss`) within the budget; None where none fits."""
+        measure = loss or (lambda option: option.loss)
+        losses = [np.array([measure(o) for o in curve.options]) for curve in self.curves]
+        costs = [np.array([amount(o.cost, self.resource) for o in curve.options]) for curve in self.curves]
+        picks = solve(losses, costs, budget)
+        return None if picks is None else self.plan(picks, origin)
+
+    def uniform(self, budget: float) -> Plan | None:
+        """Return the plan that gives every site the same share of its cost, the largest share that fits."""
+        low, high = 0.0, 1.0
+        found: list[int] | None = None
+        for _ in range(40):
+            share = (low + high) / 2
+            picks = [self._within(curve, share) for curve in self.curves]
+            cost = sum(amount(c.options[p].cost, self.resource) for c, p in zip(self.curves, picks, strict=True))
+            if cost <= budget:
+                low, found = share, picks
+            else:
+                high = share
+        return None if found is None else self.plan(found, "uniform")
+
+    def _within(self, curve: Curve, share: float) -> int:
+        """Return the option of least error within a share of the dense cost, or the cheapest."""
+        limit = share * amount(curve.dense.cost, self.resource)
+        fitting = [i for i, o in enumerate(curve.options) if amount(o.cost, self.resource) <= limit]
+        if not fitting:
+            return min(range(len(curve.options)), key=lambda i: amount(curve.options[i].cost, self.resource))
+        return min(fitting, key=lambda i: curve.options[i].error)
+
+    def plan(self, picks: Sequence[int], origin: str) -> Plan:
+        """Return the plan that takes these options."""
+        return Plan(
+            tuple(
+                Choice(curve.site, self.weights[curve.site], curve.options[pick])
+                for curve, pick in zip(self.curves, picks, strict=True)
+            ),
+            origin,
+        )

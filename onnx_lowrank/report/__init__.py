@@ -1,0 +1,13 @@
+"""Results as people and programs read them. Formatting, no decisions."""
+
+from onnx_lowrank.report.json_report import comparison_json, inspection_json, result_json
+from onnx_lowrank.report.terminal import render_comparison, render_inspection, render_result
+
+__all__ = [
+    "comparison_json",
+    "inspection_json",
+    "render_comparison",
+    "render_inspection",
+    "render_result",
+    "result_json",
+]

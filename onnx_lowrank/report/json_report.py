@@ -1,0 +1,69 @@
+"""Results as JSON: everything the tables show and what lies behind them, for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from onnx_lowrank import __version__
+from onnx_lowrank.pipeline.compare import Comparison
+from onnx_lowrank.pipeline.inspect import Inspection
+from onnx_lowrank.result import Result
+
+FORMAT = 1
+LEFT_OUT = {"model", "curves"}
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON knows it: dataclasses as objects, numbers that are not finite as null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.name not in LEFT_OUT}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def _text(kind: str, content: dict[str, Any]) -> str:
+    head = {"format": f"onnx-lowrank {kind}", "version": FORMAT, "tool": __version__}
+    return json.dumps(head | content, indent=2, ensure_ascii=False) + "\n"
+
+
+def result_json(result: Result) -> str:
+    """Return the report of `optimize`; `sensitivity` holds every site's probes and options."""
+    content = plain(result)
+    content["algorithm"] = result.goal.name
+    content["sensitivity"] = [
+        {
+            "site": curve.site,
+            "probes": plain(curve.probes),
+            "options": [
+                {"scheme": o.scheme, "ranks": list(o.ranks), "error": o.error, "loss": o.loss, **plain(o.cost)}
+                for o in curve.options
+            ],
+        }
+        for curve in result.curves
+    ]
+    return _text("report", content)
+
+
+def comparison_json(comparison: Comparison) -> str:
+    """Return the report of `compare`."""
+    return _text("comparison", plain(comparison))
+
+
+def inspection_json(inspection: Inspection) -> str:
+    """Return the report of `inspect`."""
+    return _text("inspection", plain(inspection) | {"share": inspection.share})

@@ -1,0 +1,225 @@
+"""Results as rich tables that fit 80 columns."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich import box
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from onnx_lowrank.pipeline.compare import Comparison
+from onnx_lowrank.pipeline.inspect import Inspection
+from onnx_lowrank.report import numbers
+from onnx_lowrank.result import Result, Size
+from onnx_lowrank.timing import Timing
+from onnx_lowrank.types import Skip, Verdict, Why
+
+NAME_WIDTH = 24
+
+
+def render_result(result: Result) -> Iterator[RenderableType]:
+    """Yield what a user sees after `optimize`."""
+    if result.changed and result.plan is not None and result.verdict is not None:
+        yield _before_after(result)
+        yield ""
+        yield _sites_table(result)
+        yield Text("error: relative squared error at the weight's output; loss: what it adds;")
+        yield Text("both predicted from calibration samples")
+    elif result.trials:
+        yield _trials_table(result)
+    yield ""
+    yield _skips_table(result.skips, result.before.parameters)
+    yield from _notes([result.metric, *result.notes, *_verdict_notes(result.verdict, "validation")])
+    yield from _notes(_verdict_notes(result.test, "test"))
+
+
+def _table(title: str, *columns: str) -> Table:
+    """Return a table whose first column is text and whose others are numbers."""
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    return table
+
+
+def _before_after(result: Result) -> Table:
+    table = _table("Before and after", "", "original", "compressed", "")
+    _size_rows(table, result.before, result.after)
+    dense = sum(site.parameters for site in result.sites)
+    left = dense - (result.before.parameters - result.after.parameters)
+    table.add_row("  of factorable weights", f"{dense:,}", f"{left:,}", numbers.percent(left, dense))
+    for role, verdict in (("validation", result.verdict), ("test", result.test)):
+        if verdict is not None:
+            _metric_row(table, role, verdict)
+    if result.latency is not None:
+        _latency_row(table, result.latency)
+    return table
+
+
+def _size_rows(table: Table, before: Size, after: Size) -> None:
+    rows = (
+        ("file", numbers.size(before.bytes), numbers.size(after.bytes), numbers.percent(after.bytes, before.bytes)),
+        (
+            "MACs a sample",
+            numbers.count(before.macs),
+            numbers.count(after.macs),
+            numbers.percent(after.macs, before.macs),
+        ),
+        (
+            "parameters",
+            f"{before.parameters:,}",
+            f"{after.parameters:,}",
+            numbers.percent(after.parameters, before.parameters),
+        ),
+    )
+    for row in rows:
+        table.add_row(*row)
+
+
+def _metric_row(table: Table, role: str, verdict: Verdict) -> None:
+    table.add_row(
+        f"{numbers.shorten(verdict.metric.rpartition(':')[2], 20)}, {role}\n  drop (n = {verdict.samples:,})",
+        numbers.metric(verdict.original.estimate),
+        numbers.metric(verdict.candidate.estimate),
+        f"\n{numbers.interval(verdict.drop)}",
+    )
+
+
+def _latency_row(table: Table, latency: Timing) -> None:
+    table.add_row(
+        f"latency\n  ratio ({latency.pairs:,} pairs)",
+        f"{latency.first_ms:.3g} ms",
+        f"{latency.second_ms:.3g} ms",
+        f"\n{numbers.interval(latency.ratio, 2)}",
+    )
+
+
+def _sites_table(result: Result) -> Table:
+    table = _table("Factored weights", "weight", "shape", "scheme", "rank", "kept", "error", "loss")
+    sites = {site.id: site for site in result.sites}
+    for choice in result.plan.choices if result.plan else ():
+        site, option = sites[choice.site], choice.option
+        table.add_row(
+            escape(numbers.shorten(site.weight, 22)),
+            numbers.shape(site.shape),
+            "" if option.dense else option.scheme,
+            numbers.rank(option),
+            numbers.percent(option.cost.parameters, site.parameters),
+            numbers.small(option.error),
+            numbers.small(option.loss),
+        )
+    return table
+
+
+def _trials_table(result: Result) -> Table:
+    table = _table("Measured on validation, none accepted", "plan", "parameters", "of original", "drop", "allowed")
+    for trial in result.trials:
+        table.add_row(
+            trial.plan.origin,
+            f"{trial.size.parameters:,}",
+            numbers.percent(trial.size.parameters, result.before.parameters),
+            numbers.interval(trial.verdict.drop),
+            f"{trial.verdict.allowed:g}",
+        )
+    return table
+
+
+def _skips_table(skips: Iterable[Skip], parameters: int) -> Table:
+    groups: dict[Why, list[Skip]] = defaultdict(list)
+    for skip in skips:
+        groups[skip.why].append(skip)
+    table = _table("Left as they are", "why", "weights", "parameters", "share", "for example")
+    for why, group in sorted(groups.items(), key=lambda item: -sum(s.parameters for s in item[1])):
+        total = sum(skip.parameters for skip in group)
+        largest = max(group, key=lambda skip: skip.parameters)
+        example = f"{numbers.shorten(largest.weight, NAME_WIDTH)}: {largest.detail}"
+        table.add_row(why.value, str(len(group)), f"{total:,}", numbers.percent(total, parameters), escape(example))
+    table.columns[-1].justify = "left"
+    return table
+
+
+def _verdict_notes(verdict: Verdict | None, role: str) -> list[str]:
+    if verdict is None:
+        return []
+    notes = [f"{role}: {note}" for note in verdict.notes]
+    if verdict.agreement is not None and verdict.metric != "agreement":
+        notes.append(f"{role}: same decision as the original in {numbers.interval(verdict.agreement)} of cases")
+    return notes
+
+
+def _notes(notes: Iterable[str]) -> Iterator[RenderableType]:
+    for note in notes:
+        if note:
+            yield Text(f"· {note}")
+
+
+def render_comparison(comparison: Comparison) -> Iterator[RenderableType]:
+    """Yield what a user sees after `compare`, but for the last line."""
+    verdict = comparison.verdict
+    table = _table("Compared", "", "first", "second", "")
+    _size_rows(table, comparison.before, comparison.after)
+    _metric_row(table, "given data", verdict)
+    _latency_row(table, comparison.latency)
+    yield table
+    outputs = _table("Outputs", "output", "relative L2", "cosine", "max error", "NaN or Inf")
+    for each in verdict.differences:
+        outputs.add_row(
+            escape(numbers.shorten(each.name, NAME_WIDTH)),
+            numbers.small(each.relative_l2),
+            f"{each.cosine:.6f}",
+            numbers.small(each.max_error),
+            "none" if each.finite else "YES",
+        )
+    yield outputs
+    yield from _notes([comparison.metric, *comparison.notes, *_verdict_notes(verdict, "compared")])
+    yield Text(verdict.reason)
+
+
+def render_inspection(inspection: Inspection, *, everything: bool = False) -> Iterator[RenderableType]:
+    """Yield every weight of a model; skipped ones below 0.1 % of the parameters in groups, unless `everything`."""
+    table = _table("Factorable weights", "weight", "shape", "size", "share", "even", "90 %", "99 %")
+    for row in inspection.rows:
+        table.add_row(
+            escape(numbers.shorten(row.site.weight, NAME_WIDTH)),
+            numbers.shape(row.site.shape),
+            numbers.size(row.bytes),
+            numbers.percent(row.site.parameters, inspection.parameters),
+            f"{row.break_even:.0f}",
+            *(str(rank) for rank in row.rank_for.values()),
+        )
+    yield table
+    yield Text("even: the rank at which factors are as large as the weight; 90 %, 99 %: the")
+    yield Text("ranks that hold this share of its energy. Far under `even`, it compresses.")
+    large = [s for s in inspection.skips if everything or s.parameters >= 0.001 * inspection.parameters]
+    if large:
+        yield _each_skip(large, inspection.parameters)
+    rest = inspection.skips[len(large) :]
+    if rest:
+        yield _skips_table(rest, inspection.parameters)
+    yield Text(
+        f"{inspection.parameters:,} parameters, {numbers.size(inspection.bytes)}, opset {inspection.opset};"
+        f" {len(inspection.rows)} factorable weights hold {100 * inspection.share:.1f} %"
+    )
+
+
+def _each_skip(skips: Sequence[Skip], parameters: int) -> Table:
+    table = _table("Weights left as they are", "weight", "shape", "share", "why")
+    for skip in skips:
+        table.add_row(
+            escape(numbers.shorten(skip.weight, NAME_WIDTH)),
+            numbers.shape(skip.shape),
+            numbers.percent(skip.parameters, parameters),
+            escape(f"{skip.why.value}: {skip.detail}" if skip.detail else skip.why.value),
+        )
+    table.columns[-1].justify = "left"
+    return table

@@ -1,0 +1,76 @@
+"""What a run hands back: the model, the plan behind it, the verdicts, and everything that was looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+
+from onnx_lowrank.errors import ModelError
+from onnx_lowrank.model_io import check, staged
+from onnx_lowrank.options import Goal, Options
+from onnx_lowrank.timing import Timing
+from onnx_lowrank.types import Curve, Plan, Site, Skip, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """parameters: elements of all weights; bytes: of the file(s); macs: for one sample, 0 where unknown."""
+
+    parameters: int
+    bytes: int
+    macs: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A plan that was measured on the validation samples."""
+
+    plan: Plan
+    verdict: Verdict
+    size: Size
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """Outcome of `optimize`. Truthy when a smaller model passed; otherwise `model` is the original.
+
+    `verdict` was measured on the model as reloaded from disk; `test` likewise, on samples nothing was chosen on.
+    `trials` are all plans measured, in order; `reason` says in one line how it ended.
+    """
+
+    changed: bool
+    model: onnx.ModelProto
+    reason: str
+    goal: Goal
+    options: Options
+    source: str
+    source_hash: str
+    before: Size
+    after: Size
+    sites: tuple[Site, ...]
+    skips: tuple[Skip, ...]
+    plan: Plan | None = None
+    verdict: Verdict | None = None
+    test: Verdict | None = None
+    latency: Timing | None = None
+    trials: tuple[Trial, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    metric: str = ""
+    notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    output: Path | None = None
+
+    def __bool__(self) -> bool:
+        return self.changed
+
+    def save(self, path: Path | str) -> None:
+        """Write the model atomically. Raises ModelError where nothing was gained, or the place cannot be written."""
+        if not self.changed:
+            raise ModelError(f"nothing to save: {self.reason}")
+        target = Path(path)
+        with staged(self.model, target) as stage:
+            check(stage.path)
+            stage.publish()

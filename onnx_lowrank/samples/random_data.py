@@ -1,0 +1,69 @@
+"""Random samples, for when there are no data at all: shapes and types are the model's, values mean nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from onnx_lowrank.errors import DataError
+from onnx_lowrank.runtime import TensorSpec
+from onnx_lowrank.samples.fit import check_inputs
+from onnx_lowrank.samples.intake import content_hash
+from onnx_lowrank.samples.sets import Lazy, Samples
+from onnx_lowrank.types import Array
+
+SHORT, WIDE = 16, 64
+"""Size of a free dimension after the first: in inputs of up to three axes (tokens), and of four and more (pixels)."""
+
+
+def random_samples(inputs: Sequence[TensorSpec], count: int, seed: int) -> Samples:
+    """Return `count` unlabelled samples, the same for the same seed, each made when it is asked for.
+
+    Floats are standard normal, integers and booleans 0 or 1, texts "a". A free first dimension (the batch) is 1,
+    another free one 16, or 64 where the input has four axes or more; dimensions of one name have one size, the
+    smallest. Raises DataError for a model whose inputs numpy cannot hold, and for a count below 1.
+    """
+    check_inputs(inputs)
+    if count < 1:
+        raise DataError(f"the number of random samples must be 1 or more, not {count}")
+    sizes = _named(inputs)
+    feeds = Lazy(count, lambda index: _feed(inputs, sizes, np.random.default_rng([seed, index])))
+    return Samples(feeds, None, "random", tuple(content_hash(feed) for feed in feeds))
+
+
+def _named(inputs: Sequence[TensorSpec]) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for spec in inputs:
+        for axis, size in enumerate(spec.shape):
+            if isinstance(size, str):
+                sizes[size] = min(sizes.get(size, WIDE), _default(axis, len(spec.shape)))
+    return sizes
+
+
+def _default(axis: int, rank: int) -> int:
+    if axis == 0:
+        return 1
+    return SHORT if rank < 4 else WIDE
+
+
+def _feed(inputs: Sequence[TensorSpec], sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Array]:
+    return {spec.name: _array(spec, _shape(spec, sizes), rng) for spec in inputs}
+
+
+def _shape(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    shape = []
+    for axis, size in enumerate(spec.shape):
+        if isinstance(size, str):
+            shape.append(sizes[size])
+        else:
+            shape.append(_default(axis, len(spec.shape)) if size is None or size < 0 else size)
+    return tuple(shape)
+
+
+def _array(spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    dtype = spec.dtype
+    if dtype is None or dtype.kind == "U":
+        return np.full(shape, "a")
+    values = rng.standard_normal(shape) if dtype.kind == "f" else rng.integers(0, 2, shape)
+    return np.asarray(values).astype(dtype)

@@ -1,0 +1,93 @@
+"""What the intake hands over: Samples, one set ready to run, and Split, the sets of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, overload
+
+import numpy as np
+
+from onnx_lowrank.errors import DataError
+from onnx_lowrank.types import Array, Feed
+
+T = TypeVar("T")
+
+
+class Lazy(Sequence[T], Generic[T]):
+    """A sequence whose items are made when they are asked for and not kept; a slice of it is lazy, too."""
+
+    def __init__(self, length: int, make: Callable[[int], T]) -> None:
+        self._length = length
+        self._make = make
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        chosen = range(self._length)[index]
+        if isinstance(chosen, int):
+            return self._make(chosen)
+        return pick(self, chosen)
+
+
+def pick(items: Sequence[T], indices: Sequence[int]) -> Lazy[T]:
+    """Return the items at `indices`, in that order, without making any of them."""
+    return Lazy(len(indices), lambda position: items[indices[position]])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Samples:
+    """One set of samples; every feed is ready to run: batch axis, shape and number type are the model's.
+
+    `feeds` may be lazy (read or sliced on each access), so a loop over it holds one sample at a time. `labels` holds
+    one label a sample, or is None. `hashes` are those of the inputs alone. `notes` say what was done to the data.
+    """
+
+    feeds: Sequence[Feed]
+    labels: Sequence[Any] | Array | None
+    source: str
+    hashes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.hashes) != len(self.feeds):
+            raise ValueError(f"{len(self.hashes)} hashes for {len(self.feeds)} samples")
+        if self.labels is not None and len(self.labels) != len(self.feeds):
+            raise DataError(
+                f"{self.source}: {len(self.labels)} labels for {len(self.feeds)} samples; give one label a sample"
+            )
+
+    def __len__(self) -> int:
+        return len(self.feeds)
+
+    def subset(self, indices: Sequence[int], source: str | None = None) -> Samples:
+        """Return the samples at `indices`, in that order; feeds stay lazy."""
+        chosen = [int(index) for index in indices]
+        labels = self.labels
+        if labels is not None:
+            labels = labels[np.asarray(chosen, int)] if isinstance(labels, np.ndarray) else [labels[i] for i in chosen]
+        return Samples(
+            feeds=pick(self.feeds, chosen),
+            labels=labels,
+            source=self.source if source is None else source,
+            hashes=tuple(self.hashes[i] for i in chosen),
+            notes=self.notes,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """The sets of a run: what is collected on, what a candidate is gated on, and what the report is measured on.
+
+    `notes` are sentences for the user: how the sets came about, and what was done to the data.
+    """
+
+    calibration: Samples
+    validation: Samples
+    test: Samples | None = None
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,106 @@
+"""A plan as JSON: written by `--save-plan`, read by `apply`. Schemes and ranks, and what model they are for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnx_lowrank.errors import PlanError
+from onnx_lowrank.options import Options, Sensitivity
+from onnx_lowrank.types import Plan, Ranks
+
+FORMAT = "onnx-lowrank plan"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SavedChoice:
+    """One factored weight."""
+
+    site: str
+    weight: str
+    shape: tuple[int, ...]
+    scheme: str
+    ranks: Ranks
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPlan:
+    """What is needed to repeat a plan: the model's hash, how the factors were made, and the choices."""
+
+    model_sha256: str
+    sensitivity: Sensitivity
+    seed: int
+    rank_multiple: int
+    choices: tuple[SavedChoice, ...]
+    tool: str = ""
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the factors depend on calibration samples."""
+        return self.sensitivity != "weights"
+
+    @staticmethod
+    def of(
+        plan: Plan, shapes: Mapping[str, tuple[int, ...]], model_sha256: str, options: Options, tool: str
+    ) -> SavedPlan:
+        """Return the saved form of a plan; `shapes` are the sites' by id."""
+        choices = tuple(
+            SavedChoice(c.site, c.weight, shapes[c.site], c.option.scheme, c.option.ranks) for c in plan.factored
+        )
+        return SavedPlan(model_sha256, options.sensitivity, options.seed, options.rank_multiple, choices, tool)
+
+    def to_json(self) -> str:
+        """Return the text of the plan file."""
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "tool": self.tool,
+            "model_sha256": self.model_sha256,
+            "sensitivity": self.sensitivity,
+            "seed": self.seed,
+            "rank_multiple": self.rank_multiple,
+            "choices": [
+                {"site": c.site, "weight": c.weight, "shape": list(c.shape), "scheme": c.scheme, "ranks": list(c.ranks)}
+                for c in self.choices
+            ],
+        }
+        return json.dumps(content, indent=2) + "\n"
+
+
+def read_plan(path: Path) -> SavedPlan:
+    """Return the plan in a file. Raises PlanError, one line, for anything that is not such a file."""
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PlanError(f"{path}: no such file; give a plan written by `optimize --save-plan`") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise PlanError(f"{path} cannot be read as a plan; give a file written by `optimize --save-plan`") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise PlanError(f"{path} is not a plan; give a file written by `optimize --save-plan`")
+    if content.get("version") != VERSION:
+        raise PlanError(f"{path} is a plan of version {content.get('version')}; this tool reads version {VERSION}")
+    try:
+        choices = tuple(
+            SavedChoice(
+                str(c["site"]),
+                str(c["weight"]),
+                tuple(int(n) for n in c["shape"]),
+                str(c["scheme"]),
+                tuple(int(n) for n in c["ranks"]),
+            )
+            for c in content["choices"]
+        )
+        return SavedPlan(
+            str(content["model_sha256"]),
+            content["sensitivity"],
+            int(content["seed"]),
+            int(content["rank_multiple"]),
+            choices,
+            str(content.get("tool", "")),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise PlanError(f"{path} is damaged ({type(error).__name__}: {error}); save the plan again") from error

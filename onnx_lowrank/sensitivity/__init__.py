@@ -1,0 +1,8 @@
+"""Sensitivity: sites and samples -> curves, the cost and the predicted loss of every option."""
+
+from __future__ import annotations
+
+from onnx_lowrank.sensitivity.decompose import Decomposed, decompose, decompose_plain
+from onnx_lowrank.sensitivity.probe import probe_curves
+
+__all__ = ["Decomposed", "decompose", "decompose_plain", "probe_curves"]

@@ -1,0 +1,207 @@
+"""Small ONNX models for tests, built with numpy. Nothing here has a default seed, tolerance or size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from onnx_lowrank.calibration import Observed, observe, stream_moments
+from onnx_lowrank.options import Options
+from onnx_lowrank.rewrite import rewrite
+from onnx_lowrank.runtime import Runner
+from onnx_lowrank.schemes import Factors, by_name
+from onnx_lowrank.sites import Found, find_sites
+from onnx_lowrank.types import Array, Choice, Cost, Feed, Moments, Option, Plan, Ranks, Site
+
+OPSET = 17
+IR = 8
+ANY = object()
+"""In a shape: a dimension of unknown size."""
+
+
+def value(name: str, shape: Sequence[Any], kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, [None if size is ANY else size for size in shape])
+
+
+def node(op: str, inputs: Sequence[str], outputs: Sequence[str], name: str = "", **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(op, list(inputs), list(outputs), name or None, None, attributes.pop("domain", None),
+                            None, **attributes)  # fmt: skip
+
+
+def constant(name: str, array: Array) -> onnx.NodeProto:
+    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array, f"{name}_value"))
+
+
+def build(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    weights: Mapping[str, Array],
+    *,
+    opset: int = OPSET,
+    ir: int = IR,
+    domains: Mapping[str, int] | None = None,
+    functions: Sequence[onnx.FunctionProto] = (),
+) -> onnx.ModelProto:
+    """Return a model; with IR 3 its initializers are listed as inputs, as they had to be then."""
+    tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()]
+    listed = list(inputs)
+    if ir < 4:
+        listed += [value(t.name, list(t.dims), t.data_type) for t in tensors]
+    graph = helper.make_graph(list(nodes), "graph", listed, list(outputs), tensors)
+    imports = [helper.make_opsetid("", opset), *(helper.make_opsetid(d, v) for d, v in (domains or {}).items())]
+    return helper.make_model(graph, opset_imports=imports, ir_version=ir, functions=list(functions))
+
+
+def weight(shape: tuple[int, ...], seed: int, *, rank: int | None = None) -> Array:
+    """Return float32 numbers of variance 1 / fan-in; with `rank` the (out, in · k) matrix has just that."""
+    rng = np.random.default_rng(seed)
+    matrix = rng.standard_normal((shape[0], int(np.prod(shape[1:]))))
+    if rank is not None:
+        matrix = rng.standard_normal((shape[0], rank)) @ rng.standard_normal((rank, matrix.shape[1])) / np.sqrt(rank)
+    return (matrix / np.sqrt(matrix.shape[1])).reshape(shape).astype(np.float32)
+
+
+def normal(shape: Sequence[int], seed: int) -> Array:
+    return np.random.default_rng(seed).standard_normal(tuple(shape)).astype(np.float32)
+
+
+def correlated(count: int, width: int, seed: int) -> Array:
+    """Return (count, width) float32 vectors with a falling spectrum: what whitening is for."""
+    rng = np.random.default_rng(seed)
+    basis, _ = np.linalg.qr(rng.standard_normal((width, width)))
+    return (rng.standard_normal((count, width)) * 0.8 ** np.arange(width) @ basis.T).astype(np.float32)
+
+
+def linear(W: Array, *, bias: Array | None = None, batch: Any = ANY) -> onnx.ModelProto:
+    """y = x W (+ b), one MatMul."""
+    columns, rows = W.shape
+    nodes = [node("MatMul", ["x", "W"], ["h" if bias is not None else "y"], "fc")]
+    weights = {"W": W}
+    if bias is not None:
+        nodes.append(node("Add", ["h", "b"], ["y"], "add"))
+        weights["b"] = bias
+    return build(nodes, [value("x", [batch, columns])], [value("y", [batch, rows])], weights)
+
+
+def mlp(widths: Sequence[int], ranks: Sequence[int | None], seed: int) -> onnx.ModelProto:
+    """Gemm, Relu, Gemm, …: `ranks` are those of the weights fc0, fc1, …; input x, output y, both (batch, width)."""
+    nodes, weights, current = [], {}, "x"
+    for index, rank in enumerate(ranks):
+        last = index == len(ranks) - 1
+        weights[f"fc{index}"] = weight((widths[index + 1], widths[index]), seed + index, rank=rank)
+        weights[f"b{index}"] = 0.1 * normal([widths[index + 1]], seed + 100 + index)
+        output = "y" if last else f"h{index}"
+        nodes.append(node("Gemm", [current, f"fc{index}", f"b{index}"], [output], f"gemm{index}", transB=1))
+        if not last:
+            nodes.append(node("Relu", [output], [f"r{index}"]))
+        current = f"r{index}"
+    return build(nodes, [value("x", ["batch", widths[0]])], [value("y", ["batch", widths[-1]])], weights)
+
+
+def convnet(channels: Sequence[int], ranks: Sequence[int | None], classes: int, seed: int) -> onnx.ModelProto:
+    """3×3 Conv with weights *and biases* in Constant nodes (as Paddle writes them), Relu, pool, Gemm; 8×8 images."""
+    nodes, current = [], "x"
+    for index, rank in enumerate(ranks):
+        shape = (channels[index + 1], channels[index], 3, 3)
+        nodes += [
+            constant(f"k{index}", weight(shape, seed + index, rank=rank)),
+            constant(f"b{index}", normal([channels[index + 1]], seed + 50 + index)),
+            node("Conv", [current, f"k{index}", f"b{index}"], [f"c{index}"], f"conv{index}", pads=[1, 1, 1, 1]),
+            node("Relu", [f"c{index}"], [f"r{index}"]),
+        ]
+        current = f"r{index}"
+    nodes += [node("GlobalAveragePool", [current], ["pooled"]), node("Flatten", ["pooled"], ["flat"])]
+    nodes.append(node("Gemm", ["flat", "head"], ["y"], "head_gemm", transB=1))
+    head = weight((classes, channels[-1]), seed + 99)
+    return build(nodes, [value("x", ["n", channels[0], 8, 8])], [value("y", ["n", classes])], {"head": head})
+
+
+def run(model: onnx.ModelProto, feed: Feed) -> dict[str, Array]:
+    return Runner(model, provider="cpu", threads=1).run(feed)
+
+
+def feeds_of(array: Array, name: str = "x") -> list[Feed]:
+    """Return one feed a row, with its batch axis."""
+    return [{name: array[i : i + 1]} for i in range(len(array))]
+
+
+def found_in(model: onnx.ModelProto, *, multiple: int = 1) -> Found:
+    return find_sites(model, multiple=multiple)
+
+
+def the_site(model: onnx.ModelProto, *, multiple: int = 1) -> tuple[Found, Site]:
+    found = found_in(model, multiple=multiple)
+    (site,) = found.sites
+    return found, site
+
+
+def options(**changes: Any) -> Options:
+    return Options(**{"provider": "cpu", "threads": 1, "rank_multiple": 1, **changes})
+
+
+def moments_of(
+    model: onnx.ModelProto, feeds: Sequence[Feed], *, batch: int = 1, seed: int = 0
+) -> dict[str, Moments]:
+    """Return the moments of every site over the feeds."""
+    found = found_in(model)
+    chosen = options(seed=seed)
+    seen = observed(model, found, feeds)
+    return {site.id: fit for site, fit, _ in stream_moments(model, found, seen, feeds, feeds[:1], chosen, batch=batch)}
+
+
+def observed(model: onnx.ModelProto, found: Found, feeds: Sequence[Feed]) -> Observed:
+    return observe(model, found, feeds, options())
+
+
+def plan_of(picks: Mapping[str, tuple[str, Ranks]], found: Found) -> Plan:
+    """Return a plan: site id -> (scheme, ranks)."""
+    weights = {site.id: site.weight for site in found.sites}
+    return Plan(tuple(Choice(s, weights[s], Option(scheme, ranks, Cost())) for s, (scheme, ranks) in picks.items()))
+
+
+def factored(model: onnx.ModelProto, picks: Mapping[str, tuple[str, int]], *, multiple: int = 1) -> onnx.ModelProto:
+    """Return the model with sites factored by the plain weight: site id -> (scheme, rank)."""
+    found = found_in(model, multiple=multiple)
+    sites = {site.id: site for site in found.sites}
+    factors: dict[tuple[str, str], Factors] = {
+        (s, scheme): by_name(scheme).factor(found.weight(sites[s]), None, None, (rank,))
+        for s, (scheme, rank) in picks.items()
+    }
+    plan = plan_of({s: (scheme, (rank,)) for s, (scheme, rank) in picks.items()}, found)
+    return rewrite(model, found, plan, factors)
+
+
+def full_rank(scheme: str, shape: tuple[int, ...]) -> int:
+    """Return the rank at which a scheme is exact."""
+    kernel = int(np.prod(shape[2:]))
+    if scheme == "kernel-last":
+        return min(shape[1], shape[0] * kernel)
+    return min(shape[0], shape[1] * kernel)
+
+
+def fitting(shape: tuple[int, ...]) -> list[str]:
+    """Return the schemes made for a canonical shape."""
+    return ["svd"] if int(np.prod(shape[2:])) == 1 else ["kernel-first", "kernel-last"]
+
+
+def elements(model: onnx.ModelProto) -> int:
+    """Return the elements of all initializers and Constant nodes of the main graph."""
+    total = sum(int(np.prod(t.dims)) for t in model.graph.initializer)
+    for each in model.graph.node:
+        total += sum(int(np.prod(a.t.dims)) for a in each.attribute if each.op_type == "Constant" and a.name == "value")
+    return total
+
+
+def ops(model: onnx.ModelProto) -> list[str]:
+    return [each.op_type for each in model.graph.node]
+
+
+def relative_squared(expected: Array, got: Array, *, without: Array | float = 0.0) -> float:
+    """Return ‖got − expected‖² over ‖expected − without‖² (`without`: the bias), float64."""
+    first, second = np.asarray(expected, np.float64), np.asarray(got, np.float64)
+    return float(((second - first) ** 2).sum() / ((first - without) ** 2).sum())

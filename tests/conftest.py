@@ -1,0 +1,29 @@
+"""What every test shares: one hypothesis profile (deterministic, no deadline: machines are busy) and a still clock."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from onnx_lowrank.timing import Timing
+from onnx_lowrank.types import Interval
+
+settings.register_profile(
+    "suite",
+    max_examples=30,
+    deadline=None,
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("suite")
+
+
+@pytest.fixture
+def no_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the seconds that latency measurement takes; what it says decides nothing."""
+    timing = Timing(first_ms=1.0, second_ms=1.0, ratio=Interval(1.0, 1.0, 1.0), pairs=1)
+    for name in ("onnx_lowrank.pipeline.optimize", "onnx_lowrank.pipeline.compare"):
+        monkeypatch.setattr(importlib.import_module(name), "interleaved", lambda *a, **k: timing)

@@ -1,0 +1,96 @@
+"""Law: a predicted cost is that of the real arrays, and predicted multiply-accumulates are those really done."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+from builders import elements, factored, fitting, found_in, full_rank, observed, run
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from strategies import CASES, Case
+
+from onnx_lowrank.calibration import expose
+from onnx_lowrank.cost import dense_layout, layout_cost
+from onnx_lowrank.runtime import Runner
+from onnx_lowrank.schemes import SCHEMES, by_name
+
+
+def brute_macs(model: onnx.ModelProto, x: np.ndarray) -> int:
+    """Count from the tensors that onnxruntime gives: output elements × the terms of each."""
+    names = [n.output[0] for n in model.graph.node if n.op_type != "Constant" and n.output[0] != "y"]
+    runner = Runner(expose(model, names), provider="cpu", threads=1, optimize=False)
+    shapes = {name: array.shape for name, array in runner.run({"x": x}).items()} | {"x": x.shape}
+    shapes |= {t.name: tuple(t.dims) for t in model.graph.initializer}
+    total = 0
+    for each in model.graph.node:
+        if each.op_type == "Constant":
+            continue
+        flags = {a.name: a.i for a in each.attribute}
+        left, right = shapes[each.input[0]], shapes[each.input[1]]
+        if each.op_type == "Conv":
+            terms = math.prod(right[1:])
+        else:
+            terms = left[0] if flags.get("transA") else left[-1]
+        total += math.prod(shapes[each.output[0]]) * terms
+    return total
+
+
+@pytest.mark.parametrize("op", sorted(CASES))
+def test_cost_is_that_of_the_real_arrays(op: str):
+    @given(CASES[op](), st.integers(0, 2**31))
+    def law(case: Case, pick: int):
+        found = found_in(case.model)
+        assume(found.sites)
+        (site,) = found.sites
+        places = observed(case.model, found, [{"x": case.x}]).places[site.id]
+        dense = layout_cost(site, dense_layout(site), places)
+        assert dense.parameters == math.prod(site.shape)
+        assert dense.bytes == 4 * dense.parameters
+        assert dense.macs == brute_macs(case.model, case.x)
+        assert observed(case.model, found, [{"x": case.x}]).macs == dense.macs
+        for name in fitting(site.shape):
+            rank = 1 + pick % full_rank(name, site.shape)
+            cost = layout_cost(site, by_name(name).layout(site.shape, (rank,)), places)
+            changed = factored(case.model, {site.id: (name, rank)})
+            stored = [t for t in changed.graph.initializer if ".lowrank" in t.name and ".zero" not in t.name]
+            assert cost.parameters == sum(math.prod(t.dims) for t in stored)
+            assert cost.bytes == sum(len(t.raw_data) for t in stored)
+            assert cost.macs == brute_macs(changed, case.x)
+            spare = elements(changed) - (elements(case.model) - dense.parameters + cost.parameters)
+            assert spare == (1 if op == "Gemm" and case.model.opset_import[0].version < 11 else 0)  # a zero bias
+
+    law()
+
+
+@given(st.tuples(st.integers(1, 12), st.integers(1, 12)), st.lists(st.integers(1, 3), max_size=2), st.integers(1, 4))
+def test_offered_ranks_save_and_are_all_that_save(ends: tuple[int, int], kernel: list[int], multiple: int):
+    shape = (*ends, *kernel)
+    for scheme in SCHEMES:
+        offered = [ranks[0] for ranks in scheme.ranks(shape, multiple)]
+        if scheme.name not in fitting(shape):
+            assert not offered
+            continue
+        most = full_rank(scheme.name, shape)
+        cost = {r: sum(math.prod(s) for s, _ in scheme.layout(shape, (r,))) for r in range(1, most + 1)}
+        assert offered == [r for r in cost if r % multiple == 0 and cost[r] < math.prod(shape)]
+
+
+@given(st.tuples(st.integers(2, 6), st.integers(2, 6)), st.lists(st.integers(1, 3), max_size=3), st.integers(0, 99))
+def test_layout_is_that_of_the_chain(ends: tuple[int, int], kernel: list[int], seed: int):
+    shape = (*ends, *kernel)
+    W = np.random.default_rng(seed).standard_normal(shape)
+    for name in fitting(shape):
+        for rank in range(1, full_rank(name, shape) + 1):
+            chain = by_name(name).factor(W, None, None, (rank,)).chain((rank,))
+            assert chain.layout == by_name(name).layout(shape, (rank,))
+            assert all(stage.weight.dtype == np.float32 for stage in chain.stages)
+
+
+def test_brute_force_counts_what_it_should():
+    from builders import linear, normal, weight
+
+    assert brute_macs(linear(weight((6, 5), 0)), normal([3, 6], 1)) == 3 * 6 * 5
+    assert run(linear(weight((6, 5), 0)), {"x": normal([3, 6], 1)})["y"].shape == (3, 5)

@@ -1,0 +1,124 @@
+"""Laws of the allocation: exact against enumeration, always feasible, None where infeasible, more budget never worse."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnx_lowrank.plan import Problem, knapsack, lossless, solve
+from onnx_lowrank.plan.knapsack import lagrangian
+from onnx_lowrank.plan.problem import amount
+from onnx_lowrank.types import Cost, Curve, Option
+
+NUMBERS = st.one_of(st.just(0.0), st.floats(1e-6, 10.0), st.integers(0, 5).map(float))
+GROUP = st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=5)
+GROUPS = st.lists(GROUP, min_size=1, max_size=4)
+
+
+def arrays(groups: list[list[tuple[float, float]]]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    return [np.array([p[0] for p in g]) for g in groups], [np.array([p[1] for p in g]) for g in groups]
+
+
+def total(values: list[np.ndarray], picks: tuple[int, ...] | list[int]) -> float:
+    return math.fsum(float(v[p]) for v, p in zip(values, picks, strict=True))
+
+
+def enumerated(losses: list[np.ndarray], costs: list[np.ndarray], budget: float) -> float | None:
+    every = itertools.product(*(range(len(loss)) for loss in losses))
+    fitting = [total(losses, picks) for picks in every if total(costs, picks) <= budget * (1 + 1e-9)]
+    return min(fitting, default=None)
+
+
+@given(GROUPS, st.floats(0, 20))
+def test_solve_is_exact_and_says_none_where_nothing_fits(groups: list[list[tuple[float, float]]], budget: float):
+    losses, costs = arrays(groups)
+    best = enumerated(losses, costs, budget)
+    picks = solve(losses, costs, budget)
+    if best is None:
+        assert picks is None
+        return
+    assert picks is not None
+    assert len(picks) == len(groups)
+    assert total(costs, picks) <= budget * (1 + 1e-8)
+    assert total(losses, picks) == pytest.approx(best, rel=2e-6, abs=1e-9)
+
+
+@given(GROUPS, st.floats(0, 20))
+def test_lagrangian_is_always_feasible(groups: list[list[tuple[float, float]]], budget: float):
+    losses, costs = arrays(groups)
+    if total(costs, [int(np.argmin(c)) for c in costs]) > budget:
+        return
+    kept = [knapsack._undominated(loss, cost) for loss, cost in zip(losses, costs, strict=True)]
+    losses = [loss[k] for loss, k in zip(losses, kept, strict=True)]
+    costs = [cost[k] for cost, k in zip(costs, kept, strict=True)]
+    picks = lagrangian(losses, costs, budget)
+    assert total(costs, picks) <= budget * (1 + 1e-9) + 1e-12
+    best = enumerated(losses, costs, budget)
+    assert total(losses, picks) >= best - 1e-9
+
+
+@given(GROUPS, st.floats(0, 20))
+def test_without_an_exact_solver_the_answer_is_feasible(groups: list[list[tuple[float, float]]], budget: float):
+    losses, costs = arrays(groups)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(knapsack, "_milp", lambda *a, **k: None)
+        picks = solve(losses, costs, budget)
+    assert (picks is None) == (total(costs, [int(np.argmin(c)) for c in costs]) > budget * (1 + 1e-9))
+    if picks is not None:
+        assert total(costs, picks) <= budget * (1 + 1e-8) + 1e-12
+
+
+@given(GROUPS, st.lists(st.floats(0, 20), min_size=2, max_size=4))
+def test_more_budget_is_never_worse(groups: list[list[tuple[float, float]]], budgets: list[float]):
+    losses, costs = arrays(groups)
+    found = [picks for budget in sorted(budgets) if (picks := solve(losses, costs, budget)) is not None]
+    for tight, loose in itertools.pairwise(found):
+        assert total(losses, loose) <= total(losses, tight) * (1 + 2e-6) + 1e-9
+
+
+def test_ten_thousandfold_scales_do_not_blur_the_choice():
+    """HiGHS works with absolute tolerances: tiny losses and huge costs must still be told apart."""
+    losses = [np.array([0.0, 1e-9, 5e-9]), np.array([0.0, 2e-9, 4e-9])]
+    costs = [np.array([4e9, 3e9, 1e9]), np.array([4e9, 2e9, 1e9])]
+    assert solve(losses, costs, 5e9) == [1, 1]
+    assert solve(losses, costs, 5e9 - 1e3) == [1, 2]
+
+
+CURVES = st.lists(
+    st.lists(st.tuples(st.integers(1, 99), st.floats(1e-6, 1.0), st.floats(1e-6, 5.0)), min_size=1, max_size=4),
+    min_size=1,
+    max_size=4,
+)
+
+
+def problem_of(drawn: list[list[tuple[int, float, float]]]) -> Problem:
+    """Sites of 100 parameters; options of rank 1, 2, … with the drawn costs, errors and losses."""
+    curves = []
+    for index, options in enumerate(drawn):
+        dense = Option("dense", (), Cost(100, 400, 1000.0))
+        others = [Option("svd", (r + 1,), Cost(p, 4 * p, 10.0 * p), e, x) for r, (p, e, x) in enumerate(options)]
+        curves.append(Curve(f"s{index}", (dense, *others)))
+    return Problem(tuple(curves), {c.site: f"w{c.site}" for c in curves}, "parameters")
+
+
+@given(CURVES, st.floats(0, 1), st.floats(0, 1))
+def test_plans_stay_within_budget_and_more_budget_predicts_no_worse(
+    drawn: list[list[tuple[int, float, float]]], one: float, other: float
+):
+    problem = problem_of(drawn)
+    span = problem.dense - problem.smallest
+    tight, loose = (problem.smallest + share * span for share in sorted((one, other)))
+    plans = [problem.best(budget, "law") for budget in (tight, loose)]
+    assert all(plan is not None for plan in plans)
+    assert plans[1].loss <= plans[0].loss * (1 + 2e-6) + 1e-9
+    for budget in (tight, loose):
+        for plan in lossless(problem, budget):
+            assert amount(plan.cost, "parameters") <= budget * (1 + 1e-8)
+            assert plan.factored, "a plan that changes nothing is not worth measuring"
+    assert problem.best(problem.smallest - 1, "law") is None
+    assert problem.best(problem.dense, "law").loss == 0.0

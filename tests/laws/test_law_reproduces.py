@@ -1,0 +1,115 @@
+"""Law: at full rank every scheme at every operator reproduces the original in onnxruntime."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from builders import factored, fitting, full_rank, moments_of, plan_of, run, the_site, weight
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import CASES, Case
+
+from onnx_lowrank.ops import OPS
+from onnx_lowrank.rewrite import rewrite
+from onnx_lowrank.schemes import SCHEMES, by_name
+from onnx_lowrank.sites import Found
+from onnx_lowrank.types import Site
+
+PAIRS = [
+    ("MatMul", "svd"), ("Gemm", "svd"), ("Conv", "svd"), ("Conv", "kernel-first"), ("Conv", "kernel-last"),
+]  # fmt: skip
+"""Every operator × every scheme that can meet it. Explicit, so that a new one is missed here, not forgotten."""
+
+
+def test_the_table_names_every_operator_and_every_scheme():
+    assert {op for op, _ in PAIRS} == {op.op_type for op in OPS} == set(CASES)
+    assert {scheme for _, scheme in PAIRS} == {scheme.name for scheme in SCHEMES}
+
+
+def cases(op: str, scheme: str) -> st.SearchStrategy[tuple[Case, Found, Site]]:
+    """Nodes whose weight the tool finds worth factoring and the scheme is made for."""
+    located = CASES[op]().map(lambda case: (case, *_located(case)))
+    return located.filter(lambda found: found[2] is not None and scheme in fitting(found[2].shape))
+
+
+def _located(case: Case) -> tuple[Found | None, Site | None]:
+    from builders import found_in
+
+    found = found_in(case.model)
+    return found, found.sites[0] if found.sites else None
+
+
+@pytest.mark.parametrize(("op", "scheme"), PAIRS)
+def test_full_rank_reproduces_the_original(op: str, scheme: str):
+    @given(cases(op, scheme))
+    def law(drawn: tuple[Case, Found, Site]):
+        case, _, site = drawn
+        expected = run(case.model, {"x": case.x})["y"]
+        got = run(factored(case.model, {site.id: (scheme, full_rank(scheme, site.shape))}), {"x": case.x})["y"]
+        assert got.shape == expected.shape
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+    law()
+
+
+@pytest.mark.parametrize(("op", "scheme"), PAIRS)
+def test_full_rank_reproduces_the_original_with_a_basis_fitted_on_too_few_samples(op: str, scheme: str):
+    """One sample leaves most directions unseen: they must not be lost at full rank."""
+
+    @given(cases(op, scheme))
+    def law(drawn: tuple[Case, Found, Site]):
+        case, found, site = drawn
+        moments = moments_of(case.model, [{"x": case.x}])[site.id]
+        if not moments.A.any():
+            return  # a window that sees nothing but padding
+        rank = (full_rank(scheme, site.shape),)
+        factors = {(site.id, scheme): by_name(scheme).factor(found.weight(site), moments, moments, rank)}
+        got = run(rewrite(case.model, found, plan_of({site.id: (scheme, rank)}, found), factors), {"x": case.x})["y"]
+        np.testing.assert_allclose(got, run(case.model, {"x": case.x})["y"], rtol=1e-3, atol=1e-4)
+
+    law()
+
+
+@pytest.mark.parametrize(("op", "scheme"), PAIRS)
+def test_less_than_full_rank_does_not_reproduce_it(op: str, scheme: str):
+    """The laws above can fail: at half the rank the output is another one."""
+
+    @given(cases(op, scheme))
+    def law(drawn: tuple[Case, Found, Site]):
+        case, _, site = drawn
+        rank = full_rank(scheme, site.shape) // 2
+        if not rank:
+            return
+        expected = run(case.model, {"x": case.x})["y"]
+        got = run(factored(case.model, {site.id: (scheme, rank)}), {"x": case.x})["y"]
+        if np.abs(expected).max(initial=0.0) > 0.5:
+            assert not np.allclose(got, expected, rtol=1e-6, atol=1e-7)
+
+    law()
+
+
+@given(st.integers(2, 6), st.integers(2, 6), st.lists(st.integers(1, 3), min_size=1, max_size=3), st.integers(0, 99))
+def test_dense_is_the_product_of_the_chain(rows: int, columns: int, kernel: list[int], seed: int):
+    """What probing substitutes is what the graph will compute."""
+    W = weight((rows, columns, *kernel), seed)
+    for scheme in SCHEMES:
+        if scheme.name not in fitting(W.shape):
+            continue
+        rank = max(full_rank(scheme.name, W.shape) // 2, 1)
+        factors = scheme.factor(W.astype(np.float64), None, None, (rank,))
+        first, last = (stage.weight.astype(np.float64) for stage in factors.chain((rank,)).stages)
+        ones = (1,) * len(kernel)
+        if first.shape[2:] == ones:
+            product = np.einsum("or...,ri->oi...", last, first.reshape(rank, columns))
+        else:
+            product = np.einsum("or,ri...->oi...", last.reshape(rows, rank), first)
+        assert factors.dense((rank,)).shape == W.shape
+        np.testing.assert_allclose(factors.dense((rank,)), product, rtol=1e-9, atol=1e-12)
+
+
+def test_the_site_of_a_case_is_the_weight():
+    from builders import linear
+
+    found, site = the_site(linear(weight((6, 5), 0)))
+    assert (site.weight, site.shape, site.sharers) == ("W", (5, 6), ("y",))
+    assert found.parameters == 30

@@ -1,0 +1,64 @@
+"""Law: the same seed gives the same bytes, and `apply` of the saved plan gives the same weights, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from builders import convnet, mlp, normal, options
+
+from onnx_lowrank.model_io import content_hash
+from onnx_lowrank.options import Compact, Gate, Options
+from onnx_lowrank.pipeline import apply, optimize
+from onnx_lowrank.result import Result
+from onnx_lowrank.saved_plan import SavedPlan, read_plan
+
+GOAL = Compact(gate=Gate(max_drop=0.2))
+MODELS = {
+    "mlp": lambda: (mlp([16, 24, 20, 8], [4, 4, None], 3), {"x": normal([64, 16], 1)}),
+    "conv": lambda: (convnet([3, 12, 16], [3, 4], 8, 5), {"x": normal([40, 3, 8, 8], 2)}),
+}
+
+pytestmark = pytest.mark.usefixtures("no_timing")
+
+
+def saved(result: Result, settings: Options) -> SavedPlan:
+    shapes = {site.id: site.shape for site in result.sites}
+    return SavedPlan.of(result.plan, shapes, result.source_hash, settings, "test")
+
+
+@pytest.mark.parametrize("sensitivity", ["inputs", "weights"])
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_same_seed_same_bytes_and_the_plan_gives_the_same_weights(name: str, sensitivity: str, tmp_path: Path):
+    model, data = MODELS[name]()
+    settings = options(rank_multiple=2, metric="relative-l2", sensitivity=sensitivity, seed=3)
+    files = [tmp_path / f"{i}.onnx" for i in range(2)]
+    results = [optimize(model, data, GOAL, settings, output=file) for file in files]
+    assert results[0].changed, results[0].reason
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+    (tmp_path / "plan.json").write_text(saved(results[0], settings).to_json(), encoding="utf-8")
+    again = apply(
+        read_plan(tmp_path / "plan.json"), model, data if sensitivity == "inputs" else None,
+        Options(provider="cpu", threads=1), output=tmp_path / "applied.onnx",
+    )  # fmt: skip
+    expected = {t.name: onnx.numpy_helper.to_array(t) for t in results[0].model.graph.initializer}
+    applied = {t.name: onnx.numpy_helper.to_array(t) for t in again.graph.initializer}
+    assert applied.keys() == expected.keys()
+    for key, array in expected.items():
+        np.testing.assert_array_equal(applied[key], array, strict=True)
+    assert [n.SerializeToString() for n in again.graph.node] == [
+        n.SerializeToString() for n in results[0].model.graph.node
+    ]
+    assert content_hash(onnx.load(tmp_path / "applied.onnx")) == content_hash(again)
+
+
+def test_another_seed_draws_another_validation_set():
+    model, data = MODELS["mlp"]()
+    verdicts = [
+        optimize(model, data, GOAL, options(rank_multiple=2, metric="relative-l2", seed=seed)).verdict
+        for seed in (0, 1)
+    ]
+    assert verdicts[0].drop.estimate != verdicts[1].drop.estimate

@@ -1,0 +1,90 @@
+"""Measure the zoo and write RESULTS.md.
+
+    python -m models minilm --out zoo/minilm      # and so on, see models/README.md
+    python tools/bench.py --zoo zoo
+
+Every measurement is a JSON line in OUT/*.jsonl, keyed by model, cell, seed, tool version and the model's hash; one that
+is there is not run again, so an interrupted run goes on where it stopped. RESULTS.md is made of these lines alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import curves, goals
+from benchmarks.lines import Lines, Setting
+from benchmarks.tables import document
+from benchmarks.zoo import ROOT, read_entry
+
+from onnx_lowrank.errors import LowRankError
+
+MODELS = ("crepe", "minilm", "ppocr", "efficientnet")
+PARTS = {"memory": goals.measure_memory, "goals": goals.measure, "curves": curves.measure}
+
+
+def main() -> int:
+    """Run what is asked for and missing, then write the tables."""
+    given = _arguments()
+    zoo, out = given.zoo.resolve(), given.out.resolve()
+    results = (given.results or (given.out if given.quick else ROOT) / "RESULTS.md").resolve()
+    os.chdir(ROOT)
+    lines = Lines(out, Setting(given.seed, given.threads, given.quick))
+    failures = [] if given.tables_only else _run(zoo, given.models, given.part, lines)
+    results.parent.mkdir(parents=True, exist_ok=True)
+    results.write_text(document(lines.all(), MODELS, lines.setting), encoding="utf-8")
+    print(f"written: {results}")
+    for failure in failures:
+        print(f"FAILED {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _run(zoo: Path, models: list[str], parts: list[str], lines: Lines) -> list[str]:
+    """Measure; a part that fails does not keep the others from running."""
+    failures = []
+    for name in models:
+        entry = read_entry(zoo, name)
+        for part in (part for part in PARTS if part in parts):
+            start = time.perf_counter()
+            try:
+                PARTS[part](entry, lines)
+            except (LowRankError, goals.RunError) as error:
+                failures.append(f"{name}, {part}: {error}")
+                print(failures[-1], file=sys.stderr, flush=True)
+            print(f"{name}: {part} took {time.perf_counter() - start:.0f} s", flush=True)
+    return failures
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--zoo", type=Path, required=True, help="directory with a folder for each model")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench-out", help="raw lines and models (bench-out)")
+    parser.add_argument("--results", type=Path, help="file to write (RESULTS.md; with --quick OUT/RESULTS.md)")
+    parser.add_argument("--models", type=_some_of(MODELS), default=list(MODELS), help=f"of {','.join(MODELS)}")
+    parser.add_argument("--part", type=_some_of(tuple(PARTS)), default=list(PARTS), help=f"of {','.join(PARTS)}")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="0 (all cores)")
+    parser.add_argument("--quick", action="store_true", help="80 %% alone, 64 samples a test set, one goal: a trial")
+    parser.add_argument("--tables-only", action="store_true", help="measure nothing, write the tables again")
+    return parser.parse_args()
+
+
+def _some_of(allowed: tuple[str, ...]) -> Callable[[str], list[str]]:
+    """Return a parser of a comma-separated choice."""
+
+    def parse(text: str) -> list[str]:
+        chosen = text.split(",")
+        unknown = [name for name in chosen if name not in allowed]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(allowed)}")
+        return chosen
+
+    return parse
+
+
+if __name__ == "__main__":
+    sys.exit(main())

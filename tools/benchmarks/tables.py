@@ -1,0 +1,162 @@
+"""RESULTS.md from raw lines: it is generated, never typed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from statistics import median
+
+from benchmarks.curves import ALLOCATIONS, BASELINE, LEVELS, SENSITIVITIES, cell_name
+from benchmarks.goal_table import goal_table
+from benchmarks.lines import Line, Setting
+from benchmarks.targets import MOST_MEMORY, Found, targets
+from benchmarks.wording import KINDS, NONE, changed, megabytes, number, percent, table, with_interval
+
+READING = (
+    "A cell `.656 → .641 (−.015 [−.031, .001])` is the original's metric, the compressed model's, and the change with"
+    " its 95 % interval, paired over the n samples of the set: exact for values of 0 and 1, bootstrap for a metric of"
+    " the set as a whole. Every other `[…]` is a 95 % interval, too. Samples are taken as independent; where some share"
+    " a source (three frames of a note, crops of a photograph) the intervals are narrower than they ought to be.",
+    "*Plain* is SVD of the weight (`--sensitivity weights`), *whitened* is SVD in the metric of the inputs"
+    " (`--sensitivity inputs`, the default). *Uniform* keeps the same share of every weight, *global* has the least"
+    " predicted loss over all of them: what `optimize` does. *Factorable* parameters are those of the weights that"
+    " `onnx-lowrank inspect` lists. At a fixed share, ranks are chosen on calibration samples alone; a goal's plan is"
+    " also gated on validation samples, so its drop there is the better for having been chosen. No test set chooses"
+    " anything. MB is 10⁶ bytes.",
+)
+
+
+def document(lines: Sequence[Line], models: tuple[str, ...], setting: Setting) -> str:
+    """Return the text of RESULTS.md."""
+    found = {(line["part"], line["model"], line["cell"]): line["data"] for line in lines}
+    measured = [model for model in models if any(key[1] == model for key in found)]
+    title = "# Results" + (" of a quick trial: not to be quoted" if setting.quick else "")
+    text = [title, "", "Written by `tools/bench.py`; do not edit.", "", "## Targets", ""]
+    rows = [(each.asked, each.mark, each.measured or NONE) for each in targets(found, models)]
+    text += table(("must be shown", "", "measured"), rows, figures=False)
+    text += ["## How to read it", "", *(line for part in READING for line in (part, ""))]
+    for model in measured:
+        text += _model(found, model)
+    text += [*_memory(found), *_how(lines, measured, setting)]
+    return "\n".join(text).rstrip() + "\n"
+
+
+def _model(found: Found, model: str) -> list[str]:
+    text = [f"## {model}", ""]
+    about = found.get(("curves", model, BASELINE))
+    if about is not None:
+        share = about["factorable"] / about["parameters"]
+        text += [
+            f"{megabytes(about['bytes'])} MB, {about['parameters'] / 1e6:.2f} M parameters, {percent(share)} of them in"
+            f" {about['sites']} factorable weights."
+            f" Samples: {', '.join(f'{name} {n}' for name, n in about['counts'].items())}.",
+            "",
+            *_originals(about),
+            *_curves(found, model, about),
+        ]
+    return text + goal_table(found, model)
+
+
+def _originals(about: Line) -> list[str]:
+    rows = [
+        (name, _metric(each), str(each["n"]), with_interval(each["original"]), each["note"])
+        for name, each in about["sets"].items()
+    ]
+    return table(("the original on", "metric", "n", "value", "what it is"), rows, figures=False)
+
+
+def _metric(each: Line) -> str:
+    return f"`{each['metric'].rpartition(':')[2]}`"
+
+
+def _cells(found: Found, model: str) -> list[tuple[str, list[Line | None]]]:
+    """Return (method, one cell a level) for what was measured."""
+    rows = []
+    for sensitivity in SENSITIVITIES:
+        for allocation in ALLOCATIONS:
+            cells = [found.get(("curves", model, cell_name(sensitivity, allocation, level))) for level in LEVELS]
+            if any(cells):
+                rows.append((f"{KINDS[sensitivity]}, {allocation}", cells))
+    return rows
+
+
+def _curves(found: Found, model: str, about: Line) -> list[str]:
+    rows = _cells(found, model)
+    if not rows:
+        return []
+    share = about["factorable"] / about["parameters"]
+    heads = [f"{percent(level, 0)} ({percent(1 - share * (1 - level), 0)})" for level in LEVELS]
+    text = ["### At a share of the factorable parameters (in brackets: of the whole model's)", ""]
+    for name, each in about["sets"].items():
+        if name.startswith("test"):
+            label = f"{name}, {_metric(each)}, n = {each['n']}, original {number(each['original'][0])}"
+            text += table((label, *heads), [(method, *(_said(c, name) for c in cells)) for method, cells in rows])
+    unit = next((cell["unit"] for _, cells in rows for cell in cells if cell and cell["reachable"]), "")
+    label = f"predicted loss, {unit}; weights factored; share kept"
+    return text + table((label, *heads), [(method, *map(_predicted, cells)) for method, cells in rows])
+
+
+def _said(data: Line | None, test: str) -> str:
+    if data is None:
+        return NONE
+    return changed(data["tests"][test]) if data["reachable"] else "unreachable"
+
+
+def _predicted(data: Line | None) -> str:
+    if data is None or not data["reachable"]:
+        return NONE
+    return f"{data['predicted']:.2g}; {data['factored']}; {percent(data['kept_factorable'])}"
+
+
+def _memory(found: Found) -> list[str]:
+    rows, commands = [], []
+    for (part, model, _), data in sorted(found.items()):
+        if part == "memory":
+            met = "PASS" if data["peak_bytes"] < MOST_MEMORY else "**FAIL**"
+            peak, most = (f"{size / 1e6:,.0f}" for size in (data["peak_bytes"], MOST_MEMORY))
+            rows.append((model, peak, most, met, f"{data['seconds']:.0f}", str(data["exit"])))
+            commands.append(data["command"])
+    if not rows:
+        return []
+    head = ("model", "peak, MB", "target: under, MB", "", "seconds", "exit code")
+    text = ["## Memory of the command line", "", "The process's largest resident set (`ru_maxrss`).", ""]
+    return [*text, *table(head, rows), "```sh", *commands, "```", ""]
+
+
+def _how(lines: Sequence[Line], measured: Sequence[str], setting: Setting) -> list[str]:
+    given = f" --threads {setting.threads}" if setting.threads else ""
+    given += " --quick" if setting.quick else ""
+    return [
+        "## How it was measured",
+        "",
+        "```sh",
+        *(f"python -m models {model} --out zoo/{model}" for model in measured),
+        f"python tools/bench.py --zoo zoo --seed {setting.seed}{given}",
+        "```",
+        "",
+        *_circumstances(lines),
+    ]
+
+
+def _circumstances(lines: Sequence[Line]) -> list[str]:
+    """Return where the lines come from: machines, versions, states of the source, and how busy it was."""
+    if not lines:
+        return ["Nothing was measured yet."]
+    text = []
+    for machine, count in Counter(_machine(line) for line in lines).items():
+        text.append(f"- {machine} ({count} cells)")
+    sources = Counter(line["source"] for line in lines)
+    states = ", ".join(f"`{source}` ({count} cells)" for source, count in sources.items())
+    loads = [line["load"] for line in lines]
+    text += [
+        f"- state of `onnx_lowrank/` (a hash of its source): {states}",
+        f"- load average when a cell was done: median {median(loads):.1f}, most {max(loads):.1f}",
+    ]
+    return text
+
+
+def _machine(line: Line) -> str:
+    about = dict(line["machine"])
+    place = f"{about.pop('cpu')}, {about.pop('cores')} cores, {about.pop('system')}"
+    threads = f"{line['threads']} threads" if line["threads"] else "as many threads as cores"
+    return f"{place}, {threads}; {', '.join(f'{name} {number}' for name, number in about.items())}"
