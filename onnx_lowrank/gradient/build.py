@@ -28,6 +28,7 @@ class GradientGraph:
     gradients: target -> output that holds its gradient.
     unreached: target -> why it has none, naming the operator without a rule.
     backward: the nodes, by name, that only the gradient needs.
+    elems: tensor -> element type.
     """
 
     model: ModelProto
@@ -35,6 +36,7 @@ class GradientGraph:
     gradients: Mapping[str, str]
     unreached: Mapping[str, str]
     backward: frozenset[str]
+    elems: Mapping[str, int]
 
 
 def build_gradient(
@@ -156,15 +158,17 @@ class _Backward:
         model = self._model(gradients)
         kept = {node.name for node in model.graph.node}
         backward = frozenset(node.name for node in self.emit.nodes if node.name in kept)
-        return GradientGraph(model, self.seeds, gradients, unreached, backward)
+        tensors = {name for node in model.graph.node for name in (*node.input, *node.output) if name}
+        elems = {name: self.emit.elems.get(name) or self.forward.elem(name) for name in tensors}
+        return GradientGraph(model, self.seeds, gradients, unreached, backward, elems)
 
     def _model(self, gradients: Mapping[str, str]) -> ModelProto:
         forward = self.forward
         given = {value.name for value in forward.outputs}
         outputs = [
             *forward.outputs,
-            *(_info(name, forward.elem(name)) for name in self.seeds if name not in given),
-            *(_info(name, forward.elem(target)) for target, name in gradients.items()),
+            *(_info(forward, name, name) for name in self.seeds if name not in given),
+            *(_info(forward, target, name) for target, name in gradients.items()),
         ]
         nodes = _needed([*forward.nodes, *self.emit.nodes], {value.name for value in outputs})
         model = ModelProto(ir_version=max(int(forward.source.ir_version), 8), producer_name="onnx-lowrank")
@@ -173,7 +177,7 @@ class _Backward:
         graph.name = "gradient"
         graph.node.extend(nodes)
         graph.input.extend(forward.inputs)
-        graph.input.extend(_info(seed, forward.elem(name)) for name, seed in self.seeds.items())
+        graph.input.extend(_info(forward, name, seed) for name, seed in self.seeds.items())
         graph.output.extend(outputs)
         used = {name for node in nodes for name in reads(node)} | {value.name for value in outputs}
         for name, tensor in (*forward.weights.items(), *self.emit.constants.items()):
@@ -183,8 +187,10 @@ class _Backward:
         return model
 
 
-def _info(name: str, elem: int) -> ValueInfoProto:
-    return helper.make_tensor_value_info(name, elem, None)
+def _info(forward: Forward, like: str, name: str) -> ValueInfoProto:
+    """The type of a tensor of the forward graph under another name; of its shape only the rank, if that is known."""
+    dims = forward.dims(like)
+    return helper.make_tensor_value_info(name, forward.elem(like), None if dims is None else [None] * len(dims))
 
 
 def _needed(nodes: Sequence[NodeProto], wanted: set[str]) -> list[NodeProto]:

@@ -21,6 +21,12 @@ OPSET = 17
 """The oldest operator set that the rules write; older models are raised to it."""
 SAME_FROM = 13
 """From this version to OPSET no operator changed its meaning, but for RoiAlign's default and training batch norms."""
+STAND_INS = {
+    **dict.fromkeys(("Gelu", "QuickGelu", "FastGelu"), "Relu"),
+    **dict.fromkeys(("BiasGelu", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), "Add"),
+    "FusedMatMul": "MatMul",
+}
+"""Operators that inference does not know -> one of the standard that gives the same shape."""
 
 
 class Forward:
@@ -102,7 +108,11 @@ class Forward:
 
     def infer(self) -> None:
         """Infer shapes and element types anew (what the file says of intermediate tensors is not trusted)."""
-        model = onnx.shape_inference.infer_shapes(self.skeleton(), strict_mode=False, data_prop=True)
+        skeleton = self.skeleton()
+        for node in skeleton.graph.node:
+            if node.domain == "com.microsoft" and node.op_type in STAND_INS:
+                _stand_in(node)
+        model = onnx.shape_inference.infer_shapes(skeleton, strict_mode=False, data_prop=True)
         self._inferred = {}
         for values in (model.graph.input, model.graph.output, model.graph.value_info):
             self._inferred.update((value.name, value) for value in values if value.type.HasField("tensor_type"))
@@ -150,6 +160,16 @@ class Forward:
         self.names |= set(_names(model.graph))
         self.domains.update({e.domain: int(e.version) for e in model.opset_import if e.domain not in ("", "ai.onnx")})
         self.opset = next((int(e.version) for e in model.opset_import if e.domain in ("", "ai.onnx")), self.opset)
+
+
+def _stand_in(node: NodeProto) -> None:
+    """Turn a node, which only inference sees, into its stand-in; a product that transposes has none."""
+    if any(a.name.startswith("trans") and a.i for a in node.attribute):
+        return
+    node.op_type, node.domain = STAND_INS[node.op_type], ""
+    del node.attribute[:]
+    del node.input[1 if node.op_type == "Relu" else 2 :]
+    del node.output[1:]
 
 
 def _own_domain(node: NodeProto) -> NodeProto:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 
 import numpy as np
@@ -20,8 +21,10 @@ Expansion = Callable[[Step], "list[Value | None]"]
 MICROSOFT = "com.microsoft"
 
 
-def fused_nodes(node: NodeProto, forward: Forward) -> list[NodeProto] | None:
+def fused_nodes(node: NodeProto, forward: Forward, used: AbstractSet[str]) -> list[NodeProto] | None:
     """Return the nodes that compute what a fused node does under the same output names, None where it is not known.
+
+    `used` are the tensors that something reads: other outputs are not computed.
 
     Raises NoRule for an attribute or input that is not handled.
     """
@@ -31,11 +34,11 @@ def fused_nodes(node: NodeProto, forward: Forward) -> list[NodeProto] | None:
     emit = Emitter(forward.names, forward.opset, f"{node.op_type}/")
     values = expansion(Step(forward, emit, node))
     for index, name in enumerate(node.output):
-        if name:
-            value = values[index] if index < len(values) else None
-            if value is None:
-                raise NoRule(f"its output {index} is used")
+        value = values[index] if index < len(values) else None
+        if value is not None and name:
             emit.nodes.append(_named(value, name))
+        elif name in used:
+            raise NoRule(f"its output {index} is used")
     forward.weights.update(emit.constants)
     return emit.nodes
 
@@ -112,8 +115,6 @@ def _rms(x: Value, scale: Value, epsilon: float) -> Value:
 
 def embed_layer_normalization(step: Step) -> list[Value | None]:
     """Word + position (+ segment) embeddings, normalised; the sum is the third output."""
-    if step.has(7) or (len(step.node.output) > 1 and step.node.output[1]):
-        raise NoRule("its mask index is used")
     emit, ids = step.emit, step.x(0)
     total = emit.op("Gather", step.x(2), ids, axis=0)
     if step.has(8):
@@ -130,7 +131,7 @@ def embed_layer_normalization(step: Step) -> list[Value | None]:
 
 def attention(step: Step) -> list[Value | None]:
     """Self-attention with packed weights: input · W + b, split into heads, softmax(QKᵀ·scale + masks) V."""
-    if step.has(4) or step.has(6) or step.integer("do_rotary", 0) or len([o for o in step.node.output if o]) > 1:
+    if step.has(4) or step.has(6) or step.integer("do_rotary", 0):
         raise NoRule("past keys or rotary embeddings")
     emit, x, weight = step.emit, step.x(0), step.x(1)
     heads = step.integer("num_heads", 0)

@@ -55,12 +55,13 @@ def take_apart(forward: Forward, targets: Sequence[str], outputs: Sequence[str])
     refused: set[str] = set()
     while True:
         reach = reach_of(forward, targets, outputs)
+        used = {name for node in forward.nodes for name in reads(node)} | {value.name for value in forward.outputs}
         nodes, forward.nodes = forward.nodes, []
         changed = False
         for node in nodes:
             parts = None
             if (node.domain, node.op_type) not in RULES and node.output[0] not in refused and reach.holds(node):
-                parts = _parts(node, forward)
+                parts = _parts(node, forward, used | set(outputs))
                 if parts is None:
                     refused.add(node.output[0])
             changed = changed or parts is not None
@@ -70,8 +71,8 @@ def take_apart(forward: Forward, targets: Sequence[str], outputs: Sequence[str])
         forward.infer()
 
 
-def _parts(node: NodeProto, forward: Forward) -> list[NodeProto] | None:
+def _parts(node: NodeProto, forward: Forward, used: set[str]) -> list[NodeProto] | None:
     try:
-        return fused_nodes(node, forward) or function_nodes(node, forward)
+        return fused_nodes(node, forward, used) or function_nodes(node, forward)
     except NoRule:
         return None

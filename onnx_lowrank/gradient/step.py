@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-import numpy as np
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, helper
 
 from onnx_lowrank.gradient.forward import Forward
 from onnx_lowrank.gradient.values import Emitter, NoRule, Value
@@ -72,6 +71,7 @@ class Step:
             self.node.output.append("")
         if not self.node.output[index]:
             self.node.output[index] = self.emit.fresh(f"{self.node.op_type}_{index}")
+        self.emit.elems[self.node.output[index]] = elem
         return Value(self.emit, self.node.output[index], elem)
 
     def constant(self, index: int) -> Array | None:
@@ -112,8 +112,3 @@ class Step:
 
 Rule: TypeAlias = Callable[[Step], Gradients]
 """Returns the gradient at each input of the step's node; raises NoRule where it has none to offer."""
-
-
-def array_of(tensor: TensorProto) -> Array:
-    """Return a tensor's data as an array."""
-    return np.asarray(numpy_helper.to_array(tensor))

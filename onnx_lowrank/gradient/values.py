@@ -88,7 +88,9 @@ class Value:
 
     def compare(self, op_type: str, other: Operand) -> Value:
         """Return a boolean tensor: Equal, Less, Greater, …"""
-        return replace(self._binary(op_type, other), elem=BOOL)
+        value = replace(self._binary(op_type, other), elem=BOOL)
+        self.emit.elems[value.name] = BOOL
+        return value
 
     def mask(self, op_type: str, other: Operand) -> Value:
         """Return 1 where the comparison holds and 0 elsewhere, in this tensor's element type."""
@@ -125,6 +127,7 @@ class Emitter:
         self.prefix = prefix
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
+        self.elems: dict[str, int] = {}
         self._count = 0
         self._known: dict[tuple[Any, ...], Value] = {}
 
@@ -149,13 +152,15 @@ class Emitter:
         """Append a node with one output, of the first operand's element type unless `elem` says otherwise."""
         name = self.fresh(op_type)
         self._append(op_type, inputs, [name], domain, attributes)
-        return Value(self, name, next(x.elem for x in inputs if x is not None) if elem is None else elem, dims)
+        self.elems[name] = next(x.elem for x in inputs if x is not None) if elem is None else elem
+        return Value(self, name, self.elems[name], dims)
 
     def ops(self, op_type: str, inputs: Sequence[Value | None], count: int, **attributes: Any) -> tuple[Value, ...]:
         """Append a node with `count` outputs, all of the first operand's element type."""
         names = [self.fresh(op_type) for _ in range(count)]
         self._append(op_type, inputs, names, "", attributes)
         elem = next(x.elem for x in inputs if x is not None)
+        self.elems.update(dict.fromkeys(names, elem))
         return tuple(Value(self, name, elem) for name in names)
 
     def _append(

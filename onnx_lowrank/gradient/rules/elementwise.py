@@ -91,7 +91,16 @@ def clip(step: Step) -> Gradients:
         low = unbroadcast(g * x.mask("Less", step.x(1)), step.x(1))
     if step.wants(2):
         high = unbroadcast(g * x.mask("Greater", step.x(2)), step.x(2))
-    return [g * y.mask("Equal", x) if step.wants(0) else None, low, high]
+    return [g * _inside(step, x, y) if step.wants(0) else None, low, high]
+
+
+def _inside(step: Step, x: Value, y: Value) -> Value:
+    """1 where x is between the bounds. From y alone where both are known: then Clip can be fused with what makes x."""
+    low, high = step.constant(1), step.constant(2)
+    if low is None or high is None or low.size != 1 or high.size != 1:
+        return y.mask("Equal", x)
+    above = y - float(low.item()) if low.item() else y
+    return (above * (float(high.item()) - y)).mask("Greater", 0.0)
 
 
 def choose(step: Step) -> Gradients:

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
+from gradient_finite import Erf, Gelu
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
-
-from tests.unit.gradient.finite import Erf, Gelu
 
 
 class Conv(OpRun):

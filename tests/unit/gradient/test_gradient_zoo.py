@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from gradient_double import Double
 
 from onnx_lowrank.gradient import build_gradient
 from onnx_lowrank.runtime import Runner
-from tests.unit.gradient.double import Double
 
 pytestmark = pytest.mark.zoo
 ZOO = Path(os.environ.get("ONNX_LOWRANK_ZOO_MODELS", "/nonexistent"))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from gradient_finite import Case, check, draw, law, node
 from hypothesis import given
 from hypothesis import strategies as st
-
-from tests.unit.gradient.finite import Case, check, draw, law, node
 
 SEEDS = st.integers(0, 2**16)
 

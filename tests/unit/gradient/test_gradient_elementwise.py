@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from gradient_finite import Case, check, draw, ints, law, node, positive
 from hypothesis import given
 from hypothesis import strategies as st
-
-from tests.unit.gradient.finite import Case, check, draw, ints, law, node, positive
 
 SEEDS = st.integers(0, 2**16)
 OPSETS = st.sampled_from([13, 17, 18, 21])

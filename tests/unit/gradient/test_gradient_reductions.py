@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from gradient_finite import Case, check, draw, gradients, ints, law, node, positive
 from hypothesis import given
 from hypothesis import strategies as st
-
-from tests.unit.gradient.finite import Case, check, draw, gradients, ints, law, node, positive
 
 SEEDS = st.integers(0, 2**16)
 REDUCTIONS = ["Sum", "Mean", "Max", "Min", "L1", "L2", "SumSquare", "LogSum", "LogSumExp", "Prod"]

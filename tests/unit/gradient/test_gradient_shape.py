@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from gradient_finite import Case, check, draw, ints, law, node
 from hypothesis import assume, given
 from hypothesis import strategies as st
-
-from tests.unit.gradient.finite import Case, check, draw, ints, law, node
 
 SEEDS = st.integers(0, 2**16)
 SHAPES = st.lists(st.integers(1, 4), min_size=1, max_size=4)
