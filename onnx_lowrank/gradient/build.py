@@ -14,6 +14,7 @@ from onnx_lowrank.gradient.slice import Reach, reach_of, reads, take_apart
 from onnx_lowrank.gradient.step import Step
 from onnx_lowrank.gradient.tensor_ops import total
 from onnx_lowrank.gradient.values import Emitter, NoRule, Value
+from onnx_lowrank.gradient.wide_pads import apart_from_wide_pads
 
 NO_PATH = "no differentiable path"
 
@@ -124,6 +125,7 @@ class _Backward:
     def _named(self, value: Value, wish: str, taken: set[str]) -> str:
         """Give a gradient its output name: the node that makes it is renamed; a seed, or one given away, is copied."""
         name = self._free(wish)
+        self.emit.elems[name], self.emit.dims[name] = value.elem, value.dims
         made = [node for node in self.emit.nodes if value.name in node.output]
         if not made or value.name in taken:
             self.emit.nodes.append(helper.make_node("Identity", [value.name], [name], name=name))
@@ -171,6 +173,7 @@ class _Backward:
             *(_info(forward, target, name) for target, name in gradients.items()),
         ]
         nodes = _needed([*forward.nodes, *self.emit.nodes], {value.name for value in outputs})
+        nodes = apart_from_wide_pads(nodes, lambda name: self.emit.dims.get(name) or forward.dims(name), self.emit)
         model = ModelProto(ir_version=max(int(forward.source.ir_version), 8), producer_name="onnx-lowrank")
         model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in forward.imports())
         graph = model.graph

@@ -11,6 +11,7 @@ import numpy as np
 from onnx import NodeProto
 
 from onnx_lowrank.gradient.forward import Forward
+from onnx_lowrank.gradient.fused_linear import fused_conv, fused_gemm
 from onnx_lowrank.gradient.step import Step
 from onnx_lowrank.gradient.tensor_ops import reshape, unsqueeze
 from onnx_lowrank.gradient.values import INT64, Emitter, NoRule, Value
@@ -201,6 +202,8 @@ EXPANSIONS: Mapping[tuple[str, str], Expansion] = MappingProxyType(
         (MICROSOFT, "SkipSimplifiedLayerNormalization"): skip_simplified_layer_normalization,
         (MICROSOFT, "EmbedLayerNormalization"): embed_layer_normalization,
         (MICROSOFT, "Attention"): attention,
+        (MICROSOFT, "FusedConv"): fused_conv,
+        (MICROSOFT, "FusedGemm"): fused_gemm,
         ("", "SimplifiedLayerNormalization"): simplified_layer_normalization,
         (MICROSOFT, "SimplifiedLayerNormalization"): simplified_layer_normalization,
     }

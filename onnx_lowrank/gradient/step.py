@@ -83,6 +83,11 @@ class Step:
         value = self._attribute(name)
         return None if value is None else [int(v) for v in value]
 
+    def numbers(self, name: str) -> list[float] | None:
+        """Return a list attribute of numbers, None where it is left out."""
+        value = self._attribute(name)
+        return None if value is None else [float(v) for v in value]
+
     def integer(self, name: str, default: int) -> int:
         """Return an integer attribute."""
         value = self._attribute(name)

@@ -128,6 +128,7 @@ class Emitter:
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
         self.elems: dict[str, int] = {}
+        self.dims: dict[str, Dims | None] = {}
         self._count = 0
         self._known: dict[tuple[Any, ...], Value] = {}
 
@@ -153,6 +154,7 @@ class Emitter:
         name = self.fresh(op_type)
         self._append(op_type, inputs, [name], domain, attributes)
         self.elems[name] = next(x.elem for x in inputs if x is not None) if elem is None else elem
+        self.dims[name] = dims
         return Value(self, name, self.elems[name], dims)
 
     def ops(self, op_type: str, inputs: Sequence[Value | None], count: int, **attributes: Any) -> tuple[Value, ...]:

@@ -99,8 +99,11 @@ def _inside(step: Step, x: Value, y: Value) -> Value:
     low, high = step.constant(1), step.constant(2)
     if low is None or high is None or low.size != 1 or high.size != 1:
         return y.mask("Equal", x)
-    above = y - float(low.item()) if low.item() else y
-    return (above * (float(high.item()) - y)).mask("Greater", 0.0)
+    if not float(low.item()) < float(high.item()):
+        return y.mask("Equal", x)
+    # y is above the one bound or below the other, so both hold where the answers agree (cheaper than And).
+    above, below = y.compare("Greater", float(low.item())), y.compare("Less", float(high.item()))
+    return above.compare("Equal", below).cast(y.elem)
 
 
 def choose(step: Step) -> Gradients:

@@ -299,9 +299,12 @@ def test_seeds_before_the_softmax():
 
 def test_every_operator_that_the_issue_lists_has_a_rule_or_a_body():
     """Batch, Group and the rest: by name, so that one that goes missing is noticed."""
-    listed = """MatMul Gemm Conv ConvTranspose BatchNormalization LayerNormalization InstanceNormalization
-    RMSNormalization Add Sub Mul Div Pow Neg Sqrt Exp Log Erf Abs Reciprocal Min Max Clip Where Relu LeakyRelu PRelu
-    Elu Selu Sigmoid HardSigmoid HardSwish Tanh Gelu Softplus Softmax LogSoftmax Mish Swish MaxPool AveragePool GlobalAveragePool
-    GlobalMaxPool ReduceMean ReduceSum ReduceMax ReduceL2 Reshape Flatten Transpose Squeeze Unsqueeze Expand Concat
-    Split Slice Pad Gather GatherElements Tile Resize DepthToSpace Cast Identity Dropout Einsum ScatterND"""
+    listed = """
+    MatMul Gemm Conv ConvTranspose BatchNormalization LayerNormalization InstanceNormalization
+    RMSNormalization Add Sub Mul Div Pow Neg Sqrt Exp Log Erf Abs Reciprocal Min Max Clip Where Relu LeakyRelu
+    PRelu Elu Selu Sigmoid HardSigmoid HardSwish Tanh Gelu Softplus Softmax LogSoftmax Mish Swish MaxPool
+    AveragePool GlobalAveragePool GlobalMaxPool ReduceMean ReduceSum ReduceMax ReduceL2 Reshape Flatten
+    Transpose Squeeze Unsqueeze Expand Concat Split Slice Pad Gather GatherElements Tile Resize DepthToSpace
+    Cast Identity Dropout Einsum ScatterND
+    """
     assert not [name for name in listed.split() if ("", name) not in RULES]

@@ -72,6 +72,28 @@ def test_embed_layer_normalization():
     check(case, rtol=2e-3, seed=0, targets=list(tables))
 
 
+@pytest.mark.parametrize(
+    ("activation", "parameters"),
+    [("Relu", None), ("Clip", [0.0, 1.0]), ("LeakyRelu", [0.2]), ("HardSigmoid", [0.3, 0.4]), ("Tanh", None)],
+)
+@pytest.mark.parametrize("added", [False, True])
+def test_fused_conv(activation, parameters, added):
+    inputs = {"x": draw(0, 1, 2, 5, 5)} | ({"z": draw(3, 1, 3, 5, 5)} if added else {})
+    attributes = {} if parameters is None else {"activation_params": parameters}
+    names = ["x", "w", "b", *(["z"] if added else [])]
+    conv = node("FusedConv", names, domain=MS, activation=activation, pads=[1] * 4, **attributes)
+    case = Case([conv], inputs, {"w": draw(1, 3, 2, 3, 3) / 3, "b": draw(2, 3)}, static=True, single=True, step=1e-3)
+    check(case, rtol=3e-3, seed=0)
+
+
+@pytest.mark.parametrize("activation", ["Relu", "LeakyRelu", "Tanh"])
+def test_fused_gemm(activation):
+    gemm = node("FusedGemm", ["x", "w", "b"], domain=MS, activation=activation, activation_alpha=0.2, transB=1)
+    inputs = {"x": draw(0, 2, 3)}
+    case = Case([gemm], inputs, {"w": draw(1, 4, 3), "b": draw(2, 4)}, static=True, single=True, step=1e-3)
+    check(case, rtol=3e-3, seed=0)
+
+
 MASKS = {
     "none": None,
     "keys": np.array([[1, 1, 0], [1, 1, 1]], np.int32),
