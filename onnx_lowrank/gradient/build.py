@@ -159,10 +159,15 @@ class _Backward:
                 gradients[target] = self._named(gradient, f"gradient@{target}", set(gradients.values()))
         model = self._model(gradients)
         kept = {node.name for node in model.graph.node}
-        backward = frozenset(node.name for node in self.emit.nodes if node.name in kept)
+        backward = frozenset(node.name for node in self.emit.nodes if node.name in kept) - self._forward_needs(model)
         tensors = {name for node in model.graph.node for name in (*node.input, *node.output) if name}
         elems = {name: self.emit.elems.get(name) or self.forward.elem(name) for name in tensors}
         return GradientGraph(model, self.seeds, gradients, unreached, backward, elems)
+
+    def _forward_needs(self, model: ModelProto) -> set[str]:
+        """Nodes made here that the model's own outputs depend on: the padding in front of a convolution."""
+        outputs = {value.name for value in self.forward.outputs} | set(self.seeds)
+        return {node.name for node in _needed(model.graph.node, outputs)}
 
     def _model(self, gradients: Mapping[str, str]) -> ModelProto:
         forward = self.forward

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from onnx import ModelProto, NodeProto, helper
 
 from onnx_lowrank.gradient.forward import Forward
+from onnx_lowrank.gradient.simplify import simplify
 
 Kind: TypeAlias = Literal["softmax", "log_softmax", "sigmoid", "none"]
 KINDS: dict[str, Kind] = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
@@ -30,6 +31,7 @@ class Final:
 def final_activation(model: ModelProto, output: str) -> Final:
     """Return the activation that makes an output, through Identity, Cast and Dropout."""
     forward = Forward(model)
+    simplify(forward, [output])
     makers = {name: node for node in forward.nodes for name in node.output if name}
     node = makers.get(output)
     while node is not None and node.op_type in SAME and not node.domain:

@@ -13,7 +13,6 @@ from onnx_lowrank.gradient.tensor_ops import reduce_sum, reshape, transpose
 from onnx_lowrank.gradient.values import NoRule, Value
 from onnx_lowrank.types import Array
 
-
 SMALL_KERNEL = 2**18
 """Elements up to which a kernel is turned round here; onnxruntime does it once, on loading, with larger ones.
 

@@ -308,3 +308,47 @@ def test_every_operator_that_the_issue_lists_has_a_rule_or_a_body():
     Cast Identity Dropout Einsum ScatterND
     """
     assert not [name for name in listed.split() if ("", name) not in RULES]
+
+
+def test_a_softmax_of_before_opset_13_over_the_last_axis_is_one_node_again():
+    case = Case([node("Softmax", ["x"], axis=2)], {"x": draw(0, 2, 3, 4)}, opset=12, single=True, step=1e-2)
+    graph = check(case, rtol=1e-3, seed=0)
+    kinds = [made.op_type for made in graph.model.graph.node if made.name not in graph.backward]
+    assert kinds == ["Softmax"]
+    assert final_activation(case.model, "y").tensor == "x"
+
+
+@pytest.mark.parametrize("length", [40, 10])
+def test_wide_pads_of_a_long_kernel_stand_apart(length):
+    """Where they pay: with 20 taps and 40 positions, not with 10. In both halves; the result stays."""
+    conv = node("Conv", ["x", "w"], ["h"], pads=[10, 9])
+    case = Case([conv, node("Relu", ["h"], ["y"])], {"x": draw(0, 2, 3, length)}, {"w": draw(1, 4, 3, 20)}, single=True)
+    model = case.model
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = length
+    graph = build_gradient(model, ["x", "h"])
+    kinds = [made.op_type for made in graph.model.graph.node]
+    assert kinds.count("Pad") == (2 if length == 40 else 0)
+    seed = draw(2, 2, 4, length).astype(np.float32)
+    runner = GradientRunner(graph, provider="cpu", threads=1)
+    found = runner.run(case.inputs, lambda values: {"y": seed})
+    want = function(case.model, ["y"], reference=False)(case.inputs)[0]
+    np.testing.assert_allclose(found.values["y"], want, rtol=1e-4, atol=1e-4)
+    d = draw(3, 2, 3, length).astype(np.float32)
+    linear = Case([conv], {"x": d}, case.constants, single=True, outputs=("h",))
+    moved = function(linear.model, ["h"], reference=False)(linear.inputs)[0]
+    np.testing.assert_allclose((found.gradients["x"] * d).sum(), (found.gradients["h"] * moved).sum(), rtol=1e-3)
+
+
+def test_padding_in_front_of_a_convolution_is_merged():
+    """As exporters write it: the amounts are computed from constants."""
+    nodes = [
+        node("Concat", ["zero", "one"], ["pads"], axis=0),
+        node("Pad", ["x", "pads"], ["p"]),
+        node("Conv", ["p", "w"], ["y"], strides=[2]),
+    ]
+    constants = {"zero": ints(0, 0, 1), "one": ints(0, 0, 2), "w": draw(1, 3, 2, 3)}
+    case = Case(nodes, {"x": draw(0, 2, 2, 7)}, constants, static=True, single=True, step=1.0)
+    graph = check(case, rtol=1e-4, seed=0)
+    assert [made.op_type for made in graph.model.graph.node] == ["Conv", "ConvTranspose"]
+    kept = build_gradient(case.model, ["p"])
+    assert set(kept.gradients) == {"p"}
