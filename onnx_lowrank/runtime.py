@@ -169,6 +169,24 @@ class Runner:
             raise RuntimeProblem(f"onnxruntime cannot run the model on these inputs: {first_line(error)}") from error
         return dict(zip(self._names, values, strict=True))
 
+    def run_values(self, feed: Mapping[str, Any]) -> dict[str, Any]:
+        """Return output name -> onnxruntime's own value: another model takes it without a copy, `array_of` reads it.
+
+        The feed may hold arrays and such values. Raises RuntimeProblem like `run`.
+        """
+        wrap = ort.OrtValue.ortvalue_from_numpy
+        given = {k: wrap(np.ascontiguousarray(v)) if isinstance(v, np.ndarray) else v for k, v in feed.items()}
+        try:
+            values = self._session.run_with_ort_values(self._names, given)
+        except ORT_ERRORS as error:
+            raise RuntimeProblem(f"onnxruntime cannot run the model on these inputs: {first_line(error)}") from error
+        return dict(zip(self._names, values, strict=True))
+
+
+def array_of(value: Any) -> Array:
+    """Return the array in one of onnxruntime's own values."""
+    return np.asarray(value.numpy())
+
 
 def _open(model: onnx.ModelProto | Path, settings: Any, providers: list[str]) -> Any:
     try:

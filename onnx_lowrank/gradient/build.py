@@ -1,0 +1,212 @@
+"""From a forward graph to the graph of its gradient: reverse mode over the slice between targets and loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from onnx import ModelProto, NodeProto, ValueInfoProto, helper
+
+from onnx_lowrank.gradient.forward import Forward
+from onnx_lowrank.gradient.rules.table import RULES
+from onnx_lowrank.gradient.simplify import simplify
+from onnx_lowrank.gradient.slice import Reach, reach_of, reads, take_apart
+from onnx_lowrank.gradient.step import Step
+from onnx_lowrank.gradient.tensor_ops import total
+from onnx_lowrank.gradient.values import Emitter, NoRule, Value
+from onnx_lowrank.gradient.wide_pads import apart_from_wide_pads
+
+NO_PATH = "no differentiable path"
+
+
+@dataclass(frozen=True, slots=True)
+class GradientGraph:
+    """A graph that runs the model and then its gradient.
+
+    model: inputs are the model's and a seed for every differentiated output; outputs are the model's, the
+        differentiated ones, and the gradients.
+    seeds: differentiated output -> input that takes the loss's gradient there (same shape and type).
+    gradients: target -> output that holds its gradient.
+    unreached: target -> why it has none, naming the operator without a rule.
+    backward: the nodes, by name, that only the gradient needs.
+    elems: tensor -> element type.
+    """
+
+    model: ModelProto
+    seeds: Mapping[str, str]
+    gradients: Mapping[str, str]
+    unreached: Mapping[str, str]
+    backward: frozenset[str]
+    elems: Mapping[str, int]
+
+
+def build_gradient(
+    model: ModelProto,
+    targets: Sequence[str],
+    outputs: Sequence[str] | None = None,
+    *,
+    shapes: Mapping[str, Sequence[int | None]] | None = None,
+) -> GradientGraph:
+    """Return the graph that computes ∂loss/∂target for every target that a gradient reaches.
+
+    The loss enters by its gradient at `outputs` (any float tensors of the graph; default: all float outputs).
+    `shapes` are observed ones, tensor -> one entry an axis: a number where every run has this extent, else None
+    (`observed_ranks` makes them). They come before what shape inference finds. The model is not changed.
+    """
+    forward = Forward(model, shapes)
+    chosen = [v.name for v in forward.outputs if forward.is_float(v.name)] if outputs is None else list(outputs)
+    simplify(forward, [*targets, *chosen])
+    take_apart(forward, targets, chosen)
+    backward = _Backward(forward, targets, chosen)
+    backward.run()
+    return backward.result()
+
+
+class _Backward:
+    """One walk from the outputs to the targets."""
+
+    def __init__(self, forward: Forward, targets: Sequence[str], outputs: Sequence[str]) -> None:
+        self.forward = forward
+        self.targets = list(dict.fromkeys(targets))
+        self.emit = Emitter(forward.names, forward.opset, "gradient/")
+        self.reach: Reach = reach_of(forward, self.targets, outputs)
+        self.seeds: dict[str, str] = {}
+        self.parts: dict[str, list[Value]] = {}
+        self.blocked: dict[str, str] = {}
+        for name in dict.fromkeys(outputs):
+            self.seeds[name] = self._free(f"grad@{name}")
+            self.parts[name] = [Value(self.emit, self.seeds[name], forward.elem(name), forward.dims(name))]
+
+    def run(self) -> None:
+        """Visit every node of the slice once, last first."""
+        for node in reversed(self.forward.nodes):
+            if self.reach.holds(node):
+                reason = next((self.blocked[name] for name in node.output if name in self.blocked), None)
+                if reason is None and any(name in self.parts for name in node.output):
+                    reason = self._differentiate(node)
+                if reason is not None:
+                    self._block(node, reason)
+
+    def _differentiate(self, node: NodeProto) -> str | None:
+        """Add the node's share to the gradients at its inputs. Return why not, where it has no rule."""
+        what = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        rule = RULES.get((node.domain, node.op_type))
+        if rule is None:
+            return f"no rule for {what}"
+        grads = [self.gradient(name) for name in node.output]
+        wanted = [self._wanted(name) for name in node.input]
+        try:
+            found = rule(Step(self.forward, self.emit, node, grads, wanted))
+        except NoRule as refusal:
+            return f"no rule for this {what}: {refusal}"
+        for name, wants, value in zip(node.input, wanted, found, strict=False):
+            if wants and value is not None:
+                self.parts.setdefault(name, []).append(value)
+        return None
+
+    def gradient(self, name: str) -> Value | None:
+        """The gradient at a tensor, its parts added up once."""
+        parts = self.parts.get(name)
+        if not parts:
+            return None
+        if len(parts) > 1:
+            self.parts[name] = [total(parts)]
+        return Value(self.emit, self.parts[name][0].name, self.forward.elem(name), self.forward.dims(name))
+
+    def _wanted(self, name: str) -> bool:
+        return name in self.reach.below and self.forward.is_float(name)
+
+    def _block(self, node: NodeProto, reason: str) -> None:
+        """What is above an operator without a rule has no whole gradient, whatever other paths there are."""
+        for name in reads(node):
+            if self._wanted(name):
+                self.blocked.setdefault(name, reason)
+
+    def _named(self, value: Value, wish: str, taken: set[str]) -> str:
+        """Give a gradient its output name: the node that makes it is renamed; a seed, or one given away, is copied."""
+        name = self._free(wish)
+        self.emit.elems[name], self.emit.dims[name] = value.elem, value.dims
+        made = [node for node in self.emit.nodes if value.name in node.output]
+        if not made or value.name in taken:
+            self.emit.nodes.append(helper.make_node("Identity", [value.name], [name], name=name))
+            return name
+        for node in self.emit.nodes:
+            for names in (node.input, node.output):
+                for index, old in enumerate(names):
+                    if old == value.name:
+                        names[index] = name
+        for parts in self.parts.values():
+            parts[:] = [replace(part, name=name) if part.name == value.name else part for part in parts]
+        return name
+
+    def _free(self, wish: str) -> str:
+        if wish in self.forward.names:
+            return self.emit.fresh(wish)
+        self.forward.names.add(wish)
+        return wish
+
+    def result(self) -> GradientGraph:
+        """The finished graph."""
+        gradients: dict[str, str] = {}
+        unreached: dict[str, str] = {}
+        for target in self.targets:
+            gradient = self.gradient(target)
+            if target in self.blocked:
+                unreached[target] = self.blocked[target]
+            elif gradient is None:
+                unreached[target] = NO_PATH
+            else:
+                gradients[target] = self._named(gradient, f"gradient@{target}", set(gradients.values()))
+        model = self._model(gradients)
+        kept = {node.name for node in model.graph.node}
+        backward = frozenset(node.name for node in self.emit.nodes if node.name in kept) - self._forward_needs(model)
+        tensors = {name for node in model.graph.node for name in (*node.input, *node.output) if name}
+        elems = {name: self.emit.elems.get(name) or self.forward.elem(name) for name in tensors}
+        return GradientGraph(model, self.seeds, gradients, unreached, backward, elems)
+
+    def _forward_needs(self, model: ModelProto) -> set[str]:
+        """Nodes made here that the model's own outputs depend on: the padding in front of a convolution."""
+        outputs = {value.name for value in self.forward.outputs} | set(self.seeds)
+        return {node.name for node in _needed(model.graph.node, outputs)}
+
+    def _model(self, gradients: Mapping[str, str]) -> ModelProto:
+        forward = self.forward
+        given = {value.name for value in forward.outputs}
+        outputs = [
+            *forward.outputs,
+            *(_info(forward, name, name) for name in self.seeds if name not in given),
+            *(_info(forward, target, name) for target, name in gradients.items()),
+        ]
+        nodes = _needed([*forward.nodes, *self.emit.nodes], {value.name for value in outputs})
+        nodes = apart_from_wide_pads(nodes, lambda name: self.emit.dims.get(name) or forward.dims(name), self.emit)
+        model = ModelProto(ir_version=max(int(forward.source.ir_version), 8), producer_name="onnx-lowrank")
+        model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in forward.imports())
+        graph = model.graph
+        graph.name = "gradient"
+        graph.node.extend(nodes)
+        graph.input.extend(forward.inputs)
+        graph.input.extend(_info(forward, name, seed) for name, seed in self.seeds.items())
+        graph.output.extend(outputs)
+        used = {name for node in nodes for name in reads(node)} | {value.name for value in outputs}
+        for name, tensor in (*forward.weights.items(), *self.emit.constants.items()):
+            if name in used:
+                graph.initializer.append(tensor)
+                graph.initializer[-1].name = name
+        return model
+
+
+def _info(forward: Forward, like: str, name: str) -> ValueInfoProto:
+    """The type of a tensor of the forward graph under another name; of its shape only the rank, if that is known."""
+    dims = forward.dims(like)
+    return helper.make_tensor_value_info(name, forward.elem(like), None if dims is None else [None] * len(dims))
+
+
+def _needed(nodes: Sequence[NodeProto], wanted: set[str]) -> list[NodeProto]:
+    """The nodes that the wanted tensors depend on, in order."""
+    wanted = set(wanted)
+    kept = []
+    for node in reversed(nodes):
+        if any(name in wanted for name in node.output):
+            kept.append(node)
+            wanted.update(reads(node))
+    return kept[::-1]

@@ -1,0 +1,253 @@
+"""Conv and ConvTranspose: any rank, groups, strides, dilations, pads and auto_pad."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnx_lowrank.gradient.step import Gradients, Step
+from onnx_lowrank.gradient.tensor_ops import reduce_sum, reshape, transpose
+from onnx_lowrank.gradient.values import NoRule, Value
+from onnx_lowrank.types import Array
+
+SMALL_KERNEL = 2**18
+"""Elements up to which a kernel is turned round here; onnxruntime does it once, on loading, with larger ones.
+
+So the graph does not hold the large weights twice.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How a kernel slides: one entry a spatial axis. `begin` is None where the padding shows only at run time."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begin: tuple[int, ...] | None
+    end: tuple[int, ...] | None
+    auto_pad: str = "NOTSET"
+
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """From the first to the last tap."""
+        return tuple(d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True))
+
+
+def window_of(step: Step, kernel: Sequence[int], x: Value) -> Window:
+    """Return the window of a convolution or pooling node over x."""
+    n = len(kernel)
+    strides = tuple(step.integers("strides") or [1] * n)
+    dilations = tuple(step.integers("dilations") or [1] * n)
+    auto = step.text("auto_pad", "NOTSET")
+    window = Window(tuple(kernel), strides, dilations, None, None, auto)
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        return _same(window, x)
+    pads = step.integers("pads") or [0] * (2 * n)
+    if auto == "VALID":
+        pads = [0] * (2 * n)
+    return Window(tuple(kernel), strides, dilations, tuple(pads[:n]), tuple(pads[n:]), auto)
+
+
+def _same(window: Window, x: Value) -> Window:
+    """SAME pads: known where the stride is 1 or the extent of x is."""
+    begin, end = [], []
+    for axis, (extent, stride) in enumerate(zip(window.extents, window.strides, strict=True)):
+        size = x.dims[axis + 2] if x.dims is not None else None
+        if stride == 1:
+            pad = extent - 1
+        elif isinstance(size, int):
+            pad = max((-(-size // stride) - 1) * stride + extent - size, 0)
+        else:
+            return window
+        small, large = pad // 2, pad - pad // 2
+        begin.append(small if window.auto_pad == "SAME_UPPER" else large)
+        end.append(large if window.auto_pad == "SAME_UPPER" else small)
+    return Window(window.kernel, window.strides, window.dilations, tuple(begin), tuple(end), window.auto_pad)
+
+
+def kernel_of(step: Step, weight: Value) -> tuple[int, ...]:
+    """Return the kernel's extents. Raises NoRule where they are not known."""
+    sizes = weight.dims[2:] if weight.dims is not None else step.integers("kernel_shape")
+    if sizes is None or not all(isinstance(size, int) for size in sizes):
+        raise NoRule("the kernel's shape is unknown")
+    return tuple(size for size in sizes if isinstance(size, int))
+
+
+def conv(step: Step) -> Gradients:
+    """The data gradient is a convolution with the flipped kernel (stride 1), or a transposed convolution."""
+    x, weight, group = step.x(0), step.x(1), step.integer("group", 1)
+    window = window_of(step, kernel_of(step, weight), x)
+    gradients: list[Value | None] = [None, None, None]
+    if step.wants(0):
+        flipped = _flipped_pads(window)
+        if flipped is not None:
+            gradients[0] = _by_convolution(step, window, flipped, group)
+        else:
+            gradients[0] = scatter_windows(step.g, weight, window, x, group)
+    if step.wants(1):
+        raise NoRule("its kernel is computed in the graph")
+    if step.wants(2):
+        gradients[2] = _bias(step)
+    return gradients
+
+
+def _bias(step: Step) -> Value:
+    g = step.g
+    return reduce_sum(g, [0, *range(2, g.rank)], keepdims=False)
+
+
+def _flipped_pads(window: Window) -> list[int] | None:
+    """The pads of the convolution that undoes a stride-1 one, None where there is none."""
+    if window.begin is None or window.end is None or any(stride != 1 for stride in window.strides):
+        return None
+    begin = [extent - 1 - pad for extent, pad in zip(window.extents, window.begin, strict=True)]
+    end = [extent - 1 - pad for extent, pad in zip(window.extents, window.end, strict=True)]
+    return None if min(begin + end, default=0) < 0 else begin + end
+
+
+def _by_convolution(step: Step, window: Window, pads: list[int], group: int) -> Value:
+    """In onnxruntime's CPU provider 1.8 times faster than ConvTranspose (METHOD.md, section 3)."""
+    x = step.x(1)
+    small = x.name in step.forward.weights and step.forward.elements(x.name) <= SMALL_KERNEL
+    fixed = step.constant(1) if small else None
+    weight = step.emit.constant(flipped(fixed, group)) if fixed is not None else _flip(x, group)
+    return step.emit.op(
+        "Conv",
+        step.g,
+        weight,
+        dims=step.x().dims,
+        kernel_shape=list(window.kernel),
+        pads=pads,
+        dilations=list(window.dilations),
+        group=group,
+    )
+
+
+def flipped(weight: Array, group: int) -> Array:
+    """Return the kernel (out, in/group, *k) turned round, with input and output channels swapped within each group."""
+    out, width = weight.shape[:2]
+    parts = weight.reshape(group, out // group, width, *weight.shape[2:]).swapaxes(1, 2)
+    swapped = parts.reshape(group * width, out // group, *weight.shape[2:])
+    return np.ascontiguousarray(np.flip(swapped, axis=tuple(range(2, weight.ndim))))
+
+
+def _flip(weight: Value, group: int) -> Value:
+    """The same on a kernel that the graph computes."""
+    dims, emit = weight.dims, weight.emit
+    if dims is None or not all(isinstance(size, int) for size in dims):
+        raise NoRule("the kernel's shape is unknown")
+    out, width, *kernel = (int(size) for size in dims if size is not None)
+    parts = reshape(weight, [group, out // group, width, *kernel], (group, out // group, width, *kernel))
+    parts = transpose(parts, [0, 2, 1, *range(3, 3 + len(kernel))])
+    turned = reshape(parts, [group * width, out // group, *kernel])
+    axes, n = emit.ints(range(2, 2 + len(kernel))), len(kernel)
+    lowest = emit.ints([np.iinfo(np.int64).min] * n)
+    return emit.op("Slice", turned, emit.ints([-1] * n), lowest, axes, emit.ints([-1] * n))
+
+
+def scatter_windows(g: Value, weight: Value, window: Window, x: Value, group: int) -> Value:
+    """Return Σ over windows of g times the kernel, put where the window was in x: the adjoint of a convolution."""
+    common: dict[str, Any] = {
+        "kernel_shape": list(window.kernel),
+        "strides": list(window.strides),
+        "dilations": list(window.dilations),
+        "group": group,
+    }
+    exact = _exact_padding(g, window, x)
+    if exact is not None:
+        pads, missing = exact
+        return g.emit.op("ConvTranspose", g, weight, dims=x.dims, pads=pads, output_padding=missing, **common)
+    # Take everything the windows touch and up to a stride more, then cut x out of it.
+    room = [stride - 1 for stride in window.strides]
+    whole = g.emit.op("ConvTranspose", g, weight, output_padding=room, **common)
+    n = len(window.kernel)
+    starts = g.emit.ints(window.begin) if window.begin is not None else same_begin(window, x)
+    starts = g.emit.op("Max", starts, g.emit.ints([0]))
+    sizes = g.emit.concat([g.emit.size(x, axis) for axis in range(2, 2 + n)])
+    return g.emit.op("Slice", whole, starts, starts + sizes, g.emit.ints(range(2, 2 + n)), dims=x.dims)
+
+
+def _exact_padding(g: Value, window: Window, x: Value) -> tuple[list[int], list[int]] | None:
+    """Pads and output padding that give x's extents, None where they are not known or do not exist."""
+    if window.begin is None or g.dims is None or x.dims is None:
+        return None
+    end, missing = [], []
+    spatial = zip(g.dims[2:], x.dims[2:], window.strides, window.extents, window.begin, strict=True)
+    for out, size, stride, extent, begin in spatial:
+        if not isinstance(out, int) or not isinstance(size, int) or begin < 0:
+            return None
+        over = (out - 1) * stride + extent - begin - size
+        if over < 0 and -over >= stride:
+            return None
+        end.append(max(over, 0))
+        missing.append(max(-over, 0))
+    return [*window.begin, *end], missing
+
+
+def same_begin(window: Window, x: Value) -> Value:
+    """Return the pads that SAME puts in front, from the extents of x at run time."""
+    emit, n = x.emit, len(window.kernel)
+    sizes = emit.concat([emit.size(x, axis) for axis in range(2, 2 + n)])
+    strides, extents = emit.ints(window.strides), emit.ints(window.extents)
+    count = (sizes + strides - 1) / strides
+    total = emit.op("Max", (count - 1) * strides + extents - sizes, emit.ints([0]))
+    return (total if window.auto_pad == "SAME_UPPER" else total + 1) / 2
+
+
+def conv_transpose(step: Step) -> Gradients:
+    """The adjoint of a transposed convolution is the convolution with the same kernel."""
+    x, weight, group, g = step.x(0), step.x(1), step.integer("group", 1), step.g
+    window = window_of(step, kernel_of(step, weight), x)
+    if step.wants(1):
+        raise NoRule("its kernel is computed in the graph")
+    gradients: list[Value | None] = [None, None, None]
+    if step.wants(0):
+        begin, end = _transposed_pads(step, window, x)
+        data = g.emit.op(
+            "Conv",
+            g,
+            weight,
+            dims=x.dims,
+            kernel_shape=list(window.kernel),
+            strides=list(window.strides),
+            dilations=list(window.dilations),
+            pads=[*begin, *end],
+            group=group,
+        )
+        gradients[0] = _cut(data, x)
+    if step.wants(2):
+        gradients[2] = _bias(step)
+    return gradients
+
+
+def _cut(data: Value, x: Value) -> Value:
+    """An output padding as wide as the stride makes one window too many."""
+    emit, axes = data.emit, range(2, data.rank)
+    sizes = emit.concat([emit.size(x, axis) for axis in axes])
+    return emit.op("Slice", data, emit.ints([0] * len(axes)), sizes, emit.ints(axes), dims=x.dims)
+
+
+def _transposed_pads(step: Step, window: Window, x: Value) -> tuple[list[int], list[int]]:
+    n = len(window.kernel)
+    extra = step.integers("output_padding") or [0] * n
+    shape = step.integers("output_shape")
+    if shape is None and window.auto_pad in ("NOTSET", "VALID"):
+        return list(window.begin or ()), list(window.end or ())
+    totals = []
+    for axis in range(n):
+        room = window.extents[axis] + extra[axis]
+        size = x.dims[axis + 2] if x.dims is not None else None
+        if shape is None:
+            totals.append(room - window.strides[axis])
+        elif isinstance(size, int):
+            totals.append(window.strides[axis] * (size - 1) + room - shape[axis])
+        else:
+            raise NoRule("output_shape with an input of unknown shape")
+    if min(totals) < 0:
+        raise NoRule("its output is larger than what its windows touch")
+    small, large = [t // 2 for t in totals], [t - t // 2 for t in totals]
+    return (small, large) if window.auto_pad == "SAME_UPPER" else (large, small)
