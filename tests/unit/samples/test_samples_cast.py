@@ -10,8 +10,6 @@ from onnx_lowrank.errors import DataError
 from onnx_lowrank.runtime import NUMPY_TYPES, TensorSpec
 from onnx_lowrank.samples.fit import cast, fit
 
-IMAGE = TensorSpec("image", "tensor(float)", ("N", 3, 4, None))
-TOKENS = TensorSpec("input_ids", "tensor(int64)", ("N", "T"))
 NUMBERS = sorted(set(NUMPY_TYPES) - {"tensor(string)"})
 
 

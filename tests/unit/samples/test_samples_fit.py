@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.runtime import NUMPY_TYPES, TensorSpec
+from onnx_lowrank.runtime import TensorSpec
 from onnx_lowrank.samples.fit import check_inputs, fit, listed, shape_text
 
 IMAGE = TensorSpec("image", "tensor(float)", ("N", 3, 4, None))
 TOKENS = TensorSpec("input_ids", "tensor(int64)", ("N", "T"))
-NUMBERS = sorted(set(NUMPY_TYPES) - {"tensor(string)"})
 
 
 def refusal(arrays, *inputs):
