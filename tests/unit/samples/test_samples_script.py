@@ -64,7 +64,7 @@ def test_the_file_may_import_its_neighbours_and_leaves_the_path_as_it_was(script
 
 def test_dataclasses_work_in_the_file(script):
     script(
-        "from dataclasses import dataclass\n@dataclass\nclass C:\n    n: int\n"
+        "from dataclasses import dataclass\n@dataclass\nclass C:\n    n: 'int'\n"
         "def load_data():\n    yield {'x': np.zeros((1, C(3).n))}\n"
     )
     assert read("cal.py", INPUTS).feeds[0]["x"].shape == (1, 3)
