@@ -157,7 +157,7 @@ def _baseline(entry: Entry, subject: Subject, judges: dict[str, Judge], options:
     """Measure the original on every labelled set, and look for samples that two sets share."""
     found = find_sites(subject.model, multiple=options.rank_multiple)
     validation = judge_of(subject, entry.validation, options)
-    sets = [(entry.validation, validation), *((test, judges[test.name]) for test in entry.tests)]
+    sets = [(entry.validation, validation), *((test, judges[test.name]) for test in entry.tests if test.name in judges)]
     return {
         "sets": {chosen.name: _original(chosen, judge) for chosen, judge in sets},
         "shared": _shared([read(s.path, subject.runner.inputs) for s in _all_sets(entry)]),
