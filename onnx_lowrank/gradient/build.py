@@ -53,7 +53,10 @@ def build_gradient(
     `shapes` are observed ones, tensor -> one entry an axis: a number where every run has this extent, else None
     (`observed_ranks` makes them). They come before what shape inference finds. The model is not changed.
     """
-    forward = Forward(model, shapes)
+    try:
+        forward = Forward(model, shapes)
+    except NoRule as refusal:
+        return GradientGraph(model, {}, {}, dict.fromkeys(targets, str(refusal)), frozenset(), {})
     chosen = [v.name for v in forward.outputs if forward.is_float(v.name)] if outputs is None else list(outputs)
     simplify(forward, [*targets, *chosen])
     take_apart(forward, targets, chosen)

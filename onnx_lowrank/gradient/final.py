@@ -9,6 +9,7 @@ from onnx import ModelProto, NodeProto, helper
 
 from onnx_lowrank.gradient.forward import Forward
 from onnx_lowrank.gradient.simplify import simplify
+from onnx_lowrank.gradient.values import NoRule
 
 Kind: TypeAlias = Literal["softmax", "log_softmax", "sigmoid", "none"]
 KINDS: dict[str, Kind] = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
@@ -30,7 +31,10 @@ class Final:
 
 def final_activation(model: ModelProto, output: str) -> Final:
     """Return the activation that makes an output, through Identity, Cast and Dropout."""
-    forward = Forward(model)
+    try:
+        forward = Forward(model)
+    except NoRule:
+        return Final("none", output)
     simplify(forward, [output])
     makers = {name: node for node in forward.nodes for name in node.output if name}
     node = makers.get(output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ import onnx.shape_inference
 import onnx.version_converter
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnx_lowrank.gradient.values import FLOAT, FLOATS, Dims
+from onnx_lowrank.gradient.values import FLOAT, FLOATS, Dims, NoRule
 from onnx_lowrank.types import Array
 
 SMALL = 1024
@@ -21,6 +22,9 @@ OPSET = 17
 """The oldest operator set that the rules write; older models are raised to it."""
 SAME_FROM = 13
 """From this version to OPSET no operator changed its meaning, but for RoiAlign's default and training batch norms."""
+SYMBOL = re.compile(r"[A-Za-z_][\w.:/]*")
+VAGUE = frozenset({"none", "unk", "unknown", "dynamic", "any", "dim", "free"})
+"""Symbols of inputs that need not stand for one extent."""
 STAND_INS = {
     **dict.fromkeys(("Gelu", "QuickGelu", "FastGelu"), "Relu"),
     **dict.fromkeys(("BiasGelu", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), "Add"),
@@ -30,7 +34,10 @@ STAND_INS = {
 
 
 class Forward:
-    """Nodes (copies, in order), weights (references into the source), interface and what is known of every tensor."""
+    """Nodes (copies, in order), weights (references into the source), interface and what is known of every tensor.
+
+    Raises NoRule for a model of an old operator set that onnx cannot raise.
+    """
 
     def __init__(self, model: ModelProto, shapes: Mapping[str, Sequence[int | None]] | None = None) -> None:
         self.source = model
@@ -96,7 +103,7 @@ class Forward:
         model.graph.name = self.source.graph.name or "graph"
         model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in self.imports())
         model.graph.node.extend(self.nodes)
-        model.graph.input.extend(self.inputs)
+        model.graph.input.extend(_with_sound_symbols(value) for value in self.inputs)
         model.graph.output.extend(_without_shape(value) for value in self.outputs)
         for name, tensor in self.weights.items():
             if self.elements(name) <= SMALL:
@@ -145,7 +152,11 @@ class Forward:
     def _raise_opset(self) -> None:
         if self.opset < SAME_FROM:
             model = onnx.shape_inference.infer_shapes(self.skeleton(), strict_mode=False, data_prop=True)
-            self._replace(onnx.version_converter.convert_version(model, OPSET))
+            try:
+                self._replace(onnx.version_converter.convert_version(model, OPSET))
+            except (onnx.version_converter.ConvertError, RuntimeError) as error:
+                text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                raise NoRule(f"opset {self.opset} cannot be raised to {OPSET}: {text}") from error
         for node in self.nodes if self.opset < OPSET else ():
             if node.op_type == "RoiAlign" and not any(a.name.startswith("coord") for a in node.attribute):
                 node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "output_half_pixel"))
@@ -216,6 +227,16 @@ def _without_shape(value: ValueInfoProto) -> ValueInfoProto:
     copy.CopyFrom(value)
     if copy.type.HasField("tensor_type"):
         copy.type.tensor_type.ClearField("shape")
+    return copy
+
+
+def _with_sound_symbols(value: ValueInfoProto) -> ValueInfoProto:
+    """A copy without the symbols that say nothing: exporters write "?" for every free extent, equal or not."""
+    copy = ValueInfoProto()
+    copy.CopyFrom(value)
+    for dim in copy.type.tensor_type.shape.dim:
+        if not SYMBOL.fullmatch(dim.dim_param) or dim.dim_param.lower() in VAGUE:
+            dim.ClearField("dim_param")
     return copy
 
 

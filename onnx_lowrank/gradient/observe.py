@@ -7,7 +7,7 @@ import onnx
 from onnx import ModelProto
 
 from onnx_lowrank.gradient.forward import Forward
-from onnx_lowrank.gradient.values import Dims
+from onnx_lowrank.gradient.values import Dims, NoRule
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.types import Feed
 
@@ -31,6 +31,9 @@ def observed_ranks(model: ModelProto, feed: Feed, *, provider: str = "auto", thr
 
 def unknown_ranks(model: ModelProto) -> list[str]:
     """Return the outputs of the model's own nodes whose rank shape inference does not know."""
-    forward = Forward(model)
+    try:
+        forward = Forward(model)
+    except NoRule:
+        return []
     names = [name for node in model.graph.node for name in node.output if name]
     return [name for name in names if forward.is_float(name) and forward.dims(name) is None]

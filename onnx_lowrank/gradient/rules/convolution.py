@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from onnx_lowrank.gradient.rules.window import Window, kernel_of, same_begin, window_of
 from onnx_lowrank.gradient.step import Gradients, Step
 from onnx_lowrank.gradient.tensor_ops import reduce_sum, reshape, transpose
 from onnx_lowrank.gradient.values import NoRule, Value
@@ -18,63 +17,6 @@ SMALL_KERNEL = 2**18
 
 So the graph does not hold the large weights twice.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """How a kernel slides: one entry a spatial axis. `begin` is None where the padding shows only at run time."""
-
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    begin: tuple[int, ...] | None
-    end: tuple[int, ...] | None
-    auto_pad: str = "NOTSET"
-
-    @property
-    def extents(self) -> tuple[int, ...]:
-        """From the first to the last tap."""
-        return tuple(d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True))
-
-
-def window_of(step: Step, kernel: Sequence[int], x: Value) -> Window:
-    """Return the window of a convolution or pooling node over x."""
-    n = len(kernel)
-    strides = tuple(step.integers("strides") or [1] * n)
-    dilations = tuple(step.integers("dilations") or [1] * n)
-    auto = step.text("auto_pad", "NOTSET")
-    window = Window(tuple(kernel), strides, dilations, None, None, auto)
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        return _same(window, x)
-    pads = step.integers("pads") or [0] * (2 * n)
-    if auto == "VALID":
-        pads = [0] * (2 * n)
-    return Window(tuple(kernel), strides, dilations, tuple(pads[:n]), tuple(pads[n:]), auto)
-
-
-def _same(window: Window, x: Value) -> Window:
-    """SAME pads: known where the stride is 1 or the extent of x is."""
-    begin, end = [], []
-    for axis, (extent, stride) in enumerate(zip(window.extents, window.strides, strict=True)):
-        size = x.dims[axis + 2] if x.dims is not None else None
-        if stride == 1:
-            pad = extent - 1
-        elif isinstance(size, int):
-            pad = max((-(-size // stride) - 1) * stride + extent - size, 0)
-        else:
-            return window
-        small, large = pad // 2, pad - pad // 2
-        begin.append(small if window.auto_pad == "SAME_UPPER" else large)
-        end.append(large if window.auto_pad == "SAME_UPPER" else small)
-    return Window(window.kernel, window.strides, window.dilations, tuple(begin), tuple(end), window.auto_pad)
-
-
-def kernel_of(step: Step, weight: Value) -> tuple[int, ...]:
-    """Return the kernel's extents. Raises NoRule where they are not known."""
-    sizes = weight.dims[2:] if weight.dims is not None else step.integers("kernel_shape")
-    if sizes is None or not all(isinstance(size, int) for size in sizes):
-        raise NoRule("the kernel's shape is unknown")
-    return tuple(size for size in sizes if isinstance(size, int))
 
 
 def conv(step: Step) -> Gradients:
@@ -186,16 +128,6 @@ def _exact_padding(g: Value, window: Window, x: Value) -> tuple[list[int], list[
         end.append(max(over, 0))
         missing.append(max(-over, 0))
     return [*window.begin, *end], missing
-
-
-def same_begin(window: Window, x: Value) -> Value:
-    """Return the pads that SAME puts in front, from the extents of x at run time."""
-    emit, n = x.emit, len(window.kernel)
-    sizes = emit.concat([emit.size(x, axis) for axis in range(2, 2 + n)])
-    strides, extents = emit.ints(window.strides), emit.ints(window.extents)
-    count = (sizes + strides - 1) / strides
-    total = emit.op("Max", (count - 1) * strides + extents - sizes, emit.ints([0]))
-    return (total if window.auto_pad == "SAME_UPPER" else total + 1) / 2
 
 
 def conv_transpose(step: Step) -> Gradients:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import helper
 
-from onnx_lowrank.gradient.rules.convolution import Window, same_begin, scatter_windows, window_of
+from onnx_lowrank.gradient.rules.convolution import scatter_windows
+from onnx_lowrank.gradient.rules.window import Window, same_begin, window_of
 from onnx_lowrank.gradient.step import Gradients, Step
 from onnx_lowrank.gradient.tensor_ops import count as ratio
 from onnx_lowrank.gradient.tensor_ops import expand_like, reduce_sum, reshape, reshape_like, zeros

@@ -40,6 +40,34 @@ class Conv(OpRun):
         return (y if b is None else y + b.reshape(-1, *[1] * n),)
 
 
+class ConvTranspose(OpRun):
+    """In float64, one tap at a time (onnx's own is wrong for groups)."""
+
+    op_domain = ""
+
+    def _run(self, x, w, b=None, auto_pad=None, dilations=None, group=None, kernel_shape=None, output_padding=None,
+             output_shape=None, pads=None, strides=None):  # fmt: skip
+        n = x.ndim - 2
+        group, strides, dilations = group or 1, strides or [1] * n, dilations or [1] * n
+        pads, room = pads if pads is not None else [0] * (2 * n), output_padding or [0] * n
+        assert auto_pad in (None, "NOTSET"), auto_pad
+        assert b is None
+        extents = [d * (k - 1) + 1 for d, k in zip(dilations, w.shape[2:], strict=True)]
+        sizes = [(x.shape[2 + i] - 1) * strides[i] + extents[i] + room[i] for i in range(n)]
+        kernels = w.reshape(group, w.shape[0] // group, *w.shape[1:])
+        parts = x.reshape(x.shape[0], group, kernels.shape[1], -1)
+        y = np.zeros((x.shape[0], group, w.shape[1], *sizes))
+        for tap in itertools.product(*(range(k) for k in w.shape[2:])):
+            put = tuple(
+                slice(t * d, t * d + (size - 1) * s + 1, s)
+                for t, d, s, size in zip(tap, dilations, strides, x.shape[2:], strict=True)
+            )
+            product = np.matmul(kernels[(..., *tap)].swapaxes(1, 2), parts)
+            y[(slice(None), slice(None), slice(None), *put)] += product.reshape(*y.shape[:3], *x.shape[2:])
+        cut = tuple(slice(pads[i], sizes[i] - pads[n + i]) for i in range(n))
+        return (y.reshape(x.shape[0], -1, *sizes)[(slice(None), slice(None), *cut)],)
+
+
 class BatchNormalization(OpRun):
     """At inference (onnx's own trains, before opset 14, where `momentum` is given)."""
 
@@ -81,7 +109,7 @@ class Double:
         del graph.node[:]
         graph.node.extend(kept)
         self.targets, self.outputs = list(targets), list(outputs)
-        self._evaluator = ReferenceEvaluator(copy, new_ops=[Conv, BatchNormalization, Erf, Gelu])
+        self._evaluator = ReferenceEvaluator(copy, new_ops=[Conv, ConvTranspose, BatchNormalization, Erf, Gelu])
 
     def run(self, feed: Mapping[str, np.ndarray], moves: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         wide = {n: a.astype(np.float64) if a.dtype == np.float32 else a for n, a in feed.items()}

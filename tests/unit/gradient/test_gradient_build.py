@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from gradient_finite import Case, check, draw, function, gradients, ints, node
 from onnx import TensorProto, helper, numpy_helper
@@ -352,3 +353,34 @@ def test_padding_in_front_of_a_convolution_is_merged():
     assert [made.op_type for made in graph.model.graph.node] == ["Conv", "ConvTranspose"]
     kept = build_gradient(case.model, ["p"])
     assert set(kept.gradients) == {"p"}
+
+
+def test_a_question_mark_is_no_symbol():
+    """Paddle writes "?" for every free extent: two of them need not be equal."""
+    case = Case([node("Mul", ["a", "b"], ["y"])], {"a": draw(0, 4, 3), "b": draw(1, 1, 3)})
+    model = case.model
+    for value in model.graph.input:
+        value.type.tensor_type.shape.dim[0].dim_param = "?"
+    graph = build_gradient(model, ["b"])
+    feed = {**case.inputs, graph.seeds["y"]: np.ones((4, 3))}
+    found = Runner(graph.model, provider="cpu").run(feed)[graph.gradients["b"]]
+    np.testing.assert_allclose(found, case.inputs["a"].sum(axis=0, keepdims=True), rtol=1e-12)
+
+
+def test_extents_that_the_caller_knows_make_the_graph_simpler():
+    case = Case([node("Mul", ["a", "b"], ["y"])], {"a": draw(0, 4, 3), "b": draw(1, 1, 3)})
+    shapes = {"a": (4, 3), "b": (1, 3), "y": (4, 3)}
+    graph = build_gradient(case.model, ["a", "b"], shapes=shapes)
+    assert sorted(n.op_type for n in graph.model.graph.node if n.name in graph.backward) == ["Mul", "Mul", "ReduceSum"]
+
+
+def test_an_operator_set_that_cannot_be_raised_is_said(monkeypatch):
+    def refuse(model, version):
+        raise RuntimeError("no adapter for Odd from 11 to 12")
+
+    monkeypatch.setattr(onnx.version_converter, "convert_version", refuse)
+    model = Case([node("Relu", ["x"])], {"x": draw(0, 3)}, opset=11).model
+    graph = build_gradient(model, ["x"])
+    assert graph.unreached == {"x": "opset 11 cannot be raised to 17: no adapter for Odd from 11 to 12"}
+    assert final_activation(model, "y").kind == "none"
+    assert unknown_ranks(model) == []
