@@ -22,7 +22,16 @@ READING = (
     " predicted loss over all of them: what `optimize` does. *Factorable* parameters are those of the weights that"
     " `onnx-lowrank inspect` lists. At a fixed share, ranks are chosen on calibration samples alone; a goal's plan is"
     " also gated on validation samples, so its drop there is the better for having been chosen. No test set chooses"
-    " anything. MB is 10⁶ bytes.",
+    " a rank. MB is 10⁶ bytes.",
+    "Not untouched by test data: minilm's *validation* set was changed after a test result had been seen. On its first"
+    " one (SimLex-999 alone, interval ±.05) compact kept 17 % of the MatMul parameters and passed, while WordSim-353"
+    " fell by .172 [.106, .239] and Lee-50 by .090 [−.002, .182]. So minilm's goals on these two sets are milder proof"
+    " than the rest; its curves, which use no validation, are not concerned. That run also led to the rule that a test"
+    " set which refutes validation keeps a model from being saved. The noise of crepe's and ppocr's samples was set"
+    " with the original's score on the test set in view, before anything was compressed.",
+    "Left out for want of time: crepe's second test set in its curves (it is there under the goals), and"
+    " `lossless` on plain factors. The runs shared two busy cores: ratios are interleaved, seconds are not to be"
+    " quoted.",
 )
 
 
