@@ -7,19 +7,18 @@ from pathlib import Path
 
 import onnx
 
-from onnx_lowrank.calibration import observe, stream_moments
 from onnx_lowrank.errors import DataError, PlanError
 from onnx_lowrank.options import Options
+from onnx_lowrank.pipeline.calibrate import calibrate
 from onnx_lowrank.pipeline.finish import checked, on_disk, stamp
-from onnx_lowrank.pipeline.optimize import SCORED
-from onnx_lowrank.pipeline.subject import DataSources, Subject, batch_of, read_samples, spread
+from onnx_lowrank.pipeline.subject import DataSources, Subject, read_samples
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.rewrite import rewrite
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.samples import Source
 from onnx_lowrank.saved_plan import SavedChoice, SavedPlan, read_plan
 from onnx_lowrank.schemes import by_name
-from onnx_lowrank.sensitivity import Decomposed, decompose, decompose_plain
+from onnx_lowrank.sensitivity import Decomposed, decompose_plain
 from onnx_lowrank.sites import Found, find_sites
 from onnx_lowrank.types import Choice, Option, Plan, Site
 from onnx_lowrank.version import __version__
@@ -55,9 +54,10 @@ def apply(
     found = find_sites(subject.model, multiple=saved.rank_multiple)
     found = replace(found, sites=tuple(site for site in found.sites if site.weight in names))
     decomposed = _decomposed(saved, subject, found, data, validation, options, progress or Silent())
-    rewritten = rewrite(subject.model, found, _plan(saved, found, decomposed), decomposed.factors)
+    chosen = _plan(saved, found, decomposed)
+    rewritten = rewrite(subject.model, found, chosen, decomposed.factors)
     stamp(
-        rewritten, _plan(saved, found, decomposed), version=__version__, goal="apply", options=options,
+        rewritten, chosen, version=__version__, goal="apply", options=options,
         sha256=subject.sha256, warning="",
     )  # fmt: skip
     with on_disk(rewritten, Path(output) if output is not None else None) as stage:
@@ -84,13 +84,7 @@ def _decomposed(
             "this plan's factors depend on the inputs (--sensitivity inputs): give the calibration samples with --data"
         )
     split = read_samples(subject, DataSources(data=data, validation=validation), options, progress)
-    calibration = split.calibration
-    fit, score = (calibration.subset(part).feeds for part in spread(calibration, SCORED))
-    observed = observe(subject.model, found, calibration.feeds, options)
-    batch = batch_of(subject, calibration.feeds)
-    with progress.step("calibrating", len(fit) + len(score)) as advance:
-        moments = stream_moments(subject.model, found, observed, fit, score, options, batch=batch, progress=advance)
-        return decompose(found, observed, moments, whiten=True, multiple=saved.rank_multiple)
+    return calibrate(subject, split.calibration, found, options, progress).decomposed
 
 
 def _plan(saved: SavedPlan, found: Found, decomposed: Decomposed) -> Plan:

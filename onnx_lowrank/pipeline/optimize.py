@@ -8,40 +8,31 @@ from pathlib import Path
 
 import onnx
 
-from onnx_lowrank.calibration import Observed, observe, passes, stream_moments
 from onnx_lowrank.metrics import Metric
 from onnx_lowrank.options import Compact, Goal, Lossless, Options
+from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate, probe
 from onnx_lowrank.pipeline.finish import Reloaded, on_disk, reopen, stamp, timed_feeds
 from onnx_lowrank.pipeline.search import Search, budget_of, ranked
 from onnx_lowrank.pipeline.subject import (
     RANDOM_WARNING,
     DataSources,
     Subject,
-    batch_of,
     first_outputs,
     make_judge,
     make_screen,
     pick_metric,
-    probe_divergence,
     read_samples,
-    spread,
 )
 from onnx_lowrank.plan import Problem
 from onnx_lowrank.progress import Clock, Progress, Silent
 from onnx_lowrank.result import Result, Size, Trial
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.samples import Split
-from onnx_lowrank.sensitivity import Decomposed, cost_curves, decompose, probe_curves
-from onnx_lowrank.sensitivity.probe import PROBES
+from onnx_lowrank.sensitivity import cost_curves
 from onnx_lowrank.sites import Found, find_sites
 from onnx_lowrank.timing import Timing, interleaved
-from onnx_lowrank.types import Curve, Feed, Skip, Verdict
+from onnx_lowrank.types import Curve, Skip, Verdict
 from onnx_lowrank.version import __version__
-
-SCORED = 64
-"""Calibration samples set aside to score ranks on, at most."""
-PROBED = 32
-"""Of those, the ones that substituted weights are measured on, at most."""
 
 
 def optimize(
@@ -99,25 +90,27 @@ class _Run:
         if isinstance(self.goal, Lossless) and self.goal.resource != "macs":  # tell at once what can never be reached
             costs = cost_curves(self.found, self.options.rank_multiple)
             budget_of(self.goal, Problem(costs, {}, self.goal.resource), self.before)
-        outputs = first_outputs(self.subject, self.split.calibration.feeds)
         metric, self.metric = pick_metric(
             self.options.metric, self.split.validation, first_outputs(self.subject, self.split.validation.feeds),
             self.goal.gate,
         )  # fmt: skip
         judge = make_judge(self.subject, self.split.validation, metric, self.goal.gate, self.options.seed)
         screen = make_screen(self.subject, self.split.validation, metric, self.goal.gate, self.options.seed)
-        decomposed, score, batch = self._decompose()
-        divergence, unit = probe_divergence(metric, outputs)
+        calibrated = calibrate(self.subject, self.split.calibration, self.found, self.options, self.clock)
+        self.macs, self.dead = calibrated.observed.macs, calibrated.decomposed.dead
+        self._warn_narrow(calibrated)
+        self.curves, unit = probe(self.subject, self.found, calibrated, metric, self.options, self.clock)
         self.notes.append(f"predicted rise of the loss: {unit}, measured by substituting weights")
-        with self.clock.step("probing sites", PROBES * len(decomposed.curves)) as advance:
-            self.curves = probe_curves(
-                self.subject.model, self.found, decomposed, score[:PROBED], divergence, self.options,
-                batch=batch, progress=advance,
-            )  # fmt: skip
-        resource = self.goal.resource
-        problem = Problem(self.curves, {site.id: site.weight for site in self.found.sites}, resource)
+        problem = Problem(self.curves, {site.id: site.weight for site in self.found.sites}, self.goal.resource)
         search = Search(
-            self.subject.model, self.found, decomposed.factors, problem, judge, screen, self.options, self.before
+            self.subject.model,
+            self.found,
+            calibrated.decomposed.factors,
+            problem,
+            judge,
+            screen,
+            self.options,
+            self.before,
         )
         self.trials = search.run(self.goal, self.clock)
         for trial in ranked(self.trials, self.goal, problem):
@@ -126,31 +119,12 @@ class _Run:
                 return result
         return self.unchanged(_why_nothing(self.trials))
 
-    def _decompose(self) -> tuple[Decomposed, Sequence[Feed], int]:
-        calibration = self.split.calibration
-        fit, score = (calibration.subset(part).feeds for part in spread(calibration, SCORED))
-        batch = batch_of(self.subject, calibration.feeds)
-        observed = observe(self.subject.model, self.found, calibration.feeds, self.options)
-        self.macs = observed.macs
-        total = passes(self.found, observed, batch) * (len(fit) + len(score))
-        with self.clock.step("calibrating", total) as advance:
-            moments = stream_moments(
-                self.subject.model, self.found, observed, fit, score, self.options, batch=batch, progress=advance
-            )
-            whiten = self.options.sensitivity == "inputs"
-            decomposed = decompose(self.found, observed, moments, whiten=whiten, multiple=self.options.rank_multiple)
-        self.dead = decomposed.dead
-        self._warn_narrow(len(fit), observed)
-        return decomposed, score, batch
-
-    def _warn_narrow(self, samples: int, observed: Observed) -> None:
+    def _warn_narrow(self, calibrated: Calibrated) -> None:
         """Say how many samples the widest linear site wants: fewer vectors than dimensions leave directions unseen."""
-        short = [
-            (site, samples * sum(place.calls for place in observed.places[site.id]))
-            for site in self.found.sites
-            if len(site.shape) == 2
-        ]
-        worst = max(((s, n) for s, n in short if n < 4 * s.shape[1]), key=lambda p: p[0].shape[1] / p[1], default=None)
+        samples, places = calibrated.fitted, calibrated.observed.places
+        linear = [site for site in self.found.sites if len(site.shape) == 2]
+        seen = [(site, samples * sum(place.calls for place in places[site.id])) for site in linear]
+        worst = max(((s, n) for s, n in seen if n < 4 * s.shape[1]), key=lambda p: p[0].shape[1] / p[1], default=None)
         if worst is not None:
             site, vectors = worst
             wanted = -(-4 * site.shape[1] * samples // max(int(vectors), 1))

@@ -17,7 +17,7 @@ from onnx_lowrank.rewrite import rewrite
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.sites import Found
-from onnx_lowrank.types import Plan
+from onnx_lowrank.types import Cost, Plan
 from onnx_lowrank.validate import Judge
 
 NODE_BYTES = 700
@@ -44,17 +44,8 @@ class Search:
 
     def size(self, plan: Plan, file_bytes: int) -> Size:
         """Return the size of a plan's model; sites that the problem does not hold stay as they are."""
-        saved = [self._saved(index, choice.option.cost) for index, choice in enumerate(plan.choices)]
-        return Size(
-            self.before.parameters - int(sum(s[0] for s in saved)),
-            file_bytes,
-            self.before.macs - sum(s[1] for s in saved),
-        )
-
-    def _saved(self, index: int, cost: object) -> tuple[float, float]:
-        dense = self.problem.curves[index].dense.cost
-        saved = dense - cost  # type: ignore[operator]
-        return saved.parameters, saved.macs
+        saved = sum((curve.dense.cost for curve in self.problem.curves), Cost()) - plan.cost
+        return Size(self.before.parameters - saved.parameters, file_bytes, self.before.macs - saved.macs)
 
     def measure(self, plan: Plan, progress: Callable[[int], None]) -> Trial:
         """Return what validation says of a plan, measured on the model in memory."""

@@ -229,8 +229,9 @@ def test_an_exception_in_the_middle_leaves_nothing(where: str, tmp_path: Path, m
     def broken(*_: object, **__: object) -> object:
         raise ZeroDivisionError(where)
 
-    if where == "rewrite":
-        monkeypatch.setattr(importlib.import_module("onnx_lowrank.pipeline.search"), "rewrite", broken)
+    elsewhere = {"rewrite": "search", "probe_curves": "calibrate"}
+    if where in elsewhere:
+        monkeypatch.setattr(importlib.import_module(f"onnx_lowrank.pipeline.{elsewhere[where]}"), where, broken)
     elif where == "publish":
         monkeypatch.setattr("onnx_lowrank.model_io.os.replace", broken)
     else:

@@ -11,16 +11,16 @@ from typing import Any
 
 from benchmarks.lines import Lines
 from benchmarks.zoo import Entry, Set
-from onnx_lowrank.calibration import observe, stream_moments
 from onnx_lowrank.metrics import choose_metric
 from onnx_lowrank.options import Gate, Options, Sensitivity
-from onnx_lowrank.pipeline.optimize import PROBED, SCORED
-from onnx_lowrank.pipeline.subject import Subject, batch_of, first_outputs, make_judge, probe_divergence, spread
+from onnx_lowrank.pipeline.calibrate import calibrate, probe
+from onnx_lowrank.pipeline.subject import Subject, first_outputs, make_judge
 from onnx_lowrank.plan import Problem
+from onnx_lowrank.progress import Silent
 from onnx_lowrank.rewrite import rewrite
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.samples import Samples, read
-from onnx_lowrank.sensitivity import Decomposed, decompose, probe_curves
+from onnx_lowrank.sensitivity import Decomposed
 from onnx_lowrank.sites import Found, find_sites
 from onnx_lowrank.types import Interval, Plan, Verdict
 from onnx_lowrank.validate import Judge
@@ -32,7 +32,6 @@ QUICK_LEVELS = (0.8,)
 SENSITIVITIES: tuple[Sensitivity, ...] = ("weights", "inputs")
 ALLOCATIONS = ("uniform", "global")
 QUICK_SAMPLES = 64
-MOST_SAMPLES = 1000
 
 
 def cell_name(sensitivity: str, allocation: str, level: float) -> str:
@@ -55,11 +54,6 @@ class Cutting:
         return self.problem.uniform(budget) if allocation == "uniform" else self.problem.best(budget, "global")
 
 
-def first_tests(tests: Sequence[Set]) -> list[Set]:
-    """Return the test sets a curve is measured on: the recipe's first ones, up to MOST_SAMPLES together."""
-    return [test for i, test in enumerate(tests) if not i or sum(t.n for t in tests[: i + 1]) <= MOST_SAMPLES]
-
-
 def measure(entry: Entry, lines: Lines) -> None:
     """Measure every missing cell of a model. Raises LowRankError."""
     options = Options(seed=lines.setting.seed, threads=lines.setting.threads)
@@ -69,8 +63,7 @@ def measure(entry: Entry, lines: Lines) -> None:
     if not missing and lines.has(PART, entry.name, BASELINE, entry.sha256):
         return
     subject = Subject.of(entry.model, options)
-    tests = first_tests(entry.tests)
-    judges = {test.name: judge_of(subject, test, options, quick=lines.setting.quick) for test in tests}
+    judges = {test.name: judge_of(subject, test, options, quick=lines.setting.quick) for test in entry.tests}
     if not lines.has(PART, entry.name, BASELINE, entry.sha256):
         lines.add(PART, entry.name, BASELINE, entry.sha256, _baseline(entry, subject, judges, options))
         print(f"{entry.name}: the original measured", flush=True)
@@ -99,17 +92,10 @@ def cut(entry: Entry, subject: Subject, options: Options) -> Cutting:
     """Return the model decomposed and probed, as `optimize` does it."""
     found = find_sites(subject.model, multiple=options.rank_multiple)
     calibration = read(entry.calibration.path, subject.runner.inputs)
-    fit, score = (calibration.subset(part).feeds for part in spread(calibration, SCORED))
-    batch = batch_of(subject, calibration.feeds)
-    observed = observe(subject.model, found, calibration.feeds, options)
-    moments = stream_moments(subject.model, found, observed, fit, score, options, batch=batch)
-    whiten = options.sensitivity == "inputs"
-    decomposed = decompose(found, observed, moments, whiten=whiten, multiple=options.rank_multiple)
-    divergence, unit = probe_divergence(_validation_metric(entry, subject), first_outputs(subject, calibration.feeds))
-    curves = probe_curves(
-        subject.model, found, decomposed, score[:PROBED], divergence, options, batch=batch
-    )  # fmt: skip
-    return Cutting(found, decomposed, Problem(curves, {s.id: s.weight for s in found.sites}, "parameters"), unit)
+    calibrated = calibrate(subject, calibration, found, options, Silent())
+    curves, unit = probe(subject, found, calibrated, _validation_metric(entry, subject), options, Silent())
+    problem = Problem(curves, {site.id: site.weight for site in found.sites}, "parameters")
+    return Cutting(found, calibrated.decomposed, problem, unit)
 
 
 def _validation_metric(entry: Entry, subject: Subject) -> Any:
@@ -157,7 +143,7 @@ def _baseline(entry: Entry, subject: Subject, judges: dict[str, Judge], options:
     """Measure the original on every labelled set, and look for samples that two sets share."""
     found = find_sites(subject.model, multiple=options.rank_multiple)
     validation = judge_of(subject, entry.validation, options)
-    sets = [(entry.validation, validation), *((test, judges[test.name]) for test in entry.tests if test.name in judges)]
+    sets = [(entry.validation, validation), *((test, judges[test.name]) for test in entry.tests)]
     return {
         "sets": {chosen.name: _original(chosen, judge) for chosen, judge in sets},
         "shared": _shared([read(s.path, subject.runner.inputs) for s in _all_sets(entry)]),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.curves import judge_of, said
+from benchmarks.curves import SENSITIVITIES, judge_of, said
 from benchmarks.lines import PACKAGE, Lines
 from benchmarks.zoo import ROOT, Entry
 from onnx_lowrank.options import Options
@@ -47,20 +47,13 @@ class Cell:
         return f"--algorithm {self.algorithm} {goal} --sensitivity {self.sensitivity}"
 
 
-CELLS = (Cell("compact", "inputs"), Cell("lossless", "inputs"), Cell("compact", "weights"))
-COLLAPSING = ("ppocr", "efficientnet")
-"""Where plain SVD collapses: there its compact run must end with a no, or a small honest gain."""
+CELLS = tuple(Cell(algorithm, s) for algorithm in ("compact", "lossless") for s in reversed(SENSITIVITIES))
 QUICK_CELLS = CELLS[:1]
-
-
-def cells_of(model: str) -> tuple[Cell, ...]:
-    """Return the goals that are run on a model."""
-    return CELLS if model in COLLAPSING else CELLS[:2]
 
 
 def measure(entry: Entry, lines: Lines) -> None:
     """Run every missing goal of a model. Raises RunError, LowRankError."""
-    for cell in QUICK_CELLS if lines.setting.quick else cells_of(entry.name):
+    for cell in QUICK_CELLS if lines.setting.quick else CELLS:
         if lines.has("goals", entry.name, cell.name, entry.sha256):
             continue
         data = _run(entry, cell, lines)

@@ -29,9 +29,6 @@ READING = (
     " than the rest; its curves, which use no validation, are not concerned. That run also led to the rule that a test"
     " set which refutes validation keeps a model from being saved. The noise of crepe's and ppocr's samples was set"
     " with the original's score on the test set in view, before anything was compressed.",
-    "Left out for want of time: crepe's second test set in its curves (it is there under the goals), and"
-    " `lossless` on plain factors. The runs shared two busy cores: ratios are interleaved, seconds are not to be"
-    " quoted.",
 )
 
 
