@@ -9,8 +9,12 @@ from typing import Literal, TypeAlias
 from onnx_lowrank.errors import GoalError
 
 DropType: TypeAlias = Literal["absolute", "relative"]
-Sensitivity: TypeAlias = Literal["weights", "inputs"]
+Sensitivity: TypeAlias = Literal["joint", "inputs", "weights"]
 Resource: TypeAlias = Literal["parameters", "bytes", "macs"]
+
+
+LEAST_MEMORY = 2**24
+"""Below this a bound on memory bounds nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +92,7 @@ Goal: TypeAlias = Compact | Lossless
 class Options:
     """How the work is done; nothing here changes what counts as a success."""
 
-    sensitivity: Sensitivity = "inputs"
+    sensitivity: Sensitivity = "joint"
     metric: str | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -96,12 +100,16 @@ class Options:
     provider: str = "auto"
     threads: int = 0
     seed: int = 0
+    memory: int = 2**30
 
     def __post_init__(self) -> None:
-        if self.sensitivity not in ("weights", "inputs"):
+        if self.sensitivity not in ("joint", "inputs", "weights"):
             raise GoalError(
-                f"unknown sensitivity {self.sensitivity!r}: take 'inputs' (whitened) or 'weights' (plain SVD)"
+                f"unknown sensitivity {self.sensitivity!r}: take 'joint' (inputs and loss gradients),"
+                " 'inputs' (whitened) or 'weights' (plain SVD)"
             )
+        if self.memory < LEAST_MEMORY:
+            raise GoalError(f"the memory bound must be at least {LEAST_MEMORY // 2**20} MiB, not {self.memory} bytes")
         if self.rank_multiple < 1:
             raise GoalError(f"the rank multiple must be 1 or more, not {self.rank_multiple}")
         if self.threads < 0:

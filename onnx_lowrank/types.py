@@ -201,7 +201,8 @@ class Option:
     """One way to store a site: dense, or a scheme at a rank, with its cost and its predicted rise of the loss.
 
     `error` is the relative squared error at the site's output (0 dense, 1 all gone); `loss` is on the scale of the
-    divergence that the run measures (nats of KL, or relative squared error), so sites add.
+    divergence that the run measures (nats of KL, or relative squared error), so sites add. `deviation` is the standard
+    error of `loss` over samples; `slope` the predicted change of the labelled loss to first order, with its own.
     """
 
     scheme: str
@@ -209,6 +210,9 @@ class Option:
     cost: Cost
     error: float = 0.0
     loss: float = 0.0
+    deviation: float = 0.0
+    slope: float = 0.0
+    slope_deviation: float = 0.0
 
     @property
     def dense(self) -> bool:

@@ -46,19 +46,21 @@ def build_gradient(
     outputs: Sequence[str] | None = None,
     *,
     shapes: Mapping[str, Sequence[int | None]] | None = None,
+    keep: Sequence[str] = (),
 ) -> GradientGraph:
     """Return the graph that computes ∂loss/∂target for every target that a gradient reaches.
 
     The loss enters by its gradient at `outputs` (any float tensors of the graph; default: all float outputs).
     `shapes` are observed ones, tensor -> one entry an axis: a number where every run has this extent, else None
-    (`observed_ranks` makes them). They come before what shape inference finds. The model is not changed.
+    (`observed_ranks` makes them). They come before what shape inference finds. Tensors named in `keep` stay what they
+    are, to be returned by a `GradientRunner`. The model is not changed.
     """
     try:
         forward = Forward(model, shapes)
     except NoRule as refusal:
         return GradientGraph(model, {}, {}, dict.fromkeys(targets, str(refusal)), frozenset(), {})
     chosen = [v.name for v in forward.outputs if forward.is_float(v.name)] if outputs is None else list(outputs)
-    simplify(forward, [*targets, *chosen])
+    simplify(forward, [*targets, *chosen, *keep])
     take_apart(forward, targets, chosen)
     backward = _Backward(forward, targets, chosen)
     backward.run()

@@ -7,11 +7,12 @@ distributions, for any other output the squared error over that output's varianc
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
+from scipy.special import rel_entr
 
 from onnx_lowrank.metrics.evidence import class_evidence
 from onnx_lowrank.metrics.labelled import CrossEntropy, Top
@@ -21,14 +22,15 @@ from onnx_lowrank.metrics.scores import class_count
 from onnx_lowrank.types import Array, Outputs
 
 Kind: TypeAlias = Literal["kl", "relative-l2"]
+OutputKind: TypeAlias = Literal["kl", "bernoulli", "relative-l2"]
 
 
 @dataclass(frozen=True, slots=True)
 class OutputDivergence:
-    """The divergence of one output: KL in nats, or the mean squared error over `variance`."""
+    """The divergence of one output: KL in nats, of a choice or of independent bits, or mean squared error / `variance`."""
 
     name: str
-    kind: Kind
+    kind: OutputKind
     variance: float = 1.0
 
     def of(self, original: Array, candidate: Array) -> float:
@@ -37,6 +39,8 @@ class OutputDivergence:
             return math.inf
         if self.kind == "kl":
             return kl(original, candidate)
+        if self.kind == "bernoulli":
+            return _bernoulli(original, candidate)
         first = np.asarray(original, np.float64)
         sound = np.isfinite(first)
         apart = np.asarray(candidate, np.float64)[sound] - first[sound]
@@ -80,12 +84,23 @@ def divergence_kind(metric: Metric | None, reference: Outputs) -> Kind:
     return "kl" if class_output(metric, reference) is not None else "relative-l2"
 
 
-def probing(kind: Kind, reference: Outputs) -> Probing:
+def _bernoulli(original: Array, candidate: Array) -> float:
+    """Return KL(original ‖ candidate) of independent bits, nats, mean over the elements of a sample."""
+    p, q = np.asarray(original, np.float64), np.asarray(candidate, np.float64)
+    if not np.isfinite(q).all():
+        return math.inf
+    least = float(np.finfo(original.dtype).eps)
+    q = np.clip(q, least, 1 - least)
+    p = np.clip(p, least, 1 - least)
+    return float(np.mean(rel_entr(p, q) + rel_entr(1 - p, 1 - q))) if p.size else 0.0
+
+
+def probing(kind: Kind, reference: Outputs, sigmoids: Collection[str] = ()) -> Probing:
     """Return the divergence from `reference`, the original's outputs on the probe samples.
 
     'kl' applies to the outputs that look like class scores (to all that could be, where none does); the others, and
     all under 'relative-l2', by squared error over their variance, taken over all elements of all samples. Outputs of
-    whole numbers count only where there is no other.
+    whole numbers count only where there is no other. `sigmoids` come out of a sigmoid: each element is a bit's chance.
     """
     names = [name for name, samples in reference.items() if samples and all(map(floating, samples))]
     names = names or [name for name, samples in reference.items() if samples and all(map(numeric, samples))]
@@ -95,7 +110,9 @@ def probing(kind: Kind, reference: Outputs) -> Probing:
         classes = classes or [name for name in names if _scores(reference[name])]
     return Probing(
         tuple(
-            OutputDivergence(name, "kl")
+            OutputDivergence(name, "bernoulli")
+            if name in sigmoids and all(map(_bits, reference[name]))
+            else OutputDivergence(name, "kl")
             if name in classes
             else OutputDivergence(name, "relative-l2", _variance(reference[name]))
             for name in names
@@ -106,6 +123,10 @@ def probing(kind: Kind, reference: Outputs) -> Probing:
 def divergence(kind: Kind, reference: Outputs, outputs: Outputs) -> Array:
     """Return (n,) divergences of `outputs` from `reference`, summed over outputs: nats, or relative squared error."""
     return probing(kind, reference).values(reference, outputs)
+
+
+def _bits(sample: Array) -> bool:
+    return bool(floating(sample) and np.isfinite(sample).all() and sample.min() >= 0 and sample.max() <= 1)
 
 
 def _scores(samples: Sequence[Array]) -> bool:

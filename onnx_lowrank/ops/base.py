@@ -66,6 +66,12 @@ class Op(Protocol):
     def results(self, call: Call, y: Array) -> Array:
         """Return the output as (positions, out)."""
 
+    def linear(self, call: Call, y: Array, bias: Array | None) -> Array:
+        """Return the output without its bias, as (positions, out)."""
+
+    def scale(self, call: Call) -> float:
+        """Return what the weight is multiplied by in this node."""
+
     def patches(self, call: Call, x: Array, kernel: tuple[int, ...], picks: Array, count: int) -> Array:
         """Return the inputs (len(picks), in, *kernel) of the output positions `picks`, out of `count`."""
 

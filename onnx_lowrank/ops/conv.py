@@ -64,6 +64,15 @@ class Conv:
         """Return channel vectors of the output, bias included."""
         return np.moveaxis(y, 1, -1).reshape(-1, y.shape[1])
 
+    def linear(self, call: Call, y: Array, bias: Array | None) -> Array:
+        """Return channel vectors of the output, without the bias."""
+        rows = self.results(call, y)
+        return rows if bias is None else rows - bias.reshape(1, -1).astype(rows.dtype)
+
+    def scale(self, call: Call) -> float:
+        """Return 1."""
+        return 1.0
+
     def patches(self, call: Call, x: Array, kernel: tuple[int, ...], picks: Array, count: int) -> Array:
         """Return the receptive fields of output positions, counted over (batch, *spatial)."""
         strides = call.integers("strides", (1,) * len(kernel))

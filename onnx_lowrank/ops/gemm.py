@@ -61,6 +61,16 @@ class Gemm:
         """Return the output as rows, α and bias included."""
         return as_vectors(y if call.slot == 1 else y.T)
 
+    def linear(self, call: Call, y: Array, bias: Array | None) -> Array:
+        """Return the output without β c, as rows; α stays."""
+        if bias is None:
+            return self.results(call, y)
+        return self.results(call, y - np.float32(call.attributes.get("beta", 1.0)).astype(y.dtype) * bias)
+
+    def scale(self, call: Call) -> float:
+        """Return α."""
+        return float(call.attributes.get("alpha", 1.0))
+
     patches = staticmethod(no_patches)
 
     def write(self, call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:

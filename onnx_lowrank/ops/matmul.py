@@ -53,6 +53,14 @@ class MatMul:
         """Return rows of y, or its columns where W stands on the left."""
         return as_vectors(y if call.slot == 1 or y.ndim == 1 else np.swapaxes(y, -1, -2))
 
+    def linear(self, call: Call, y: Array, bias: Array | None) -> Array:
+        """Return the output: there is no bias."""
+        return self.results(call, y)
+
+    def scale(self, call: Call) -> float:
+        """Return 1."""
+        return 1.0
+
     patches = staticmethod(no_patches)
 
     def write(self, call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:

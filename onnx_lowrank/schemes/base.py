@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from onnx_lowrank.curvature import Basis, SideName
 from onnx_lowrank.types import Array, Chain, Layout, Moments, Ranks, Stage
 
 
@@ -38,6 +39,12 @@ class Scheme(Protocol):
 
     def layout(self, shape: tuple[int, ...], ranks: Ranks) -> Layout:
         """Return the chain's shapes without computing it."""
+
+    def side(self, shape: tuple[int, ...]) -> SideName:
+        """Return the side of the weight that its truncation projects: that of `Basis` which `pair` takes."""
+
+    def pair(self, weight: Array, basis: Basis, errors: Array, most: Ranks) -> NestedPair:
+        """Return the factors that a basis stands for; `errors` (r + 1,) are kept as they are."""
 
     def factor(self, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks) -> Factors:
         """Decompose `weight` (out, in, *spatial), keeping no more than `most` ranks, as float32 or its own type.

@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from onnx_lowrank import linalg
+from onnx_lowrank.curvature import Basis, SideName
 from onnx_lowrank.schemes.base import NestedPair, pointwise, saving_ranks
 from onnx_lowrank.types import Array, Layout, Moments, Ranks
 
@@ -22,6 +23,17 @@ class KernelLast:
     """A k×k convolution as 1×1 to `rank` channels, then k×k."""
 
     name = "kernel-last"
+
+    def side(self, shape: tuple[int, ...]) -> SideName:
+        """Return the inputs: the kernel comes after the projection."""
+        return "in"
+
+    def pair(self, weight: Array, basis: Basis, errors: Array, most: Ranks) -> NestedPair:
+        """Return the factors that a basis stands for."""
+        weight = np.asarray(weight, np.float64)
+        last = np.moveaxis(np.moveaxis(weight, 1, -1) @ basis.write, -1, 1)
+        first = pointwise(basis.read.T, weight.ndim - 2)
+        return NestedPair.kept(self.name, first, last, errors, most, first_owns=False)
 
     def ranks(self, shape: tuple[int, ...], multiple: int) -> list[Ranks]:
         """Return the ranks that save."""

@@ -15,6 +15,7 @@ import math
 import numpy as np
 
 from onnx_lowrank import linalg
+from onnx_lowrank.curvature import Basis, SideName
 from onnx_lowrank.schemes.base import NestedPair, pointwise, saving_ranks
 from onnx_lowrank.types import Array, Layout, Moments, Ranks
 
@@ -83,10 +84,26 @@ def _factor(name: str, weight: Array, fit: Moments | None, score: Moments | None
     return NestedPair.kept(name, first, pointwise(left, weight.ndim - 2), errors, most, first_owns=True)
 
 
+def _pair(name: str, weight: Array, basis: Basis, errors: Array, most: Ranks) -> NestedPair:
+    """Return write (readᵀ W) on the outputs, (W write) readᵀ on the inputs of a matrix."""
+    matrix = np.asarray(weight, np.float64).reshape(weight.shape[0], -1)
+    first, last = (basis.read.T @ matrix, basis.write) if basis.side == "out" else (basis.read.T, matrix @ basis.write)
+    first = first.reshape(first.shape[0], *weight.shape[1:])
+    return NestedPair.kept(name, first, pointwise(last, weight.ndim - 2), errors, most, first_owns=True)
+
+
 class Svd:
     """A matrix, or a 1×1 convolution, as a pair."""
 
     name = "svd"
+
+    def side(self, shape: tuple[int, ...]) -> SideName:
+        """Return the smaller side: both give the same factors."""
+        return "out" if shape[0] <= math.prod(shape[1:]) else "in"
+
+    def pair(self, weight: Array, basis: Basis, errors: Array, most: Ranks) -> NestedPair:
+        """Return the factors that a basis stands for."""
+        return _pair(self.name, weight, basis, errors, most)
 
     def ranks(self, shape: tuple[int, ...], multiple: int) -> list[Ranks]:
         """Return the ranks that save."""
@@ -105,6 +122,14 @@ class KernelFirst:
     """A k×k convolution as k×k to `rank` channels, then 1×1."""
 
     name = "kernel-first"
+
+    def side(self, shape: tuple[int, ...]) -> SideName:
+        """Return the outputs: the kernel comes before the projection."""
+        return "out"
+
+    def pair(self, weight: Array, basis: Basis, errors: Array, most: Ranks) -> NestedPair:
+        """Return the factors that a basis stands for."""
+        return _pair(self.name, weight, basis, errors, most)
 
     def ranks(self, shape: tuple[int, ...], multiple: int) -> list[Ranks]:
         """Return the ranks that save."""

@@ -1,0 +1,227 @@
+"""Forward and backward over samples: what is projected (z) and the loss's gradient there (e), at every site.
+
+One run of a batch gives the inputs, outputs and output gradients of all sites of a group; `SiteFlow` turns them into
+vectors on the side of the weight that is asked for. Nothing is kept from batch to batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnx_lowrank.curvature import SideName
+from onnx_lowrank.errors import DataError
+from onnx_lowrank.gradient import GradientRunner, build_gradient
+from onnx_lowrank.gradient.build import GradientGraph
+from onnx_lowrank.gradient.run import Seeds
+from onnx_lowrank.ops import Call, operator
+from onnx_lowrank.options import Options
+from onnx_lowrank.runtime import Runner, batches, join, rows_of
+from onnx_lowrank.schemes import SCHEMES
+from onnx_lowrank.sites import Found
+from onnx_lowrank.types import Array, Feed, Site
+
+Head = Callable[[Mapping[str, Array], int, Sequence[int]], Seeds]
+"""(forward values, samples in them, their numbers in the set) -> the loss's gradient at the seeded tensors."""
+
+
+def sides_of(site: Site, multiple: int = 1) -> tuple[SideName, ...]:
+    """Return the sides that the schemes of a site project on: both of a kernel, the smaller one of a matrix."""
+    return tuple(dict.fromkeys(s.side(site.shape) for s in SCHEMES if s.ranks(site.shape, multiple)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """What a group of sites saw in one batch. `numbers`: which samples; `units`: what is summed over on its own."""
+
+    flow: JointFlow
+    values: Mapping[str, Array]
+    gradients: Mapping[str, Array]
+    numbers: Sequence[int]
+    samples: int
+    units: int
+
+    def vectors(self, site: Site, side: SideName) -> Iterator[tuple[Array, Array]]:
+        """Yield z and e, both (units · positions, d) float32, for every call of the site."""
+        for z, raw in self.raw(site, side):
+            yield z, self.flow.finish(site, side, raw)
+
+    def raw(self, site: Site, side: SideName) -> Iterator[tuple[Array, Array]]:
+        """Yield z and what `JointFlow.finish` makes e of, whatever rows are put together in between."""
+        for call in self.flow.found.calls[site.id]:
+            yield self.flow.raw(site, side, call, self.values, self.gradients)
+
+
+class JointFlow:
+    """Runs a group of sites forward and backward. `seeded` are the tensors where the loss's gradient enters.
+
+    `unreached`: site id -> why no gradient gets there. Raises DataError where a gradient is not finite.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        found: Found,
+        sites: Sequence[Site],
+        seeded: Sequence[str],
+        shapes: Mapping[str, Sequence[int | None]],
+        options: Options,
+    ) -> None:
+        self.found, self.seeded = found, tuple(seeded)
+        self._given = {value.name for value in model.graph.input}
+        self._settings = {"provider": options.provider, "threads": options.threads}
+        self._pulls: dict[str, _Pull] = {}
+        self._weights: dict[str, Array] = {}
+        calls = [(site, call) for site in sites for call in found.calls[site.id]]
+        self._direct = {call.output: x for site, call in calls if (x := _sole_data(model, site, call))}
+        targets = [*(call.output for _, call in calls), *dict.fromkeys(self._direct.values())]
+        keep = [name for name in dict.fromkeys(self._kept(sites)) if name not in self._given]
+        graph = build_gradient(model, targets, seeded, shapes=shapes, keep=keep)
+        self.unreached = {site.id: why for site in sites if (why := self._missing(site, graph))}
+        self.sites = [site for site in sites if site.id not in self.unreached]
+        self._runner = GradientRunner(_without(graph, self._wanted()), keep=keep, **self._settings) if self.sites else None  # type: ignore[arg-type]
+
+    def _wanted(self) -> set[str]:
+        outputs = {call.output for site in self.sites for call in self.found.calls[site.id]}
+        return outputs | {x for output, x in self._direct.items() if output in outputs}
+
+    def _missing(self, site: Site, graph: GradientGraph) -> str:
+        reasons = [graph.unreached.get(call.output, "") for call in self.found.calls[site.id]]
+        for call in self.found.calls[site.id]:
+            if self._direct.get(call.output) in graph.unreached:
+                del self._direct[call.output]
+        return next((reason for reason in reasons if reason), "")
+
+    def _kept(self, sites: Sequence[Site]) -> Iterator[str]:
+        for site in sites:
+            for call in self.found.calls[site.id]:
+                if "in" in sides_of(site):
+                    yield operator(call).data(call)
+                if "out" in sides_of(site):
+                    yield call.output
+                    if len(call.inputs) > 2 and call.input(2):
+                        yield call.input(2)
+
+    def tensors(self, site: Site) -> list[str]:
+        """Return the tensors whose leading axis must count the samples."""
+        return [name for call in self.found.calls[site.id] for name in (operator(call).data(call), call.output)]
+
+    def run(
+        self, feeds: Sequence[Feed], numbers: Sequence[int], head: Head, *, batch: int, separate: bool
+    ) -> Iterator[Batch]:
+        """Yield what every batch of `feeds` gives; `separate`: the rows of a batch can be told apart everywhere."""
+        if self._runner is None:
+            return
+        start = 0
+        for run in batches(feeds, batch):
+            feed = join(run)
+            count = sum(rows_of(one) for one in run)
+            which = numbers[start : start + len(run)]
+            start += len(run)
+            found = self._runner.run(feed, lambda values, n=count, w=which: head(values, n, w))  # type: ignore[misc]
+            for name, gradient in found.gradients.items():
+                if not np.isfinite(gradient).all():
+                    raise DataError(
+                        f"the gradient of the loss at {name!r} is not finite on these samples: check their range,"
+                        " or use --sensitivity inputs"
+                    )
+            yield Batch(self, {**feed, **found.values}, found.gradients, which, count, count if separate else 1)
+
+    def raw(
+        self, site: Site, side: SideName, call: Call, values: Mapping[str, Array], gradients: Mapping[str, Array]
+    ) -> tuple[Array, Array]:
+        """Return z (positions, d) and the gradient's rows of one call, float32."""
+        op, gradient = operator(call), gradients[call.output]
+        if side == "out":
+            bias = values.get(call.input(2)) if len(call.inputs) > 2 and call.input(2) else None
+            return _single(op.linear(call, values[call.output], bias)), _single(op.results(call, gradient))
+        x = values[op.data(call)]
+        if math.prod(site.shape[2:]) > 1:
+            direct = self._direct.get(call.output)
+            pulled = gradients[direct] if direct else self._pull(site, call).run(x, gradient)
+            return _channels(x), _channels(pulled)
+        rows, scale = _single(op.results(call, gradient)), op.scale(call)
+        return _single(op.vectors(call, x, site.shape[2:])), rows if scale == 1.0 else rows * np.float32(scale)
+
+    def finish(self, site: Site, side: SideName, raw: Array) -> Array:
+        """Return e (positions, d): the rows themselves, but Wᵀ g for the inputs of a matrix."""
+        if side == "out" or math.prod(site.shape[2:]) > 1:
+            return raw
+        return np.asarray(raw @ self._matrix(site))
+
+    def _matrix(self, site: Site) -> Array:
+        if site.id not in self._weights:
+            self._weights[site.id] = _single(self.found.weight(site).reshape(site.shape[:2]))
+        return self._weights[site.id]
+
+    def _pull(self, site: Site, call: Call) -> _Pull:
+        if call.output not in self._pulls:
+            weight = operator(call).canonical(call, onnx.numpy_helper.to_array(self.found.weights[site.weight]))
+            self._pulls[call.output] = _Pull(call, np.asarray(weight, np.float32), self._settings)
+        return self._pulls[call.output]
+
+
+def _sole_data(model: onnx.ModelProto, site: Site, call: Call) -> str:
+    """Return the data of a kernel that nobody else reads: its own gradient is Wᵀ g. Empty for all others."""
+    x = operator(call).data(call)
+    if math.prod(site.shape[2:]) == 1 or "in" not in sides_of(site):
+        return ""
+    if x in {v.name for v in (*model.graph.output, *model.graph.input)} or any(
+        a.HasField("g") or a.graphs for node in model.graph.node for a in node.attribute
+    ):
+        return ""
+    return x if sum(name == x for node in model.graph.node for name in node.input) == 1 else ""
+
+
+class _Pull:
+    """Wᵀ g of a convolution: its gradient with respect to its own input, whatever else reads that."""
+
+    def __init__(self, call: Call, weight: Array, settings: Mapping[str, object]) -> None:
+        attributes = {k: v for k, v in call.attributes.items() if v is not None}
+        node = onnx.helper.make_node(call.op, ["x", "w"], ["y"], "conv", **attributes)
+        dims: list[int | None] = [None, weight.shape[1], *(None for _ in weight.shape[2:])]
+        value = onnx.helper.make_tensor_value_info
+        graph = onnx.helper.make_graph(
+            [node],
+            "pull",
+            [value("x", onnx.TensorProto.FLOAT, dims)],
+            [value("y", onnx.TensorProto.FLOAT, [None] * weight.ndim)],
+            [onnx.numpy_helper.from_array(weight, "w")],
+        )
+        opset = onnx.helper.make_opsetid("", max(call.opset, 13))
+        model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8)
+        built = build_gradient(model, ["x"], ["y"])
+        self._seed, self._gradient = built.seeds["y"], built.gradients["x"]
+        for output in [o for o in built.model.graph.output if o.name != self._gradient]:
+            built.model.graph.output.remove(output)  # so that nothing is computed for it
+        self._runner = Runner(built.model, outputs=[self._gradient], **settings)  # type: ignore[arg-type]
+
+    def run(self, x: Array, gradient: Array) -> Array:
+        """Return ∂L/∂x, the shape of x."""
+        return self._runner.run({"x": np.asarray(x, np.float32), self._seed: np.asarray(gradient, np.float32)})[
+            self._gradient
+        ]
+
+
+def _without(graph: GradientGraph, wanted: set[str]) -> GradientGraph:
+    """Every gradient is wanted as it is built; a place to drop those of sites that another call leaves unreached."""
+    if set(graph.gradients) <= wanted:
+        return graph
+    dropped = {name for target, name in graph.gradients.items() if target not in wanted}
+    outputs = [value for value in graph.model.graph.output if value.name not in dropped]
+    del graph.model.graph.output[:]
+    graph.model.graph.output.extend(outputs)
+    kept = {target: name for target, name in graph.gradients.items() if target in wanted}
+    return GradientGraph(graph.model, graph.seeds, kept, graph.unreached, graph.backward, graph.elems)
+
+
+def _single(array: Array) -> Array:
+    return np.ascontiguousarray(array, np.float32)
+
+
+def _channels(array: Array) -> Array:
+    return _single(np.moveaxis(array, 1, -1).reshape(-1, array.shape[1]))

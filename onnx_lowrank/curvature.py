@@ -1,0 +1,128 @@
+"""The two-sided metric A ⊗ B of a site: moments that add, the best basis in it, and what every rank loses.
+
+A truncation is a projection Π = Σ_i write_i read_iᵀ on one side of the weight: on its outputs (y = W x, Ŵ = Π W) or on
+its inputs (Ŵ = W Π). Seen there, everything is two vectors a position: z, what is projected, and e, the gradient of
+the loss with respect to it. Outputs: z = y, e = g = ∂L/∂y. Inputs: z = x, e = h = Wᵀ g.
+
+With A = E x xᵀ and B = E g gᵀ, the truncated singular value decomposition of P = A^½ Wᵀ B^½ minimises the Kronecker
+approximation of the loss, ½ tr(B δ A δᵀ) (METHOD.md, section 3.1). Its singular vectors are the eigenvectors of
+B^½ (W A Wᵀ) B^½ = E^½ Z E^½ on the outputs, of A^½ (Wᵀ B W) A^½ = Z^½ E Z^½ on the inputs, with Z = E z zᵀ, E = E e eᵀ:
+the smaller side serves, no Gram of k×k patches is needed, and only one root is inverted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from onnx_lowrank import linalg
+from onnx_lowrank.types import Array
+
+SideName: TypeAlias = Literal["out", "in"]
+Metric: TypeAlias = Literal["joint", "inputs", "weights"]
+SHRINK = (1e-3, 1e-2, 1e-1)
+"""Shares of a multiple of the identity (of W Wᵀ where it comes through the weight) added to A and to B."""
+TINY = 1e-300
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SideMoments:
+    """Sums over positions, float64: Z (d, d) of z zᵀ and E (d, d) of e eᵀ. Additive, so shards merge with `+`."""
+
+    Z: Array
+    E: Array
+    positions: int
+    samples: int
+
+    def __add__(self, other: SideMoments) -> SideMoments:
+        """Return the moments of both sets of samples together."""
+        return SideMoments(
+            self.Z + other.Z, self.E + other.E, self.positions + other.positions, self.samples + other.samples
+        )
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing reaches the site, or nothing of it reaches the loss."""
+        return not (self.Z.trace() > 0 and self.E.trace() > 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Basis:
+    """Π of rank k is the first k of Σ_i write_i read_iᵀ; read, write: (d, r) in columns, strongest first."""
+
+    side: SideName
+    read: Array
+    write: Array
+    shrink: float
+
+
+def in_metric(moments: SideMoments, side: SideName, gram: Array, metric: Metric) -> SideMoments:
+    """Return the moments as they would be with B = 1 ("inputs") or with A = B = 1 ("weights": plain ‖W − Ŵ‖)."""
+    if metric == "joint":
+        return moments
+    count, unit = max(moments.positions, 1), np.eye(len(gram))
+    E = count * (unit if side == "out" else gram)
+    Z = moments.Z if metric == "inputs" else count * (gram if side == "out" else unit)
+    return SideMoments(Z, E, moments.positions, moments.samples)
+
+
+def bases(moments: SideMoments, side: SideName, gram: Array, rank: int, shrinks: Sequence[float]) -> list[Basis]:
+    """Return the best basis (d, rank) for every shrinkage; `gram` (d, d) is W Wᵀ on the outputs, Wᵀ W on the inputs.
+
+    The root is taken of the matrix that is shrunk towards the identity, so it can always be inverted.
+    """
+    count = max(moments.positions, 1)
+    rooted, through = (moments.E, moments.Z) if side == "out" else (moments.Z, moments.E)
+    values, vectors = linalg.eigen(rooted / count)
+    return [_basis(values, vectors, through / count, side, gram, rank, shrink) for shrink in shrinks]
+
+
+def _basis(
+    values: Array, vectors: Array, through: Array, side: SideName, gram: Array, rank: int, shrink: float
+) -> Basis:
+    root = np.sqrt(values + max(shrink * float(values.mean()), TINY))
+    through = through + shrink * float(through.trace()) / max(float(gram.trace()), TINY) * gram
+    inner = (vectors.T @ through @ vectors) * root[:, None] * root[None, :]
+    _, turned = linalg.eigen(inner)
+    turned = turned[:, :rank]
+    onto, back = vectors @ (root[:, None] * turned), vectors @ (turned / root[:, None])
+    return Basis(side, onto, back, shrink) if side == "out" else Basis(side, back, onto, shrink)
+
+
+def kronecker(basis: Basis, moments: SideMoments) -> Array:
+    """Return (r + 1,) the loss ½ tr(B δ A δᵀ) of every rank, on any moments; never rising with the rank.
+
+    A counts per sample, B per position (METHOD.md, section 3).
+    """
+    reading = basis.read.T @ (moments.Z / max(moments.samples, 1)) @ basis.read
+    writing = basis.write.T @ (moments.E / max(moments.positions, 1)) @ basis.write
+    product = (reading * writing)[::-1, ::-1]
+    # what a block from the small end sums to: its last row and column are new each time
+    steps = np.tril(product).sum(1) + np.triu(product).sum(0) - product.diagonal()
+    losses = np.zeros(len(product) + 1)
+    losses[1:] = 0.5 * np.maximum.accumulate(np.maximum(np.cumsum(steps), 0.0))
+    return losses[::-1].copy()
+
+
+def project(basis: Basis, z: Array, e: Array, samples: int) -> Array:
+    """Return (samples, r) v_si = Σ_t (read_i · z_t)(write_i · e_t); z, e: (samples · positions, d), sample by sample."""
+    product = (z @ basis.read.astype(z.dtype)) * (e @ basis.write.astype(e.dtype))
+    return np.asarray(product.reshape(samples, -1, product.shape[-1]).sum(1, dtype=np.float64))
+
+
+def tails(projected: Array, ranks: Sequence[int]) -> Array:
+    """Return (samples, len(ranks)) Σ_{i ≥ k} v_si, summed from the small end: −⟨Γ_s, δ_k⟩."""
+    summed = np.cumsum(projected[:, ::-1], axis=1)[:, ::-1]
+    summed = np.concatenate([summed, np.zeros((len(summed), 1))], axis=1)
+    return summed[:, list(ranks)]
+
+
+def rises(tail: Array) -> tuple[Array, Array]:
+    """Return (ranks,) ½ E_s tail² and its standard error, of (samples, ranks) tails with sampled targets."""
+    each = 0.5 * tail**2
+    count = len(each)
+    error = each.std(0, ddof=1) / np.sqrt(count) if count > 1 else np.full(each.shape[1], np.inf)
+    return each.mean(0), error

@@ -1,0 +1,282 @@
+"""The joint sensitivity: a two-sided basis for every site, and the exact Gauss-Newton rise of every rank.
+
+Pass 1 sums moments, pass 2 projects single samples on the basis (METHOD.md, section 3). Both are cross-fitted: the
+samples are dealt into folds, and a sample is scored by a basis that was fitted without its fold, so that directions
+which the samples do not reach do not look free. The factors themselves use all samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import scipy.linalg.blas
+
+from onnx_lowrank.calibration.joint import Batch, JointFlow, sides_of
+from onnx_lowrank.calibration.observe import Observed
+from onnx_lowrank.curvature import SHRINK, Basis, Metric, SideMoments, SideName, bases, in_metric, kronecker
+from onnx_lowrank.curvature import project, rises, tails
+from onnx_lowrank.options import Options
+from onnx_lowrank.schemes import SCHEMES, Factors, Scheme
+from onnx_lowrank.sensitivity.objective import Objective
+from onnx_lowrank.sites import Found
+from onnx_lowrank.types import Array, Feed, Site
+
+FOLDS = 2
+SCORED = 128
+"""Samples that are scored, at most, over all folds."""
+BLOCK = 8
+"""Neighbours stay in one fold: they may come from one recording, one document, one photo."""
+TINY = 1e-300
+WAITING_BYTES = 192 * 2**20
+"""Rows that gather before their products are formed, all sites of a group together."""
+
+Key = tuple[str, SideName]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """One site by one scheme. ranks: (n,). tails, slopes: (samples, n) −⟨Γ_s, δ⟩ with sampled and with real targets.
+
+    rise, deviation: (n,) ½ E tail² and its standard error. kron: (n,) the A ⊗ B score. error: (n,) relative, held out.
+    """
+
+    factors: Factors
+    ranks: tuple[int, ...]
+    tails: Array
+    slopes: Array | None
+    rise: Array
+    deviation: Array
+    kron: Array
+
+
+@dataclass(slots=True, eq=False)
+class Joint:
+    """What collection found: (site id, scheme) -> Scored; site id -> why no gradient gets there; sites of no effect."""
+
+    scored: dict[tuple[str, str], Scored] = field(default_factory=dict)
+    unreached: dict[str, str] = field(default_factory=dict)
+    dead: list[Site] = field(default_factory=list)
+    samples: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Collection:
+    """All that the two passes need. `separate`: rows of a batch can be told apart at every site."""
+
+    model: onnx.ModelProto
+    found: Found
+    observed: Observed
+    feeds: Sequence[Feed]
+    objective: Objective
+    shapes: Mapping[str, Sequence[int | None]]
+    options: Options
+    batch: int
+    separate: bool
+    metric: Metric = "joint"
+    score: int = SCORED
+
+    def run(self, progress: Callable[[int], None] | None = None) -> Joint:
+        """Return every site scored, a group of sites that fits in memory at a time."""
+        joint = Joint()
+        for group in self.groups():
+            flow = JointFlow(self.model, self.found, group, self.objective.seeded, self.shapes, self.options)
+            joint.unreached |= flow.unreached
+            _Group(self, flow, joint, progress or (lambda n: None)).run()
+        return joint
+
+    def groups(self) -> Iterator[list[Site]]:
+        """Yield neighbouring sites whose moments, bases and activations fit in the memory allowed."""
+        group: list[Site] = []
+        held = 0
+        for site in self.found.sites:
+            need = self.need(site)
+            if group and held + need > self.options.memory:
+                yield group
+                group, held = [], 0
+            group.append(site)
+            held += need
+        if group:
+            yield group
+
+    def need(self, site: Site) -> int:
+        """Return bytes: moments and bases of every fold, and z, e of a batch."""
+        widths = [site.shape[0] if side == "out" else site.shape[1] for side in sides_of(site)]
+        return sum(32 * FOLDS * width**2 for width in widths) + 3 * self.observed.bytes[site.id] * self.batch
+
+    @property
+    def passes(self) -> int:
+        """Return how many samples are run, all groups and both passes together."""
+        return sum(1 for _ in self.groups()) * (len(self.feeds) + sum(map(len, self.parts_scored())))
+
+    def parts(self) -> list[list[int]]:
+        """Return the samples of every fold: blocks of neighbours, dealt in turn."""
+        count = len(self.feeds)
+        block = max(min(BLOCK, count // (2 * FOLDS)), 1)
+        return [[i for i in range(count) if i // block % FOLDS == fold] for fold in range(FOLDS)]
+
+    def parts_scored(self) -> list[list[int]]:
+        """Return the samples of every fold that are scored, spread over it."""
+        chosen = []
+        for part in self.parts():
+            picks = np.unique(np.linspace(0, len(part) - 1, min(len(part), self.score // FOLDS)).round().astype(int))
+            chosen.append([part[i] for i in picks] if part else [])
+        return chosen
+
+
+class _Group:
+    """Both passes over one group of sites."""
+
+    def __init__(
+        self, collection: Collection, flow: JointFlow, joint: Joint, progress: Callable[[int], None]
+    ) -> None:
+        self.given, self.flow, self.joint, self.progress = collection, flow, joint, progress
+        self.multiple = collection.options.rank_multiple
+        self.grams: dict[Key, Array] = {}
+        self.fitted: list[dict[Key, Basis]] = []
+        self.final: dict[Key, Basis] = {}
+        self.kron: dict[Key, Array] = {}
+
+    def run(self) -> None:
+        moments = [self._moments(part) for part in self.given.parts()]
+        for site in self.flow.sites:
+            for side in sides_of(site, self.multiple):
+                self._fit(site, side, [part.pop((site.id, side), None) for part in moments])
+        self._score()
+
+    def _batches(self, numbers: Sequence[int], head: Callable[..., Mapping[str, Array]]) -> Iterator[Batch]:
+        feeds = [self.given.feeds[i] for i in numbers]
+        return self.flow.run(feeds, numbers, head, batch=self.given.batch, separate=self.given.separate)
+
+    def _moments(self, numbers: Sequence[int]) -> dict[Key, SideMoments]:
+        """Pass 1: products of a batch in float32, their sums in float64."""
+        sums: dict[Key, SideMoments] = {}
+        waiting: dict[Key, list[tuple[Array, Array, int]]] = {}
+        held = 0
+        for batch in self._batches(numbers, self.given.objective.sampled):
+            for site in self.flow.sites:
+                for side in sides_of(site, self.multiple):
+                    for z, raw in batch.raw(site, side):
+                        waiting.setdefault((site.id, side), []).append((z, raw, batch.samples))
+                        held += z.nbytes + raw.nbytes
+            if held > WAITING_BYTES:
+                self._sum(waiting, sums)
+                held = 0
+            self.progress(len(batch.numbers))
+        self._sum(waiting, sums)
+        return sums
+
+    def _sum(self, waiting: dict[Key, list[tuple[Array, Array, int]]], sums: dict[Key, SideMoments]) -> None:
+        """Add what has gathered: one product of many rows is faster than many of few."""
+        sites = {site.id: site for site in self.flow.sites}
+        for key in list(waiting):
+            parts = waiting.pop(key)
+            z = np.concatenate([part[0] for part in parts])
+            e = self.flow.finish(sites[key[0]], key[1], np.concatenate([part[1] for part in parts]))
+            one = SideMoments(_gram(z), _gram(e), len(z), sum(part[2] for part in parts))
+            sums[key] = _added(sums[key], one) if key in sums else one
+
+    def _fit(self, site: Site, side: SideName, parts: Sequence[SideMoments | None]) -> None:
+        """Fix the bases of every fold and of all samples; the shrinkage is the one that loses least where held out."""
+        key = (site.id, side)
+        given = [part for part in parts if part is not None]
+        total = given[0]
+        for part in given[1:]:
+            total = total + part
+        if total.empty or len(given) < len(parts) or any(part.empty for part in given):
+            if site not in self.joint.dead:
+                self.joint.dead.append(site)
+            return
+        weight = self.given.found.weight(site)
+        gram = _weight_gram(weight, side)
+        rank = min(len(gram), math.prod(weight.shape) // len(gram))
+        tried = []
+        for held in given:
+            rest = SideMoments(
+                total.Z - held.Z, total.E - held.E, total.positions - held.positions, total.samples - held.samples
+            )
+            tried.append(bases(in_metric(rest, side, gram, self.given.metric), side, gram, rank, SHRINK))
+        losses = [[kronecker(basis, held) for basis in one] for one, held in zip(tried, given, strict=True)]
+        worth = [sum(float(np.log(loss[i][1:] + TINY).sum()) for loss in losses) for i in range(len(SHRINK))]
+        best = int(np.argmin(worth))
+        for fold, one in enumerate(tried):
+            if len(self.fitted) <= fold:
+                self.fitted.append({})
+            self.fitted[fold][key] = one[best]
+        whole = in_metric(total, side, gram, self.given.metric)
+        self.final[key] = bases(whole, side, gram, rank, SHRINK[best : best + 1])[0]
+        self.kron[key] = np.mean([loss[best] for loss in losses], axis=0)
+
+    def _score(self) -> None:
+        """Pass 2: every sample on the basis that was fitted without it."""
+        found: dict[Key, list[Array]] = {}
+        signed: dict[Key, list[Array]] = {}
+        objective = self.given.objective
+        for fold, numbers in enumerate(self.given.parts_scored()):
+            if fold < len(self.fitted):
+                self._project(fold, numbers, objective.sampled, found)
+                if objective.signed:
+                    self._project(fold, numbers, objective.labelled, signed)
+            self.progress(len(numbers))
+        for site in self.flow.sites:
+            for scheme in SCHEMES:
+                key = (site.id, scheme.side(site.shape))
+                ranks = scheme.ranks(site.shape, self.multiple)
+                if ranks and key in found and site not in self.joint.dead:
+                    self.joint.scored[site.id, scheme.name] = self._scored(site, scheme, found[key], signed.get(key))
+
+    def _project(
+        self, fold: int, numbers: Sequence[int], head: Callable[..., Mapping[str, Array]], into: dict[Key, list[Array]]
+    ) -> None:
+        for batch in self._batches(numbers, head):
+            scale = math.sqrt(batch.samples / batch.units)  # a unit of several samples: its gradient is their sum
+            for site in self.flow.sites:
+                for side in sides_of(site, self.multiple):
+                    basis = self.fitted[fold].get((site.id, side))
+                    if basis is not None:
+                        each = [project(basis, z, e, batch.units) for z, e in batch.vectors(site, side)]
+                        into.setdefault((site.id, side), []).append(np.sum(each, axis=0) / scale)
+
+    def _scored(self, site: Site, scheme: Scheme, found: list[Array], signed: list[Array] | None) -> Scored:
+        key = (site.id, scheme.side(site.shape))
+        options = scheme.ranks(site.shape, self.multiple)
+        ranks = tuple(rank for (rank,) in options)
+        tail = tails(np.concatenate(found), ranks)
+        rise, deviation = rises(tail)
+        kron = self.kron[key]
+        relative = kron / kron[0] if kron[0] > 0 else np.zeros_like(kron)
+        factors = scheme.pair(self.given.found.weight(site), self.final[key], relative, options[-1])
+        return Scored(
+            factors=factors,
+            ranks=ranks,
+            tails=tail,
+            slopes=None if signed is None else tails(np.concatenate(signed), ranks),
+            rise=np.maximum.accumulate(rise[::-1])[::-1],
+            deviation=deviation,
+            kron=kron[list(ranks)],
+        )
+
+
+def _gram(vectors: Array) -> Array:
+    """Return Σ v vᵀ (d, d) as float64, by the symmetric rank-k update in float32: half the work of a product."""
+    upper = scipy.linalg.blas.ssyrk(1.0, vectors.T)
+    full = np.triu(upper).astype(np.float64)
+    return full + np.triu(full, 1).T
+
+
+def _added(total: SideMoments, one: SideMoments) -> SideMoments:
+    """Add in place: `total` is this module's own."""
+    total.Z.__iadd__(one.Z)
+    total.E.__iadd__(one.E)
+    return SideMoments(total.Z, total.E, total.positions + one.positions, total.samples + one.samples)
+
+
+def _weight_gram(weight: Array, side: SideName) -> Array:
+    if side == "out":
+        matrix = weight.reshape(weight.shape[0], -1)
+        return np.asarray(matrix @ matrix.T)
+    tall = np.moveaxis(weight, 1, -1).reshape(-1, weight.shape[1])
+    return np.asarray(tall.T @ tall)

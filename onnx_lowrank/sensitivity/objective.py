@@ -1,0 +1,152 @@
+"""The loss whose rise is predicted: the divergence from the original's own outputs, or a labelled one.
+
+`Objective` knows where its gradient enters the graph and draws it: sampled targets for the curvature (METHOD.md,
+section 3: the true Fisher), real labels for the signed first-order term.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnx_lowrank.errors import MetricError
+from onnx_lowrank.gradient import Final, final_activation, heads
+from onnx_lowrank.gradient.run import Seeds
+from onnx_lowrank.metrics.divergence import Kind, OutputDivergence, Probing, probing
+from onnx_lowrank.metrics.scores import class_count, probable
+from onnx_lowrank.types import Array, Feed, Outputs
+
+CustomLoss = Callable[[Mapping[str, Array], object], Mapping[str, Array]]
+"""(the model's outputs of one sample, its label) -> gradient of its loss at some of these outputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """probing: the divergence, output by output. finals: output -> where its gradient enters, and how it is read."""
+
+    probing: Probing
+    finals: Mapping[str, Final]
+    probable: frozenset[str]
+    seed: int = 0
+    labels: Sequence[object] | None = None
+    custom: CustomLoss | None = None
+
+    @staticmethod
+    def of(model: onnx.ModelProto, kind: Kind, reference: Outputs, seed: int) -> Objective:
+        """Return the objective of a model, from its outputs on a few samples."""
+        finals = {name: final_activation(model, name) for name in reference}
+        sigmoids = [name for name, final in finals.items() if final.kind == "sigmoid"]
+        probed = probing(kind, reference, sigmoids)
+        seeded = {each.name for each in probed.outputs}
+        usable = {n: f if f.kind != "none" and _fits(f, n, probed) else Final("none", n) for n, f in finals.items()}
+        chances = frozenset(name for name in seeded if all(map(probable, reference[name])))
+        return Objective(probed, {n: f for n, f in usable.items() if n in seeded}, chances, seed)
+
+    @property
+    def seeded(self) -> list[str]:
+        """Tensors where the gradient enters."""
+        return list(dict.fromkeys(final.tensor for final in self.finals.values()))
+
+    @property
+    def unit(self) -> str:
+        """The name of what is measured."""
+        kinds = {each.kind for each in self.probing.outputs}
+        if kinds == {"kl"}:
+            return "nats of KL"
+        if kinds == {"bernoulli"}:
+            return "nats of KL a bit"
+        return "relative squared error" if kinds == {"relative-l2"} else "nats and relative squared error"
+
+    def sampled(self, values: Mapping[str, Array], samples: int, numbers: Sequence[int]) -> Seeds:
+        """Return gradients whose second moment is the curvature; the same for the same samples, always."""
+        rng = np.random.default_rng([self.seed, *numbers])
+        seeds: dict[str, Array] = {}
+        for each in self.probing.outputs:
+            final = self.finals[each.name]
+            value = values[final.tensor]
+            whole = value.reshape(1, *value.shape) if not value.ndim or value.shape[0] != samples else value
+            drawn = self._draw(each, final, whole, whole.ndim - value.ndim, rng).reshape(value.shape)
+            seeds[final.tensor] = seeds[final.tensor] + drawn if final.tensor in seeds else drawn
+        return seeds
+
+    def _draw(self, each: OutputDivergence, final: Final, value: Array, added: int, rng: np.random.Generator) -> Array:
+        if each.kind == "bernoulli":
+            return heads.sampled_binary(value, rng)
+        if each.kind == "relative-l2":
+            return heads.noise(value, each.variance, rng)
+        if final.kind == "none":
+            axis = 1 + added if value.ndim - added >= 4 else -1
+            draw = heads.sampled_of_probabilities if each.name in self.probable else heads.sampled
+            return draw(value, rng, axis=axis)
+        return heads.sampled(value, rng, axis=final.axis + added if final.axis >= 0 else final.axis)
+
+    @property
+    def signed(self) -> bool:
+        """Whether there is a loss besides the divergence: its gradient at the original is not zero."""
+        return self.labels is not None
+
+    def labelled(self, values: Mapping[str, Array], samples: int, numbers: Sequence[int]) -> Seeds:
+        """Return the gradient of the labelled loss of every sample. Raises MetricError where labels do not fit."""
+        if self.labels is None:
+            raise MetricError("the signed term needs labels; give them with the calibration samples")
+        labels = [self.labels[i] for i in numbers]
+        if self.custom is not None:
+            return self._custom(values, samples, labels)
+        return self._cross_entropy(values, samples, labels)
+
+    def _cross_entropy(self, values: Mapping[str, Array], samples: int, labels: Sequence[object]) -> Seeds:
+        each = next((e for e in self.probing.outputs if e.kind == "kl"), None)
+        if each is None:
+            raise MetricError("the signed term needs class scores or a loss of your own: give --loss FILE.py:FUNCTION")
+        final = self.finals[each.name]
+        value = values[final.tensor]
+        axis = final.axis if final.kind != "none" else 1 if value.ndim >= 4 else -1
+        shape = list(value.shape)
+        del shape[axis]
+        target = np.asarray(labels).reshape(-1)
+        if target.dtype.kind not in "iu" or target.size != int(np.prod(shape)) or target.max() >= value.shape[axis]:
+            raise MetricError(
+                f"the signed term needs a class number for every one of the {int(np.prod(shape))} decisions of output"
+                f" {each.name!r}, the labels hold {target.size} {target.dtype} values: give --loss FILE.py:FUNCTION"
+            )
+        target = target.reshape(shape)
+        if final.kind == "none" and each.name in self.probable:
+            return {final.tensor: heads.cross_entropy_of_probabilities(value, target, axis=axis, ignore=-100).gradient}
+        return {final.tensor: heads.cross_entropy(value, target, axis=axis, ignore=-100).gradient}
+
+    def _custom(self, values: Mapping[str, Array], samples: int, labels: Sequence[object]) -> Seeds:
+        if self.custom is None:
+            raise MetricError("no loss was given")
+        parts: dict[str, list[Array]] = {}
+        for index, label in enumerate(labels):
+            width = samples // len(labels)
+            rows = slice(index * width, (index + 1) * width)
+            one = {n: v[rows] if v.ndim and v.shape[0] == samples else v for n, v in values.items()}
+            for name, gradient in self.custom(one, label).items():
+                if name not in one or np.shape(gradient) != one[name].shape:
+                    raise MetricError(
+                        f"the loss gives a gradient of shape {np.shape(gradient)} at {name!r}; it must be one of the"
+                        f" model's outputs, with its shape: {', '.join(one)}"
+                    )
+                parts.setdefault(name, []).append(np.asarray(gradient, one[name].dtype))
+        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+    def divergence(self, reference: Mapping[str, Array], outputs: Mapping[str, Array], samples: int) -> float:
+        """Return the summed divergence of the samples of one run."""
+        return self.probing.summed(reference, outputs, samples)
+
+
+def _fits(final: Final, name: str, probed: Probing) -> bool:
+    """Whether seeding before the final activation is seeding of this divergence."""
+    kind = {each.name: each.kind for each in probed.outputs}.get(name)
+    return (kind == "kl" and final.kind in ("softmax", "log_softmax")) or (
+        kind == "bernoulli" and final.kind == "sigmoid"
+    )
+
+
+def rows_in(feeds: Sequence[Feed], count: Callable[[Feed], int]) -> int:
+    """Return the samples that feeds hold."""
+    return sum(map(count, feeds))
