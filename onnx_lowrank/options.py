@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from onnx_lowrank.errors import GoalError
 
 DropType: TypeAlias = Literal["absolute", "relative"]
-Sensitivity: TypeAlias = Literal["joint", "inputs", "weights"]
+Sensitivity: TypeAlias = Literal["joint", "inputs", "weights", "paper"]
 Resource: TypeAlias = Literal["parameters", "bytes", "macs"]
 
 
@@ -90,7 +90,13 @@ Goal: TypeAlias = Compact | Lossless
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """How the work is done; nothing here changes what counts as a success."""
+    """How the work is done; nothing here changes what counts as a success.
+
+    memory: bytes that collection may hold at once. signed: add the first-order term of a labelled loss, cross-fitted.
+    inter_layer: add what sites do to each other. refit: ridge least squares of the last factors on the compressed
+    prefix. continuation: steps in which to shrink, collecting again after each. gamma: bound on the relative error of
+    a layer under `paper`. loss: FILE.py:function(outputs, label) -> {output: gradient}, a loss of one's own.
+    """
 
     sensitivity: Sensitivity = "joint"
     metric: str | None = None
@@ -101,12 +107,18 @@ class Options:
     threads: int = 0
     seed: int = 0
     memory: int = 2**30
+    signed: bool = False
+    inter_layer: bool = False
+    refit: bool = False
+    continuation: int = 1
+    gamma: float = 0.1
+    loss: str | None = None
 
     def __post_init__(self) -> None:
-        if self.sensitivity not in ("joint", "inputs", "weights"):
+        if self.sensitivity not in ("joint", "inputs", "weights", "paper"):
             raise GoalError(
                 f"unknown sensitivity {self.sensitivity!r}: take 'joint' (inputs and loss gradients),"
-                " 'inputs' (whitened) or 'weights' (plain SVD)"
+                " 'inputs' (whitened), 'weights' (plain SVD) or 'paper' (arXiv 2412.06867 to the letter)"
             )
         if self.memory < LEAST_MEMORY:
             raise GoalError(f"the memory bound must be at least {LEAST_MEMORY // 2**20} MiB, not {self.memory} bytes")

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from onnx_lowrank.errors import ModelError
+from onnx_lowrank.metrics.divergence import Kind
 from onnx_lowrank.model_io import check, staged
 from onnx_lowrank.options import Goal, Options
 from onnx_lowrank.timing import Timing
@@ -38,7 +39,8 @@ class Result:
     """Outcome of `optimize`. Truthy when a smaller model passed; otherwise `model` is the original.
 
     `verdict` was measured on the model as reloaded from disk; `test` likewise, on samples nothing was chosen on.
-    `trials` are all plans measured, in order; `reason` says in one line how it ended.
+    `trials` are all plans measured, in order; `reason` says in one line how it ended. `divergence` is the loss that
+    sensitivity was predicted for.
     """
 
     changed: bool
@@ -62,6 +64,7 @@ class Result:
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     output: Path | None = None
+    divergence: Kind = "relative-l2"
 
     def __bool__(self) -> bool:
         return self.changed

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_lowrank.errors import PlanError
+from onnx_lowrank.metrics.divergence import Kind
 from onnx_lowrank.options import Options, Sensitivity
 from onnx_lowrank.types import Plan, Ranks
 
@@ -29,7 +30,10 @@ class SavedChoice:
 
 @dataclass(frozen=True, slots=True)
 class SavedPlan:
-    """What is needed to repeat a plan: the model's hash, how the factors were made, and the choices."""
+    """What is needed to repeat a plan: the model's hash, how the factors were made, and the choices.
+
+    `divergence` is the loss whose gradient entered the factors (sensitivity joint).
+    """
 
     model_sha256: str
     sensitivity: Sensitivity
@@ -37,6 +41,7 @@ class SavedPlan:
     rank_multiple: int
     choices: tuple[SavedChoice, ...]
     tool: str = ""
+    divergence: Kind = "relative-l2"
 
     @property
     def needs_data(self) -> bool:
@@ -45,13 +50,18 @@ class SavedPlan:
 
     @staticmethod
     def of(
-        plan: Plan, shapes: Mapping[str, tuple[int, ...]], model_sha256: str, options: Options, tool: str
+        plan: Plan,
+        shapes: Mapping[str, tuple[int, ...]],
+        model_sha256: str,
+        options: Options,
+        tool: str,
+        divergence: Kind = "relative-l2",
     ) -> SavedPlan:
         """Return the saved form of a plan; `shapes` are the sites' by id."""
         choices = tuple(
             SavedChoice(c.site, c.weight, shapes[c.site], c.option.scheme, c.option.ranks) for c in plan.factored
         )
-        return SavedPlan(model_sha256, options.sensitivity, options.seed, options.rank_multiple, choices, tool)
+        return SavedPlan(model_sha256, options.sensitivity, options.seed, options.rank_multiple, choices, tool, divergence)
 
     def to_json(self) -> str:
         """Return the text of the plan file."""
@@ -61,6 +71,7 @@ class SavedPlan:
             "tool": self.tool,
             "model_sha256": self.model_sha256,
             "sensitivity": self.sensitivity,
+            "divergence": self.divergence,
             "seed": self.seed,
             "rank_multiple": self.rank_multiple,
             "choices": [
@@ -101,6 +112,7 @@ def read_plan(path: Path) -> SavedPlan:
             int(content["rank_multiple"]),
             choices,
             str(content.get("tool", "")),
+            content.get("divergence", "relative-l2"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise PlanError(f"{path} is damaged ({type(error).__name__}: {error}); save the plan again") from error

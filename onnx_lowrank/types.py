@@ -222,19 +222,30 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One measured substitution at a site: relative squared error there, and the divergence of the model's output."""
+    """One measured substitution at a site: relative squared error there, and the divergence of the model's output.
+
+    `predicted` is what the curvature said of it on the same samples (None: there was no prediction).
+    """
 
     error: float
     loss: float
+    predicted: float | None = None
+    scheme: str = ""
+    ranks: Ranks = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """All options of a site, dense first, then by falling cost; `probes` is what their losses were measured on."""
+    """All options of a site, dense first, then by falling cost; `probes` is what their losses were measured on.
+
+    `reach` is the perturbation range: the largest relative error at which prediction and measurement agreed; beyond
+    it options carry the measured loss. None where nothing was predicted.
+    """
 
     site: str
     options: tuple[Option, ...]
     probes: tuple[Probe, ...] = ()
+    reach: float | None = None
 
     @property
     def dense(self) -> Option:

@@ -57,6 +57,38 @@ GOAL = stacked(
     click.option("--target-size", type=Bytes(), help="lossless: bytes of the saved file, 10MB say."),
     click.option("--target-macs", type=float, help="lossless: share of the multiply-accumulates to keep."),
 )
+SENSITIVITY = stacked(
+    click.option(
+        "--sensitivity",
+        type=click.Choice(["joint", "inputs", "weights", "paper"]),
+        default="joint",
+        show_default=True,
+        help="joint: factors and ranks by the loss's own curvature. inputs: factors that keep outputs on calibration"
+        " inputs (whitened). weights: plain SVD. paper: first order only, layer by layer (arXiv 2412.06867).",
+    ),
+    click.option(
+        "--loss",
+        metavar="FILE.py:FUNCTION",
+        help="A labelled loss of your own, by its gradient at the outputs; for --signed and paper.",
+    ),
+    click.option("--signed", is_flag=True, help="Add the first-order term of the labelled loss, cross-fitted."),
+    click.option("--inter-layer", is_flag=True, help="Add what the factored weights do to each other."),
+    click.option("--refit", is_flag=True, help="Refit the last factors on the compressed prefix (least squares)."),
+    click.option(
+        "--continuation",
+        type=click.IntRange(1, 8),
+        default=1,
+        show_default=True,
+        metavar="STEPS",
+        help="Shrink in so many steps, collecting again after each.",
+    ),
+    click.option(
+        "--gamma", type=float, default=0.1, show_default=True, help="paper: bound on a layer's relative error."
+    ),
+    click.option(
+        "--memory", type=Bytes(), default="1GB", show_default=True, help="What collection may hold at once, about."
+    ),
+)
 
 
 @click.command()
@@ -65,13 +97,7 @@ GOAL = stacked(
 @DATA
 @GOAL
 @METRIC
-@click.option(
-    "--sensitivity",
-    type=click.Choice(["inputs", "weights"]),
-    default="inputs",
-    show_default=True,
-    help="inputs: factors that keep the outputs on calibration inputs (whitened). weights: plain SVD.",
-)
+@SENSITIVITY
 @SELECT
 @RUNTIME
 @REPORT
@@ -133,7 +159,8 @@ def _write_side_files(result: Result, report: Path | None, plan: Path | None) ->
         write_text(report, result_json(result))
     if plan is not None and result.plan is not None:
         shapes = {site.id: site.shape for site in result.sites}
-        saved = SavedPlan.of(result.plan, shapes, result.source_hash, result.options, f"onnx-lowrank {__version__}")
+        tool = f"onnx-lowrank {__version__}"
+        saved = SavedPlan.of(result.plan, shapes, result.source_hash, result.options, tool, result.divergence)
         write_text(plan, saved.to_json())
 
 

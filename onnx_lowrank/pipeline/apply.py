@@ -81,10 +81,11 @@ def _decomposed(
         return decompose_plain(found, multiple=saved.rank_multiple)
     if data is None:
         raise DataError(
-            "this plan's factors depend on the inputs (--sensitivity inputs): give the calibration samples with --data"
+            f"this plan's factors depend on the inputs (--sensitivity {saved.sensitivity}):"
+            " give the calibration samples with --data"
         )
     split = read_samples(subject, DataSources(data=data, validation=validation), options, progress)
-    return calibrate(subject, split.calibration, found, options, progress).decomposed
+    return calibrate(subject, split.calibration, found, options, progress, saved.divergence).decomposed
 
 
 def _plan(saved: SavedPlan, found: Found, decomposed: Decomposed) -> Plan:

@@ -1,66 +1,221 @@
-"""From calibration samples to curves: collect, decompose, probe. `optimize`, `apply` and the benchmark share it."""
+"""From calibration samples to curves: collect, decompose, score, probe. `optimize`, `apply` and the benchmark share it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from onnx_lowrank.calibration import Observed, observe, passes, stream_moments
+from onnx_lowrank.errors import GoalError
+from onnx_lowrank.gradient import observed_ranks
 from onnx_lowrank.metrics import Metric
+from onnx_lowrank.metrics.custom import from_file
+from onnx_lowrank.metrics.divergence import Kind, divergence_kind
 from onnx_lowrank.options import Options
-from onnx_lowrank.pipeline.subject import Subject, batch_of, first_outputs, probe_divergence, spread
+from onnx_lowrank.pipeline.subject import Subject, batch_of, first_outputs, spread
+from onnx_lowrank.plan import Problem
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.samples import Samples
 from onnx_lowrank.sensitivity import Decomposed, decompose, probe_curves
+from onnx_lowrank.sensitivity.curves import JointCurves, joint_curves, merged
+from onnx_lowrank.sensitivity.joint import Collection, Joint
+from onnx_lowrank.sensitivity.objective import Objective
 from onnx_lowrank.sensitivity.probe import PROBES
+from onnx_lowrank.sensitivity.reach import AGREE, measure_reach
+from onnx_lowrank.sensitivity.separate import tells_samples_apart
 from onnx_lowrank.sites import Found
-from onnx_lowrank.types import Curve, Feed
+from onnx_lowrank.types import Array, Curve, Feed, Option
 
 SCORED = 64
-"""Calibration samples set aside to score ranks on, at most."""
+"""Calibration samples set aside to score ranks on, at most, where nothing is cross-fitted."""
 PROBED = 32
 """Of those, the ones that substituted weights are measured on, at most."""
+REACHED = 16
+"""Samples that the perturbation range is measured on, at most."""
+PROBED_KEEPS = (0.8, 0.6, 0.4)
+"""The range is measured at the options that plans keeping these shares of the factorable parameters take."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibrated:
-    """Every site decomposed. `fitted` samples gave the bases, the `score` feeds gave the errors."""
+    """Every site decomposed. `fitted` samples gave the bases, the `score` feeds gave the errors.
+
+    tails, slopes: see `JointCurves`; empty where nothing is joint. fallback: sites without a gradient.
+    """
 
     decomposed: Decomposed
     observed: Observed
     samples: Samples
+    objective: Objective
     fitted: int
     score: Sequence[Feed]
     batch: int
+    joint: Joint | None = None
+    tails: Mapping[str, Array] = field(default_factory=dict)
+    slopes: Mapping[str, Array] = field(default_factory=dict)
+    fallback: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
-def calibrate(subject: Subject, samples: Samples, found: Found, options: Options, progress: Progress) -> Calibrated:
-    """Return the sites decomposed on `samples`, deterministic for the options' seed. Raises DataError."""
-    fit, score = (samples.subset(part).feeds for part in spread(samples, SCORED))
+def kind_of(subject: Subject, metric: Metric | None, samples: Samples) -> Kind:
+    """Return the divergence that fits a metric and the model's outputs."""
+    return divergence_kind(metric, first_outputs(subject, samples.feeds))
+
+
+def calibrate(
+    subject: Subject, samples: Samples, found: Found, options: Options, progress: Progress, kind: Kind
+) -> Calibrated:
+    """Return the sites decomposed on `samples`, deterministic for the options' seed. Raises DataError, MetricError."""
+    objective = objective_of(subject, samples, options, kind)
     batch = batch_of(subject, samples.feeds)
     observed = observe(subject.model, found, samples.feeds, options)
+    if options.sensitivity in ("joint", "paper"):
+        return _joint(subject, samples, found, observed, objective, options, batch, progress)
+    return _one_sided(subject, samples, found, observed, objective, options, batch, progress)
+
+
+def objective_of(subject: Subject, samples: Samples, options: Options, kind: Kind) -> Objective:
+    """Return what the loss is; with labels only where the signed term is asked for. Raises MetricError, GoalError."""
+    objective = Objective.of(subject.model, kind, first_outputs(subject, samples.feeds), options.seed)
+    if not (options.signed or options.sensitivity == "paper"):
+        return objective
+    custom = from_file(options.loss).function if options.loss else None
+    if custom is not None and samples.labels is None:
+        raise GoalError("a loss of your own needs labels with the calibration samples")
+    objective = replace(objective, labels=samples.labels, custom=custom, signed=True)
+    if not objective.has_slope:
+        raise GoalError(
+            "the first-order term is zero here: without labels the loss is the distance to the original's own outputs,"
+            " and they are no class scores; give labels with --data, and --loss where they are no class numbers"
+        )
+    return objective
+
+
+def _one_sided(
+    subject: Subject,
+    samples: Samples,
+    found: Found,
+    observed: Observed,
+    objective: Objective,
+    options: Options,
+    batch: int,
+    progress: Progress,
+) -> Calibrated:
+    fit, score = (samples.subset(part).feeds for part in spread(samples, SCORED))
     total = passes(found, observed, batch) * (len(fit) + len(score))
     with progress.step("calibrating", total) as advance:
         moments = stream_moments(subject.model, found, observed, fit, score, options, batch=batch, progress=advance)
-        whiten = options.sensitivity == "inputs"
+        whiten = options.sensitivity != "weights"
         decomposed = decompose(found, observed, moments, whiten=whiten, multiple=options.rank_multiple)
-    return Calibrated(decomposed, observed, samples, len(fit), score, batch)
+    return Calibrated(decomposed, observed, samples, objective, len(fit), score, batch)
+
+
+def _joint(
+    subject: Subject,
+    samples: Samples,
+    found: Found,
+    observed: Observed,
+    objective: Objective,
+    options: Options,
+    batch: int,
+    progress: Progress,
+) -> Calibrated:
+    settings = {"provider": options.provider, "threads": options.threads}
+    shapes = observed_ranks(subject.model, samples.feeds[0], **settings)  # type: ignore[arg-type]
+    separate = tells_samples_apart(subject.model, found, samples.feeds, options)
+    collection = Collection(
+        subject.model, found, observed, samples.feeds, objective, shapes, options, batch if separate else 1, separate,
+        metric="weights" if options.sensitivity == "paper" else "joint",
+    ).fitted_to_memory()  # fmt: skip
+    with progress.step("calibrating", collection.passes) as advance:
+        joint = collection.run(advance)
+    curves = joint_curves(found, observed, joint)
+    first = [samples.feeds[i] for i in collection.parts_scored()[0]]
+    done = Calibrated(
+        curves.decomposed, observed, samples, objective, len(samples), first, batch,
+        joint, curves.tails, curves.slopes, joint.unreached,
+    )  # fmt: skip
+    return _with_fallback(subject, found, done, curves, options, progress) if joint.unreached else done
+
+
+def _with_fallback(
+    subject: Subject, found: Found, done: Calibrated, curves: JointCurves, options: Options, progress: Progress
+) -> Calibrated:
+    """Add the sites that no gradient reaches: bases in the metric of the inputs, losses measured."""
+    rest = replace(found, sites=tuple(site for site in found.sites if site.id in done.fallback))
+    other = _one_sided(
+        subject, done.samples, rest, done.observed, done.objective, replace(options, sensitivity="inputs"),
+        done.batch, progress,
+    )  # fmt: skip
+    reasons = sorted(set(done.fallback.values()))
+    note = (
+        f"{len(done.fallback)} of {len(found.sites)} weights have no gradient ({'; '.join(reasons)}):"
+        " their factors keep the outputs on calibration inputs, and their losses are measured"
+    )
+    return replace(done, decomposed=merged(found, curves.decomposed, other.decomposed), notes=(note,))
 
 
 def probe(
-    subject: Subject, found: Found, calibrated: Calibrated, metric: Metric, options: Options, progress: Progress
+    subject: Subject, found: Found, calibrated: Calibrated, options: Options, progress: Progress
 ) -> tuple[tuple[Curve, ...], str]:
     """Return the curves with predicted losses, and their unit."""
-    divergence, unit = probe_divergence(metric, first_outputs(subject, calibrated.samples.feeds))
-    with progress.step("probing sites", PROBES * len(calibrated.decomposed.curves)) as advance:
-        curves = probe_curves(
+    curves = calibrated.decomposed.curves
+    if calibrated.joint is None:
+        return _probed(subject, found, calibrated, calibrated.decomposed, options, progress), calibrated.objective.unit
+    if options.sensitivity == "paper":  # first order only: nothing is measured
+        return curves, calibrated.objective.unit
+    joint_part = tuple(curve for curve in curves if curve.site not in calibrated.fallback)
+    picks = probe_picks(joint_part, found)
+    with progress.step("measuring the range", sum(map(len, picks.values()))) as advance:
+        measured = measure_reach(
+            subject.model, found, joint_part, calibrated.joint, picks, calibrated.score[:REACHED],
+            calibrated.objective.divergence, options, batch=calibrated.batch, progress=advance,
+        )  # fmt: skip
+    if calibrated.fallback:
+        others = tuple(curve for curve in curves if curve.site in calibrated.fallback)
+        part = replace(calibrated.decomposed, curves=others)
+        measured = (*measured, *_probed(subject, found, calibrated, part, options, progress))
+    by_site = {curve.site: curve for curve in measured}
+    return tuple(by_site[curve.site] for curve in curves), calibrated.objective.unit
+
+
+def _probed(
+    subject: Subject, found: Found, calibrated: Calibrated, part: Decomposed, options: Options, progress: Progress
+) -> tuple[Curve, ...]:
+    with progress.step("probing sites", PROBES * len(part.curves)) as advance:
+        return probe_curves(
             subject.model,
             found,
-            calibrated.decomposed,
+            part,
             calibrated.score[:PROBED],
-            divergence,
+            calibrated.objective.divergence,
             options,
             batch=calibrated.batch,
             progress=advance,
         )
-    return curves, unit
+
+
+def probe_picks(curves: Sequence[Curve], found: Found) -> dict[str, list[Option]]:
+    """Return what to measure: the options that plans of several sizes would take."""
+    problem = Problem(tuple(curves), {site.id: site.weight for site in found.sites}, "parameters")
+    picks: dict[str, list[Option]] = {}
+    for keep in PROBED_KEEPS:
+        plan = problem.best(max(keep * problem.dense, problem.smallest), "")
+        for choice in plan.factored if plan is not None else ():
+            if choice.option not in picks.setdefault(choice.site, []):
+                picks[choice.site].append(choice.option)
+    return picks
+
+
+def predicted_notes(options: Options, curves: Sequence[Curve], unit: str) -> list[str]:
+    """Return where the predicted losses come from, and how far they hold."""
+    probed = [curve for curve in curves if curve.reach is not None]
+    if options.sensitivity != "joint" or not probed:
+        how = "first order only" if options.sensitivity == "paper" else "measured by substituting weights"
+        return [f"predicted rise of the loss: {unit}, {how}"]
+    whole = sum(curve.reach >= max(o.error for o in curve.options) for curve in probed if curve.reach is not None)
+    return [
+        f"predicted rise of the loss: {unit}, exact to second order; of {len(probed)} weights measured by substitution"
+        f" {whole} agree within a factor of {AGREE:g} at every rank tried, beyond their range the others carry the"
+        " measured value"
+    ]

@@ -9,8 +9,9 @@ from pathlib import Path
 import onnx
 
 from onnx_lowrank.metrics import Metric
+from onnx_lowrank.metrics.divergence import Kind
 from onnx_lowrank.options import Compact, Goal, Lossless, Options
-from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate, probe
+from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate, kind_of, predicted_notes, probe
 from onnx_lowrank.pipeline.finish import Reloaded, on_disk, reopen, stamp, timed_feeds
 from onnx_lowrank.pipeline.search import Search, budget_of, ranked
 from onnx_lowrank.pipeline.subject import (
@@ -79,6 +80,7 @@ class _Run:
     dead: tuple[Skip, ...] = ()
     trials: list[Trial] = field(default_factory=list)
     metric: str = ""
+    divergence: Kind = "relative-l2"
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -96,11 +98,14 @@ class _Run:
         )  # fmt: skip
         judge = make_judge(self.subject, self.split.validation, metric, self.goal.gate, self.options.seed)
         screen = make_screen(self.subject, self.split.validation, metric, self.goal.gate, self.options.seed)
-        calibrated = calibrate(self.subject, self.split.calibration, self.found, self.options, self.clock)
+        self.divergence = kind_of(self.subject, metric, self.split.calibration)
+        calibrated = calibrate(
+            self.subject, self.split.calibration, self.found, self.options, self.clock, self.divergence
+        )
         self.macs, self.dead = calibrated.observed.macs, calibrated.decomposed.dead
         self._warn_narrow(calibrated)
-        self.curves, unit = probe(self.subject, self.found, calibrated, metric, self.options, self.clock)
-        self.notes.append(f"predicted rise of the loss: {unit}, measured by substituting weights")
+        self.curves, unit = probe(self.subject, self.found, calibrated, self.options, self.clock)
+        self.notes.extend([*calibrated.notes, *predicted_notes(self.options, self.curves, unit)])
         problem = Problem(self.curves, {site.id: site.weight for site in self.found.sites}, self.goal.resource)
         search = Search(
             self.subject.model,
@@ -213,6 +218,7 @@ class _Run:
             metric=self.metric,
             notes=(*warning, *self.split.notes, *self.notes),
             seconds=dict(self.clock.seconds),
+            divergence=self.divergence,
         )
 
 

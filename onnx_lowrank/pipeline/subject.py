@@ -11,12 +11,11 @@ import onnx
 
 from onnx_lowrank import model_io
 from onnx_lowrank.errors import DataError, GoalError, ModelError
-from onnx_lowrank.metrics import Metric, MetricSpec, choose_metric, divergence_kind, impossible_goal, listed, probing
+from onnx_lowrank.metrics import Metric, MetricSpec, choose_metric, impossible_goal, listed
 from onnx_lowrank.options import Gate, Options
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime import Runner, batch_size
 from onnx_lowrank.samples import Samples, Source, Split, make_split, random_samples, read
-from onnx_lowrank.sensitivity.probe import Divergence
 from onnx_lowrank.types import Feed, Outputs
 from onnx_lowrank.validate import Judge
 
@@ -123,12 +122,6 @@ def make_screen(subject: Subject, samples: Samples, metric: Metric, gate: Gate, 
         return None
     part = samples.subset([int(i) for i in np.linspace(0, len(samples) - 1, count)])
     return Judge(subject.runner, part.feeds, part.labels, metric, replace(gate, confidence=GLANCE_LEVEL), seed=seed)
-
-
-def probe_divergence(metric: Metric, outputs: Outputs) -> tuple[Divergence, str]:
-    """Return how far a model moved, in the unit that fits the metric, and the unit's name."""
-    kind = divergence_kind(metric, outputs)
-    return probing(kind, outputs).summed, "nats of KL" if kind == "kl" else "relative squared error"
 
 
 def spread(samples: Samples, most: int) -> tuple[list[int], list[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx_lowrank.calibration import Observed
@@ -112,14 +112,14 @@ def _options(
     ]
 
 
-def undominated(options: Sequence[Option]) -> list[Option]:
-    """Return the options that no other beats in parameters, MACs and error at once, by falling parameters."""
+def undominated(options: Sequence[Option], worth: Callable[[Option], float] = lambda o: o.error) -> list[Option]:
+    """Return the options that no other beats in parameters, MACs and `worth` at once, by falling parameters."""
     kept = []
     for option in options:
         better = any(
             _at_most(other.cost, option.cost)
-            and other.error <= option.error
-            and (other.cost, other.error) != (option.cost, option.error)
+            and worth(other) <= worth(option)
+            and (other.cost, worth(other)) != (option.cost, worth(option))
             for other in options
         )
         if not better:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -41,7 +41,8 @@ Key = tuple[str, SideName]
 class Scored:
     """One site by one scheme. ranks: (n,). tails, slopes: (samples, n) −⟨Γ_s, δ⟩ with sampled and with real targets.
 
-    rise, deviation: (n,) ½ E tail² and its standard error. kron: (n,) the A ⊗ B score. error: (n,) relative, held out.
+    rise, deviation: (n,) ½ E tail² and its standard error. kron: (n,) the A ⊗ B score, held out. held: the factors
+    fitted without the first fold, whose `first` samples come first in `tails`.
     """
 
     factors: Factors
@@ -51,6 +52,8 @@ class Scored:
     rise: Array
     deviation: Array
     kron: Array
+    held: Factors
+    first: int
 
 
 @dataclass(slots=True, eq=False)
@@ -102,6 +105,14 @@ class Collection:
         if group:
             yield group
 
+    def fitted_to_memory(self) -> Collection:
+        """Return the collection with the largest batch at which one group holds all sites, or with single samples."""
+        for batch in sorted({min(size, self.batch) for size in (1, 2, 4)}, reverse=True):
+            smaller = replace(self, batch=batch)
+            if sum(map(smaller.need, self.found.sites)) <= self.options.memory:
+                return smaller
+        return replace(self, batch=1)
+
     def need(self, site: Site) -> int:
         """Return bytes: moments and bases of every fold, and z, e of a batch."""
         widths = [site.shape[0] if side == "out" else site.shape[1] for side in sides_of(site)]
@@ -139,6 +150,7 @@ class _Group:
         self.fitted: list[dict[Key, Basis]] = []
         self.final: dict[Key, Basis] = {}
         self.kron: dict[Key, Array] = {}
+        self.first = 0
 
     def run(self) -> None:
         moments = [self._moments(part) for part in self.given.parts()]
@@ -176,7 +188,8 @@ class _Group:
             parts = waiting.pop(key)
             z = np.concatenate([part[0] for part in parts])
             e = self.flow.finish(sites[key[0]], key[1], np.concatenate([part[1] for part in parts]))
-            one = SideMoments(_gram(z), _gram(e), len(z), sum(part[2] for part in parts))
+            samples = sum(part[2] for part in parts)
+            one = SideMoments(_gram(z), _gram(e), len(z), samples)
             sums[key] = _added(sums[key], one) if key in sums else one
 
     def _fit(self, site: Site, side: SideName, parts: Sequence[SideMoments | None]) -> None:
@@ -218,8 +231,9 @@ class _Group:
         for fold, numbers in enumerate(self.given.parts_scored()):
             if fold < len(self.fitted):
                 self._project(fold, numbers, objective.sampled, found)
+                self.first = self.first or sum(map(len, next(iter(found.values()))))
                 if objective.signed:
-                    self._project(fold, numbers, objective.labelled, signed)
+                    self._project(fold, numbers, objective.labelled, signed, mean=True)
             self.progress(len(numbers))
         for site in self.flow.sites:
             for scheme in SCHEMES:
@@ -229,10 +243,17 @@ class _Group:
                     self.joint.scored[site.id, scheme.name] = self._scored(site, scheme, found[key], signed.get(key))
 
     def _project(
-        self, fold: int, numbers: Sequence[int], head: Callable[..., Mapping[str, Array]], into: dict[Key, list[Array]]
+        self,
+        fold: int,
+        numbers: Sequence[int],
+        head: Callable[..., Mapping[str, Array]],
+        into: dict[Key, list[Array]],
+        *,
+        mean: bool = False,
     ) -> None:
         for batch in self._batches(numbers, head):
-            scale = math.sqrt(batch.samples / batch.units)  # a unit of several samples: its gradient is their sum
+            scale = batch.samples / batch.units  # a unit of several samples: its gradient is their sum
+            scale = -scale if mean else math.sqrt(scale)  # ⟨G, δ⟩ = −Σ_{i ≥ k} v_i
             for site in self.flow.sites:
                 for side in sides_of(site, self.multiple):
                     basis = self.fitted[fold].get((site.id, side))
@@ -248,7 +269,10 @@ class _Group:
         rise, deviation = rises(tail)
         kron = self.kron[key]
         relative = kron / kron[0] if kron[0] > 0 else np.zeros_like(kron)
-        factors = scheme.pair(self.given.found.weight(site), self.final[key], relative, options[-1])
+        weight = self.given.found.weight(site)
+        if self.given.metric == "weights":
+            relative = scheme.factor(weight, None, None, options[-1]).errors
+        factors = scheme.pair(weight, self.final[key], relative, options[-1])
         return Scored(
             factors=factors,
             ranks=ranks,
@@ -257,6 +281,8 @@ class _Group:
             rise=np.maximum.accumulate(rise[::-1])[::-1],
             deviation=deviation,
             kron=kron[list(ranks)],
+            held=scheme.pair(weight, self.fitted[0][key], relative, options[-1]),
+            first=self.first,
         )
 
 

@@ -16,8 +16,8 @@ from onnx_lowrank.errors import MetricError
 from onnx_lowrank.gradient import Final, final_activation, heads
 from onnx_lowrank.gradient.run import Seeds
 from onnx_lowrank.metrics.divergence import Kind, OutputDivergence, Probing, probing
-from onnx_lowrank.metrics.scores import class_count, probable
-from onnx_lowrank.types import Array, Feed, Outputs
+from onnx_lowrank.metrics.scores import probable
+from onnx_lowrank.types import Array, Outputs
 
 CustomLoss = Callable[[Mapping[str, Array], object], Mapping[str, Array]]
 """(the model's outputs of one sample, its label) -> gradient of its loss at some of these outputs."""
@@ -33,6 +33,7 @@ class Objective:
     seed: int = 0
     labels: Sequence[object] | None = None
     custom: CustomLoss | None = None
+    signed: bool = False
 
     @staticmethod
     def of(model: onnx.ModelProto, kind: Kind, reference: Outputs, seed: int) -> Objective:
@@ -48,7 +49,8 @@ class Objective:
     @property
     def seeded(self) -> list[str]:
         """Tensors where the gradient enters."""
-        return list(dict.fromkeys(final.tensor for final in self.finals.values()))
+        own = list(self.finals) if self.custom is not None else []
+        return list(dict.fromkeys([*(final.tensor for final in self.finals.values()), *own]))
 
     @property
     def unit(self) -> str:
@@ -84,20 +86,21 @@ class Objective:
         return heads.sampled(value, rng, axis=final.axis + added if final.axis >= 0 else final.axis)
 
     @property
-    def signed(self) -> bool:
-        """Whether there is a loss besides the divergence: its gradient at the original is not zero."""
-        return self.labels is not None
+    def has_slope(self) -> bool:
+        """Whether there is a loss whose gradient at the original is not zero: labels, or decisions taken for labels."""
+        return self.custom is not None or any(each.kind == "kl" for each in self.probing.outputs)
 
     def labelled(self, values: Mapping[str, Array], samples: int, numbers: Sequence[int]) -> Seeds:
-        """Return the gradient of the labelled loss of every sample. Raises MetricError where labels do not fit."""
-        if self.labels is None:
-            raise MetricError("the signed term needs labels; give them with the calibration samples")
-        labels = [self.labels[i] for i in numbers]
-        if self.custom is not None:
-            return self._custom(values, samples, labels)
-        return self._cross_entropy(values, samples, labels)
+        """Return the gradient of the labelled loss of every sample. Raises MetricError where labels do not fit.
 
-    def _cross_entropy(self, values: Mapping[str, Array], samples: int, labels: Sequence[object]) -> Seeds:
+        Without labels the original's own decisions stand for them.
+        """
+        labels = None if self.labels is None else [self.labels[i] for i in numbers]
+        if self.custom is not None and labels is not None:
+            return self._custom(values, samples, labels)
+        return self._cross_entropy(values, labels)
+
+    def _cross_entropy(self, values: Mapping[str, Array], labels: Sequence[object] | None) -> Seeds:
         each = next((e for e in self.probing.outputs if e.kind == "kl"), None)
         if each is None:
             raise MetricError("the signed term needs class scores or a loss of your own: give --loss FILE.py:FUNCTION")
@@ -106,7 +109,8 @@ class Objective:
         axis = final.axis if final.kind != "none" else 1 if value.ndim >= 4 else -1
         shape = list(value.shape)
         del shape[axis]
-        target = np.asarray(labels).reshape(-1)
+        target = value.argmax(axis) if labels is None else np.asarray(labels)
+        target = target.reshape(-1)
         if target.dtype.kind not in "iu" or target.size != int(np.prod(shape)) or target.max() >= value.shape[axis]:
             raise MetricError(
                 f"the signed term needs a class number for every one of the {int(np.prod(shape))} decisions of output"
@@ -146,7 +150,3 @@ def _fits(final: Final, name: str, probed: Probing) -> bool:
         kind == "bernoulli" and final.kind == "sigmoid"
     )
 
-
-def rows_in(feeds: Sequence[Feed], count: Callable[[Feed], int]) -> int:
-    """Return the samples that feeds hold."""
-    return sum(map(count, feeds))

@@ -58,7 +58,7 @@ def probe_curves(
         site = sites[curve.site]
         probes = []
         for option in chosen(curve):
-            weight = _stored(found, site, decomposed.factors[site.id, option.scheme], option)
+            weight = stored_weight(found, site, decomposed.factors[site.id, option.scheme], option)
             total = sum(
                 divergence(expected, runner.run({**feed, site.weight: weight}), len(run))
                 for run, feed, expected in zip(runs, joined, reference, strict=True)
@@ -81,7 +81,7 @@ def chosen(curve: Curve) -> list[Option]:
     return [usable[i] for i in dict.fromkeys(picks)]
 
 
-def _stored(found: Found, site: Site, factors: Factors, option: Option) -> Array:
+def stored_weight(found: Found, site: Site, factors: Factors, option: Option) -> Array:
     """Return the dense weight that the option stands for, as the model stores it."""
     call = found.calls[site.id][0]
     dense = factors.dense(option.ranks)

@@ -1,0 +1,87 @@
+"""From what the joint collection found to curves: every option with its cost, its predicted rise and its error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_lowrank.calibration import Observed
+from onnx_lowrank.cost import dense_layout, layout_cost
+from onnx_lowrank.schemes import Factors, by_name
+from onnx_lowrank.sensitivity.decompose import Decomposed, undominated
+from onnx_lowrank.sensitivity.joint import Joint, Scored
+from onnx_lowrank.sites import Found
+from onnx_lowrank.types import DENSE, Array, Cost, Curve, Option, Skip, Why
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JointCurves:
+    """tails, slopes: site id -> (samples, options of the curve) −⟨Γ_s, δ⟩, with sampled and with real targets."""
+
+    decomposed: Decomposed
+    tails: Mapping[str, Array]
+    slopes: Mapping[str, Array]
+
+
+def joint_curves(found: Found, observed: Observed, joint: Joint) -> JointCurves:
+    """Return the curves of all sites that a gradient reaches."""
+    curves: list[Curve] = []
+    tails: dict[str, Array] = {}
+    slopes: dict[str, Array] = {}
+    factors: dict[tuple[str, str], Factors] = {}
+    for site in found.sites:
+        mine = {name: scored for (owner, name), scored in joint.scored.items() if owner == site.id}
+        if not mine:
+            continue
+        places = observed.places[site.id]
+        options = [
+            _option(scored, name, i, layout_cost(site, by_name(name).layout(site.shape, (rank,)), places))
+            for name, scored in mine.items()
+            for i, rank in enumerate(scored.ranks)
+        ]
+        kept = undominated(options, lambda option: option.loss)
+        curves.append(Curve(site.id, (Option(DENSE, (), layout_cost(site, dense_layout(site), places)), *kept)))
+        tails[site.id] = _columns(kept, {name: s.tails for name, s in mine.items()}, mine)
+        if all(s.slopes is not None for s in mine.values()):
+            slopes[site.id] = _columns(kept, {n: s.slopes for n, s in mine.items() if s.slopes is not None}, mine)
+        factors |= {(site.id, name): scored.factors for name, scored in mine.items()}
+    dead = tuple(
+        Skip(s.weight, s.node, s.op, s.shape, Why.UNREACHED, "on these samples it has no effect on the output")
+        for s in joint.dead
+    )
+    return JointCurves(Decomposed(tuple(curves), factors, dead), tails, slopes)
+
+
+def _option(scored: Scored, name: str, index: int, cost: Cost) -> Option:
+    rank = scored.ranks[index]
+    slope = deviation = 0.0
+    if scored.slopes is not None:
+        column = scored.slopes[:, index]
+        slope, deviation = float(column.mean()), float(column.std() / np.sqrt(len(column)))
+    return Option(
+        name,
+        (rank,),
+        cost,
+        error=scored.factors.error((rank,)),
+        loss=float(scored.rise[index]),
+        deviation=float(scored.deviation[index]),
+        slope=slope,
+        slope_deviation=deviation,
+    )
+
+
+def _columns(options: Sequence[Option], arrays: Mapping[str, Array], mine: Mapping[str, Scored]) -> Array:
+    """Return (samples, options with dense first): a column each, zeros for the dense one."""
+    picked = [arrays[o.scheme][:, mine[o.scheme].ranks.index(o.ranks[0])] for o in options]
+    count = len(next(iter(arrays.values())))
+    return np.column_stack([np.zeros(count), *picked])
+
+
+def merged(found: Found, one: Decomposed, other: Decomposed) -> Decomposed:
+    """Return both together, curves in the order of the sites."""
+    curves = {curve.site: curve for curve in (*one.curves, *other.curves)}
+    ordered = tuple(curves[site.id] for site in found.sites if site.id in curves)
+    return Decomposed(ordered, {**one.factors, **other.factors}, (*one.dead, *other.dead))
+
