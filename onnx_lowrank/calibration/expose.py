@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import onnx
 
+from onnx_lowrank.gradient.slice import reads
 from onnx_lowrank.graph import constant_value
 
 
@@ -17,6 +18,34 @@ def expose(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
     for name in dict.fromkeys(tensors):
         if name not in present:
             copy.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+    return copy
+
+
+def upstream(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
+    """Return a copy that outputs `tensors` alone, with only the nodes and weights that lead to them.
+
+    All of the graph's inputs stay, so it takes the same feeds.
+    """
+    wanted = list(dict.fromkeys(tensors))
+    needed = set(wanted)
+    nodes = []
+    for node in reversed(model.graph.node):
+        if not needed.isdisjoint(node.output):
+            needed.update(reads(node))
+            nodes.append(node)
+    stored = {tensor.name for tensor in model.graph.initializer}
+    copy = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    graph = copy.graph
+    graph.name = model.graph.name
+    graph.node.extend(reversed(nodes))
+    graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in needed)
+    graph.sparse_initializer.extend(model.graph.sparse_initializer)
+    # before IR 4 a weight is listed as an input too: without its value it would have to be fed
+    graph.input.extend(value for value in model.graph.input if value.name in needed or value.name not in stored)
+    outputs = {value.name: value for value in model.graph.output}
+    graph.value_info.extend(v for v in model.graph.value_info if v.name in needed and v.name not in wanted)
+    empty = onnx.helper.make_empty_tensor_value_info
+    graph.output.extend(outputs.get(name) or empty(name) for name in wanted)
     return copy
 
 

@@ -1,0 +1,42 @@
+"""Factors of which one rank got another chain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_lowrank.schemes.base import Factors
+from onnx_lowrank.types import Array, Chain, Ranks
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Refitted:
+    """Factors whose chain at the refitted ranks ends in another factor; at other ranks they are as they were.
+
+    `error` is that of the decomposition everywhere: it saw the original's inputs, the refit those of one plan.
+    """
+
+    old: Factors
+    ranks: Ranks
+    refitted: Chain
+
+    @property
+    def scheme(self) -> str:
+        """Name of the scheme."""
+        return self.old.scheme
+
+    def error(self, ranks: Ranks) -> float:
+        """Return the relative squared error that the decomposition found."""
+        return self.old.error(ranks)
+
+    def chain(self, ranks: Ranks) -> Chain:
+        """Return the chain at these ranks."""
+        return self.refitted if ranks == self.ranks else self.old.chain(ranks)
+
+    def dense(self, ranks: Ranks) -> Array:
+        """Return the product of the chain, (out, in, *spatial)."""
+        if ranks != self.ranks:
+            return self.old.dense(ranks)
+        first, last = (stage.weight.astype(np.float64) for stage in self.refitted.stages)
+        return np.tensordot(last.reshape(last.shape[:2]), first, axes=1)
