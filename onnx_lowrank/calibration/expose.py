@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
+import numpy as np
 import onnx
 
 from onnx_lowrank.gradient.slice import reads
 from onnx_lowrank.graph import constant_value
+from onnx_lowrank.types import Array
 
 
 def expose(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
@@ -71,4 +73,19 @@ def overridable(model: onnx.ModelProto, weights: Iterable[str]) -> onnx.ModelPro
     for name in sorted(wanted - listed):
         tensor = stored[name]
         copy.graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
+    return copy
+
+
+def with_weights(model: onnx.ModelProto, weights: Mapping[str, Array]) -> onnx.ModelProto:
+    """Return a copy in which these weights (initializers or Constant nodes, by tensor name) hold other numbers."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        if tensor.name in weights:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(weights[tensor.name]), tensor.name))
+    for node in copy.graph.node:
+        if node.output and node.output[0] in weights and constant_value(node) is not None:
+            value = onnx.numpy_helper.from_array(np.ascontiguousarray(weights[node.output[0]]), node.output[0])
+            del node.attribute[:]
+            node.attribute.append(onnx.helper.make_attribute("value", value))
     return copy

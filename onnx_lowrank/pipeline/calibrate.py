@@ -66,7 +66,15 @@ def calibrate(
     subject: Subject, samples: Samples, found: Found, options: Options, progress: Progress, kind: Kind
 ) -> Calibrated:
     """Return the sites decomposed on `samples`, deterministic for the options' seed. Raises DataError, MetricError."""
-    objective = objective_of(subject, samples, options, kind)
+    return calibrate_on(
+        subject, samples, found, options, progress, objective_of(subject, samples, options, kind)
+    )
+
+
+def calibrate_on(
+    subject: Subject, samples: Samples, found: Found, options: Options, progress: Progress, objective: Objective
+) -> Calibrated:
+    """Return the sites decomposed for an objective."""
     batch = batch_of(subject, samples.feeds)
     observed = observe(subject.model, found, samples.feeds, options)
     if options.sensitivity in ("joint", "paper"):

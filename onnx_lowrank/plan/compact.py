@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
+from onnx_lowrank.plan.choose import least_loss
 from onnx_lowrank.plan.problem import Problem, amount
 from onnx_lowrank.types import Plan
 
@@ -25,7 +26,7 @@ def compact(problem: Problem) -> Generator[Plan, bool, None]:
         if high - low <= RESOLUTION * span:
             return
         budget = (low + high) / 2
-        plan = problem.best(budget, f"bisection {step + 1}")
+        plan = least_loss(problem, budget, f"bisection {step + 1}")
         if plan is None or not plan.factored or plan.choices in seen:
             low = budget
             continue

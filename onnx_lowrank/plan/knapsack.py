@@ -28,8 +28,10 @@ SLACK = 1e-9
 def solve(losses: Sequence[Array], costs: Sequence[Array], budget: float) -> list[int] | None:
     """Return one index a group that minimises the summed loss with summed cost ≤ budget; None where none fits.
 
-    losses, costs: for every group, arrays (options,) of finite numbers ≥ 0.
+    losses, costs: for every group, arrays (options,) of finite numbers, costs ≥ 0. Losses may be negative: each group's
+    are shifted to start at 0, which changes no choice (`scale` must be positive).
     """
+    losses = [loss - loss.min() for loss in losses]
     cheapest = sum(float(cost.min()) for cost in costs)
     if cheapest > budget * (1 + SLACK):
         return None

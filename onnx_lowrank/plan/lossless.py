@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 
+from onnx_lowrank.plan.choose import least_loss
 from onnx_lowrank.plan.problem import Problem
 from onnx_lowrank.types import Plan
 
@@ -24,6 +25,6 @@ def lossless(problem: Problem, budget: float) -> Generator[Plan, bool, None]:
 
 
 def _allocations(problem: Problem, budget: float) -> Iterator[Plan | None]:
-    yield problem.best(budget, "least predicted loss")
+    yield least_loss(problem, budget, "least predicted loss")
     yield problem.best(budget, "least summed error at the sites", lambda option: option.error)
     yield problem.uniform(budget)

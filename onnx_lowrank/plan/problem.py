@@ -9,7 +9,7 @@ import numpy as np
 
 from onnx_lowrank.options import Resource
 from onnx_lowrank.plan.knapsack import solve
-from onnx_lowrank.types import Choice, Cost, Curve, Option, Plan
+from onnx_lowrank.types import Array, Choice, Cost, Curve, Option, Plan
 
 
 def amount(cost: Cost, resource: Resource) -> float:
@@ -19,11 +19,15 @@ def amount(cost: Cost, resource: Resource) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """curves: one a site; weights: site id -> the weight's name; resource: what a budget counts, for the sites only."""
+    """curves: one a site; weights: site id -> the weight's name; resource: what a budget counts, for the sites only.
+
+    tails: site id -> (samples, options) of −⟨Γ_s, δ⟩, where the terms between sites are to count.
+    """
 
     curves: tuple[Curve, ...]
     weights: Mapping[str, str]
     resource: Resource
+    tails: Mapping[str, Array] | None = None
 
     @property
     def dense(self) -> float:

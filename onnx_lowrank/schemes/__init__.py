@@ -3,12 +3,13 @@
 from onnx_lowrank.schemes.base import Factors, Scheme
 from onnx_lowrank.schemes.kernel_last import KernelLast
 from onnx_lowrank.schemes.refitted import Refitted
+from onnx_lowrank.schemes.spectrum import spectrum
 from onnx_lowrank.schemes.svd import KernelFirst, Svd
 
 SCHEMES: tuple[Scheme, ...] = (Svd(), KernelFirst(), KernelLast())
 """Every scheme, in the order in which ties are decided."""
 
-__all__ = ["SCHEMES", "Factors", "KernelFirst", "KernelLast", "Refitted", "Scheme", "Svd", "by_name"]
+__all__ = ["SCHEMES", "Factors", "KernelFirst", "KernelLast", "Refitted", "Scheme", "Svd", "by_name", "spectrum"]
 
 
 def by_name(name: str) -> Scheme:

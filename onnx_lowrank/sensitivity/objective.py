@@ -6,6 +6,7 @@ section 3: the true Fisher), real labels for the signed first-order term.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,10 @@ CustomLoss = Callable[[Mapping[str, Array], object], Mapping[str, Array]]
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """probing: the divergence, output by output. finals: output -> where its gradient enters, and how it is read."""
+    """probing: the divergence, output by output. finals: output -> where its gradient enters, and how it is read.
+
+    targets: a sample's seeded tensor -> the original's value there, where the model at hand is no longer the original.
+    """
 
     probing: Probing
     finals: Mapping[str, Final]
@@ -34,6 +38,7 @@ class Objective:
     labels: Sequence[object] | None = None
     custom: CustomLoss | None = None
     signed: bool = False
+    targets: Sequence[Mapping[str, Array]] | None = None
 
     @staticmethod
     def of(model: onnx.ModelProto, kind: Kind, reference: Outputs, seed: int) -> Objective:
@@ -70,20 +75,43 @@ class Objective:
             final = self.finals[each.name]
             value = values[final.tensor]
             whole = value.reshape(1, *value.shape) if not value.ndim or value.shape[0] != samples else value
-            drawn = self._draw(each, final, whole, whole.ndim - value.ndim, rng).reshape(value.shape)
+            added = whole.ndim - value.ndim
+            aim = whole if self.targets is None else self._aim(final.tensor, numbers).reshape(whole.shape)
+            drawn = self._draw(each, final, aim, added, rng)
+            if self.targets is not None:
+                drawn = drawn + self._pull(each, final, whole, aim, added)
+            drawn = drawn.astype(value.dtype).reshape(value.shape)
             seeds[final.tensor] = seeds[final.tensor] + drawn if final.tensor in seeds else drawn
         return seeds
 
+    def _aim(self, tensor: str, numbers: Sequence[int]) -> Array:
+        parts = [self.targets[i][tensor] for i in numbers] if self.targets is not None else []
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
     def _draw(self, each: OutputDivergence, final: Final, value: Array, added: int, rng: np.random.Generator) -> Array:
+        """Return the gradient of the sum at the values that targets are drawn from, divided by √M."""
         if each.kind == "bernoulli":
             return heads.sampled_binary(value, rng)
         if each.kind == "relative-l2":
             return heads.noise(value, each.variance, rng)
-        if final.kind == "none":
-            axis = 1 + added if value.ndim - added >= 4 else -1
-            draw = heads.sampled_of_probabilities if each.name in self.probable else heads.sampled
-            return draw(value, rng, axis=axis)
-        return heads.sampled(value, rng, axis=final.axis + added if final.axis >= 0 else final.axis)
+        axis = _class_axis(final, value, added)
+        if final.kind == "none" and each.name in self.probable:
+            return heads.sampled_of_probabilities(value, rng, axis=axis)
+        return heads.sampled(value, rng, axis=axis)
+
+    def _pull(self, each: OutputDivergence, final: Final, value: Array, aim: Array, added: int) -> Array:
+        """Return the gradient of the divergence from `aim` itself, which is zero at the original, times √M."""
+        axis = _class_axis(final, value, added)
+        if each.kind == "bernoulli":
+            mean, count = heads.binary_divergence(value, aim).gradient, math.prod(value.shape[1:])
+        elif each.kind == "relative-l2":
+            mean, count = heads.squared_error(value, aim, each.variance).gradient, math.prod(value.shape[1:])
+        else:
+            chances = final.kind == "none" and each.name in self.probable
+            loss = heads.divergence_of_probabilities if chances else heads.divergence
+            mean = loss(value, aim, axis=axis).gradient
+            count = math.prod(value.shape[1:]) // value.shape[axis]
+        return mean * math.sqrt(max(count, 1))
 
     @property
     def has_slope(self) -> bool:
@@ -141,6 +169,13 @@ class Objective:
     def divergence(self, reference: Mapping[str, Array], outputs: Mapping[str, Array], samples: int) -> float:
         """Return the summed divergence of the samples of one run."""
         return self.probing.summed(reference, outputs, samples)
+
+
+def _class_axis(final: Final, value: Array, added: int) -> int:
+    """Return the axis of the classes; `added` leading axes are not the model's."""
+    if final.kind != "none":
+        return final.axis + added if final.axis >= 0 else final.axis
+    return 1 + added if value.ndim - added >= 4 else -1
 
 
 def _fits(final: Final, name: str, probed: Probing) -> bool:

@@ -1,0 +1,85 @@
+"""Continuation: shrink, collect again on the shrunken model, shrink further (METHOD.md, section 3).
+
+The quadratic model of the loss holds near the weights that it was taken at. After a step the weights are those of the
+plan (as dense products Ŵ), the targets are still the original's, and every site goes on from the rank that it has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+
+from onnx_lowrank.calibration.expose import with_weights
+from onnx_lowrank.options import Options
+from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate_on, probe
+from onnx_lowrank.pipeline.subject import Subject
+from onnx_lowrank.progress import Progress
+from onnx_lowrank.runtime import Runner
+from onnx_lowrank.sensitivity.probe import stored_weight
+from onnx_lowrank.sensitivity.targets import original_targets
+from onnx_lowrank.sites import Found
+from onnx_lowrank.types import Array, Choice, Curve, Plan
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stand:
+    """Where the work stands: what was collected, and the curves to plan with."""
+
+    calibrated: Calibrated
+    curves: tuple[Curve, ...]
+    unit: str
+
+
+def shrunken(found: Found, plan: Plan, calibrated: Calibrated) -> dict[str, Array]:
+    """Return weight name -> the dense product that the plan's factors stand for, as the model stores it."""
+    sites = {site.id: site for site in found.sites}
+    return {
+        choice.weight: stored_weight(
+            found,
+            sites[choice.site],
+            calibrated.decomposed.factors[choice.site, choice.option.scheme],
+            choice.option,
+        )
+        for choice in plan.factored
+    }
+
+
+def go_on(
+    subject: Subject, found: Found, stand: Stand, plan: Plan, options: Options, progress: Progress
+) -> Stand:
+    """Return where the work stands after a plan's step: factors and curves of the shrunken weights."""
+    weights = shrunken(found, plan, stand.calibrated)
+    model = with_weights(subject.model, weights)
+    runner = Runner(model, provider=options.provider, threads=options.threads)
+    there = Subject(model, runner, subject.source, subject.sha256, subject.bytes)
+    tensors = {name: onnx.numpy_helper.from_array(np.ascontiguousarray(w), name) for name, w in weights.items()}
+    moved = replace(found, weights={**found.weights, **tensors})
+    objective = replace(
+        stand.calibrated.objective,
+        targets=original_targets(subject.model, stand.calibrated.objective, stand.calibrated.samples.feeds, options),
+    )
+    done = calibrate_on(there, stand.calibrated.samples, moved, options, progress, objective)
+    curves, unit = probe(there, moved, done, options, progress)
+    choices = {choice.site: choice for choice in plan.factored}
+    kept = [_limited(curve, choices.get(curve.site)) for curve in curves]
+    tails = {curve.site: done.tails[curve.site][:, picks] for curve, (_, picks) in zip(curves, kept, strict=True)}
+    return Stand(replace(done, tails=tails), tuple(curve for curve, _ in kept), unit)
+
+
+def _limited(curve: Curve, choice: Choice | None) -> tuple[Curve, list[int]]:
+    """Return a curve without what would undo the step, and which options are left: the scheme, ranks up to its own.
+
+    Its own rank costs nothing more. The dense option stays first, as the measure of cost, and is dominated.
+    """
+    if choice is None:
+        return curve, list(range(len(curve.options)))
+    own = choice.option
+    picks = [0]
+    options = [curve.dense]
+    for index, option in enumerate(curve.options[1:], 1):
+        if option.scheme == own.scheme and option.ranks <= own.ranks:
+            picks.append(index)
+            options.append(replace(option, loss=0.0) if option.ranks == own.ranks else option)
+    return replace(curve, options=tuple(options)), picks
