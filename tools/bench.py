@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import curves, goals
+from benchmarks import ablation, curves, goals
 from benchmarks.lines import Lines, Setting
 from benchmarks.tables import document
 from benchmarks.zoo import ROOT, read_entry
@@ -24,7 +24,7 @@ from benchmarks.zoo import ROOT, read_entry
 from onnx_lowrank.errors import LowRankError
 
 MODELS = ("crepe", "minilm", "ppocr", "efficientnet")
-PARTS = {"memory": goals.measure_memory, "goals": goals.measure, "curves": curves.measure}
+PARTS = {"memory": goals.measure_memory, "goals": goals.measure, "curves": curves.measure, "ablation": ablation.measure}
 
 
 def main() -> int:

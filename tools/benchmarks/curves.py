@@ -13,7 +13,7 @@ from benchmarks.lines import Lines
 from benchmarks.zoo import Entry, Set
 from onnx_lowrank.metrics import choose_metric
 from onnx_lowrank.options import Gate, Options, Sensitivity
-from onnx_lowrank.pipeline.calibrate import calibrate, probe
+from onnx_lowrank.pipeline.calibrate import calibrate, kind_of, probe
 from onnx_lowrank.pipeline.subject import Subject, first_outputs, make_judge
 from onnx_lowrank.plan import Problem
 from onnx_lowrank.progress import Silent
@@ -92,8 +92,9 @@ def cut(entry: Entry, subject: Subject, options: Options) -> Cutting:
     """Return the model decomposed and probed, as `optimize` does it."""
     found = find_sites(subject.model, multiple=options.rank_multiple)
     calibration = read(entry.calibration.path, subject.runner.inputs)
-    calibrated = calibrate(subject, calibration, found, options, Silent())
-    curves, unit = probe(subject, found, calibrated, _validation_metric(entry, subject), options, Silent())
+    kind = kind_of(subject, _validation_metric(entry, subject), calibration)
+    calibrated = calibrate(subject, calibration, found, options, Silent(), kind)
+    curves, unit = probe(subject, found, calibrated, options, Silent())
     problem = Problem(curves, {site.id: site.weight for site in found.sites}, "parameters")
     return Cutting(found, calibrated.decomposed, problem, unit)
 
