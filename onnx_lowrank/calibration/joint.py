@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.curvature import SideName
-from onnx_lowrank.errors import DataError
 from onnx_lowrank.gradient import GradientRunner, build_gradient
 from onnx_lowrank.gradient.build import GradientGraph
 from onnx_lowrank.gradient.run import Seeds
@@ -59,7 +58,8 @@ class Batch:
 class JointFlow:
     """Runs a group of sites forward and backward. `seeded` are the tensors where the loss's gradient enters.
 
-    `unreached`: site id -> why no gradient gets there. Raises DataError where a gradient is not finite.
+    `unreached`: site id -> why no gradient gets there. `broken` counts samples whose gradient is not finite: they are
+    left out.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class JointFlow:
         shapes: Mapping[str, Sequence[int | None]],
         options: Options,
     ) -> None:
-        self.found, self.seeded = found, tuple(seeded)
+        self.found, self.seeded, self.broken = found, tuple(seeded), 0
         self._given = {value.name for value in model.graph.input}
         self._settings = {"provider": options.provider, "threads": options.threads}
         self._pulls: dict[str, _Pull] = {}
@@ -123,12 +123,9 @@ class JointFlow:
             which = numbers[start : start + len(run)]
             start += len(run)
             found = self._runner.run(feed, lambda values, n=count, w=which: head(values, n, w))  # type: ignore[misc]
-            for name, gradient in found.gradients.items():
-                if not np.isfinite(gradient).all():
-                    raise DataError(
-                        f"the gradient of the loss at {name!r} is not finite on these samples: check their range,"
-                        " or use --sensitivity inputs"
-                    )
+            if not all(np.isfinite(gradient).all() for gradient in found.gradients.values()):
+                self.broken += count
+                continue
             yield Batch(self, {**feed, **found.values}, found.gradients, which, count, count if separate else 1)
 
     def raw(

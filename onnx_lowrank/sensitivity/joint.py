@@ -196,6 +196,9 @@ class _Group:
         """Fix the bases of every fold and of all samples; the shrinkage is the one that loses least where held out."""
         key = (site.id, side)
         given = [part for part in parts if part is not None]
+        if not given and self.flow.broken:
+            self.joint.unreached[site.id] = "the gradient of the loss is not finite on these samples"
+            return
         total = given[0]
         for part in given[1:]:
             total = total + part
