@@ -23,7 +23,7 @@ from onnx_lowrank.types import Array
 
 SideName: TypeAlias = Literal["out", "in"]
 Metric: TypeAlias = Literal["joint", "inputs", "weights"]
-SHRINK = (1e-3, 1e-2, 1e-1)
+SHRINK = (1e-2, 1e-1, 1.0)
 """Shares of a multiple of the identity (of W Wᵀ where it comes through the weight) added to A and to B."""
 TINY = 1e-300
 
@@ -108,7 +108,7 @@ def kronecker(basis: Basis, moments: SideMoments) -> Array:
 
 
 def project(basis: Basis, z: Array, e: Array, samples: int) -> Array:
-    """Return (samples, r) v_si = Σ_t (read_i · z_t)(write_i · e_t); z, e: (samples · positions, d), sample by sample."""
+    """Return (samples, r) v_si = Σ_t (read_i · z_t)(write_i · e_t); z, e: (samples · positions, d), in order."""
     product = (z @ basis.read.astype(z.dtype)) * (e @ basis.write.astype(e.dtype))
     return np.asarray(product.reshape(samples, -1, product.shape[-1]).sum(1, dtype=np.float64))
 

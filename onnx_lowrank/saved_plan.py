@@ -61,7 +61,9 @@ class SavedPlan:
         choices = tuple(
             SavedChoice(c.site, c.weight, shapes[c.site], c.option.scheme, c.option.ranks) for c in plan.factored
         )
-        return SavedPlan(model_sha256, options.sensitivity, options.seed, options.rank_multiple, choices, tool, divergence)
+        return SavedPlan(
+            model_sha256, options.sensitivity, options.seed, options.rank_multiple, choices, tool, divergence
+        )
 
     def to_json(self) -> str:
         """Return the text of the plan file."""

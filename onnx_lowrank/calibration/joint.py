@@ -17,6 +17,8 @@ from onnx_lowrank.curvature import SideName
 from onnx_lowrank.gradient import GradientRunner, build_gradient
 from onnx_lowrank.gradient.build import GradientGraph
 from onnx_lowrank.gradient.run import Seeds
+from onnx_lowrank.gradient.values import Dims
+from onnx_lowrank.gradient.values import Dims
 from onnx_lowrank.ops import Call, operator
 from onnx_lowrank.options import Options
 from onnx_lowrank.runtime import Runner, batches, join, rows_of
@@ -68,12 +70,12 @@ class JointFlow:
         found: Found,
         sites: Sequence[Site],
         seeded: Sequence[str],
-        shapes: Mapping[str, Sequence[int | None]],
+        shapes: Mapping[str, Dims],
         options: Options,
     ) -> None:
         self.found, self.seeded, self.broken = found, tuple(seeded), 0
         self._given = {value.name for value in model.graph.input}
-        self._settings = {"provider": options.provider, "threads": options.threads}
+        self._provider, self._threads = options.provider, options.threads
         self._pulls: dict[str, _Pull] = {}
         self._weights: dict[str, Array] = {}
         calls = [(site, call) for site in sites for call in found.calls[site.id]]
@@ -83,7 +85,10 @@ class JointFlow:
         graph = build_gradient(model, targets, seeded, shapes=shapes, keep=keep)
         self.unreached = {site.id: why for site in sites if (why := self._missing(site, graph))}
         self.sites = [site for site in sites if site.id not in self.unreached]
-        self._runner = GradientRunner(_without(graph, self._wanted()), keep=keep, **self._settings) if self.sites else None  # type: ignore[arg-type]
+        self._runner = None
+        if self.sites:
+            graph = _without(graph, self._wanted())
+            self._runner = GradientRunner(graph, keep=keep, provider=self._provider, threads=self._threads)
 
     def _wanted(self) -> set[str]:
         outputs = {call.output for site in self.sites for call in self.found.calls[site.id]}
@@ -158,7 +163,7 @@ class JointFlow:
     def _pull(self, site: Site, call: Call) -> _Pull:
         if call.output not in self._pulls:
             weight = operator(call).canonical(call, onnx.numpy_helper.to_array(self.found.weights[site.weight]))
-            self._pulls[call.output] = _Pull(call, np.asarray(weight, np.float32), self._settings)
+            self._pulls[call.output] = _Pull(call, np.asarray(weight, np.float32), self._provider, self._threads)
         return self._pulls[call.output]
 
 
@@ -177,7 +182,7 @@ def _sole_data(model: onnx.ModelProto, site: Site, call: Call) -> str:
 class _Pull:
     """Wᵀ g of a convolution: its gradient with respect to its own input, whatever else reads that."""
 
-    def __init__(self, call: Call, weight: Array, settings: Mapping[str, object]) -> None:
+    def __init__(self, call: Call, weight: Array, provider: str, threads: int) -> None:
         attributes = {k: v for k, v in call.attributes.items() if v is not None}
         node = onnx.helper.make_node(call.op, ["x", "w"], ["y"], "conv", **attributes)
         dims: list[int | None] = [None, weight.shape[1], *(None for _ in weight.shape[2:])]
@@ -195,7 +200,7 @@ class _Pull:
         self._seed, self._gradient = built.seeds["y"], built.gradients["x"]
         for output in [o for o in built.model.graph.output if o.name != self._gradient]:
             built.model.graph.output.remove(output)  # so that nothing is computed for it
-        self._runner = Runner(built.model, outputs=[self._gradient], **settings)  # type: ignore[arg-type]
+        self._runner = Runner(built.model, provider=provider, threads=threads, outputs=[self._gradient])
 
     def run(self, x: Array, gradient: Array) -> Array:
         """Return ∂L/∂x, the shape of x."""

@@ -13,7 +13,7 @@ from onnx_lowrank.gradient.simplify import simplify
 from onnx_lowrank.gradient.slice import Reach, reach_of, reads, take_apart
 from onnx_lowrank.gradient.step import Step
 from onnx_lowrank.gradient.tensor_ops import total
-from onnx_lowrank.gradient.values import Emitter, NoRule, Value
+from onnx_lowrank.gradient.values import Dims, Emitter, NoRule, Value
 from onnx_lowrank.gradient.wide_pads import apart_from_wide_pads
 
 NO_PATH = "no differentiable path"
@@ -45,7 +45,7 @@ def build_gradient(
     targets: Sequence[str],
     outputs: Sequence[str] | None = None,
     *,
-    shapes: Mapping[str, Sequence[int | None]] | None = None,
+    shapes: Mapping[str, Dims] | None = None,
     keep: Sequence[str] = (),
 ) -> GradientGraph:
     """Return the graph that computes ∂loss/∂target for every target that a gradient reaches.

@@ -27,7 +27,7 @@ OutputKind: TypeAlias = Literal["kl", "bernoulli", "relative-l2"]
 
 @dataclass(frozen=True, slots=True)
 class OutputDivergence:
-    """The divergence of one output: KL in nats, of a choice or of independent bits, or mean squared error / `variance`."""
+    """The divergence of one output: KL in nats (of a choice, of bits), or mean squared error / `variance`."""
 
     name: str
     kind: OutputKind

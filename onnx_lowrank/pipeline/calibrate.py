@@ -1,4 +1,4 @@
-"""From calibration samples to curves: collect, decompose, score, probe. `optimize`, `apply` and the benchmark share it."""
+"""From calibration samples to curves: collect, decompose, score, probe. All commands and the benchmark share it."""
 
 from __future__ import annotations
 
@@ -66,9 +66,7 @@ def calibrate(
     subject: Subject, samples: Samples, found: Found, options: Options, progress: Progress, kind: Kind
 ) -> Calibrated:
     """Return the sites decomposed on `samples`, deterministic for the options' seed. Raises DataError, MetricError."""
-    return calibrate_on(
-        subject, samples, found, options, progress, objective_of(subject, samples, options, kind)
-    )
+    return calibrate_on(subject, samples, found, options, progress, objective_of(subject, samples, options, kind))
 
 
 def calibrate_on(

@@ -46,9 +46,7 @@ def shrunken(found: Found, plan: Plan, calibrated: Calibrated) -> dict[str, Arra
     }
 
 
-def go_on(
-    subject: Subject, found: Found, stand: Stand, plan: Plan, options: Options, progress: Progress
-) -> Stand:
+def go_on(subject: Subject, found: Found, stand: Stand, plan: Plan, options: Options, progress: Progress) -> Stand:
     """Return where the work stands after a plan's step: factors and curves of the shrunken weights."""
     weights = shrunken(found, plan, stand.calibrated)
     model = with_weights(subject.model, weights)

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
 
 from onnx_lowrank.metrics import Metric
-from onnx_lowrank.metrics.divergence import Kind
 from onnx_lowrank.options import Compact, Goal, Lossless, Options
-from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate, kind_of, predicted_notes, probe
+from onnx_lowrank.pipeline.continuation import Stand, go_on
 from onnx_lowrank.pipeline.finish import Reloaded, on_disk, reopen, stamp, timed_feeds
 from onnx_lowrank.pipeline.search import Search, budget_of, ranked
-from onnx_lowrank.pipeline.subject import (
-    RANDOM_WARNING,
-    DataSources,
-    Subject,
-    first_outputs,
-    make_judge,
-    make_screen,
-    pick_metric,
-    read_samples,
-)
+from onnx_lowrank.pipeline.study import Study
+from onnx_lowrank.pipeline.subject import RANDOM_WARNING, DataSources, make_judge
 from onnx_lowrank.plan import Problem
-from onnx_lowrank.progress import Clock, Progress, Silent
+from onnx_lowrank.progress import Progress
 from onnx_lowrank.result import Result, Size, Trial
 from onnx_lowrank.runtime import Runner
-from onnx_lowrank.samples import Split
 from onnx_lowrank.sensitivity import cost_curves
-from onnx_lowrank.sites import Found, find_sites
 from onnx_lowrank.timing import Timing, interleaved
-from onnx_lowrank.types import Curve, Skip, Verdict
+from onnx_lowrank.types import Verdict
 from onnx_lowrank.version import __version__
 
 
@@ -52,104 +41,86 @@ def optimize(
     the model is written there, atomically, after it has passed as reloaded from disk; with `dry_run` it is not.
     Raises LowRankError (ModelError, DataError, MetricError, GoalError, RuntimeProblem), each one line for a user.
     """
-    goal, options = goal or Compact(), options or Options()
-    clock = Clock(progress or Silent())
-    sources = samples if isinstance(samples, DataSources) else DataSources(data=samples)  # type: ignore[arg-type]
-    subject = Subject.of(model, options)
-    split = read_samples(subject, sources, options, clock)
-    found = find_sites(subject.model, include=options.include, exclude=options.exclude, multiple=options.rank_multiple)
-    run = _Run(subject, split, found, goal, options, clock, sources.random)
-    if not found.sites:
+    study = Study.of(model, samples, options, progress=progress)
+    return reach(study, goal or Compact(), output=output, dry_run=dry_run)
+
+
+def reach(study: Study, goal: Goal, *, output: Path | str | None = None, dry_run: bool = False) -> Result:
+    """Return the best model that meets `goal`; what the study has collected and measured is used again."""
+    run = _Run(study, goal)
+    if not study.found.sites:
         return run.unchanged("no weight of this model can be factored; the reasons are listed with the weights")
     return run.result(Path(output) if output is not None else None, dry_run=dry_run)
 
 
 @dataclass(slots=True, eq=False)
 class _Run:
-    """One call of `optimize`: what has been made so far, for the report."""
+    """One goal: what has been made so far, for the report."""
 
-    subject: Subject
-    split: Split
-    found: Found
+    study: Study
     goal: Goal
-    options: Options
-    clock: Clock
-    random: bool
     macs: float = 0.0
-    curves: tuple[Curve, ...] = ()
-    dead: tuple[Skip, ...] = ()
     trials: list[Trial] = field(default_factory=list)
     metric: str = ""
-    divergence: Kind = "relative-l2"
     notes: list[str] = field(default_factory=list)
 
     @property
     def before(self) -> Size:
-        return Size(self.found.parameters, self.subject.bytes, self.macs)
+        return Size(self.study.found.parameters, self.study.subject.bytes, self.macs)
 
     def result(self, output: Path | None, *, dry_run: bool) -> Result:
         """Go the whole way."""
+        study = self.study
         if isinstance(self.goal, Lossless) and self.goal.resource != "macs":  # tell at once what can never be reached
-            costs = cost_curves(self.found, self.options.rank_multiple)
+            costs = cost_curves(study.found, study.options.rank_multiple)
             budget_of(self.goal, Problem(costs, {}, self.goal.resource), self.before)
-        metric, self.metric = pick_metric(
-            self.options.metric, self.split.validation, first_outputs(self.subject, self.split.validation.feeds),
-            self.goal.gate,
-        )  # fmt: skip
-        judge = make_judge(self.subject, self.split.validation, metric, self.goal.gate, self.options.seed)
-        screen = make_screen(self.subject, self.split.validation, metric, self.goal.gate, self.options.seed)
-        self.divergence = kind_of(self.subject, metric, self.split.calibration)
-        calibrated = calibrate(
-            self.subject, self.split.calibration, self.found, self.options, self.clock, self.divergence
-        )
-        self.macs, self.dead = calibrated.observed.macs, calibrated.decomposed.dead
-        self._warn_narrow(calibrated)
-        self.curves, unit = probe(self.subject, self.found, calibrated, self.options, self.clock)
-        self.notes.extend([*calibrated.notes, *predicted_notes(self.options, self.curves, unit)])
-        problem = Problem(self.curves, {site.id: site.weight for site in self.found.sites}, self.goal.resource)
-        search = Search(
-            self.subject.model,
-            self.found,
-            calibrated.decomposed.factors,
-            problem,
-            judge,
-            screen,
-            self.options,
-            self.before,
-        )
-        self.trials = search.run(self.goal, self.clock)
-        for trial in ranked(self.trials, self.goal, problem):
+        metric, self.metric = study.metric(self.goal.gate)
+        stand = study.collect(metric)
+        self.macs = stand.calibrated.observed.macs
+        for search, trial in self._searched(stand):
             result = self._publish(trial, search, metric, output, dry_run=dry_run)
             if result is not None:
                 return result
         return self.unchanged(_why_nothing(self.trials))
 
-    def _warn_narrow(self, calibrated: Calibrated) -> None:
-        """Say how many samples the widest linear site wants: fewer vectors than dimensions leave directions unseen."""
-        samples, places = calibrated.fitted, calibrated.observed.places
-        linear = [site for site in self.found.sites if len(site.shape) == 2]
-        seen = [(site, samples * sum(place.calls for place in places[site.id])) for site in linear]
-        worst = max(((s, n) for s, n in seen if n < 4 * s.shape[1]), key=lambda p: p[0].shape[1] / p[1], default=None)
-        if worst is not None:
-            site, vectors = worst
-            wanted = -(-4 * site.shape[1] * samples // max(int(vectors), 1))
-            self.notes.append(
-                f"{site.node} has {site.shape[1]} inputs and saw {vectors:,.0f} vectors:"
-                f" about {wanted:,} calibration samples would serve it better"
-            )
+    def _searched(self, stand: Stand) -> Iterator[tuple[Search, Trial]]:
+        """Yield the trials that passed, best first, each with the search that made it.
+
+        With continuation the best plan of a round is the ground of the next: lossless goes down in equal steps to its
+        budget, compact goes on from the smallest model that held.
+        """
+        study, steps = self.study, self.study.options.continuation
+        passed: list[tuple[Search, Trial]] = []
+        for step in range(steps):
+            problem = study.problem(self.goal.resource, stand)
+            search = Search(study, stand, problem, *study.judge(self.goal.gate), self.before)
+            if isinstance(self.goal, Lossless) and step < steps - 1:
+                budget = budget_of(self.goal, problem, self.before)
+                share = (steps - 1 - step) / steps
+                plan = problem.best(budget + share * (problem.dense - budget), "step")
+            else:
+                trials = search.run(self.goal, study.clock)
+                self.trials.extend(trials)
+                best = ranked(trials, self.goal, problem)
+                passed = [*((search, trial) for trial in best), *passed]
+                plan = best[0].plan if best and step < steps - 1 else None
+            if plan is None or not plan.factored:
+                break
+            stand = go_on(study.subject, study.found, stand, plan, study.options, study.clock)
+        yield from passed
 
     def _publish(
         self, trial: Trial, search: Search, metric: Metric, output: Path | None, *, dry_run: bool
     ) -> Result | None:
         """Return the result for a plan whose file holds, None where the file does not."""
         candidate = search.candidate(trial.plan)
-        warning = RANDOM_WARNING if self.random else ""
+        warning = RANDOM_WARNING if self.study.random else ""
         stamp(
-            candidate, trial.plan, version=__version__, goal=self.goal.name, options=self.options,
-            sha256=self.subject.sha256, warning=warning,
+            candidate, trial.plan, version=__version__, goal=self.goal.name, options=self.study.options,
+            sha256=self.study.subject.sha256, warning=warning,
         )  # fmt: skip
         with on_disk(candidate, None if dry_run else output) as stage:
-            reloaded, notes = reopen(stage, self.subject, search.judge, self.options)
+            reloaded, notes = reopen(stage, self.study.subject, search.judge, self.study.options)
             size = replace(trial.size, bytes=stage.bytes)
             if not reloaded.verdict.passed or self._too_large(size):
                 self.notes.append(f"plan {trial.plan.origin!r} passed in memory but not from its file: left out")
@@ -168,18 +139,20 @@ class _Run:
         return target is not None and size.bytes > target
 
     def _test(self, reloaded: Reloaded, metric: Metric) -> Verdict | None:
-        if self.split.test is None:
+        if self.study.split.test is None:
             return None
-        judge = make_judge(self.subject, self.split.test, metric, self.goal.gate, self.options.seed)
-        with self.clock.step("testing", 2 * len(self.split.test)) as advance:
+        judge = make_judge(self.study.subject, self.study.split.test, metric, self.goal.gate, self.study.options.seed)
+        with self.study.clock.step("testing", 2 * len(self.study.split.test)) as advance:
             return judge.judge(reloaded.runner, advance)
 
     def _latency(self, path: Path) -> Timing:
-        settings = {"provider": self.options.provider, "threads": self.options.threads}
-        with self.clock.step("timing", 1) as advance:
-            first = Runner(self.subject.model, spin=True, **settings)  # type: ignore[arg-type]
+        settings = {"provider": self.study.options.provider, "threads": self.study.options.threads}
+        with self.study.clock.step("timing", 1) as advance:
+            first = Runner(self.study.subject.model, spin=True, **settings)  # type: ignore[arg-type]
             second = Runner(path, spin=True, **settings)  # type: ignore[arg-type]
-            timing = interleaved(first, second, timed_feeds(iter(self.split.validation.feeds)), seed=self.options.seed)
+            timing = interleaved(
+                first, second, timed_feeds(iter(self.study.split.validation.feeds)), seed=self.study.options.seed
+            )
             advance(1)
         return timing
 
@@ -200,25 +173,28 @@ class _Run:
 
     def unchanged(self, reason: str) -> Result:
         """Return the original, with everything that was looked at."""
-        warning = [RANDOM_WARNING] if self.random else []
+        warning = [RANDOM_WARNING] if self.study.random else []
+        stand = self.study.stand
+        curves = stand.curves if stand is not None else ()
+        dead = stand.calibrated.decomposed.dead if stand is not None else ()
         return Result(
             changed=False,
-            model=self.subject.model,
+            model=self.study.subject.model,
             reason=reason,
             goal=self.goal,
-            options=self.options,
-            source=self.subject.source,
-            source_hash=self.subject.sha256,
+            options=self.study.options,
+            source=self.study.subject.source,
+            source_hash=self.study.subject.sha256,
             before=self.before,
             after=self.before,
-            sites=self.found.sites,
-            skips=(*self.found.skips, *self.dead),
+            sites=self.study.found.sites,
+            skips=(*self.study.found.skips, *dead),
             trials=tuple(self.trials),
-            curves=self.curves,
+            curves=curves,
             metric=self.metric,
-            notes=(*warning, *self.split.notes, *self.notes),
-            seconds=dict(self.clock.seconds),
-            divergence=self.divergence,
+            notes=(*warning, *self.study.split.notes, *self.study.notes, *self.notes),
+            seconds=dict(self.study.clock.seconds),
+            divergence=self.study.divergence,
         )
 
 

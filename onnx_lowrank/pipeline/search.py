@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
 import onnx
 
 from onnx_lowrank.errors import GoalError
-from onnx_lowrank.options import Compact, Goal, Lossless, Options
-from onnx_lowrank.plan import Problem, compact, lossless
+from onnx_lowrank.options import Compact, Goal, Lossless
+from onnx_lowrank.pipeline.continuation import Stand
+from onnx_lowrank.pipeline.study import Study
+from onnx_lowrank.plan import Problem, compact, lossless, paper_compact, paper_lossless
 from onnx_lowrank.plan.problem import amount
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.result import Size, Trial
 from onnx_lowrank.rewrite import rewrite
 from onnx_lowrank.runtime import Runner
-from onnx_lowrank.schemes import Factors
-from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Cost, Plan
 from onnx_lowrank.validate import Judge
 
@@ -27,30 +27,37 @@ FILE_BYTES = 2048
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Search:
-    """All that measuring a plan needs."""
+    """All that measuring a plan needs; what the study has measured for another goal is not measured again."""
 
-    model: onnx.ModelProto
-    found: Found
-    factors: Mapping[tuple[str, str], Factors]
+    study: Study
+    stand: Stand
     problem: Problem
     judge: Judge
     screen: Judge | None
-    options: Options
     before: Size
 
     def candidate(self, plan: Plan) -> onnx.ModelProto:
         """Return the model that a plan stands for."""
-        return rewrite(self.model, self.found, plan, self.factors)
+        study = self.study
+        return rewrite(study.subject.model, study.found, plan, study.factors(plan, self.stand))
 
     def size(self, plan: Plan, file_bytes: int) -> Size:
         """Return the size of a plan's model; sites that the problem does not hold stay as they are."""
         saved = sum((curve.dense.cost for curve in self.problem.curves), Cost()) - plan.cost
         return Size(self.before.parameters - saved.parameters, file_bytes, self.before.macs - saved.macs)
 
+    def trial(self, plan: Plan, progress: Callable[[int], None]) -> Trial:
+        """Return what validation says of a plan: measured, or as it was measured for an earlier goal."""
+        key = (plan.choices, self.judge.gate)
+        if key not in self.study.trials:
+            self.study.trials[key] = self.measure(plan, progress)
+        return replace(self.study.trials[key], plan=plan)
+
     def measure(self, plan: Plan, progress: Callable[[int], None]) -> Trial:
         """Return what validation says of a plan, measured on the model in memory."""
         candidate = self.candidate(plan)
-        runner = Runner(candidate, provider=self.options.provider, threads=self.options.threads)
+        options = self.study.options
+        runner = Runner(candidate, provider=options.provider, threads=options.threads)
         size = self.size(plan, candidate.ByteSize())
         if self.screen is not None:
             glance = self.screen.judge(runner)
@@ -59,12 +66,30 @@ class Search:
                 return Trial(plan, replace(glance, passed=False, reason=reason), size)
         return Trial(plan, self.judge.judge(runner, progress), size)
 
+    def proposals(self, goal: Goal) -> Generator[Plan, bool, None]:
+        """Return the plans to measure, by the algorithm asked for."""
+        if self.study.options.sensitivity == "paper":
+            return self._paper(goal)
+        if isinstance(goal, Compact):
+            return compact(self.problem)
+        return lossless(self.problem, budget_of(goal, self.problem, self.before))
+
+    def _paper(self, goal: Goal) -> Generator[Plan, bool, None]:
+        gamma = self.study.options.gamma
+        if isinstance(goal, Compact):
+            plan: Plan | None = paper_compact(self.problem, gamma)
+        else:
+            plan = paper_lossless(self.problem, budget_of(goal, self.problem, self.before), gamma)
+        if plan is None:
+            raise GoalError(
+                f"the paper's rule reaches this size with no rank within --gamma {gamma:g}; give a larger one"
+            )
+        if plan.factored:
+            yield plan
+
     def run(self, goal: Goal, progress: Progress) -> list[Trial]:
         """Return every trial, in order. Raises GoalError where the budget cannot be reached at all."""
-        if isinstance(goal, Compact):
-            proposals = compact(self.problem)
-        else:
-            proposals = lossless(self.problem, budget_of(goal, self.problem, self.before))
+        proposals = self.proposals(goal)
         trials: list[Trial] = []
         with progress.step("measuring the original", len(self.judge.reference.feeds)) as advance:
             self.judge.original(advance)
@@ -73,7 +98,7 @@ class Search:
             plan = next(proposals)
             while True:
                 with progress.step(f"validating plan {len(trials) + 1}", samples) as advance:
-                    trials.append(self.measure(plan, advance))
+                    trials.append(self.trial(plan, advance))
                 plan = proposals.send(trials[-1].verdict.passed)
         except StopIteration:
             return trials

@@ -84,4 +84,3 @@ def merged(found: Found, one: Decomposed, other: Decomposed) -> Decomposed:
     curves = {curve.site: curve for curve in (*one.curves, *other.curves)}
     ordered = tuple(curves[site.id] for site in found.sites if site.id in curves)
     return Decomposed(ordered, {**one.factors, **other.factors}, (*one.dead, *other.dead))
-

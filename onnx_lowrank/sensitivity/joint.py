@@ -15,10 +15,23 @@ import numpy as np
 import onnx
 import scipy.linalg.blas
 
+from onnx_lowrank.calibration import Observed
 from onnx_lowrank.calibration.joint import Batch, JointFlow, sides_of
-from onnx_lowrank.calibration.observe import Observed
-from onnx_lowrank.curvature import SHRINK, Basis, Metric, SideMoments, SideName, bases, in_metric, kronecker
-from onnx_lowrank.curvature import project, rises, tails
+from onnx_lowrank.curvature import (
+    SHRINK,
+    Basis,
+    Metric,
+    SideMoments,
+    SideName,
+    bases,
+    in_metric,
+    kronecker,
+    project,
+    rises,
+    tails,
+)
+from onnx_lowrank.gradient.values import Dims
+from onnx_lowrank.gradient.values import Dims
 from onnx_lowrank.options import Options
 from onnx_lowrank.schemes import SCHEMES, Factors, Scheme
 from onnx_lowrank.sensitivity.objective import Objective
@@ -75,7 +88,7 @@ class Collection:
     observed: Observed
     feeds: Sequence[Feed]
     objective: Objective
-    shapes: Mapping[str, Sequence[int | None]]
+    shapes: Mapping[str, Dims]
     options: Options
     batch: int
     separate: bool
@@ -141,9 +154,7 @@ class Collection:
 class _Group:
     """Both passes over one group of sites."""
 
-    def __init__(
-        self, collection: Collection, flow: JointFlow, joint: Joint, progress: Callable[[int], None]
-    ) -> None:
+    def __init__(self, collection: Collection, flow: JointFlow, joint: Joint, progress: Callable[[int], None]) -> None:
         self.given, self.flow, self.joint, self.progress = collection, flow, joint, progress
         self.multiple = collection.options.rank_multiple
         self.grams: dict[Key, Array] = {}
@@ -274,7 +285,8 @@ class _Group:
         relative = kron / kron[0] if kron[0] > 0 else np.zeros_like(kron)
         weight = self.given.found.weight(site)
         if self.given.metric == "weights":
-            relative = scheme.factor(weight, None, None, options[-1]).errors
+            plain = scheme.factor(weight, None, None, options[-1])
+            relative = np.array([plain.error((rank,)) for rank in range(options[-1][0] + 1)])
         factors = scheme.pair(weight, self.final[key], relative, options[-1])
         return Scored(
             factors=factors,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -35,7 +36,7 @@ class Objective:
     finals: Mapping[str, Final]
     probable: frozenset[str]
     seed: int = 0
-    labels: Sequence[object] | None = None
+    labels: Sequence[Any] | Array | None = None
     custom: CustomLoss | None = None
     signed: bool = False
     targets: Sequence[Mapping[str, Array]] | None = None
@@ -184,4 +185,3 @@ def _fits(final: Final, name: str, probed: Probing) -> bool:
     return (kind == "kl" and final.kind in ("softmax", "log_softmax")) or (
         kind == "bernoulli" and final.kind == "sigmoid"
     )
-

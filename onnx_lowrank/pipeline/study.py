@@ -1,0 +1,163 @@
+"""A study: one model, one set of samples, collected once; any number of goals, and the whole curve, from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+
+from onnx_lowrank.errors import GoalError
+from onnx_lowrank.metrics import Metric
+from onnx_lowrank.metrics.divergence import Kind
+from onnx_lowrank.options import Gate, Options, Resource
+from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate, kind_of, predicted_notes, probe
+from onnx_lowrank.pipeline.continuation import Stand, go_on
+from onnx_lowrank.pipeline.subject import (
+    DataSources,
+    Subject,
+    first_outputs,
+    make_judge,
+    make_screen,
+    pick_metric,
+    read_samples,
+)
+from onnx_lowrank.plan import Problem, signed
+from onnx_lowrank.progress import Clock, Progress, Silent
+from onnx_lowrank.repair import passes, refit
+from onnx_lowrank.result import Trial
+from onnx_lowrank.runtime import batch_size
+from onnx_lowrank.samples import Split
+from onnx_lowrank.schemes import Factors
+from onnx_lowrank.sites import Found, find_sites
+from onnx_lowrank.types import Choice, Curve, Feed, Plan
+from onnx_lowrank.validate import Judge
+
+REFITTED = 64
+"""Calibration samples that the last factors are refitted on, at most."""
+Key = tuple[str, str]
+
+
+@dataclass(slots=True, eq=False)
+class Study:
+    """What is measured once and used for every goal: samples, sites, curves, and the trials already made.
+
+    Make one with `Study.of`. Raises LowRankError (ModelError, DataError, MetricError, GoalError, RuntimeProblem).
+    """
+
+    subject: Subject
+    split: Split
+    found: Found
+    options: Options
+    clock: Clock
+    random: bool
+    stand: Stand | None = None
+    divergence: Kind = "relative-l2"
+    notes: list[str] = field(default_factory=list)
+    trials: dict[tuple[tuple[Choice, ...], Gate], Trial] = field(default_factory=dict)
+    judges: dict[Gate, tuple[Judge, Judge | None]] = field(default_factory=dict)
+    repaired: dict[tuple[Choice, ...], dict[Key, Factors]] = field(default_factory=dict)
+    _metric: tuple[Metric, str] | None = None
+
+    @staticmethod
+    def of(
+        model: onnx.ModelProto | Path | str,
+        samples: DataSources | object,
+        options: Options | None = None,
+        *,
+        progress: Progress | None = None,
+    ) -> Study:
+        """Read model and samples and find the sites; nothing is run yet."""
+        options = options or Options()
+        clock = Clock(progress or Silent())
+        sources = samples if isinstance(samples, DataSources) else DataSources(data=samples)  # type: ignore[arg-type]
+        subject = Subject.of(model, options)
+        split = read_samples(subject, sources, options, clock)
+        found = find_sites(
+            subject.model, include=options.include, exclude=options.exclude, multiple=options.rank_multiple
+        )
+        return Study(subject, split, found, options, clock, sources.random)
+
+    def metric(self, gate: Gate) -> tuple[Metric, str]:
+        """Return the metric and why. Raises GoalError where the gate cannot be met with it."""
+        outputs = first_outputs(self.subject, self.split.validation.feeds)
+        self._metric = pick_metric(self.options.metric, self.split.validation, outputs, gate)
+        return self._metric
+
+    def judge(self, gate: Gate) -> tuple[Judge, Judge | None]:
+        """Return the judge on validation and the one of a first glance; the original is measured once a gate."""
+        if gate not in self.judges:
+            metric, _ = self.metric(gate)
+            given = (self.subject, self.split.validation, metric, gate, self.options.seed)
+            self.judges[gate] = (make_judge(*given), make_screen(*given))
+        return self.judges[gate]
+
+    def collect(self, metric: Metric) -> Stand:
+        """Return curves and factors, collected at the first call. Raises DataError, MetricError, GoalError."""
+        if self.stand is None:
+            self.divergence = kind_of(self.subject, metric, self.split.calibration)
+            given = (self.subject, self.split.calibration, self.found, self.options, self.clock, self.divergence)
+            calibrated = calibrate(*given)
+            curves, unit = probe(self.subject, self.found, calibrated, self.options, self.clock)
+            self.stand = Stand(calibrated, self._signed(curves, calibrated), unit)
+            self._warn_narrow(calibrated)
+            self.notes.extend([*calibrated.notes, *predicted_notes(self.options, curves, unit)])
+        return self.stand
+
+    def _signed(self, curves: tuple[Curve, ...], calibrated: Calibrated) -> tuple[Curve, ...]:
+        """Return the curves with the cross-fitted first-order term, where it is asked for."""
+        if not self.options.signed or not calibrated.slopes:
+            return curves
+        halves = {
+            site: (slope[: len(slope) // 2], slope[len(slope) // 2 :]) for site, slope in calibrated.slopes.items()
+        }
+        return signed(curves, {site: (one, other) for site, (one, other) in halves.items()})
+
+    def problem(self, resource: Resource, stand: Stand | None = None) -> Problem:
+        """Return the rank-choice problem in one resource."""
+        stand = stand or self.stand
+        if stand is None:
+            raise GoalError("nothing was collected yet")
+        tails = stand.calibrated.tails if self.options.inter_layer and not stand.calibrated.fallback else None
+        return Problem(stand.curves, {site.id: site.weight for site in self.found.sites}, resource, tails)
+
+    def shrink(self, plan: Plan) -> Stand:
+        """Go one step of continuation: collect again on the plan's model."""
+        if self.stand is None:
+            raise GoalError("nothing was collected yet")
+        return go_on(self.subject, self.found, self.stand, plan, self.options, self.clock)
+
+    def factors(self, plan: Plan, stand: Stand) -> dict[Key, Factors]:
+        """Return the factors of a plan: as they were decomposed, or refitted on the compressed prefix."""
+        made = dict(stand.calibrated.decomposed.factors)
+        if not self.options.refit:
+            return made
+        if plan.choices not in self.repaired:
+            feeds = self._refit_feeds(self.split.calibration.feeds)
+            batch = batch_size(self.subject.runner, feeds)
+            total = len(feeds) * passes(self.subject.model, self.found, plan, made)
+            with self.clock.step("refitting", total) as advance:
+                self.repaired[plan.choices] = refit(
+                    self.subject.model, self.found, plan, made, feeds, self.options, batch=batch, progress=advance
+                )
+        return self.repaired[plan.choices]
+
+    @staticmethod
+    def _refit_feeds(feeds: Sequence[Feed]) -> list[Feed]:
+        count = min(len(feeds), REFITTED)
+        return [feeds[i * len(feeds) // count] for i in range(count)]
+
+    def _warn_narrow(self, calibrated: Calibrated) -> None:
+        """Say how many samples the widest linear site wants: fewer vectors than dimensions leave directions unseen."""
+        samples, places = calibrated.fitted, calibrated.observed.places
+        linear = [site for site in self.found.sites if len(site.shape) == 2]
+        seen = [(site, samples * sum(place.calls for place in places[site.id])) for site in linear]
+        worst = max(((s, n) for s, n in seen if n < 4 * s.shape[1]), key=lambda p: p[0].shape[1] / p[1], default=None)
+        if worst is not None:
+            site, vectors = worst
+            wanted = -(-4 * site.shape[1] * samples // max(int(vectors), 1))
+            self.notes.append(
+                f"{site.node} has {site.shape[1]} inputs and saw {vectors:,.0f} vectors:"
+                f" about {wanted:,} calibration samples would serve it better"
+            )
