@@ -72,7 +72,8 @@ class JointFlow:
         options: Options,
     ) -> None:
         self.found, self.seeded, self.broken = found, tuple(seeded), 0
-        self._given = {value.name for value in model.graph.input}
+        stored = {tensor.name for tensor in model.graph.initializer}  # before IR 4 they are listed as inputs, too
+        self._given = {value.name for value in model.graph.input} - stored
         self._settings = {"provider": options.provider, "threads": options.threads}
         self._pulls: dict[str, _Pull] = {}
         self._weights: dict[str, Array] = {}
