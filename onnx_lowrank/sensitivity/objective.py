@@ -222,4 +222,3 @@ def _fits(final: Final, name: str, probed: Probing) -> bool:
     return (kind == "kl" and final.kind in ("softmax", "log_softmax")) or (
         kind == "bernoulli" and final.kind == "sigmoid"
     )
-
