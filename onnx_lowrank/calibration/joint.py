@@ -60,8 +60,8 @@ class Batch:
 class JointFlow:
     """Runs a group of sites forward and backward. `seeded` are the tensors where the loss's gradient enters.
 
-    `unreached`: site id -> why no gradient gets there. `broken` counts samples whose gradient is not finite: they are
-    left out.
+    `unreached`: site id -> why no gradient gets there. `broken` counts samples whose values or gradients at the sites
+    are not finite: they are left out.
     """
 
     def __init__(
@@ -74,14 +74,15 @@ class JointFlow:
         options: Options,
     ) -> None:
         self.found, self.seeded, self.broken = found, tuple(seeded), 0
-        self._given = {value.name for value in model.graph.input}
+        stored = {tensor.name for tensor in model.graph.initializer}  # before IR 4 they are listed as inputs, too
+        self._given = {value.name for value in model.graph.input} - stored
         self._provider, self._threads = options.provider, options.threads
         self._pulls: dict[str, _Pull] = {}
         self._weights: dict[str, Array] = {}
         calls = [(site, call) for site in sites for call in found.calls[site.id]]
         self._direct = {call.output: x for site, call in calls if (x := _sole_data(model, site, call))}
         targets = [*(call.output for _, call in calls), *dict.fromkeys(self._direct.values())]
-        keep = [name for name in dict.fromkeys(self._kept(sites)) if name not in self._given]
+        keep = self._keep = [name for name in dict.fromkeys(self._kept(sites)) if name not in self._given]
         graph = build_gradient(model, targets, seeded, shapes=shapes, keep=keep)
         self.unreached = {site.id: why for site in sites if (why := self._missing(site, graph))}
         self.sites = [site for site in sites if site.id not in self.unreached]
@@ -128,7 +129,8 @@ class JointFlow:
             which = numbers[start : start + len(run)]
             start += len(run)
             found = self._runner.run(feed, lambda values, n=count, w=which: head(values, n, w))  # type: ignore[misc]
-            if not all(np.isfinite(gradient).all() for gradient in found.gradients.values()):
+            seen = [*found.gradients.values(), *(found.values[name] for name in self._keep)]
+            if not all(np.isfinite(array).all() for array in seen):
                 self.broken += count
                 continue
             yield Batch(self, {**feed, **found.values}, found.gradients, which, count, count if separate else 1)

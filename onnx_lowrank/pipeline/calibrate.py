@@ -128,7 +128,8 @@ def _joint(
 ) -> Calibrated:
     settings = {"provider": options.provider, "threads": options.threads}
     shapes = observed_ranks(subject.model, samples.feeds[0], **settings)  # type: ignore[arg-type]
-    separate = tells_samples_apart(subject.model, found, samples.feeds, options)
+    # where two samples cannot run together (a fixed batch, rows that mix) every feed is one unit
+    separate = batch > 1 and tells_samples_apart(subject.model, found, samples.feeds, options)
     collection = Collection(
         subject.model, found, observed, samples.feeds, objective, shapes, options, batch if separate else 1, separate,
         metric="weights" if options.sensitivity == "paper" else "joint",

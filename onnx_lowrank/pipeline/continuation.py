@@ -62,8 +62,10 @@ def go_on(subject: Subject, found: Found, stand: Stand, plan: Plan, options: Opt
     curves, unit = probe(there, moved, done, options, progress)
     choices = {choice.site: choice for choice in plan.factored}
     kept = [_limited(curve, choices.get(curve.site)) for curve in curves]
-    tails = {curve.site: done.tails[curve.site][:, picks] for curve, (_, picks) in zip(curves, kept, strict=True)}
-    return Stand(replace(done, tails=tails), tuple(curve for curve, _ in kept), unit)
+    picked = {curve.site: picks for curve, (_, picks) in zip(curves, kept, strict=True)}
+    tails = {site: array[:, picked[site]] for site, array in done.tails.items()}  # none of a site without a gradient
+    slopes = {site: array[:, picked[site]] for site, array in done.slopes.items()}
+    return Stand(replace(done, tails=tails, slopes=slopes), tuple(curve for curve, _ in kept), unit)
 
 
 def _limited(curve: Curve, choice: Choice | None) -> tuple[Curve, list[int]]:

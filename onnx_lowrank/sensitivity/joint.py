@@ -245,7 +245,7 @@ class _Group:
         for fold, numbers in enumerate(self.given.parts_scored()):
             if fold < len(self.fitted):
                 self._project(fold, numbers, objective.sampled, found)
-                self.first = self.first or sum(map(len, next(iter(found.values()))))
+                self.first = self.first or sum(map(len, next(iter(found.values()), [])))
                 if objective.signed:
                     self._project(fold, numbers, objective.labelled, signed, mean=True)
             self.progress(len(numbers))

@@ -19,10 +19,13 @@ from onnx_lowrank.gradient import Final, final_activation, heads
 from onnx_lowrank.gradient.run import Seeds
 from onnx_lowrank.metrics.divergence import Kind, OutputDivergence, Probing, probing
 from onnx_lowrank.metrics.scores import probable
+from onnx_lowrank.runtime import first_line
 from onnx_lowrank.types import Array, Outputs
 
 CustomLoss = Callable[[Mapping[str, Array], object], Mapping[str, Array]]
 """(the model's outputs of one sample, its label) -> gradient of its loss at some of these outputs."""
+IGNORED = -100
+"""The label of a position that does not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +78,13 @@ class Objective:
         for each in self.probing.outputs:
             final = self.finals[each.name]
             value = values[final.tensor]
-            whole = value.reshape(1, *value.shape) if not value.ndim or value.shape[0] != samples else value
+            whole, share = _whole(value, samples)
             added = whole.ndim - value.ndim
             aim = whole if self.targets is None else self._aim(final.tensor, numbers).reshape(whole.shape)
             drawn = self._draw(each, final, aim, added, rng)
             if self.targets is not None:
                 drawn = drawn + self._pull(each, final, whole, aim, added)
-            drawn = drawn.astype(value.dtype).reshape(value.shape)
+            drawn = (drawn * math.sqrt(share)).astype(value.dtype).reshape(value.shape)
             seeds[final.tensor] = seeds[final.tensor] + drawn if final.tensor in seeds else drawn
         return seeds
 
@@ -127,38 +130,38 @@ class Objective:
         labels = None if self.labels is None else [self.labels[i] for i in numbers]
         if self.custom is not None and labels is not None:
             return self._custom(values, samples, labels)
-        return self._cross_entropy(values, labels)
+        return self._cross_entropy(values, samples, labels)
 
-    def _cross_entropy(self, values: Mapping[str, Array], labels: Sequence[object] | None) -> Seeds:
+    def _cross_entropy(self, values: Mapping[str, Array], samples: int, labels: Sequence[object] | None) -> Seeds:
         each = next((e for e in self.probing.outputs if e.kind == "kl"), None)
         if each is None:
             raise MetricError("the signed term needs class scores or a loss of your own: give --loss FILE.py:FUNCTION")
         final = self.finals[each.name]
         value = values[final.tensor]
-        axis = final.axis if final.kind != "none" else 1 if value.ndim >= 4 else -1
-        shape = list(value.shape)
+        whole, share = _whole(value, samples)
+        axis = _class_axis(final, whole, whole.ndim - value.ndim)
+        shape = list(whole.shape)
         del shape[axis]
-        target = value.argmax(axis) if labels is None else np.asarray(labels)
+        target = whole.argmax(axis) if labels is None else _flat(labels)
         target = target.reshape(-1)
-        if target.dtype.kind not in "iu" or target.size != int(np.prod(shape)) or target.max() >= value.shape[axis]:
+        if not _classes(target, int(np.prod(shape)), whole.shape[axis]):
             raise MetricError(
                 f"the signed term needs a class number for every one of the {int(np.prod(shape))} decisions of output"
                 f" {each.name!r}, the labels hold {target.size} {target.dtype} values: give --loss FILE.py:FUNCTION"
             )
         target = target.reshape(shape)
-        if final.kind == "none" and each.name in self.probable:
-            return {final.tensor: heads.cross_entropy_of_probabilities(value, target, axis=axis, ignore=-100).gradient}
-        return {final.tensor: heads.cross_entropy(value, target, axis=axis, ignore=-100).gradient}
+        chances = final.kind == "none" and each.name in self.probable
+        loss = heads.cross_entropy_of_probabilities if chances else heads.cross_entropy
+        gradient = share * loss(whole, target, axis=axis, ignore=IGNORED).gradient
+        return {final.tensor: gradient.astype(value.dtype).reshape(value.shape)}
 
     def _custom(self, values: Mapping[str, Array], samples: int, labels: Sequence[object]) -> Seeds:
-        if self.custom is None:
-            raise MetricError("no loss was given")
         parts: dict[str, list[Array]] = {}
         for index, label in enumerate(labels):
             width = samples // len(labels)
             rows = slice(index * width, (index + 1) * width)
             one = {n: v[rows] if v.ndim and v.shape[0] == samples else v for n, v in values.items()}
-            for name, gradient in self.custom(one, label).items():
+            for name, gradient in self._called(one, label).items():
                 if name not in one or np.shape(gradient) != one[name].shape:
                     raise MetricError(
                         f"the loss gives a gradient of shape {np.shape(gradient)} at {name!r}; it must be one of the"
@@ -167,9 +170,44 @@ class Objective:
                 parts.setdefault(name, []).append(np.asarray(gradient, one[name].dtype))
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
+    def _called(self, outputs: Mapping[str, Array], label: object) -> Mapping[str, Array]:
+        try:
+            given = self.custom(outputs, label) if self.custom is not None else None
+        except Exception as error:  # a user's code may raise anything; it is passed on as the cause
+            raise MetricError(f"the loss given failed: {type(error).__name__}: {first_line(error)}") from error
+        if not isinstance(given, Mapping):
+            raise MetricError(f"the loss gives a {type(given).__name__}; it must give {{output: gradient}}")
+        return given
+
     def divergence(self, reference: Mapping[str, Array], outputs: Mapping[str, Array], samples: int) -> float:
         """Return the summed divergence of the samples of one run."""
         return self.probing.summed(reference, outputs, samples)
+
+
+def _whole(value: Array, samples: int) -> tuple[Array, int]:
+    """Return a value with its samples first, and what the gradient of their mean counts.
+
+    A value whose leading axis does not count them is taken as one: the sum of the samples' losses is its own × samples.
+    """
+    if value.ndim and value.shape[0] == samples:
+        return value, 1
+    return value.reshape(1, *value.shape), samples
+
+
+def _flat(labels: Sequence[object]) -> Array:
+    """Return the labels of several samples in one row; of no number type where they are no arrays."""
+    try:
+        return np.concatenate([np.asarray(label).reshape(-1) for label in labels])
+    except ValueError:  # a ragged label
+        return np.full(len(labels), None, dtype=object)
+
+
+def _classes(target: Array, count: int, classes: int) -> bool:
+    """Whether these are `count` class numbers, or marks of positions that do not count."""
+    if target.dtype.kind not in "iu" or target.size != count:
+        return False
+    used = target[target != IGNORED]
+    return not used.size or bool(used.min() >= 0 and used.max() < classes)
 
 
 def _class_axis(final: Final, value: Array, added: int) -> int:

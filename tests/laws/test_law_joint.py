@@ -1,0 +1,142 @@
+"""Laws of the joint flow: for every geometry, what is projected is exactly the loss's change along a truncation.
+
+The models are of one node, so the loss ⟨g, y⟩ is linear in the weight: Σ_{i ≥ k} v_i = −⟨Γ, W_k − W⟩ must be what
+onnxruntime gives when W_k is really substituted, whatever the strides, pads, flags, biases and α, β.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from builders import build, constant, found_in, full_rank, node, normal, options, run, value, weight
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from strategies import CASES, Case
+
+from onnx_lowrank.calibration import overridable
+from onnx_lowrank.calibration.joint import JointFlow
+from onnx_lowrank.curvature import SideMoments, bases, project, tails
+from onnx_lowrank.gradient import observed_ranks
+from onnx_lowrank.ops import OPS
+from onnx_lowrank.runtime import Runner
+from onnx_lowrank.schemes import SCHEMES
+from onnx_lowrank.sensitivity.probe import stored_weight
+from onnx_lowrank.types import Cost, Option
+
+SEEDS = st.integers(0, 10**6)
+
+
+def flow_of(model: onnx.ModelProto, feed: dict[str, np.ndarray], seeded: list[str]) -> JointFlow:
+    found = found_in(model)
+    shapes = observed_ranks(model, feed, provider="cpu", threads=1)
+    return JointFlow(model, found, found.sites, seeded, shapes, options())
+
+
+def check(model: onnx.ModelProto, x: np.ndarray, seeded: list[str], seed: int) -> None:
+    """Compare both sides of the only site with its substitution, at every rank."""
+    feed = {"x": x}
+    flow = flow_of(model, feed, seeded)
+    (site,) = flow.sites
+    outputs = run(model, feed)
+    g = {name: normal(outputs[name].shape, seed + i) for i, name in enumerate(seeded)}
+    (batch,) = flow.run([feed], [0], lambda values, samples, numbers: g, batch=1, separate=False)
+    found = flow.found
+    runner = Runner(overridable(model, [site.weight]), provider="cpu", threads=1)
+    W = found.weight(site)
+
+    def loss(weights: np.ndarray | None) -> float:
+        got = runner.run(feed if weights is None else {**feed, site.weight: weights})
+        return sum(float(np.vdot(g[n].astype(float), got[n].astype(float))) for n in seeded)
+
+    for scheme in SCHEMES:
+        if not scheme.ranks(site.shape, 1):
+            continue
+        side = scheme.side(site.shape)
+        pairs = list(batch.vectors(site, side))
+        assert len(pairs) == len(found.calls[site.id])
+        Z = sum(z.T.astype(float) @ z for z, _ in pairs)
+        E = sum(e.T.astype(float) @ e for _, e in pairs)
+        if not (Z.trace() > 1e-6 and E.trace() > 1e-6):  # a kernel that sees nothing but padding
+            continue
+        matrix = W.reshape(len(W), -1) if side == "out" else np.moveaxis(W, 1, -1).reshape(-1, W.shape[1])
+        gram = matrix @ matrix.T if side == "out" else matrix.T @ matrix
+        rank = min(len(gram), W.size // len(gram))
+        assert rank == full_rank(scheme.name, site.shape)
+        (basis,) = bases(SideMoments(Z, E, len(pairs[0][0]), 1), side, gram, rank, [1e-2])
+        factors = scheme.pair(W, basis, np.zeros(rank + 1), (rank,))
+        np.testing.assert_allclose(factors.dense((rank,)), W, rtol=0, atol=1e-4)
+        v = np.sum([project(basis, z, e, 1) for z, e in pairs], axis=0)
+        scale = np.abs(v).sum() + 1e-3
+        got = tails(v, range(1, rank + 1))[0]
+        expected = [
+            loss(None) - loss(stored_weight(found, site, factors, Option(scheme.name, (k,), Cost())))
+            for k in range(1, rank + 1)
+        ]
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("op", sorted(CASES))
+def test_projections_are_substitutions_for_every_geometry(op: str):
+    @given(CASES[op](), SEEDS)
+    def law(case: Case, seed: int):
+        assume(found_in(case.model).sites)
+        check(case.model, case.x, ["y"], seed)
+
+    law()
+
+
+def shared_kernel(biases: str, *, hidden: bool) -> onnx.ModelProto:
+    """One kernel at two places with other geometries and other biases; `hidden`: behind a Relu, read by nobody else."""
+    arrays = {"b0": 5 + normal([6], 1), "b1": -9 + normal([6], 2)}
+    weights, nodes = {"W": weight((6, 5, 3, 3), 3)}, []
+    if biases in ("initializer", "listed"):
+        weights |= arrays
+    elif biases == "constant":
+        nodes += [constant(name, array) for name, array in arrays.items()]
+    else:
+        nodes += [constant(f"{name}c", array) for name, array in arrays.items()]
+        nodes += [node("Identity", [f"{name}c"], [name]) for name in arrays]
+    if hidden:
+        nodes += [node("Relu", ["x"], ["r0"]), node("Tanh", ["x"], ["r1"])]
+    ends = ["r0", "r1"] if hidden else ["x", "x"]
+    nodes += [
+        node("Conv", [ends[0], "W", "b0"], ["h"], "one", pads=[1, 1, 1, 1]),
+        node("Conv", [ends[1], "W", "b1"], ["g"], "two", strides=[2, 2], dilations=[2, 1]),
+    ]
+    outputs = [value("h", [2, 6, 8, 8]), value("g", [2, 6, 2, 3])]
+    return build(nodes, [value("x", [2, 5, 8, 8])], outputs, weights, ir=3 if biases == "listed" else 8)
+
+
+@pytest.mark.parametrize("biases", ["initializer", "constant", "identity", "listed"])
+@pytest.mark.parametrize("hidden", [True, False])
+def test_a_shared_kernel_adds_what_its_places_lose(biases: str, hidden: bool):
+    check(shared_kernel(biases, hidden=hidden), normal([2, 5, 8, 8], 4), ["h", "g"], 5)
+
+
+def test_a_shared_matrix_with_its_own_alpha_and_bias_at_every_place():
+    weights = {"W": weight((7, 6), 1), "b0": 3 + normal([7], 2), "b1": -2 + normal([7], 3)}
+    nodes = [
+        node("Gemm", ["x", "W", "b0"], ["h"], "one", transB=1, alpha=0.5, beta=2.0),
+        node("Relu", ["x"], ["r"]),
+        node("Gemm", ["r", "W", "b1"], ["g"], "two", transB=1, alpha=-3.0),
+    ]
+    model = build(nodes, [value("x", [9, 6])], [value("h", [9, 7]), value("g", [9, 7])], weights)
+    check(model, normal([9, 6], 4), ["h", "g"], 5)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_kernel_whose_data_others_read_gets_its_own_gradient(last: bool):
+    """Wᵀ g of this convolution alone, not the gradient at a tensor that a skip connection reads as well."""
+    nodes = [
+        node("Tanh", ["x"], ["t"]),
+        node("Conv", ["t", "W"], ["c"], "conv", pads=[1, 1, 1, 1]),
+        node("Mul" if last else "Add", ["c", "t"], ["y"]),
+    ]
+    W = weight((5, 5, 3, 3), 1)
+    check(build(nodes, [value("x", [2, 5, 6, 6])], [value("y", [2, 5, 6, 6])], {"W": W}), normal([2, 5, 6, 6], 2),
+          ["y"], 3)  # fmt: skip
+
+
+def test_every_operator_is_in_these_laws():
+    assert {op.op_type for op in OPS} == set(CASES)

@@ -1,0 +1,248 @@
+"""The joint collection on real graphs: where the loss is quadratic the predicted rise is the measured one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+import pytest
+from builders import build, constant, found_in, mlp, node, normal, observed, options, run, value, weight
+from scipy.linalg import hadamard
+from scipy.special import log_softmax, softmax
+
+from onnx_lowrank.calibration.joint import sides_of
+from onnx_lowrank.gradient import observed_ranks
+from onnx_lowrank.metrics import listed
+from onnx_lowrank.sensitivity.curves import joint_curves
+from onnx_lowrank.sensitivity.joint import Collection, Joint
+from onnx_lowrank.sensitivity.objective import Objective
+from onnx_lowrank.sensitivity.reach import measure_reach
+from onnx_lowrank.types import Array, Curve
+
+WIDE = 8
+"""Elements of an output, so seeds a sample: as many as neighbours stay in one fold."""
+
+
+@dataclass(frozen=True)
+class Exhaustive:
+    """Instead of sampled targets every direction once: `gradient(value, j)` of the j-th of WIDE at every sample."""
+
+    tensor: str
+    gradient: Callable[[Array, int, int], Array]
+    signed: bool = False
+
+    @property
+    def seeded(self) -> list[str]:
+        return [self.tensor]
+
+    def sampled(self, values: Mapping[str, Array], samples: int, numbers: Sequence[int]) -> dict[str, Array]:
+        value = values[self.tensor]
+        parts = np.split(value, len(numbers)) if len(numbers) > 1 else [value]
+        made = [self.gradient(part, i % WIDE, i // WIDE) for part, i in zip(parts, numbers, strict=True)]
+        return {self.tensor: np.concatenate(made).astype(value.dtype)}
+
+
+def unit(value: Array, j: int, _sample: int) -> Array:
+    """Return the seed whose second moment, over all j, is the Hessian of the mean squared error (variance 1)."""
+    g = np.zeros(value.size)
+    g[j] = np.sqrt(WIDE * 2 / value.size)
+    return g.reshape(value.shape)
+
+
+def class_seed(value: Array, j: int, _sample: int) -> Array:
+    """Return (p − one-hot j) √(p_j · classes): all of the softmax's Fisher."""
+    p = softmax(value.astype(np.float64), axis=-1)
+    return (p - np.eye(WIDE)[[j]]) * np.sqrt(WIDE * p[0, j])
+
+
+def collection(model: onnx.ModelProto, x: Array, objective: object, *, repeats: int, batch: int) -> Collection:
+    """Return all samples scored, every sample (a row of x, with its batch axis) `repeats` times in a row."""
+    feeds = [{"x": row[None]} for row in x for _ in range(repeats)]
+    found = found_in(model)
+    shapes = observed_ranks(model, feeds[0], provider="cpu", threads=1)
+    seen, count = observed(model, found, feeds), len(feeds)
+    return Collection(model, found, seen, feeds, objective, shapes, options(), batch, batch > 1, score=count)  # type: ignore[arg-type]
+
+
+def scored(one: Collection) -> tuple[Joint, tuple[Curve, ...]]:
+    joint = one.run()
+    assert not joint.unreached
+    assert not joint.dead
+    return joint, joint_curves(one.found, one.observed, joint).decomposed.curves
+
+
+def reached(one: Collection, divergence: Callable[..., float]) -> tuple[Curve, ...]:
+    """Return the curves with every option measured on the first fold, by the factors fitted without it."""
+    joint, curves = scored(one)
+    feeds = [one.feeds[i] for i in one.parts_scored()[0]]
+    picks = {curve.site: curve.options[1:] for curve in curves}
+    return measure_reach(one.model, one.found, curves, joint, picks, feeds, divergence, one.options, batch=1)
+
+
+def squared(reference: Mapping[str, Array], outputs: Mapping[str, Array], samples: int) -> float:
+    return samples * float(np.mean((outputs["y"].astype(float) - reference["y"]) ** 2))
+
+
+def kl(reference: Mapping[str, Array], outputs: Mapping[str, Array], samples: int) -> float:
+    p, q = (log_softmax(o["y"].astype(float), axis=-1) for o in (reference, outputs))
+    return float((np.exp(p) * (p - q)).sum())
+
+
+def one_node(op: str, x: Sequence[int], y: Sequence[int], W: Array, *, first: bool = False, **flags) -> onnx.ModelProto:
+    bias = {"b": 3 + normal([y[1]], 9)} if op != "MatMul" else {}
+    inputs = [*(["W", "x"] if first else ["x", "W"]), *bias]
+    nodes = [node(op, inputs, ["y"], "op", **flags)]
+    return build(nodes, [value("x", ["n", *x[1:]])], [value("y", ["n", *y[1:]])], {"W": W, **bias})
+
+
+def shared() -> onnx.ModelProto:
+    """One kernel at two places, a third convolution in between: still linear."""
+    weights = {"W": weight((4, 4, 3, 3), 1), "V": weight((2, 4, 3, 3), 2)}
+    nodes = [
+        node("Conv", ["x", "W"], ["h"], "one", pads=[1, 1, 1, 1]),
+        node("Add", ["h", "x"], ["s"]),
+        constant("c", normal([4], 3)),
+        node("Conv", ["s", "W", "c"], ["g"], "two", pads=[2, 2, 2, 2], dilations=[2, 2], strides=[2, 2]),
+        node("Conv", ["g", "V"], ["y"], "three", strides=[2, 2], pads=[1, 1, 1, 1]),
+    ]
+    return build(nodes, [value("x", ["n", 4, 8, 8])], [value("y", ["n", 2, 2, 2])], weights)
+
+
+LINEAR: dict[str, tuple[onnx.ModelProto, list[int]]] = {
+    "MatMul": (one_node("MatMul", [1, 6], [1, 8], weight((6, 8), 1)), [6]),
+    "MatMul of tokens": (one_node("MatMul", [1, 2, 6], [1, 2, 4], weight((6, 4), 1)), [2, 6]),
+    "MatMul, weight first": (one_node("MatMul", [1, 6, 2], [1, 4, 2], weight((4, 6), 1), first=True), [6, 2]),
+    "Gemm": (one_node("Gemm", [1, 7], [1, 8], weight((8, 7), 1), transB=1, alpha=-1.5, beta=0.5), [7]),
+    "Conv": (
+        one_node(
+            "Conv",
+            [1, 4, 5, 6],
+            [1, 2, 2, 2],
+            weight((2, 4, 3, 2), 1),
+            strides=[2, 3],
+            pads=[1, 0, 0, 1],
+            dilations=[1, 2],
+        ),
+        [4, 5, 6],
+    ),
+    "Conv 1x1 with stride": (
+        one_node("Conv", [1, 6, 3, 4], [1, 2, 2, 2], weight((2, 6, 1, 1), 1), strides=[2, 2]),
+        [6, 3, 4],
+    ),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("name", LINEAR)
+def test_the_score_of_a_linear_model_is_the_measured_rise(name: str, batch: int):
+    """With every seed once, no sampling is left: exact at every rank, for every scheme."""
+    model, shape = LINEAR[name]
+    one = collection(model, normal([8, *shape], 5), Exhaustive("y", unit), repeats=WIDE, batch=batch)
+    curves = reached(one, squared)
+    probes = [probe for curve in curves for probe in curve.probes]
+    assert len(probes) == sum(len(curve.options) - 1 for curve in curves) >= 1
+    for probe in probes:
+        assert probe.loss > 1e-4
+        assert probe.predicted == pytest.approx(probe.loss, rel=2e-3)
+
+
+def test_a_shared_weight_is_scored_at_all_its_places_together():
+    """Its loss is of the second degree in δ as it comes twice: exact to first order in δ's relative size only."""
+    model = shared()
+    one = collection(model, normal([8, 4, 8, 8], 5), Exhaustive("y", unit), repeats=WIDE, batch=4)
+    by_site = {curve.site: curve for curve in reached(one, squared)}
+    assert set(by_site) == {"h", "y"}
+    for probe in by_site["y"].probes:
+        assert probe.predicted == pytest.approx(probe.loss, rel=2e-3)
+    small = min(by_site["h"].probes, key=lambda probe: probe.error)
+    assert small.predicted == pytest.approx(small.loss, rel=0.25)
+
+
+def test_the_prediction_for_a_classifier_is_the_measured_divergence_where_the_change_is_small():
+    """Gauss–Newton is the whole Hessian of KL at its minimum; what is left is of the third order."""
+    model = mlp([12, 16, WIDE], [None, None], 3)
+    one = collection(model, normal([24, 12], 5), Exhaustive("y", class_seed), repeats=WIDE, batch=8)
+    for curve in reached(one, kl):
+        small = sorted(curve.probes, key=lambda probe: probe.error)[:2]
+        assert small[0].loss < 0.03
+        for probe in small:
+            assert probe.predicted == pytest.approx(probe.loss, rel=0.25)
+
+
+def test_sampled_targets_give_the_measured_rise_within_their_standard_error():
+    """The objective's own head instead of all directions: 3,200 draws on 40 samples, and five standard errors."""
+    model, shape = LINEAR["Gemm"]
+    x = normal([40, *shape], 5)
+    objective = Objective.of(model, "relative-l2", listed([run(model, {"x": x[i : i + 1]}) for i in range(40)]), 0)
+    (variance,) = [each.variance for each in objective.probing.outputs]
+    one = collection(model, x, objective, repeats=80, batch=8)
+    joint, (curve,) = scored(one)
+    assert objective.unit == "relative squared error"
+    measured = reached(one, lambda a, b, n: squared(a, b, n) / variance)
+    for probe in measured[0].probes:
+        deviation = next(o.deviation for o in curve.options if o.ranks == probe.ranks)
+        assert deviation < 0.05 * probe.loss
+        assert probe.predicted == pytest.approx(probe.loss, abs=5 * 2**0.5 * deviation)
+    assert all((np.diff(s.rise) <= 0).all() for s in joint.scored.values())
+
+
+@pytest.mark.parametrize("name", ["Gemm", "Conv"])
+def test_a_batch_as_one_unit_expects_the_same_as_its_samples_apart(name: str):
+    """Seeds carry the signs of a Hadamard matrix from batch to batch: cross terms of samples vanish exactly."""
+    model, shape = LINEAR[name]
+    signs = hadamard(WIDE)
+    rows = normal([2, WIDE, *shape], 5)
+    x = np.concatenate([rows[fold] for _ in range(WIDE) for fold in (0, 1)])  # blocks of WIDE are dealt to two folds
+    head = Exhaustive("y", lambda value, j, block: signs[block // 2, j] * unit(value, j, block))
+    apart = collection(model, x, head, repeats=1, batch=WIDE)
+    one, other = (replace(apart, separate=separate).run() for separate in (True, False))
+    assert one.scored.keys() == other.scored.keys() != set()
+    for key, scored_apart in one.scored.items():
+        together = other.scored[key]
+        assert len(together.tails) == 2 * WIDE == len(scored_apart.tails) // WIDE
+        np.testing.assert_allclose(together.rise, scored_apart.rise, rtol=1e-3)
+        np.testing.assert_allclose(together.kron, scored_apart.kron, rtol=1e-3)
+        assert scored_apart.rise[0] > 1e-3
+
+
+def test_groups_that_fit_in_memory_change_nothing():
+    weights = {f"W{i}": weight((16, 16), i) for i in range(8)}
+    nodes = [node("Identity", ["x"], ["r0"])]
+    for i in range(8):
+        nodes.append(node("MatMul", [f"r{i}", f"W{i}"], [f"h{i}"], f"fc{i}"))
+        nodes.append(node("Tanh", [f"h{i}"], [f"r{i + 1}" if i < 7 else "y"]))
+    ends = [[value(name, ["n", 6000, 16])] for name in ("x", "y")]
+    model = build(nodes, *ends, weights)
+    x = normal([8, 6000, 16], 2)
+    objective = Objective.of(model, "relative-l2", listed([run(model, {"x": x[:1]})]), 0)
+    whole = collection(model, x, objective, repeats=1, batch=1)
+    small = replace(whole, options=options(memory=2**24))
+    assert (len(list(whole.groups())), len(list(small.groups()))) == (1, 2)
+    assert small.passes == 2 * whole.passes
+    (_, expected), (_, got) = scored(whole), scored(small)
+    assert [c.site for c in got] == [c.site for c in expected] == [s.id for s in whole.found.sites]
+    for one, other in zip(expected, got, strict=True):
+        assert [(o.ranks, o.cost) for o in one.options] == [(o.ranks, o.cost) for o in other.options]
+        np.testing.assert_allclose([o.loss for o in one.options], [o.loss for o in other.options], rtol=1e-4)
+
+
+def test_a_kernel_has_both_sides_and_a_matrix_the_smaller():
+    found = found_in(shared())
+    assert [sides_of(site) for site in found.sites] == [("out", "in")] * 2
+    for shape, side in (((4, 8), "out"), ((8, 4), "in")):
+        assert sides_of(replace(found.sites[0], shape=shape)) == (side,)
+
+
+@pytest.mark.parametrize("after", ["Identity", "Tanh"])
+def test_a_sample_that_overflows_at_a_site_is_left_out(after: str):
+    """Its gradient may well be finite: noise at the output, and nothing in between."""
+    nodes = [node("Exp", ["x"], ["e"]), node("MatMul", ["e", "W"], ["h"], "fc"), node(after, ["h"], ["y"])]
+    model = build(nodes, [value("x", ["n", 8])], [value("y", ["n", 8])], {"W": weight((8, 8), 1)})
+    x = normal([32, 8], 2)
+    x[5] = 1000
+    one = collection(model, x, Exhaustive("y", unit), repeats=1, batch=1)
+    joint, (curve,) = scored(one)
+    assert joint.scored["h", "svd"].tails.shape[0] == 31
+    assert all(np.isfinite(option.loss) and option.loss > 0 for option in curve.options[1:])

@@ -1,0 +1,153 @@
+"""The perturbation range: predictions that hold stay, the others carry what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import feeds_of, found_in, mlp, normal, observed, options, plan_of, run
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnx_lowrank.gradient import observed_ranks
+from onnx_lowrank.metrics import listed
+from onnx_lowrank.rewrite import rewrite
+from onnx_lowrank.sensitivity.curves import joint_curves
+from onnx_lowrank.sensitivity.joint import Collection
+from onnx_lowrank.sensitivity.objective import Objective
+from onnx_lowrank.sensitivity.probe import LARGEST_LOSS
+from onnx_lowrank.sensitivity.reach import AGREE, ROUNDING, agrees, measure_reach, within_reach
+from onnx_lowrank.types import Cost, Curve, Option, Probe
+
+DENSE = Option("dense", (), Cost(100, 400, 100.0))
+ERRORS = [0.01, 0.04, 0.1, 0.2, 0.4, 0.8]
+POSITIVE = st.floats(1e-5, 100)
+
+
+def curve_of(losses: list[float]) -> Curve:
+    """Return a curve whose options have these losses at ERRORS, and a tenth of each as deviation."""
+    ranks = range(len(losses), 0, -1)
+    made = [
+        Option("svd", (k,), Cost(9 * k, 0, 0.0), e, x, x / 10) for k, e, x in zip(ranks, ERRORS, losses, strict=True)
+    ]
+    return Curve("s", (DENSE, *made))
+
+
+def losses_of(curve: Curve) -> list[float]:
+    return [option.loss for option in curve.options[1:]]
+
+
+LOSSES = [0.1, 0.4, 1.0, 2.0, 4.0, 8.0]
+
+
+def probe_at(index: int, ratio: float) -> Probe:
+    return Probe(ERRORS[index], LOSSES[index] * ratio, LOSSES[index], "svd", (6 - index,))
+
+
+def test_agreement_is_a_factor_either_way_or_rounding():
+    assert agrees(Probe(0.1, AGREE, 1.0))
+    assert agrees(Probe(0.1, 1.0, AGREE))
+    assert agrees(Probe(0.1, ROUNDING / 2, 0.0))
+    assert not agrees(Probe(0.1, AGREE * 1.01, 1.0))
+    assert not agrees(Probe(0.1, 1.0, AGREE * 1.01))
+    assert not agrees(Probe(0.1, 3 * ROUNDING, 0.0))
+
+
+def test_agreement_everywhere_keeps_every_prediction():
+    curve = curve_of(LOSSES)
+    got = within_reach(curve, [probe_at(4, 1.9), probe_at(1, 0.6)])
+    assert got.options == curve.options
+    assert got.reach == 0.8
+    assert [probe.error for probe in got.probes] == [0.04, 0.4]
+
+
+def test_nothing_measured_nothing_changed():
+    curve = curve_of(LOSSES)
+    assert within_reach(curve, []) == curve
+    unpredicted = Probe(0.1, 1.0)
+    assert within_reach(curve, [unpredicted]) == replace(curve, probes=(unpredicted,))
+
+
+def test_beyond_the_range_losses_carry_the_measured_ratio():
+    got = within_reach(curve_of(LOSSES), [probe_at(1, 1.5), probe_at(3, 4.0)])
+    assert got.reach == ERRORS[1]
+    between = 4.0 ** (np.log(0.1 / 0.04) / np.log(0.2 / 0.04))  # interpolated in log error, from 1 at the range's end
+    expected = [0.1, 0.4, 1.0 * between, 2.0 * 4, 4.0 * 4, 8.0 * 4]
+    assert losses_of(got) == pytest.approx(expected, rel=1e-9)
+    assert [o.deviation for o in got.options[1:]] == pytest.approx([x / 10 for x in expected], rel=1e-9)
+    assert got.dense == DENSE
+
+
+def test_a_first_probe_that_disagrees_leaves_no_range():
+    got = within_reach(curve_of(LOSSES), [probe_at(2, 3.0), probe_at(4, 1.0)])
+    assert got.reach == 0.0
+    assert losses_of(got)[:3] == pytest.approx([0.3, 1.2, 3.0], rel=1e-9)
+    assert losses_of(got)[4:] == pytest.approx([4.0, 8.0], rel=1e-9)
+
+
+def test_an_agreement_behind_a_disagreement_does_not_extend_the_range():
+    got = within_reach(curve_of(LOSSES), [probe_at(0, 1.0), probe_at(2, 5.0), probe_at(4, 1.0)])
+    assert got.reach == ERRORS[0]
+    assert losses_of(got)[2] == pytest.approx(5.0, rel=1e-9)
+
+
+@given(
+    st.lists(POSITIVE, min_size=6, max_size=6),
+    st.lists(st.tuples(st.integers(0, 5), POSITIVE, POSITIVE), min_size=1, max_size=5, unique_by=lambda p: p[0]),
+)
+def test_losses_never_fall_with_the_error_and_the_range_is_kept(losses: list[float], measured):
+    curve = curve_of(sorted(losses))
+    probes = [Probe(ERRORS[i], loss, predicted) for i, loss, predicted in measured]
+    got = within_reach(curve, probes)
+    assert (np.diff(losses_of(got)) >= 0).all()
+    for before, after in zip(curve.options, got.options, strict=True):
+        assert replace(after, loss=0.0, deviation=0.0) == replace(before, loss=0.0, deviation=0.0)
+        if before.error <= got.reach:
+            assert after == before
+    assert got.reach in (0.0, *ERRORS)
+    assert all(agrees(p) for p in got.probes if p.error <= got.reach)
+
+
+def joint_of(model, feeds):
+    found = found_in(model)
+    objective = Objective.of(model, "relative-l2", listed([run(model, feed) for feed in feeds[:16]]), 0)
+    seen, shapes = observed(model, found, feeds), observed_ranks(model, feeds[0], provider="cpu", threads=1)
+    collection = Collection(model, found, seen, feeds, objective, shapes, options(), 8, True)
+    joint = collection.run()
+    return found, objective, collection, joint, joint_curves(found, seen, joint)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_what_is_measured_is_the_substituted_model_on_the_first_fold(batch: int):
+    model = mlp([10, 12, 8], [None, None], 1)
+    feeds = feeds_of(normal([64, 10], 2))
+    found, objective, collection, joint, curves = joint_of(model, feeds)
+    (first, second) = curves.decomposed.curves
+    first_fold = [feeds[i] for i in collection.parts_scored()[0]]
+    picks = {first.site: [first.options[2], first.options[-1]]}
+    got = measure_reach(model, found, (first, second), joint, picks, first_fold, objective.divergence, options(),
+                        batch=batch)  # fmt: skip
+    assert got[1] == second
+    assert len(got[0].probes) == 2
+    for probe in got[0].probes:
+        key = (first.site, probe.scheme)
+        scored = joint.scored[key]
+        changed = rewrite(model, found, plan_of({first.site: (probe.scheme, probe.ranks)}, found), {key: scored.held})
+        loss = np.mean([objective.divergence(run(model, f), run(changed, f), 1) for f in first_fold])
+        assert probe.loss == pytest.approx(float(loss), rel=1e-3)
+        column = scored.tails[: len(first_fold), scored.ranks.index(probe.ranks[0])]
+        assert probe.predicted == pytest.approx(0.5 * float((column**2).mean()), rel=1e-9)
+        assert scored.first == len(first_fold) == 32
+
+
+def test_nothing_picked_nothing_measured_and_infinity_stays_a_number():
+    model = mlp([10, 12, 8], [None, None], 1)
+    feeds = feeds_of(normal([16, 10], 2))
+    found, _objective, _collection, joint, curves = joint_of(model, feeds)
+    given = curves.decomposed.curves
+    assert measure_reach(model, found, given, joint, {}, feeds, lambda *_: 1 / 0, options()) == given
+    picks = {given[0].site: [given[0].options[-1]]}
+    got = measure_reach(model, found, given, joint, picks, feeds, lambda *_: float("inf"), options())
+    assert [probe.loss for probe in got[0].probes] == [LARGEST_LOSS]
+    assert got[0].reach == 0.0
