@@ -40,10 +40,13 @@ from onnx_lowrank.types import Array, Feed, Site
 
 FOLDS = 2
 SCORED = 128
-"""Samples that are scored, at most, over all folds."""
+"""Samples that are scored, over all folds: a third of them, but not more than this, nor fewer than LEAST_SCORED."""
+LEAST_SCORED = 64
 BLOCK = 8
 """Neighbours stay in one fold: they may come from one recording, one document, one photo."""
 TINY = 1e-300
+ROWS = 32
+"""Rows of a product for every dimension: more change the moments less than the shrinkage does."""
 WAITING_BYTES = 192 * 2**20
 """Rows that gather before their products are formed, all sites of a group together."""
 
@@ -146,7 +149,8 @@ class Collection:
         """Return the samples of every fold that are scored, spread over it."""
         chosen = []
         for part in self.parts():
-            picks = np.unique(np.linspace(0, len(part) - 1, min(len(part), self.score // FOLDS)).round().astype(int))
+            most = max(min(self.score, max(len(self.feeds) // 3, LEAST_SCORED)) // FOLDS, 1)
+            picks = np.unique(np.linspace(0, len(part) - 1, min(len(part), most)).round().astype(int))
             chosen.append([part[i] for i in picks] if part else [])
         return chosen
 
@@ -199,8 +203,7 @@ class _Group:
             parts = waiting.pop(key)
             z = np.concatenate([part[0] for part in parts])
             e = self.flow.finish(sites[key[0]], key[1], np.concatenate([part[1] for part in parts]))
-            samples = sum(part[2] for part in parts)
-            one = SideMoments(_gram(z), _gram(e), len(z), samples)
+            one = _moments(z, e, sum(part[2] for part in parts))
             sums[key] = _added(sums[key], one) if key in sums else one
 
     def _fit(self, site: Site, side: SideName, parts: Sequence[SideMoments | None]) -> None:
@@ -299,6 +302,16 @@ class _Group:
             held=scheme.pair(weight, self.fitted[0][key], relative, options[-1]),
             first=self.first,
         )
+
+
+def _moments(z: Array, e: Array, samples: int) -> SideMoments:
+    """Return the sums over all rows; of very many, from every so manieth, evenly spread, and scaled up."""
+    count, most = len(z), ROWS * z.shape[1]
+    if count <= most:
+        return SideMoments(_gram(z), _gram(e), count, samples)
+    step = count / most
+    picks = (np.arange(most) * step + step * np.random.default_rng(count).random(most)).astype(int)
+    return SideMoments(_gram(z[picks]) * step, _gram(e[picks]) * step, count, samples)
 
 
 def _gram(vectors: Array) -> Array:

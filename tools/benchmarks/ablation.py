@@ -41,8 +41,13 @@ LEVELS = (0.9, 0.8, 0.6, 0.4)
 SEEDS = (0, 1, 2)
 LEFT_OUT = 10
 """One calibration sample in so many is left out, others for every seed."""
-MOST = 400
-"""Test samples a set, at most."""
+MOST = 128
+"""Test samples a set that the loss is measured on, at most."""
+SLOW = ("+ continuation", "+ refit")
+SLOW_LEVELS = (0.8,)
+"""These collect or run the model again for every plan, so they are measured at one size."""
+JUDGED = ("whitened, uniform", "whitened, global", "exact + range")
+"""The task's metric is measured of these, on whole test sets."""
 REFIT_SAMPLES = 64
 STEP = 0.5
 """Continuation goes half of the way (of what is left out) in its first step."""
@@ -71,12 +76,11 @@ def cell_name(method: str, level: float, seed: int) -> str:
 
 def wanted(quick: bool) -> Iterator[tuple[str, float, int]]:
     """Yield every cell, the cheap ones first."""
-    slow = ("+ refit", "+ continuation")
     seeds = SEEDS[:1] if quick else SEEDS
-    for methods in ([m for m in METHODS if m not in slow], ["+ continuation"], ["+ refit"]):
+    for methods, levels in (([m for m in METHODS if m not in SLOW], LEVELS), (SLOW, SLOW_LEVELS)):
         for seed in seeds:
             for method in methods:
-                for level in (0.8,) if quick else LEVELS:
+                for level in (0.8,) if quick else levels:
                     if seed == 0 or method not in PLAIN:
                         yield method, level, seed
 
@@ -89,35 +93,41 @@ class Tests:
     objective: Objective
     sets: Mapping[str, Samples]
     judges: Mapping[str, Judge]
+    references: Mapping[str, list[dict[str, Any]]]
 
     @staticmethod
     def of(entry: Entry, subject: Subject, options: Options, *, quick: bool) -> Tests:
         """Read them."""
-        sets = {test.name: _some(read(test.path, subject.runner.inputs), 64 if quick else MOST) for test in entry.tests}
-        judges = {t.name: _judge(subject, t, sets[t.name], options) for t in entry.tests if t.metric}
+        whole = {test.name: read(test.path, subject.runner.inputs) for test in entry.tests}
+        sets = {name: _some(samples, 64 if quick else MOST) for name, samples in whole.items()}
+        judged = sets if quick else whole
+        judges = {t.name: _judge(subject, t, judged[t.name], options) for t in entry.tests if t.metric}
+        references = {name: [_lean(subject.runner.run(f)) for f in samples.feeds] for name, samples in sets.items()}
         calibration = read(entry.calibration.path, subject.runner.inputs)
         kind = kind_of(subject, _validation_metric(entry, subject), calibration)
-        return Tests(subject, objective_of(subject, calibration, options, kind), sets, judges)
+        return Tests(subject, objective_of(subject, calibration, options, kind), sets, judges, references)
 
-    def measure(self, runner: Runner) -> dict[str, Any]:
+    def measure(self, runner: Runner, *, judged: bool) -> dict[str, Any]:
         """Return loss and metric of a candidate, set by set, and the loss over all samples."""
-        losses = {name: self._losses(samples, runner) for name, samples in self.sets.items()}
+        losses = {name: self._losses(name, runner) for name in self.sets}
         together = np.concatenate(list(losses.values()))
         return {
             "loss": _interval(together),
             "losses": {name: _interval(values) for name, values in losses.items()},
             "n": len(together),
-            "tests": {name: said(judge.judge(runner)) for name, judge in self.judges.items()},
+            "tests": {name: said(judge.judge(runner)) for name, judge in self.judges.items() if judged},
         }
 
-    def _losses(self, samples: Samples, runner: Runner) -> np.ndarray[Any, Any]:
-        found = []
-        for run in batches(samples.feeds, batch_of(self.subject, samples.feeds)):
-            feed = join(run)
-            reference, outputs = self.subject.runner.run(feed), runner.run(feed)
-            for one, other in zip(split(reference, run), split(outputs, run), strict=True):
-                found.append(self.objective.divergence(one, other, 1))
+    def _losses(self, name: str, runner: Runner) -> np.ndarray[Any, Any]:
+        feeds, found = self.sets[name].feeds, []
+        for run in batches(feeds, batch_of(self.subject, feeds)):
+            for outputs in split(runner.run(join(run)), run):
+                found.append(self.objective.divergence(self.references[name][len(found)], outputs, 1))
         return np.minimum(np.array(found), 1e6)
+
+
+def _lean(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.copy() for name, value in outputs.items()}
 
 
 def _interval(values: np.ndarray[Any, Any]) -> list[float]:
@@ -331,7 +341,7 @@ def _measured(bench: Workbench, tests: Tests, method: str, level: float) -> dict
         "kept_model": 1 - (dense - plan.cost.parameters) / bench.found.parameters,
         "predicted": plan.loss,
         "unit": tests.objective.unit,
-        **tests.measure(runner),
+        **tests.measure(runner, judged=method in JUDGED),
     }
 
 
