@@ -39,7 +39,7 @@ class Forward:
     Raises NoRule for a model of an old operator set that onnx cannot raise.
     """
 
-    def __init__(self, model: ModelProto, shapes: Mapping[str, Sequence[int | None]] | None = None) -> None:
+    def __init__(self, model: ModelProto, shapes: Mapping[str, Dims] | None = None) -> None:
         self.source = model
         self.weights: dict[str, TensorProto] = {t.name: t for t in model.graph.initializer}
         self.nodes: list[NodeProto] = []

@@ -57,7 +57,8 @@ def _values(forward: Forward, node: NodeProto) -> list[TensorProto] | None:
     graph = helper.make_graph([node], "fold", infos[: len(infos) - len(node.output)], infos[-len(node.output) :])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", forward.opset)])
     try:
-        found = ReferenceEvaluator(model).run(None, {name: forward.constant(name) for name in given})
+        with np.errstate(all="ignore"):  # what is not a number here is none in the model's own run
+            found = ReferenceEvaluator(model).run(None, {name: forward.constant(name) for name in given})
     except EVALUATION_ERRORS:
         return None
     arrays = [np.asarray(value) for value in found]

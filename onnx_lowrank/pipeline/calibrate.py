@@ -222,7 +222,6 @@ def predicted_notes(options: Options, curves: Sequence[Curve], unit: str) -> lis
         return [f"predicted rise of the loss: {unit}, {how}"]
     whole = sum(curve.reach >= max(o.error for o in curve.options) for curve in probed if curve.reach is not None)
     return [
-        f"predicted rise of the loss: {unit}, exact to second order; of {len(probed)} weights measured by substitution"
-        f" {whole} agree within a factor of {AGREE:g} at every rank tried, beyond their range the others carry the"
-        " measured value"
+        f"predicted rise of the loss: {unit}, exact to second order; of {len(probed)} weights tried by substitution"
+        f" {whole} agree within a factor of {AGREE:g}; the others carry measured values beyond their range"
     ]

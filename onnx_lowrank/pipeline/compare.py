@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 
-from onnx_lowrank.calibration import observe
+from onnx_lowrank.calibration.observe import observe
 from onnx_lowrank.metrics import choose_metric
 from onnx_lowrank.options import Gate, Options
 from onnx_lowrank.pipeline.finish import timed_feeds
@@ -25,6 +26,7 @@ from onnx_lowrank.runtime import Runner
 from onnx_lowrank.samples import Source, random_samples, read
 from onnx_lowrank.sites import find_sites
 from onnx_lowrank.timing import interleaved
+from onnx_lowrank.types import Feed
 
 
 def compare(
@@ -60,7 +62,7 @@ def compare(
     return Comparison(one.source, other.source, verdict, sizes[0], sizes[1], latency, why, notes)
 
 
-def _size(subject: Subject, feeds: object, options: Options) -> Size:
+def _size(subject: Subject, feeds: Sequence[Feed], options: Options) -> Size:
     found = find_sites(subject.model)
-    observed = observe(subject.model, found, feeds, options)  # type: ignore[arg-type]
+    observed = observe(subject.model, found, feeds, options)
     return Size(found.parameters, subject.bytes, observed.macs)

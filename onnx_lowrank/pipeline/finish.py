@@ -20,6 +20,7 @@ from onnx_lowrank.types import Feed, Plan, Verdict
 from onnx_lowrank.validate import Judge
 
 METADATA_KEY = "onnx_lowrank"
+SWITCHES = ("signed", "inter_layer", "refit", "continuation")
 TIMED = 32
 """Samples that latency is measured on."""
 
@@ -32,6 +33,7 @@ def stamp(
         "tool": f"onnx-lowrank {version}",
         "algorithm": goal,
         "sensitivity": options.sensitivity,
+        "switches": [name for name in SWITCHES if getattr(options, name) not in (False, 1)],
         "seed": options.seed,
         "source_sha256": sha256,
         "ranks": {c.weight: f"{c.option.scheme} {'x'.join(map(str, c.option.ranks))}" for c in plan.factored},

@@ -84,7 +84,10 @@ class Joint:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Collection:
-    """All that the two passes need. `separate`: rows of a batch can be told apart at every site."""
+    """All that the two passes need. `separate`: rows of a batch can be told apart at every site.
+
+    score: samples to score, over all folds; None: by the rule of SCORED.
+    """
 
     model: onnx.ModelProto
     found: Found
@@ -96,7 +99,7 @@ class Collection:
     batch: int
     separate: bool
     metric: Metric = "joint"
-    score: int = SCORED
+    score: int | None = None
 
     def run(self, progress: Callable[[int], None] | None = None) -> Joint:
         """Return every site scored, a group of sites that fits in memory at a time."""
@@ -149,7 +152,8 @@ class Collection:
         """Return the samples of every fold that are scored, spread over it."""
         chosen = []
         for part in self.parts():
-            most = max(min(self.score, max(len(self.feeds) // 3, LEAST_SCORED)) // FOLDS, 1)
+            rule = min(SCORED, max(len(self.feeds) // 3, LEAST_SCORED))
+            most = max((rule if self.score is None else self.score) // FOLDS, 1)
             picks = np.unique(np.linspace(0, len(part) - 1, min(len(part), most)).round().astype(int))
             chosen.append([part[i] for i in picks] if part else [])
         return chosen

@@ -34,7 +34,10 @@ def labelled(W: Array, directions: int, seed: int, count: int) -> dict[str, Arra
 def test_a_test_set_that_refutes_validation_keeps_the_model_from_being_saved(tmp_path: Path) -> None:
     model, W = classifier()
     sources = DataSources(data=labelled(W, 8, 0, 64), validation=labelled(W, 8, 1, 300), test=labelled(W, 32, 2, 300))
-    result = optimize(model, sources, Compact(gate=Gate(max_drop=0.01)), Options(threads=1), output=tmp_path / "o.onnx")
+    result = optimize(
+        model, sources, Compact(gate=Gate(max_drop=0.01)), Options(threads=1, sensitivity="inputs"),
+        output=tmp_path / "o.onnx",
+    )  # fmt: skip
     assert not result.changed
     assert any(trial.verdict.passed for trial in result.trials)
     assert "held on validation" in result.reason

@@ -224,12 +224,12 @@ def test_the_next_best_is_published_where_the_best_fails_from_disk(tmp_path: Pat
     assert [p.name for p in tmp_path.iterdir()] == ["out.onnx"]
 
 
-@pytest.mark.parametrize("where", ["reopen", "interleaved", "probe_curves", "rewrite", "publish"])
+@pytest.mark.parametrize("where", ["reopen", "interleaved", "measure_reach", "rewrite", "publish"])
 def test_an_exception_in_the_middle_leaves_nothing(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def broken(*_: object, **__: object) -> object:
         raise ZeroDivisionError(where)
 
-    elsewhere = {"rewrite": "search", "probe_curves": "calibrate"}
+    elsewhere = {"rewrite": "search", "measure_reach": "calibrate"}
     if where in elsewhere:
         monkeypatch.setattr(importlib.import_module(f"onnx_lowrank.pipeline.{elsewhere[where]}"), where, broken)
     elif where == "publish":
@@ -286,7 +286,9 @@ def test_a_model_that_gives_nan_is_not_called_lossless(tmp_path: Path):
 def test_a_distance_over_the_finite_elements_of_a_model_that_gives_nan_says_so():
     """Where the original is not finite there is no distance; a candidate with NaN elsewhere fails."""
     model, x = with_log(low_rank_mlp()), normal([60, 24], 1)
-    result = optimize(model, {"x": x}, Compact(gate=Gate(max_drop=1.0)), options(metric="relative-l2"))
+    result = optimize(
+        model, {"x": x}, Compact(gate=Gate(max_drop=1.0)), options(metric="relative-l2", sensitivity="inputs")
+    )
     assert any("has NaN or Inf in" in trial.verdict.reason for trial in result.trials if not trial.verdict.passed)
     assert result
     assert any("the original itself gives NaN or Inf in 12 of 12 samples" in note for note in result.verdict.notes)
