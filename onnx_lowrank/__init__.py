@@ -10,7 +10,7 @@ from onnx_lowrank.errors import (
     RuntimeProblem,
 )
 from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options
-from onnx_lowrank.pipeline import DataSources, apply, compare, inspect, optimize
+from onnx_lowrank.pipeline import DataSources, Point, Study, apply, compare, inspect, optimize, pareto, reach
 from onnx_lowrank.result import Comparison, Inspection, Result, Size, Trial, WeightRow
 from onnx_lowrank.samples import Samples, read
 from onnx_lowrank.saved_plan import SavedPlan, read_plan
@@ -34,6 +34,7 @@ __all__ = [
     "Options",
     "Plan",
     "PlanError",
+    "Point",
     "Result",
     "RuntimeProblem",
     "Samples",
@@ -41,6 +42,7 @@ __all__ = [
     "Site",
     "Size",
     "Skip",
+    "Study",
     "Trial",
     "Verdict",
     "WeightRow",
@@ -50,6 +52,8 @@ __all__ = [
     "compare",
     "inspect",
     "optimize",
+    "pareto",
+    "reach",
     "read",
     "read_plan",
 ]

@@ -32,7 +32,7 @@ class SavedChoice:
 class SavedPlan:
     """What is needed to repeat a plan: the model's hash, how the factors were made, and the choices.
 
-    `divergence` is the loss whose gradient entered the factors (sensitivity joint).
+    `divergence` is the loss whose gradient entered the factors (sensitivity joint); `refit`: so were the last factors.
     """
 
     model_sha256: str
@@ -42,6 +42,7 @@ class SavedPlan:
     choices: tuple[SavedChoice, ...]
     tool: str = ""
     divergence: Kind = "relative-l2"
+    refit: bool = False
 
     @property
     def needs_data(self) -> bool:
@@ -74,6 +75,7 @@ class SavedPlan:
             "model_sha256": self.model_sha256,
             "sensitivity": self.sensitivity,
             "divergence": self.divergence,
+            "refit": self.refit,
             "seed": self.seed,
             "rank_multiple": self.rank_multiple,
             "choices": [
@@ -115,6 +117,7 @@ def read_plan(path: Path) -> SavedPlan:
             choices,
             str(content.get("tool", "")),
             content.get("divergence", "relative-l2"),
+            bool(content.get("refit", False)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise PlanError(f"{path} is damaged ({type(error).__name__}: {error}); save the plan again") from error

@@ -18,7 +18,6 @@ from onnx_lowrank.gradient import GradientRunner, build_gradient
 from onnx_lowrank.gradient.build import GradientGraph
 from onnx_lowrank.gradient.run import Seeds
 from onnx_lowrank.gradient.values import Dims
-from onnx_lowrank.gradient.values import Dims
 from onnx_lowrank.ops import Call, operator
 from onnx_lowrank.options import Options
 from onnx_lowrank.runtime import Runner, batches, join, rows_of

@@ -102,6 +102,11 @@ SENSITIVITY = stacked(
 @RUNTIME
 @REPORT
 @click.option("--save-plan", type=click.Path(path_type=Path), help="Write schemes and ranks, for `apply`.")
+@click.option(
+    "--pareto",
+    type=click.Path(path_type=Path),
+    help="Write the curve of size against predicted loss, ten points measured: .csv or .json.",
+)
 @click.option("--dry-run", is_flag=True, help="Do everything but write the model.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @QUIET
@@ -112,21 +117,18 @@ def optimize(model: Path, output: Path | None, **values: Any) -> None:
     Without any drop allowed (--max-drop 0) the metric on the validation samples must be at least the original's.
     """
     goal, options = _goal(values), options_of(values)
+    if values["save_plan"] is not None and options.continuation > 1:
+        raise click.UsageError("a plan made by --continuation cannot be repeated by `apply`: leave --save-plan out")
     target = output or model.with_name(f"{model.stem}.lowrank.onnx")
     if not values["dry_run"]:
         check_output(target, model, force=values["force"])
-    for place in (values["report"], values["save_plan"]):
+    for place in (values["report"], values["save_plan"], values["pareto"]):
         if place is not None:
             check_place(place)
-    result = pipeline.optimize(
-        model,
-        _sources(values),
-        goal,
-        options,
-        output=target,
-        dry_run=values["dry_run"],
-        progress=progress(quiet=values["quiet"]),
-    )
+    study = pipeline.Study.of(model, _sources(values), options, progress=progress(quiet=values["quiet"]))
+    result = pipeline.reach(study, goal, output=target, dry_run=values["dry_run"])
+    if values["pareto"] is not None:
+        write_text(values["pareto"], pipeline.points_text(pipeline.pareto(study, goal), values["pareto"]))
     _write_side_files(result, values["report"], values["save_plan"])
     finish(result, quiet=values["quiet"], saved=None if values["dry_run"] else target)
 

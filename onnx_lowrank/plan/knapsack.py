@@ -31,17 +31,39 @@ def solve(losses: Sequence[Array], costs: Sequence[Array], budget: float) -> lis
     losses, costs: for every group, arrays (options,) of finite numbers, costs ≥ 0. Losses may be negative: each group's
     are shifted to start at 0, which changes no choice (`scale` must be positive).
     """
+    prepared = _prepared(losses, costs, budget)
+    if prepared is None:
+        return None
+    kept, losses, costs = prepared
+    near = lagrangian(losses, costs, budget)
+    exact = _milp(losses, costs, budget, scale=_total(losses, near))
+    picks = near if exact is None or _total(losses, exact) > _total(losses, near) else exact
+    return [int(k[pick]) for k, pick in zip(kept, picks, strict=True)]
+
+
+def relaxed(losses: Sequence[Array], costs: Sequence[Array], budget: float) -> list[int] | None:
+    """Return what `solve` would, by the Lagrangian relaxation alone: feasible, nearly optimal, in milliseconds."""
+    prepared = _prepared(losses, costs, budget)
+    if prepared is None:
+        return None
+    kept, losses, costs = prepared
+    return [int(k[pick]) for k, pick in zip(kept, lagrangian(losses, costs, budget), strict=True)]
+
+
+def _prepared(
+    losses: Sequence[Array], costs: Sequence[Array], budget: float
+) -> tuple[list[Array], list[Array], list[Array]] | None:
+    """Return undominated indices, shifted losses and costs a group; None where the budget cannot be met."""
     losses = [loss - loss.min() for loss in losses]
     cheapest = sum(float(cost.min()) for cost in costs)
     if cheapest > budget * (1 + SLACK):
         return None
     kept = [_undominated(loss, cost) for loss, cost in zip(losses, costs, strict=True)]
-    losses = [loss[k] for loss, k in zip(losses, kept, strict=True)]
-    costs = [cost[k] for cost, k in zip(costs, kept, strict=True)]
-    relaxed = lagrangian(losses, costs, budget)
-    exact = _milp(losses, costs, budget, scale=_total(losses, relaxed))
-    picks = relaxed if exact is None or _total(losses, exact) > _total(losses, relaxed) else exact
-    return [int(k[pick]) for k, pick in zip(kept, picks, strict=True)]
+    return (
+        kept,
+        [loss[k] for loss, k in zip(losses, kept, strict=True)],
+        [cost[k] for cost, k in zip(costs, kept, strict=True)],
+    )
 
 
 def _total(values: Sequence[Array], picks: Sequence[int]) -> float:

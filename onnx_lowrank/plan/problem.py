@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_lowrank.options import Resource
-from onnx_lowrank.plan.knapsack import solve
+from onnx_lowrank.plan.knapsack import relaxed, solve
 from onnx_lowrank.types import Array, Choice, Cost, Curve, Option, Plan
 
 
@@ -45,6 +45,13 @@ class Problem:
         losses = [np.array([measure(o) for o in curve.options]) for curve in self.curves]
         costs = [np.array([amount(o.cost, self.resource) for o in curve.options]) for curve in self.curves]
         picks = solve(losses, costs, budget)
+        return None if picks is None else self.plan(picks, origin)
+
+    def quick(self, budget: float, origin: str) -> Plan | None:
+        """Return a plan close to the best by the Lagrangian relaxation alone: milliseconds, for whole curves."""
+        losses = [np.array([o.loss for o in curve.options]) for curve in self.curves]
+        costs = [np.array([amount(o.cost, self.resource) for o in curve.options]) for curve in self.curves]
+        picks = relaxed(losses, costs, budget)
         return None if picks is None else self.plan(picks, origin)
 
     def uniform(self, budget: float) -> Plan | None:

@@ -31,7 +31,6 @@ from onnx_lowrank.curvature import (
     tails,
 )
 from onnx_lowrank.gradient.values import Dims
-from onnx_lowrank.gradient.values import Dims
 from onnx_lowrank.options import Options
 from onnx_lowrank.schemes import SCHEMES, Factors, Scheme
 from onnx_lowrank.sensitivity.objective import Objective

@@ -72,8 +72,8 @@ class Objective:
         return "relative squared error" if kinds == {"relative-l2"} else "nats and relative squared error"
 
     def sampled(self, values: Mapping[str, Array], samples: int, numbers: Sequence[int]) -> Seeds:
-        """Return gradients whose second moment is the curvature; the same for the same samples, always."""
-        rng = np.random.default_rng([self.seed, *numbers])
+        """Return gradients whose second moment is the curvature; a sample's are the same in whatever batch it is."""
+        rngs = [np.random.default_rng([self.seed, number]) for number in numbers]
         seeds: dict[str, Array] = {}
         for each in self.probing.outputs:
             final = self.finals[each.name]
@@ -81,7 +81,11 @@ class Objective:
             whole, share = _whole(value, samples)
             added = whole.ndim - value.ndim
             aim = whole if self.targets is None else self._aim(final.tensor, numbers).reshape(whole.shape)
-            drawn = self._draw(each, final, aim, added, rng)
+            if len(aim) % len(numbers):  # samples that cannot be told apart draw together
+                drawn = self._draw(each, final, aim, added, np.random.default_rng([self.seed, *numbers]))
+            else:
+                rows = zip(np.split(aim, len(numbers)), rngs, strict=True)
+                drawn = np.concatenate([self._draw(each, final, row, added, rng) for row, rng in rows])
             if self.targets is not None:
                 drawn = drawn + self._pull(each, final, whole, aim, added)
             drawn = (drawn * math.sqrt(share)).astype(value.dtype).reshape(value.shape)
@@ -187,10 +191,13 @@ class Objective:
 def _whole(value: Array, samples: int) -> tuple[Array, int]:
     """Return a value with its samples first, and what the gradient of their mean counts.
 
-    A value whose leading axis does not count them is taken as one: the sum of the samples' losses is its own × samples.
+    A leading axis that is a multiple of them is taken apart. A value that cannot be is taken as one: the sum of the
+    samples' losses is its own × samples.
     """
     if value.ndim and value.shape[0] == samples:
         return value, 1
+    if value.ndim and value.shape[0] and value.shape[0] % samples == 0:
+        return value.reshape(samples, value.shape[0] // samples, *value.shape[1:]), 1
     return value.reshape(1, *value.shape), samples
 
 

@@ -26,14 +26,16 @@ pytestmark = pytest.mark.usefixtures("no_timing")
 
 def saved(result: Result, settings: Options) -> SavedPlan:
     shapes = {site.id: site.shape for site in result.sites}
-    return SavedPlan.of(result.plan, shapes, result.source_hash, settings, "test")
+    return SavedPlan.of(result.plan, shapes, result.source_hash, settings, "test", result.divergence)
 
 
-@pytest.mark.parametrize("sensitivity", ["inputs", "weights"])
+@pytest.mark.parametrize("sensitivity", ["joint", "refit", "inputs", "weights"])
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_same_seed_same_bytes_and_the_plan_gives_the_same_weights(name: str, sensitivity: str, tmp_path: Path):
     model, data = MODELS[name]()
-    settings = options(rank_multiple=2, metric="relative-l2", sensitivity=sensitivity, seed=3)
+    refit = sensitivity == "refit"
+    sensitivity = "joint" if refit else sensitivity
+    settings = options(rank_multiple=2, metric="relative-l2", sensitivity=sensitivity, seed=3, refit=refit)
     files = [tmp_path / f"{i}.onnx" for i in range(2)]
     results = [optimize(model, data, GOAL, settings, output=file) for file in files]
     assert results[0].changed, results[0].reason
@@ -41,7 +43,7 @@ def test_same_seed_same_bytes_and_the_plan_gives_the_same_weights(name: str, sen
 
     (tmp_path / "plan.json").write_text(saved(results[0], settings).to_json(), encoding="utf-8")
     again = apply(
-        read_plan(tmp_path / "plan.json"), model, data if sensitivity == "inputs" else None,
+        read_plan(tmp_path / "plan.json"), model, data if sensitivity != "weights" else None,
         Options(provider="cpu", threads=1), output=tmp_path / "applied.onnx",
     )  # fmt: skip
     expected = {t.name: onnx.numpy_helper.to_array(t) for t in results[0].model.graph.initializer}

@@ -1,0 +1,113 @@
+"""`--pareto`: the whole curve of size against loss from one collection, and a few of its points measured."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from onnx_lowrank.errors import GoalError
+from onnx_lowrank.options import Goal
+from onnx_lowrank.pipeline.search import Search
+from onnx_lowrank.pipeline.study import Study
+from onnx_lowrank.plan import Problem
+from onnx_lowrank.plan.problem import amount
+from onnx_lowrank.result import Size
+from onnx_lowrank.types import Plan
+
+POINTS = 100
+"""Budgets that plans are made for."""
+MEASURED = 10
+"""Of these, how many meet the validation samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One plan of the curve. kept: share of all the model's parameters; factorable: of those in factorable weights.
+
+    predicted: rise of the loss, in `unit`. drop, low, high: measured on validation, None where it was not.
+    """
+
+    kept: float
+    factorable: float
+    parameters: int
+    macs: float
+    predicted: float
+    unit: str
+    metric: str = ""
+    value: float | None = None
+    drop: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+def pareto(study: Study, goal: Goal) -> list[Point]:
+    """Return the curve, largest model first; what was measured for a goal is not measured again.
+
+    Raises GoalError where no weight can be factored.
+    """
+    if not study.found.sites:
+        raise GoalError("no weight of this model can be factored, so there is no curve")
+    metric, _ = study.metric(goal.gate)
+    stand = study.collect(metric)
+    before = Size(study.found.parameters, study.subject.bytes, stand.calibrated.observed.macs)
+    problem = study.problem(goal.resource)
+    search = Search(study, stand, problem, study.judge(goal.gate)[0], None, before)
+    plans = curve_plans(problem)
+    known = {choices for choices, gate in study.trials if gate == goal.gate}
+    chosen = _spread(plans, problem)
+    points = []
+    with study.clock.step("measuring the curve", len(chosen) * len(study.split.validation)) as advance:
+        for index, plan in enumerate(plans):
+            point = _point(search, plan, stand.unit)
+            if index in chosen or plan.choices in known:
+                verdict = search.trial(plan, advance).verdict
+                drop = verdict.drop
+                point = replace(
+                    point, metric=verdict.metric, value=verdict.candidate.estimate, drop=drop.estimate, low=drop.low,
+                    high=drop.high,
+                )  # fmt: skip
+            points.append(point)
+    return points
+
+
+def curve_plans(problem: Problem) -> list[Plan]:
+    """Return the plans of least predicted loss at POINTS budgets, largest first, each once."""
+    plans: dict[object, Plan] = {}
+    for budget in np.linspace(problem.dense, problem.smallest, POINTS):
+        plan = problem.quick(float(budget), "curve")
+        if plan is not None:
+            plans.setdefault(plan.choices, plan)
+    return list(plans.values())
+
+
+def _spread(plans: Sequence[Plan], problem: Problem) -> set[int]:
+    """Return which plans to measure: evenly spread over the cost, the smallest included, what changes nothing not."""
+    costs = np.array([amount(plan.cost, problem.resource) for plan in plans])
+    targets = np.linspace(problem.dense, problem.smallest, MEASURED + 1)[1:]
+    picks = {int(np.argmin(np.abs(costs - target))) for target in targets}
+    return {pick for pick in picks if plans[pick].factored}
+
+
+def _point(search: Search, plan: Plan, unit: str) -> Point:
+    size = search.size(plan, 0)
+    dense = sum(site.parameters for site in search.study.found.sites)
+    factorable = 1 - (search.before.parameters - size.parameters) / dense
+    return Point(size.parameters / search.before.parameters, factorable, size.parameters, size.macs, plan.loss, unit)
+
+
+def points_text(points: Sequence[Point], path: Path) -> str:
+    """Return the curve as a file's text: JSON for .json, else CSV."""
+    rows = [asdict(point) for point in points]
+    if path.suffix == ".json":
+        return json.dumps({"format": "onnx-lowrank pareto", "version": 1, "points": rows}, indent=2) + "\n"
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [f.name for f in fields(Point)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
