@@ -63,7 +63,14 @@ class SavedPlan:
             SavedChoice(c.site, c.weight, shapes[c.site], c.option.scheme, c.option.ranks) for c in plan.factored
         )
         return SavedPlan(
-            model_sha256, options.sensitivity, options.seed, options.rank_multiple, choices, tool, divergence
+            model_sha256,
+            options.sensitivity,
+            options.seed,
+            options.rank_multiple,
+            choices,
+            tool,
+            divergence,
+            options.refit,
         )
 
     def to_json(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +12,14 @@ from onnx_lowrank.errors import DataError, PlanError
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline.calibrate import calibrate
 from onnx_lowrank.pipeline.finish import checked, on_disk, stamp
+from onnx_lowrank.pipeline.study import refitted
 from onnx_lowrank.pipeline.subject import DataSources, Subject, read_samples
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.rewrite import rewrite
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.samples import Source
 from onnx_lowrank.saved_plan import SavedChoice, SavedPlan, read_plan
-from onnx_lowrank.schemes import by_name
+from onnx_lowrank.schemes import Factors, by_name
 from onnx_lowrank.sensitivity import Decomposed, decompose_plain
 from onnx_lowrank.sites import Found, find_sites
 from onnx_lowrank.types import Choice, Option, Plan, Site
@@ -52,10 +54,11 @@ def apply(
         )
     names = {choice.weight for choice in saved.choices}
     found = find_sites(subject.model, multiple=saved.rank_multiple)
-    found = replace(found, sites=tuple(site for site in found.sites if site.weight in names))
-    decomposed = _decomposed(saved, subject, found, data, validation, options, progress or Silent())
+    if saved.sensitivity != "joint":  # there, what samples are run in depends on all sites
+        found = replace(found, sites=tuple(site for site in found.sites if site.weight in names))
+    decomposed, factors = _decomposed(saved, subject, found, data, validation, options, progress or Silent())
     chosen = _plan(saved, found, decomposed)
-    rewritten = rewrite(subject.model, found, chosen, decomposed.factors)
+    rewritten = rewrite(subject.model, found, chosen, factors(chosen))
     stamp(
         rewritten, chosen, version=__version__, goal="apply", options=options,
         sha256=subject.sha256, warning="",
@@ -76,16 +79,22 @@ def _decomposed(
     validation: Source | None,
     options: Options,
     progress: Progress,
-) -> Decomposed:
+) -> tuple[Decomposed, Callable[[Plan], Mapping[tuple[str, str], Factors]]]:
     if not saved.needs_data:
-        return decompose_plain(found, multiple=saved.rank_multiple)
+        plain = decompose_plain(found, multiple=saved.rank_multiple)
+        return plain, lambda plan: plain.factors
     if data is None:
         raise DataError(
             f"this plan's factors depend on the inputs (--sensitivity {saved.sensitivity}):"
             " give the calibration samples with --data"
         )
     split = read_samples(subject, DataSources(data=data, validation=validation), options, progress)
-    return calibrate(subject, split.calibration, found, options, progress, saved.divergence).decomposed
+    done = calibrate(subject, split.calibration, found, options, progress, saved.divergence).decomposed
+
+    def factors(plan: Plan) -> Mapping[tuple[str, str], Factors]:
+        return refitted(subject, split, found, plan, done.factors, options) if saved.refit else done.factors
+
+    return done, factors
 
 
 def _plan(saved: SavedPlan, found: Found, decomposed: Decomposed) -> Plan:

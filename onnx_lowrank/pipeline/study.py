@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from onnx_lowrank.pipeline.subject import (
 )
 from onnx_lowrank.plan import Problem, signed
 from onnx_lowrank.progress import Clock, Progress, Silent
-from onnx_lowrank.repair import passes, refit
+from onnx_lowrank.repair import refit
 from onnx_lowrank.result import Trial
 from onnx_lowrank.runtime import batch_size
 from onnx_lowrank.samples import Split
@@ -134,19 +134,11 @@ class Study:
         if not self.options.refit:
             return made
         if plan.choices not in self.repaired:
-            feeds = self._refit_feeds(self.split.calibration.feeds)
-            batch = batch_size(self.subject.runner, feeds)
-            total = len(feeds) * passes(self.subject.model, self.found, plan, made)
-            with self.clock.step("refitting", total) as advance:
-                self.repaired[plan.choices] = refit(
-                    self.subject.model, self.found, plan, made, feeds, self.options, batch=batch, progress=advance
-                )
+            with self.clock.step("refitting", 1) as advance:
+                given = (self.subject, self.split, self.found, plan, made, self.options)
+                self.repaired[plan.choices] = refitted(*given)
+                advance(1)
         return self.repaired[plan.choices]
-
-    @staticmethod
-    def _refit_feeds(feeds: Sequence[Feed]) -> list[Feed]:
-        count = min(len(feeds), REFITTED)
-        return [feeds[i * len(feeds) // count] for i in range(count)]
 
     def _warn_narrow(self, calibrated: Calibrated) -> None:
         """Say how many samples the widest linear site wants: fewer vectors than dimensions leave directions unseen."""
@@ -161,3 +153,14 @@ class Study:
                 f"{site.node} has {site.shape[1]} inputs and saw {vectors:,.0f} vectors:"
                 f" about {wanted:,} calibration samples would serve it better"
             )
+
+
+def refitted(
+    subject: Subject, split: Split, found: Found, plan: Plan, made: Mapping[Key, Factors], options: Options
+) -> dict[Key, Factors]:
+    """Return a plan's factors with the last ones refitted on a part of the calibration samples."""
+    feeds: Sequence[Feed] = split.calibration.feeds
+    count = min(len(feeds), REFITTED)
+    chosen = [feeds[i * len(feeds) // count] for i in range(count)]
+    batch = batch_size(subject.runner, chosen)
+    return refit(subject.model, found, plan, made, chosen, options, batch=batch)
