@@ -50,10 +50,17 @@ class Batch:
         for z, raw in self.raw(site, side):
             yield z, self.flow.finish(site, side, raw)
 
-    def raw(self, site: Site, side: SideName) -> Iterator[tuple[Array, Array]]:
-        """Yield z and what `JointFlow.finish` makes e of, whatever rows are put together in between."""
+    def raw(self, site: Site, side: SideName, every: int = 1) -> Iterator[tuple[Array, Array]]:
+        """Yield z and what `JointFlow.finish` makes e of, whatever rows are put together in between.
+
+        Of an image only every so manieth line is taken, beginning at another one in every batch.
+        """
         for call in self.flow.found.calls[site.id]:
-            yield self.flow.raw(site, side, call, self.values, self.gradients)
+            values, gradients = self.values, self.gradients
+            if every > 1:
+                lines = slice(self.numbers[0] % every, None, every)
+                values, gradients = _Lines(values, lines), _Lines(gradients, lines)
+            yield self.flow.raw(site, side, call, values, gradients)
 
 
 class JointFlow:
@@ -208,6 +215,23 @@ class _Pull:
         return self._runner.run({"x": np.asarray(x, np.float32), self._seed: np.asarray(gradient, np.float32)})[
             self._gradient
         ]
+
+
+class _Lines(Mapping[str, Array]):
+    """Tensors (N, C, lines, …) of which only some lines are seen; others, a bias say, as they are."""
+
+    def __init__(self, tensors: Mapping[str, Array], lines: slice) -> None:
+        self._tensors, self._lines = tensors, lines
+
+    def __getitem__(self, name: str) -> Array:
+        array = self._tensors[name]
+        return array[:, :, self._lines] if array.ndim > 2 else array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def _without(graph: GradientGraph, wanted: set[str]) -> GradientGraph:

@@ -46,6 +46,10 @@ BLOCK = 8
 TINY = 1e-300
 ROWS = 32
 """Rows of a product for every dimension: more change the moments less than the shrinkage does."""
+ENOUGH = 128
+"""Positions for every dimension, over all samples, that moments are sums of, at least."""
+MOST_LINES = 8
+"""Of so many lines of an image at least one is looked at."""
 WAITING_BYTES = 192 * 2**20
 """Rows that gather before their products are formed, all sites of a group together."""
 
@@ -189,7 +193,7 @@ class _Group:
         for batch in self._batches(numbers, self.given.objective.sampled):
             for site in self.flow.sites:
                 for side in sides_of(site, self.multiple):
-                    for z, raw in batch.raw(site, side):
+                    for z, raw in batch.raw(site, side, self._every(site, side)):
                         waiting.setdefault((site.id, side), []).append((z, raw, batch.samples))
                         held += z.nbytes + raw.nbytes
             if held > WAITING_BYTES:
@@ -206,8 +210,17 @@ class _Group:
             parts = waiting.pop(key)
             z = np.concatenate([part[0] for part in parts])
             e = self.flow.finish(sites[key[0]], key[1], np.concatenate([part[1] for part in parts]))
-            one = _moments(z, e, sum(part[2] for part in parts))
+            one = _moments(z, e, sum(part[2] for part in parts), self._every(sites[key[0]], key[1]))
             sums[key] = _added(sums[key], one) if key in sums else one
+
+    def _every(self, site: Site, side: SideName) -> int:
+        """Return of how many lines of an image one is enough: where the samples have far more positions than needed."""
+        places = self.given.observed.places[site.id]
+        if not places or not places[0].after or any(place.before != place.after for place in places):
+            return 1
+        positions = len(self.given.feeds) * sum(place.calls * math.prod(place.after) for place in places)
+        width = site.shape[0] if side == "out" else site.shape[1]
+        return int(max(min(positions // (ENOUGH * width), MOST_LINES, places[0].after[0] // 2), 1))
 
     def _fit(self, site: Site, side: SideName, parts: Sequence[SideMoments | None]) -> None:
         """Fix the bases of every fold and of all samples; the shrinkage is the one that loses least where held out."""
@@ -307,14 +320,15 @@ class _Group:
         )
 
 
-def _moments(z: Array, e: Array, samples: int) -> SideMoments:
-    """Return the sums over all rows; of very many, from every so manieth, evenly spread, and scaled up."""
+def _moments(z: Array, e: Array, samples: int, every: int) -> SideMoments:
+    """Return the sums over all rows, of which these are one in `every`; of very many, a part is taken again."""
     count, most = len(z), ROWS * z.shape[1]
     if count <= most:
-        return SideMoments(_gram(z), _gram(e), count, samples)
+        return SideMoments(_gram(z) * every, _gram(e) * every, count * every, samples)
     step = count / most
     picks = (np.arange(most) * step + step * np.random.default_rng(count).random(most)).astype(int)
-    return SideMoments(_gram(z[picks]) * step, _gram(e[picks]) * step, count, samples)
+    scale = step * every
+    return SideMoments(_gram(z[picks]) * scale, _gram(e[picks]) * scale, count * every, samples)
 
 
 def _gram(vectors: Array) -> Array:
