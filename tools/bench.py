@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import ablation, curves, goals
+from benchmarks import ablation, cost, curves, goals, prediction
 from benchmarks.lines import Lines, Setting
 from benchmarks.tables import document
 from benchmarks.zoo import ROOT, read_entry
@@ -24,7 +24,8 @@ from benchmarks.zoo import ROOT, read_entry
 from onnx_lowrank.errors import LowRankError
 
 MODELS = ("crepe", "minilm", "ppocr", "efficientnet")
-PARTS = {"memory": goals.measure_memory, "goals": goals.measure, "curves": curves.measure, "ablation": ablation.measure}
+PARTS = {"memory": goals.measure_memory, "goals": goals.measure, "curves": curves.measure}
+PARTS |= {"cost": cost.measure, "ablation": ablation.measure, "prediction": prediction.measure}
 
 
 def main() -> int:
@@ -52,7 +53,7 @@ def _run(zoo: Path, models: list[str], parts: list[str], lines: Lines) -> list[s
             start = time.perf_counter()
             try:
                 PARTS[part](entry, lines)
-            except (LowRankError, goals.RunError) as error:
+            except (LowRankError, goals.RunError, cost.CostError) as error:
                 failures.append(f"{name}, {part}: {error}")
                 print(failures[-1], file=sys.stderr, flush=True)
             print(f"{name}: {part} took {time.perf_counter() - start:.0f} s", flush=True)

@@ -33,10 +33,13 @@ class GradientRunner:
     def __init__(
         self, graph: GradientGraph, *, keep: Sequence[str] = (), provider: str = "auto", threads: int = 0
     ) -> None:
-        self._split = split_gradient(graph, keep)
-        self._forward = Runner(self._split.forward, provider=provider, threads=threads)
-        self._backward = Runner(self._split.backward, provider=provider, threads=threads)
-        hidden = set(self._split.residuals) - set(keep) - set(graph.seeds)
+        split = split_gradient(graph, keep)
+        self._forward = Runner(split.forward, provider=provider, threads=threads)
+        split.forward.Clear()  # the sessions have the weights: no second copy stays
+        self._backward = Runner(split.backward, provider=provider, threads=threads)
+        split.backward.Clear()
+        self._residuals, self._seeds, self._gradients = split.residuals, split.seeds, split.gradients
+        hidden = set(split.residuals) - set(keep) - set(graph.seeds)
         declared = {value.name for value in graph.model.graph.output}
         self._visible = [name for name in self._forward.names if name in declared or name not in hidden]
 
@@ -47,9 +50,9 @@ class GradientRunner:
         seeds = head(values)
         given = {
             seed: np.asarray(seeds[name] if name in seeds else np.zeros_like(values[name]))
-            for name, seed in self._split.seeds.items()
+            for name, seed in self._seeds.items()
         }
-        handed = {name: found.pop(name) for name in self._split.residuals}
+        handed = {name: found.pop(name) for name in self._residuals}
         found.clear()
         gradients = self._backward.run_values({**given, **handed})
-        return Pass(values, {t: array_of(gradients[name]) for t, name in self._split.gradients.items()})
+        return Pass(values, {t: array_of(gradients[name]) for t, name in self._gradients.items()})

@@ -116,6 +116,26 @@ def _one_sided(
     return Calibrated(decomposed, observed, samples, objective, len(fit), score, batch)
 
 
+def joint_collection(
+    subject: Subject,
+    samples: Samples,
+    found: Found,
+    observed: Observed,
+    objective: Objective,
+    options: Options,
+    batch: int,
+) -> Collection:
+    """Return the two passes, ready to run, with the batch at which they fit in the memory allowed."""
+    settings = {"provider": options.provider, "threads": options.threads}
+    shapes = observed_ranks(subject.model, samples.feeds[0], **settings)  # type: ignore[arg-type]
+    # where two samples cannot run together (a fixed batch, rows that mix) every feed is one unit
+    separate = batch > 1 and tells_samples_apart(subject.model, found, samples.feeds, options)
+    return Collection(
+        subject.model, found, observed, samples.feeds, objective, shapes, options, batch if separate else 1, separate,
+        metric="weights" if options.sensitivity == "paper" else "joint",
+    ).fitted_to_memory()  # fmt: skip
+
+
 def _joint(
     subject: Subject,
     samples: Samples,
@@ -126,14 +146,7 @@ def _joint(
     batch: int,
     progress: Progress,
 ) -> Calibrated:
-    settings = {"provider": options.provider, "threads": options.threads}
-    shapes = observed_ranks(subject.model, samples.feeds[0], **settings)  # type: ignore[arg-type]
-    # where two samples cannot run together (a fixed batch, rows that mix) every feed is one unit
-    separate = batch > 1 and tells_samples_apart(subject.model, found, samples.feeds, options)
-    collection = Collection(
-        subject.model, found, observed, samples.feeds, objective, shapes, options, batch if separate else 1, separate,
-        metric="weights" if options.sensitivity == "paper" else "joint",
-    ).fitted_to_memory()  # fmt: skip
+    collection = joint_collection(subject, samples, found, observed, objective, options, batch)
     with progress.step("calibrating", collection.passes) as advance:
         joint = collection.run(advance)
     curves = joint_curves(found, observed, joint)

@@ -50,8 +50,10 @@ ENOUGH = 128
 """Positions for every dimension, over all samples, that moments are sums of, at least."""
 MOST_LINES = 8
 """Of so many lines of an image at least one is looked at."""
-WAITING_BYTES = 192 * 2**20
-"""Rows that gather before their products are formed, all sites of a group together."""
+HELD = 10
+"""Bytes that a run takes for every byte of the sites' inputs and outputs: their gradients, and all that lies between."""
+WAITING = 16
+"""Rows gather before their products are formed, all sites of a group together: this part of the memory allowed."""
 
 Key = tuple[str, SideName]
 
@@ -138,7 +140,7 @@ class Collection:
     def need(self, site: Site) -> int:
         """Return bytes: moments and bases of every fold, and z, e of a batch."""
         widths = [site.shape[0] if side == "out" else site.shape[1] for side in sides_of(site)]
-        return sum(32 * FOLDS * width**2 for width in widths) + 3 * self.observed.bytes[site.id] * self.batch
+        return sum(32 * FOLDS * width**2 for width in widths) + HELD * self.observed.bytes[site.id] * self.batch
 
     @property
     def passes(self) -> int:
@@ -196,7 +198,7 @@ class _Group:
                     for z, raw in batch.raw(site, side, self._every(site, side)):
                         waiting.setdefault((site.id, side), []).append((z, raw, batch.samples))
                         held += z.nbytes + raw.nbytes
-            if held > WAITING_BYTES:
+            if held > self.given.options.memory // WAITING:
                 self._sum(waiting, sums)
                 held = 0
             self.progress(len(batch.numbers))

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import median
 
+from benchmarks.ablation_table import ABOUT, ablation
 from benchmarks.curves import ALLOCATIONS, BASELINE, LEVELS, SENSITIVITIES, cell_name
 from benchmarks.goal_table import goal_table
 from benchmarks.lines import Line, Setting
@@ -13,12 +14,13 @@ from benchmarks.targets import MOST_MEMORY, Found, targets
 from benchmarks.wording import KINDS, NONE, changed, megabytes, number, percent, table, with_interval
 
 READING = (
+    ABOUT,
     "A cell `.656 → .641 (−.015 [−.031, .001])` is the original's metric, the compressed model's, and the change with"
     " its 95 % interval, paired over the n samples of the set: exact for values of 0 and 1, bootstrap for a metric of"
     " the set as a whole. Every other `[…]` is a 95 % interval, too. Samples are taken as independent; where some share"
     " a source (three frames of a note, crops of a photograph) the intervals are narrower than they ought to be.",
     "*Plain* is SVD of the weight (`--sensitivity weights`), *whitened* is SVD in the metric of the inputs"
-    " (`--sensitivity inputs`, the default). *Uniform* keeps the same share of every weight, *global* has the least"
+    " (`--sensitivity inputs`), *joint* the default. *Uniform* keeps the same share of every weight, *global* has the least"
     " predicted loss over all of them: what `optimize` does. *Factorable* parameters are those of the weights that"
     " `onnx-lowrank inspect` lists. At a fixed share, ranks are chosen on calibration samples alone; a goal's plan is"
     " also gated on validation samples, so its drop there is the better for having been chosen. No test set chooses"
@@ -42,7 +44,7 @@ def document(lines: Sequence[Line], models: tuple[str, ...], setting: Setting) -
     text += table(("must be shown", "", "measured"), rows, figures=False)
     text += ["## How to read it", "", *(line for part in READING for line in (part, ""))]
     for model in measured:
-        text += _model(found, model)
+        text += [*_model(found, model), *ablation(found, model)]
     text += [*_memory(found), *_how(lines, measured, setting)]
     return "\n".join(text).rstrip() + "\n"
 

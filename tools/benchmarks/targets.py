@@ -6,9 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from benchmarks.ablation import DEFAULT, SEEDS
+from benchmarks.ablation import cell_name as ablation_cell
+from benchmarks.ablation_table import mean_loss
+from benchmarks.cost import MOST_RATIO, most_memory
 from benchmarks.curves import ALLOCATIONS, BASELINE, LEVELS, SENSITIVITIES, cell_name
 from benchmarks.goals import CELLS, KEEP, MAX_DROP
 from benchmarks.lines import Line
+from benchmarks.prediction import rank_correlation
 from benchmarks.wording import both, interval, number, percent, with_interval
 
 Found = Mapping[tuple[str, str, str], Line]
@@ -17,6 +22,12 @@ Found = Mapping[tuple[str, str, str], Line]
 HALF = 0.5
 LEAST_PEARSON = 0.62
 MOST_MEMORY = 2e9
+RISES = {"minilm": 0.2, "ppocr": 0.5, "efficientnet": 0.5}
+"""At 80 % of the factorable weights the loss may rise by this share of whitened uniform's."""
+KEPT = {"crepe": 0.35, "minilm": 0.8, "ppocr": 0.99, "efficientnet": 0.99}
+"""compact at MAX_DROP keeps at most this share of the factorable parameters; 99 %: any real saving."""
+LEAST_CORRELATION = 0.9
+MATCH = 0.03
 SAME = 5e-4
 """Rounding of the third digit: the same model on the same samples."""
 ZOO: dict[tuple[str, str], tuple[float, int]] = {
@@ -54,6 +65,11 @@ def targets(found: Found, models: tuple[str, ...]) -> list[Target]:
         _minilm(found),
         *(_plain(found, model) for model in ("efficientnet", "ppocr")),
         _memory(found),
+        *(_rise(found, model, share) for model, share in RISES.items()),
+        _match(found),
+        *(_compact(found, model, share) for model, share in KEPT.items()),
+        *(_correlation(found, model) for model in models),
+        *(_cost(found, model) for model in models),
     ]
 
 
@@ -142,3 +158,56 @@ def _memory(found: Found) -> Target:
     if data is None:
         return Target(asked, "", None)
     return Target(asked, f"{data['peak_bytes'] / 1e6:,.0f} MB", data["peak_bytes"] < MOST_MEMORY)
+
+
+def _rise(found: Found, model: str, share: float) -> Target:
+    asked = f"{model}: at 80 % the loss rises by at most {number(share, 2)} of whitened uniform's"
+    ours, theirs = (mean_loss(found, model, method, KEEP) for method in (DEFAULT, "whitened, uniform"))
+    if ours is None or theirs is None:
+        return Target(asked, "", None)
+    text = f"{number(ours / theirs, 3)} ({ours:.3g} against {theirs:.3g}, means over seeds)"
+    return Target(asked, text, ours <= share * theirs)
+
+
+def _match(found: Found) -> Target:
+    asked = f"ppocr at 80 %: exact match within {number(MATCH, 2)} of the original's"
+    cells = [found.get(("ablation", "ppocr", ablation_cell(DEFAULT, KEEP, seed))) for seed in SEEDS]
+    said = [cell["tests"]["test"] for cell in cells if cell is not None and cell["reachable"]]
+    if len(said) < len(SEEDS):
+        return Target(asked, "", None)
+    return Target(asked, "; ".join(both(each) for each in said), all(each["drop"][0] <= MATCH for each in said))
+
+
+def _compact(found: Found, model: str, share: float) -> Target:
+    asked = (
+        f"{model}: compact at a drop of at most {number(MAX_DROP)} keeps at most {percent(share, 0)} of the factorable"
+    )
+    data = found.get(("goals", model, "compact/joint"))
+    if data is None:
+        return Target(asked, "", None)
+    if data["outcome"] != "saved":
+        return Target(asked, f"exit {data['exit']}: {data['reason']}", False)
+    tests = "; ".join(f"{name} {both(said)}" for name, said in data["tests"].items())
+    met = data["kept_factorable"] <= share and data["validation"]["drop"][0] <= MAX_DROP + 1e-9
+    return Target(asked, f"{percent(data['kept_factorable'])} kept; {tests}", met)
+
+
+def _correlation(found: Found, model: str) -> Target:
+    asked = f"{model}: rank correlation of predicted and measured rise, inside the range, at least {LEAST_CORRELATION}"
+    data = found.get(("prediction", model, "points"))
+    if data is None:
+        return Target(asked, "", None)
+    (inside, count), (whole, every) = (rank_correlation(data["points"], inside=which) for which in (True, False))
+    return Target(
+        asked, f"{number(inside)} of {count} points; of all {every}: {number(whole)}", inside >= LEAST_CORRELATION
+    )
+
+
+def _cost(found: Found, model: str) -> Target:
+    asked = f"{model}: collection at most {MOST_RATIO:g} forwards, memory at most 4 × model + 1 GB"
+    data = found.get(("cost", model, "collection"))
+    if data is None:
+        return Target(asked, "", None)
+    most = most_memory(data["model_bytes"])
+    text = f"{data['ratio']:.1f} forwards; {data['peak_bytes'] / 1e6:,.0f} MB of {most / 1e6:,.0f}"
+    return Target(asked, text, data["ratio"] <= MOST_RATIO and data["peak_bytes"] <= most)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 NONE = "—"
-KINDS = {"weights": "plain", "inputs": "whitened"}
+KINDS = {"joint": "joint", "inputs": "whitened", "weights": "plain"}
 """Sensitivity, in a word."""
 Triple = Sequence[float]
 """Estimate, low end, high end."""

@@ -1,0 +1,87 @@
+"""The ablation of RESULTS.md: loss on unseen inputs, method by method, over the seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import fmean
+
+from benchmarks.ablation import DEFAULT, LEVELS, METHODS, PART, SEEDS, SLOW, cell_name
+from benchmarks.lines import Line
+from benchmarks.wording import NONE, changed, percent, table
+
+Found = Mapping[tuple[str, str, str], Line]
+
+ABOUT = (
+    "Loss: divergence from the original's own outputs on test inputs (at most 128 a set; what it is, is said below), mean"
+    " over three seeds, each of which leaves out another tenth of the calibration samples and draws other targets; in"
+    " brackets the means of the ends of the 95 % intervals over test samples; then the range of the seeds' means. Plain"
+    f" methods see no data: one run. *{DEFAULT}* is the product's default; every `+` is that default with one switch."
+)
+
+
+def cells_of(found: Found, model: str, method: str, level: float) -> list[Line]:
+    """Return what was measured of a method at a size, a line a seed."""
+    lines = (found.get((PART, model, cell_name(method, level, seed))) for seed in SEEDS)
+    return [line for line in lines if line is not None]
+
+
+def mean_loss(found: Found, model: str, method: str, level: float) -> float | None:
+    """Return the mean loss over the seeds, None where nothing was measured or reached."""
+    losses = [line["loss"][0] for line in cells_of(found, model, method, level) if line["reachable"]]
+    return fmean(losses) if losses else None
+
+
+def ablation(found: Found, model: str) -> list[str]:
+    """Return the section of one model."""
+    unit = next(
+        (line["unit"] for (part, name, _), line in found.items() if part == PART and name == model and "unit" in line),
+        "",
+    )
+    rows = [(method, *(_cell(found, model, method, level) for level in LEVELS)) for method in METHODS]
+    if not any(cell != NONE for row in rows for cell in row[1:]):
+        return []
+    heads = (f"{unit}; kept of the factorable", *(percent(level, 0) for level in LEVELS))
+    text = ["### Ablation: loss on unseen inputs", "", *table(heads, rows)]
+    judged = [
+        (f"{method}, seed {seed}", *(_judged(found, model, method, level, seed, test) for level in LEVELS))
+        for test in _tests(found, model)[:1]
+        for method in ("whitened, uniform", "whitened, global", DEFAULT)
+        for seed in SEEDS
+    ]
+    if judged:
+        text += table((f"{_tests(found, model)[0]}: the task's metric", *heads[1:]), judged)
+    refusals = {
+        line["why"] for (part, name, _), line in found.items() if part == PART and name == model and "why" in line
+    }
+    return [*text, *(f"- not measurable: {why}" for why in sorted(refusals)), ""]
+
+
+def _cell(found: Found, model: str, method: str, level: float) -> str:
+    lines = cells_of(found, model, method, level)
+    if not lines:
+        return NONE
+    reached = [line["loss"] for line in lines if line["reachable"]]
+    if not reached:
+        return "unreachable"
+    mean, low, high = (fmean(loss[i] for loss in reached) for i in range(3))
+    text = f"{mean:.3g} [{low:.3g}, {high:.3g}]"
+    if len(reached) > 1:
+        text += f" {min(loss[0] for loss in reached):.3g}–{max(loss[0] for loss in reached):.3g}"
+    return (
+        text
+        if len(reached) in (1, len(SEEDS)) and (len(reached) > 1 or method.startswith("plain"))
+        else f"{text} ({len(reached)} of {len(SEEDS)} seeds)"
+    )
+
+
+def _tests(found: Found, model: str) -> list[str]:
+    lines = [line for (part, name, _), line in found.items() if part == PART and name == model and line.get("tests")]
+    return list(lines[0]["tests"]) if lines else []
+
+
+def _judged(found: Found, model: str, method: str, level: float, seed: int, test: str) -> str:
+    line = found.get((PART, model, cell_name(method, level, seed)))
+    return changed(line["tests"][test]) if line is not None and line["reachable"] and test in line["tests"] else NONE
+
+
+__all__ = ["ABOUT", "SLOW", "ablation", "cells_of", "mean_loss"]

@@ -1,0 +1,90 @@
+"""Part "prediction": the predicted rise of single substitutions against the measured one, on unseen inputs.
+
+At every site some ranks over the whole curve are measured, each alone, with the factors that the product would write.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.ablation import Workbench
+from benchmarks.lines import Lines
+from benchmarks.zoo import Entry
+from onnx_lowrank.calibration import overridable
+from onnx_lowrank.options import Options
+from onnx_lowrank.pipeline.subject import Subject, batch_of
+from onnx_lowrank.runtime import Runner, batches, join
+from onnx_lowrank.samples import read
+from onnx_lowrank.sensitivity.probe import stored_weight
+from onnx_lowrank.sites import find_sites
+from onnx_lowrank.types import Curve, Option
+
+PART = "prediction"
+CELL = "points"
+RANKS = 5
+SAMPLES = 48
+"""Unseen inputs that a substitution is measured on, of the first test set."""
+
+
+def measure(entry: Entry, lines: Lines) -> None:
+    """Measure the points of a model, if that has not been done. Raises LowRankError."""
+    if lines.has(PART, entry.name, CELL, entry.sha256):
+        return
+    options = Options(threads=lines.setting.threads)
+    subject = Subject.of(entry.model, options)
+    bench = Workbench(entry, subject, find_sites(subject.model, multiple=options.rank_multiple), options)
+    points = _points(bench, read(entry.tests[0].path, subject.runner.inputs).feeds[:SAMPLES])
+    lines.add(PART, entry.name, CELL, entry.sha256, {"points": points, "unit": bench.joint.objective.unit})
+    print(f"{entry.name}: {len(points)} predictions measured", flush=True)
+
+
+def _points(bench: Workbench, feeds: Any) -> list[dict[str, Any]]:
+    sites = {site.id: site for site in bench.found.sites}
+    curves = {curve.site: curve for curve in bench.joint.decomposed.curves}
+    model = overridable(bench.subject.model, [sites[name].weight for name in curves])
+    runner = Runner(model, provider=bench.options.provider, threads=bench.options.threads)
+    runs = [join(run) for run in batches(feeds, batch_of(bench.subject, feeds))]
+    counts = [len(run) for run in batches(feeds, batch_of(bench.subject, feeds))]
+    reference = [{name: value.copy() for name, value in runner.run(feed).items()} for feed in runs]
+    points = []
+    for reached in bench.reached:
+        for option in _spread(curves[reached.site]):
+            factors = bench.joint.decomposed.factors[reached.site, option.scheme]
+            weight = stored_weight(bench.found, sites[reached.site], factors, option)
+            total = sum(
+                bench.joint.objective.divergence(expected, runner.run({**feed, sites[reached.site].weight: weight}), n)
+                for feed, expected, n in zip(runs, reference, counts, strict=True)
+            )
+            points.append(
+                {
+                    "site": reached.site,
+                    "scheme": option.scheme,
+                    "rank": option.ranks[0],
+                    "predicted": option.loss,
+                    "measured": min(float(total) / len(feeds), 1e6),
+                    "inside": reached.reach is None or option.error <= reached.reach,
+                }
+            )
+    return points
+
+
+def _spread(curve: Curve) -> list[Option]:
+    """Return options at predicted losses that are evenly spread on a log scale."""
+    usable = sorted((o for o in curve.options[1:] if o.loss > 0), key=lambda o: o.loss)
+    if not usable:
+        return []
+    logs = np.log([o.loss for o in usable])
+    picks = [int(np.argmin(np.abs(logs - target))) for target in np.linspace(logs[0], logs[-1], RANKS)]
+    return [usable[i] for i in dict.fromkeys(picks)]
+
+
+def rank_correlation(points: list[dict[str, Any]], *, inside: bool) -> tuple[float, int]:
+    """Return Spearman's correlation of predicted and measured rise over sites and ranks, and how many there are."""
+    from scipy.stats import spearmanr
+
+    chosen = [p for p in points if p["inside"] or not inside]
+    if len(chosen) < 3:
+        return float("nan"), len(chosen)
+    return float(spearmanr([p["predicted"] for p in chosen], [p["measured"] for p in chosen]).statistic), len(chosen)
