@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from statistics import fmean
 
-from benchmarks.ablation import DEFAULT, LEVELS, METHODS, PART, SEEDS, SLOW, cell_name
+from benchmarks.ablation import DEFAULT, LEVELS, METHODS, PART, PLAIN, SEEDS, cell_name
 from benchmarks.lines import Line
 from benchmarks.wording import NONE, changed, percent, table
 
 Found = Mapping[tuple[str, str, str], Line]
 
 ABOUT = (
-    "Loss: divergence from the original's own outputs on test inputs (at most 128 a set; what it is, is said below), mean"
+    "Loss: divergence from the original's own outputs on test inputs (at most 128 a set; its unit is said below), mean"
     " over three seeds, each of which leaves out another tenth of the calibration samples and draws other targets; in"
     " brackets the means of the ends of the 95 % intervals over test samples; then the range of the seeds' means. Plain"
     f" methods see no data: one run. *{DEFAULT}* is the product's default; every `+` is that default with one switch."
@@ -53,7 +53,7 @@ def ablation(found: Found, model: str) -> list[str]:
     refusals = {
         line["why"] for (part, name, _), line in found.items() if part == PART and name == model and "why" in line
     }
-    return [*text, *(f"- not measurable: {why}" for why in sorted(refusals)), ""]
+    return [*text, *(f"- none: {why}" for why in sorted(refusals)), ""]
 
 
 def _cell(found: Found, model: str, method: str, level: float) -> str:
@@ -62,16 +62,13 @@ def _cell(found: Found, model: str, method: str, level: float) -> str:
         return NONE
     reached = [line["loss"] for line in lines if line["reachable"]]
     if not reached:
-        return "unreachable"
+        return "none"
     mean, low, high = (fmean(loss[i] for loss in reached) for i in range(3))
     text = f"{mean:.3g} [{low:.3g}, {high:.3g}]"
     if len(reached) > 1:
         text += f" {min(loss[0] for loss in reached):.3g}–{max(loss[0] for loss in reached):.3g}"
-    return (
-        text
-        if len(reached) in (1, len(SEEDS)) and (len(reached) > 1 or method.startswith("plain"))
-        else f"{text} ({len(reached)} of {len(SEEDS)} seeds)"
-    )
+    whole = len(reached) == (1 if method in PLAIN else len(SEEDS))
+    return text if whole else f"{text} ({len(reached)} of {len(SEEDS)} seeds)"
 
 
 def _tests(found: Found, model: str) -> list[str]:
@@ -84,4 +81,4 @@ def _judged(found: Found, model: str, method: str, level: float, seed: int, test
     return changed(line["tests"][test]) if line is not None and line["reachable"] and test in line["tests"] else NONE
 
 
-__all__ = ["ABOUT", "SLOW", "ablation", "cells_of", "mean_loss"]
+__all__ = ["ABOUT", "ablation", "cells_of", "mean_loss"]

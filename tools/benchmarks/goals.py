@@ -47,7 +47,7 @@ class Cell:
         return f"--algorithm {self.algorithm} {goal} --sensitivity {self.sensitivity}"
 
 
-CELLS = tuple(Cell("compact", s) for s in ("joint", "inputs", "weights")) + (Cell("lossless", "joint"),)
+CELLS = (*(Cell("compact", s) for s in ("joint", "inputs", "weights")), Cell("lossless", "joint"))
 QUICK_CELLS = CELLS[:1]
 
 
