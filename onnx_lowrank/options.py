@@ -124,5 +124,20 @@ class Options:
             raise GoalError(f"the memory bound must be at least {LEAST_MEMORY // 2**20} MiB, not {self.memory} bytes")
         if self.rank_multiple < 1:
             raise GoalError(f"the rank multiple must be 1 or more, not {self.rank_multiple}")
+        self._check_switches()
         if self.threads < 0:
             raise GoalError(f"threads must be 0 (all cores) or a positive number, not {self.threads}")
+
+    def _check_switches(self) -> None:
+        """Raise GoalError for a switch out of range, or one that would do nothing."""
+        if not 0 < self.gamma < math.inf:
+            raise GoalError(f"--gamma must be more than 0 (0.1, say), not {self.gamma}")
+        if self.continuation < 1:
+            raise GoalError(f"--continuation must be 1 step or more, not {self.continuation}")
+        if self.signed and self.sensitivity in ("inputs", "weights"):
+            raise GoalError(f"--signed belongs to --sensitivity joint: {self.sensitivity} knows no gradient")
+        for name, given in (("--inter-layer", self.inter_layer), ("--continuation", self.continuation > 1)):
+            if given and self.sensitivity != "joint":
+                raise GoalError(f"{name} belongs to --sensitivity joint, not to {self.sensitivity}")
+        if self.loss is not None and not self.signed and self.sensitivity != "paper":
+            raise GoalError("--loss is only used with --signed or --sensitivity paper: add one, or leave it out")

@@ -47,7 +47,7 @@ class SavedPlan:
     @property
     def needs_data(self) -> bool:
         """Whether the factors depend on calibration samples."""
-        return self.sensitivity != "weights"
+        return self.sensitivity != "weights" or self.refit
 
     @staticmethod
     def of(

@@ -127,9 +127,9 @@ def optimize(model: Path, output: Path | None, **values: Any) -> None:
             check_place(place)
     study = pipeline.Study.of(model, _sources(values), options, progress=progress(quiet=values["quiet"]))
     result = pipeline.reach(study, goal, output=target, dry_run=values["dry_run"])
-    if values["pareto"] is not None:
-        write_text(values["pareto"], pipeline.points_text(pipeline.pareto(study, goal), values["pareto"]))
     _write_side_files(result, values["report"], values["save_plan"])
+    if values["pareto"] is not None and result.sites:
+        write_text(values["pareto"], pipeline.points_text(pipeline.pareto(study, goal), values["pareto"]))
     finish(result, quiet=values["quiet"], saved=None if values["dry_run"] else target)
 
 

@@ -96,7 +96,7 @@ def from_file(spec: str) -> Custom:
         raise MetricError(f"{spec}: which function? Give FILE.py:function")
     path = Path(place)
     if not path.is_file():
-        raise MetricError(f"{place}: no such file; give --metric FILE.py:function")
+        raise MetricError(f"{place}: no such file; give FILE.py:function")
     title = f"onnx_lowrank_metric_{path.stem}"
     module_spec = importlib.util.spec_from_file_location(title, path)
     if module_spec is None or module_spec.loader is None:

@@ -44,7 +44,11 @@ def apply(
     """
     saved = plan if isinstance(plan, SavedPlan) else read_plan(Path(plan))
     options = replace(
-        options or Options(), sensitivity=saved.sensitivity, seed=saved.seed, rank_multiple=saved.rank_multiple
+        options or Options(),
+        sensitivity=saved.sensitivity,
+        seed=saved.seed,
+        rank_multiple=saved.rank_multiple,
+        refit=saved.refit,
     )
     subject = Subject.of(model, options)
     if subject.sha256 != saved.model_sha256:
@@ -85,7 +89,8 @@ def _decomposed(
         return plain, lambda plan: plain.factors
     if data is None:
         raise DataError(
-            f"this plan's factors depend on the inputs (--sensitivity {saved.sensitivity}):"
+            f"this plan's factors depend on the inputs (--sensitivity {saved.sensitivity}"
+            f"{', --refit' if saved.refit else ''}):"
             " give the calibration samples with --data"
         )
     split = read_samples(subject, DataSources(data=data, validation=validation), options, progress)

@@ -163,10 +163,8 @@ def _with_fallback(
 ) -> Calibrated:
     """Add the sites that no gradient reaches: bases in the metric of the inputs, losses measured."""
     rest = replace(found, sites=tuple(site for site in found.sites if site.id in done.fallback))
-    other = _one_sided(
-        subject, done.samples, rest, done.observed, done.objective, replace(options, sensitivity="inputs"),
-        done.batch, progress,
-    )  # fmt: skip
+    settings = replace(options, sensitivity="inputs", signed=False, inter_layer=False, continuation=1, loss=None)
+    other = _one_sided(subject, done.samples, rest, done.observed, done.objective, settings, done.batch, progress)
     reasons = sorted(set(done.fallback.values()))
     note = (
         f"{len(done.fallback)} of {len(found.sites)} weights have no gradient ({'; '.join(reasons)}):"

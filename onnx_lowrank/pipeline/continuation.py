@@ -1,7 +1,8 @@
 """Continuation: shrink, collect again on the shrunken model, shrink further (METHOD.md, section 3).
 
 The quadratic model of the loss holds near the weights that it was taken at. After a step the weights are those of the
-plan (as dense products Ŵ), the targets are still the original's, and every site goes on from the rank that it has.
+plan (as dense products Ŵ), the targets are still the original's, and every site goes on from the rank that it has, to
+cheaper options of any scheme.
 """
 
 from __future__ import annotations
@@ -69,17 +70,20 @@ def go_on(subject: Subject, found: Found, stand: Stand, plan: Plan, options: Opt
 
 
 def _limited(curve: Curve, choice: Choice | None) -> tuple[Curve, list[int]]:
-    """Return a curve without what would undo the step, and which options are left: the scheme, ranks up to its own.
+    """Return a curve without what would undo the step, and its options' places: its own rank, and what is cheaper.
 
-    Its own rank costs nothing more. The dense option stays first, as the measure of cost, and is dominated.
+    Its own rank costs nothing more; where another scheme has beaten it out of the curve it comes back, with the dense
+    option's place (both change nothing). The cheapest option stays, so every size stays in reach. The dense option
+    stays first, as the measure of cost, and is dominated.
     """
     if choice is None:
         return curve, list(range(len(curve.options)))
     own = choice.option
-    picks = [0]
-    options = [curve.dense]
+    at = next((i for i, o in enumerate(curve.options) if (o.scheme, o.ranks) == (own.scheme, own.ranks)), 0)
+    kept = replace(curve.options[at] if at else replace(own, error=0.0, slope=0.0), loss=0.0)
+    picks, options = [0, at], [curve.dense, kept]
     for index, option in enumerate(curve.options[1:], 1):
-        if option.scheme == own.scheme and option.ranks <= own.ranks:
+        if index != at and (option.cost.parameters < own.cost.parameters or option.cost.macs < own.cost.macs):
             picks.append(index)
-            options.append(replace(option, loss=0.0) if option.ranks == own.ranks else option)
+            options.append(option)
     return replace(curve, options=tuple(options)), picks

@@ -10,12 +10,13 @@ import onnx
 
 from onnx_lowrank.metrics import Metric
 from onnx_lowrank.options import Compact, Goal, Lossless, Options
-from onnx_lowrank.pipeline.continuation import Stand, go_on
+from onnx_lowrank.pipeline.continuation import Stand
 from onnx_lowrank.pipeline.finish import Reloaded, on_disk, reopen, stamp, timed_feeds
 from onnx_lowrank.pipeline.search import Search, budget_of, ranked
 from onnx_lowrank.pipeline.study import Study
 from onnx_lowrank.pipeline.subject import RANDOM_WARNING, DataSources, make_judge
 from onnx_lowrank.plan import Problem
+from onnx_lowrank.plan.problem import amount
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.result import Result, Size, Trial
 from onnx_lowrank.runtime import Runner
@@ -87,7 +88,7 @@ class _Run:
         """Yield the trials that passed, best first, each with the search that made it.
 
         With continuation the best plan of a round is the ground of the next: lossless goes down in equal steps to its
-        budget, compact goes on from the smallest model that held.
+        budget, compact goes on from the smallest model that held, and the smallest of all rounds comes first.
         """
         study, steps = self.study, self.study.options.continuation
         passed: list[tuple[Search, Trial]] = []
@@ -104,9 +105,13 @@ class _Run:
                 best = ranked(trials, self.goal, problem)
                 passed = [*((search, trial) for trial in best), *passed]
                 plan = best[0].plan if best and step < steps - 1 else None
-            if plan is None or not plan.factored:
+            if plan is not None and plan.factored:
+                stand = study.shrink(stand, plan)
+            elif isinstance(self.goal, Compact):
                 break
-            stand = go_on(study.subject, study.found, stand, plan, study.options, study.clock)
+        if isinstance(self.goal, Compact):
+            resource = self.goal.resource
+            passed.sort(key=lambda pair: amount(pair[1].plan.cost, resource))
         yield from passed
 
     def _publish(

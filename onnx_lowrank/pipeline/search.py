@@ -49,9 +49,10 @@ class Search:
     def trial(self, plan: Plan, progress: Callable[[int], None]) -> Trial:
         """Return what validation says of a plan: measured, or as it was measured for an earlier goal."""
         key = (plan.choices, self.judge.gate)
-        if key not in self.study.trials:
-            self.study.trials[key] = self.measure(plan, progress)
-        return replace(self.study.trials[key], plan=plan)
+        known = self.study.trials.get(key)
+        if known is None or (self.screen is None and known.verdict.samples < len(self.judge.reference.feeds)):
+            known = self.study.trials[key] = self.measure(plan, progress)  # a glance is no measurement of a curve
+        return replace(known, plan=plan)
 
     def measure(self, plan: Plan, progress: Callable[[int], None]) -> Trial:
         """Return what validation says of a plan, measured on the model in memory."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -122,11 +122,10 @@ class Study:
         tails = stand.calibrated.tails if self.options.inter_layer and not stand.calibrated.fallback else None
         return Problem(stand.curves, {site.id: site.weight for site in self.found.sites}, resource, tails)
 
-    def shrink(self, plan: Plan) -> Stand:
+    def shrink(self, stand: Stand, plan: Plan) -> Stand:
         """Go one step of continuation: collect again on the plan's model."""
-        if self.stand is None:
-            raise GoalError("nothing was collected yet")
-        return go_on(self.subject, self.found, self.stand, plan, self.options, self.clock)
+        there = go_on(self.subject, self.found, stand, plan, self.options, self.clock)
+        return replace(there, curves=self._signed(there.curves, there.calibrated))
 
     def factors(self, plan: Plan, stand: Stand) -> dict[Key, Factors]:
         """Return the factors of a plan: as they were decomposed, or refitted on the compressed prefix."""

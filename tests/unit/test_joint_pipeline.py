@@ -116,9 +116,10 @@ def test_sites_above_an_operator_without_a_rule_fall_back_and_the_others_stay_jo
 
 
 @pytest.mark.usefixtures("no_timing")
-def test_the_whole_pipeline_names_the_operator_without_a_rule():
+@pytest.mark.parametrize("on", [{}, {"inter_layer": True}, {"continuation": 2}], ids=str)
+def test_the_whole_pipeline_names_the_operator_without_a_rule(on: dict[str, object]):
     result = optimize(without_a_rule(), feeds_of(normal([40, 4, 8, 8], 1)),
-                      Lossless(keep=0.6, gate=Gate(max_drop=1e9)), options(), dry_run=True)  # fmt: skip
+                      Lossless(keep=0.6, gate=Gate(max_drop=1e9)), options(**on), dry_run=True)  # fmt: skip
     assert result.changed
     assert any("no rule for LpPool" in note for note in result.notes)
 
@@ -155,10 +156,11 @@ def test_continuation_goes_on_from_the_ranks_that_a_step_left(name: str, sensiti
         if own is None:
             assert len(curve.options) > 1
             continue
-        assert {o.scheme for o in curve.options[1:]} == {own.scheme}
-        assert max(o.ranks for o in curve.options[1:]) == own.ranks
-        assert [o.loss for o in curve.options[1:] if o.ranks == own.ranks] == [0.0]
-        assert all(o.loss > 0 for o in curve.options[1:] if o.ranks < own.ranks)
+        same, *cheaper = curve.options[1:]
+        assert (same.scheme, same.ranks, same.loss) == (own.scheme, own.ranks, 0.0)
+        assert all(o.loss > 0 and not o.cost.parameters >= own.cost.parameters for o in cheaper)
+        (before,) = [c for c in stand.curves if c.site == curve.site]
+        assert min(o.cost.parameters for o in cheaper) == min(o.cost.parameters for o in before.options)
     second = plan_at(found, there.curves, 0.5)
     moved = replace(found, weights={**found.weights, **tensors(shrunken(found, first, stand.calibrated))})
     small = rewrite(model, moved, second, there.calibrated.decomposed.factors)
