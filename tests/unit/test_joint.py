@@ -219,8 +219,8 @@ def test_groups_that_fit_in_memory_change_nothing():
     objective = Objective.of(model, "relative-l2", listed([run(model, {"x": x[:1]})]), 0)
     whole = collection(model, x, objective, repeats=1, batch=1)
     small = replace(whole, options=options(memory=2**24))
-    assert (len(list(whole.groups())), len(list(small.groups()))) == (1, 2)
-    assert small.passes == 2 * whole.passes
+    assert (len(list(whole.groups())), len(list(small.groups()))) == (1, 4)
+    assert small.passes == 4 * whole.passes
     (_, expected), (_, got) = scored(whole), scored(small)
     assert [c.site for c in got] == [c.site for c in expected] == [s.id for s in whole.found.sites]
     for one, other in zip(expected, got, strict=True):

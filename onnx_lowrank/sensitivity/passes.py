@@ -1,0 +1,261 @@
+"""Both passes over one group of sites: moments, bases, and every sample projected on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.linalg.blas
+
+from onnx_lowrank.calibration.joint import Batch, JointFlow, sides_of
+from onnx_lowrank.curvature import (
+    SHRINK,
+    Basis,
+    SideMoments,
+    SideName,
+    bases,
+    in_metric,
+    kronecker,
+    project,
+    rises,
+    tails,
+)
+from onnx_lowrank.schemes import SCHEMES, Factors, Scheme
+from onnx_lowrank.types import Array, Site
+
+if TYPE_CHECKING:
+    from onnx_lowrank.sensitivity.joint import Collection
+
+TINY = 1e-300
+ENOUGH = 128
+"""Positions for every dimension, over all samples, that moments are sums of, at least."""
+MOST_LINES = 8
+"""Of so many lines of an image at least one is looked at."""
+PLENTY = 1024
+"""With more positions than this for every dimension, evenly spread rows are taken as well."""
+WAITING = 16
+"""Rows gather before their products are formed, all sites of a group together: this part of the memory allowed."""
+
+Key = tuple[str, SideName]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """One site by one scheme. ranks: (n,). tails, slopes: (samples, n) −⟨Γ_s, δ⟩ with sampled and with real targets.
+
+    rise, deviation: (n,) ½ E tail² and its standard error. kron: (n,) the A ⊗ B score, held out. held: the factors
+    fitted without the first fold, whose `first` samples come first in `tails`.
+    """
+
+    factors: Factors
+    ranks: tuple[int, ...]
+    tails: Array
+    slopes: Array | None
+    rise: Array
+    deviation: Array
+    kron: Array
+    held: Factors
+    first: int
+
+
+@dataclass(slots=True, eq=False)
+class Joint:
+    """What collection found: (site id, scheme) -> Scored; site id -> why no gradient gets there; sites of no effect."""
+
+    scored: dict[tuple[str, str], Scored] = field(default_factory=dict)
+    unreached: dict[str, str] = field(default_factory=dict)
+    dead: list[Site] = field(default_factory=list)
+    samples: int = 0
+
+
+class Passes:
+    """Both passes over one group of sites."""
+
+    def __init__(self, collection: Collection, flow: JointFlow, joint: Joint, progress: Callable[[int], None]) -> None:
+        self.given, self.flow, self.joint, self.progress = collection, flow, joint, progress
+        self.multiple = collection.options.rank_multiple
+        self.grams: dict[Key, Array] = {}
+        self.fitted: list[dict[Key, Basis]] = []
+        self.final: dict[Key, Basis] = {}
+        self.kron: dict[Key, Array] = {}
+        self.first = 0
+
+    def run(self) -> None:
+        """Put what is found into `joint`."""
+        moments = [self._moments(part) for part in self.given.parts()]
+        for site in self.flow.sites:
+            for side in sides_of(site, self.multiple):
+                self._fit(site, side, [part.pop((site.id, side), None) for part in moments])
+        self._score()
+
+    def _batches(self, numbers: Sequence[int], head: Callable[..., Mapping[str, Array]]) -> Iterator[Batch]:
+        feeds = [self.given.feeds[i] for i in numbers]
+        return self.flow.run(feeds, numbers, head, batch=self.given.batch, separate=self.given.separate)
+
+    def _moments(self, numbers: Sequence[int]) -> dict[Key, SideMoments]:
+        """Pass 1: products of a batch in float32, their sums in float64."""
+        sums: dict[Key, SideMoments] = {}
+        waiting: dict[Key, list[tuple[Array, Array, int]]] = {}
+        held = 0
+        for batch in self._batches(numbers, self.given.objective.sampled):
+            for site in self.flow.sites:
+                for side in sides_of(site, self.multiple):
+                    every, rows = self._thinned(site, side)
+                    part = slice(batch.numbers[0] % rows, None, rows)
+                    for z, raw in batch.raw(site, side, every):
+                        waiting.setdefault((site.id, side), []).append((z[part], raw[part], batch.samples))
+                        held += z.nbytes + raw.nbytes
+            if held > self.given.options.memory // WAITING:
+                self._sum(waiting, sums)
+                held = 0
+            self.progress(len(batch.numbers))
+        self._sum(waiting, sums)
+        return sums
+
+    def _sum(self, waiting: dict[Key, list[tuple[Array, Array, int]]], sums: dict[Key, SideMoments]) -> None:
+        """Add what has gathered: one product of many rows is faster than many of few."""
+        sites = {site.id: site for site in self.flow.sites}
+        for key in list(waiting):
+            parts = waiting.pop(key)
+            z = np.concatenate([part[0] for part in parts])
+            e = self.flow.finish(sites[key[0]], key[1], np.concatenate([part[1] for part in parts]))
+            scale = math.prod(self._thinned(sites[key[0]], key[1]))
+            one = SideMoments(_gram(z) * scale, _gram(e) * scale, len(z) * scale, sum(part[2] for part in parts))
+            sums[key] = _added(sums[key], one) if key in sums else one
+
+    def _thinned(self, site: Site, side: SideName) -> tuple[int, int]:
+        """Return of how many lines of an image, and then of how many rows, one is looked at.
+
+        1 but where the samples have far more positions than moments need.
+        """
+        places = self.given.observed.places[site.id]
+        positions = len(self.given.feeds) * sum(place.calls * math.prod(place.after) for place in places)
+        width = site.shape[0] if side == "out" else site.shape[1]
+        lines = 1
+        if all(place.after and place.before == place.after for place in places):
+            lines = int(max(min(positions // (ENOUGH * width), MOST_LINES, places[0].after[0] // 2), 1))
+        return lines, int(max(positions / lines // (PLENTY * width), 1))
+
+    def _fit(self, site: Site, side: SideName, parts: Sequence[SideMoments | None]) -> None:
+        """Fix the bases of every fold and of all samples; the shrinkage is the one that loses least where held out."""
+        key = (site.id, side)
+        given = [part for part in parts if part is not None]
+        if not given and self.flow.broken:
+            self.joint.unreached[site.id] = "the gradient of the loss is not finite on these samples"
+            return
+        total = given[0]
+        for part in given[1:]:
+            total = total + part
+        if total.empty or len(given) < len(parts) or any(part.empty for part in given):
+            if site not in self.joint.dead:
+                self.joint.dead.append(site)
+            return
+        weight = self.given.found.weight(site)
+        gram = _weight_gram(weight, side)
+        rank = min(len(gram), math.prod(weight.shape) // len(gram))
+        tried = []
+        for held in given:
+            rest = SideMoments(
+                total.Z - held.Z, total.E - held.E, total.positions - held.positions, total.samples - held.samples
+            )
+            tried.append(bases(in_metric(rest, side, gram, self.given.metric), side, gram, rank, SHRINK))
+        losses = [[kronecker(basis, held) for basis in one] for one, held in zip(tried, given, strict=True)]
+        worth = [sum(float(np.log(loss[i][1:] + TINY).sum()) for loss in losses) for i in range(len(SHRINK))]
+        best = int(np.argmin(worth))
+        for fold, one in enumerate(tried):
+            if len(self.fitted) <= fold:
+                self.fitted.append({})
+            self.fitted[fold][key] = one[best]
+        whole = in_metric(total, side, gram, self.given.metric)
+        self.final[key] = bases(whole, side, gram, rank, SHRINK[best : best + 1])[0]
+        self.kron[key] = np.mean([loss[best] for loss in losses], axis=0)
+
+    def _score(self) -> None:
+        """Pass 2: every sample on the basis that was fitted without it."""
+        found: dict[Key, list[Array]] = {}
+        signed: dict[Key, list[Array]] = {}
+        objective = self.given.objective
+        for fold, numbers in enumerate(self.given.parts_scored()):
+            if fold < len(self.fitted):
+                self._project(fold, numbers, objective.sampled, found)
+                self.first = self.first or sum(map(len, next(iter(found.values()), [])))
+                if objective.signed:
+                    self._project(fold, numbers, objective.labelled, signed, mean=True)
+            self.progress(len(numbers))
+        for site in self.flow.sites:
+            for scheme in SCHEMES:
+                key = (site.id, scheme.side(site.shape))
+                ranks = scheme.ranks(site.shape, self.multiple)
+                if ranks and key in found and site not in self.joint.dead:
+                    self.joint.scored[site.id, scheme.name] = self._scored(site, scheme, found[key], signed.get(key))
+
+    def _project(
+        self,
+        fold: int,
+        numbers: Sequence[int],
+        head: Callable[..., Mapping[str, Array]],
+        into: dict[Key, list[Array]],
+        *,
+        mean: bool = False,
+    ) -> None:
+        for batch in self._batches(numbers, head):
+            scale = batch.samples / batch.units  # a unit of several samples: its gradient is their sum
+            scale = -scale if mean else math.sqrt(scale)  # ⟨G, δ⟩ = −Σ_{i ≥ k} v_i
+            for site in self.flow.sites:
+                for side in sides_of(site, self.multiple):
+                    basis = self.fitted[fold].get((site.id, side))
+                    if basis is not None:
+                        each = [project(basis, z, e, batch.units) for z, e in batch.vectors(site, side)]
+                        into.setdefault((site.id, side), []).append(np.sum(each, axis=0) / scale)
+
+    def _scored(self, site: Site, scheme: Scheme, found: list[Array], signed: list[Array] | None) -> Scored:
+        key = (site.id, scheme.side(site.shape))
+        options = scheme.ranks(site.shape, self.multiple)
+        ranks = tuple(rank for (rank,) in options)
+        tail = tails(np.concatenate(found), ranks)
+        rise, deviation = rises(tail)
+        kron = self.kron[key]
+        relative = kron / kron[0] if kron[0] > 0 else np.zeros_like(kron)
+        weight = self.given.found.weight(site)
+        if self.given.metric == "weights":
+            plain = scheme.factor(weight, None, None, options[-1])
+            relative = np.array([plain.error((rank,)) for rank in range(options[-1][0] + 1)])
+        factors = scheme.pair(weight, self.final[key], relative, options[-1])
+        return Scored(
+            factors=factors,
+            ranks=ranks,
+            tails=tail,
+            slopes=None if signed is None else tails(np.concatenate(signed), ranks),
+            rise=np.maximum.accumulate(rise[::-1])[::-1],
+            deviation=deviation,
+            kron=kron[list(ranks)],
+            held=scheme.pair(weight, self.fitted[0][key], relative, options[-1]),
+            first=self.first,
+        )
+
+
+def _gram(vectors: Array) -> Array:
+    """Return Σ v vᵀ (d, d) as float64, by the symmetric rank-k update in float32: half the work of a product."""
+    if not len(vectors):
+        return np.zeros((vectors.shape[1],) * 2)
+    upper = scipy.linalg.blas.ssyrk(1.0, vectors.T)
+    full = np.triu(upper).astype(np.float64)
+    return full + np.triu(full, 1).T
+
+
+def _added(total: SideMoments, one: SideMoments) -> SideMoments:
+    """Add in place: `total` is this module's own."""
+    total.Z.__iadd__(one.Z)
+    total.E.__iadd__(one.E)
+    return SideMoments(total.Z, total.E, total.positions + one.positions, total.samples + one.samples)
+
+
+def _weight_gram(weight: Array, side: SideName) -> Array:
+    if side == "out":
+        matrix = weight.reshape(weight.shape[0], -1)
+        return np.asarray(matrix @ matrix.T)
+    tall = np.moveaxis(weight, 1, -1).reshape(-1, weight.shape[1])
+    return np.asarray(tall.T @ tall)
