@@ -129,7 +129,8 @@ def resolve_providers(name: str) -> list[str]:
 class Runner:
     """One model in onnxruntime. `outputs` names what to compute (default: the graph's outputs).
 
-    `spin` keeps onnxruntime's threads busy between runs, as its default is: for latency measurements.
+    `spin` keeps onnxruntime's threads busy between runs, as its default is: for latency measurements. Without `arena`
+    memory goes back to the system after every run: for graphs that return large tensors.
     """
 
     def __init__(
@@ -141,11 +142,13 @@ class Runner:
         outputs: Sequence[str] | None = None,
         optimize: bool = True,
         spin: bool = False,
+        arena: bool = True,
     ) -> None:
         settings = ort.SessionOptions()
         if not spin:  # threads that spin between runs are in the way of everything but a latency measurement
             settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         settings.log_severity_level = 4
+        settings.enable_cpu_mem_arena = arena
         settings.intra_op_num_threads = threads
         if not optimize:
             settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -34,9 +34,9 @@ class GradientRunner:
         self, graph: GradientGraph, *, keep: Sequence[str] = (), provider: str = "auto", threads: int = 0
     ) -> None:
         split = split_gradient(graph, keep)
-        self._forward = Runner(split.forward, provider=provider, threads=threads)
+        self._forward = Runner(split.forward, provider=provider, threads=threads, arena=False)
         split.forward.Clear()  # the sessions have the weights: no second copy stays
-        self._backward = Runner(split.backward, provider=provider, threads=threads)
+        self._backward = Runner(split.backward, provider=provider, threads=threads, arena=False)
         split.backward.Clear()
         self._residuals, self._seeds, self._gradients = split.residuals, split.seeds, split.gradients
         hidden = set(split.residuals) - set(keep) - set(graph.seeds)
