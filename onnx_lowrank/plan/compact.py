@@ -9,30 +9,35 @@ from onnx_lowrank.plan.problem import Problem, amount
 from onnx_lowrank.types import Plan
 
 STEPS = 9
-"""Validations at most: the bracket ends at about 1/500 of the range between the smallest model and the original."""
+"""Validations at most: the bracket ends at about 1/150 of the range between the smallest model and the original."""
+BOLD = 4
+"""The first proposals, boldest first, at even distances over the range: whether a plan holds need not be monotone in
+its size (a gate of 0 is a matter of single samples), so one that fails must not close off all that are smaller."""
 RESOLUTION = 0.002
 
 
 def compact(problem: Problem) -> Generator[Plan, bool, None]:
     """Yield plans to measure; send back whether each held. The smallest that held is the answer.
 
-    Bisects the budget between the smallest reachable cost (taken to fail) and the dense one (known to hold). A plan
-    often costs less than its budget, so the bracket closes on costs, not on budgets.
+    Goes up from the smallest reachable cost (taken to fail) in BOLD steps until a plan holds, then bisects between it
+    and the last that failed. A plan often costs less than its budget, so the bracket closes on costs, not on budgets.
     """
     low, high = problem.smallest, problem.dense
-    span = high - low
+    span, found = high - low, False
     seen: set[object] = set()
     for step in range(STEPS):
         if high - low <= RESOLUTION * span:
             return
-        budget = (low + high) / 2
-        plan = least_loss(problem, budget, f"bisection {step + 1}")
+        bold = step < BOLD and not found
+        budget = problem.smallest + span * (step + 1) / (BOLD + 1) if bold else (low + high) / 2
+        plan = least_loss(problem, budget, f"proposal {step + 1}" if bold else f"bisection {step + 1}")
         if plan is None or not plan.factored or plan.choices in seen:
-            low = budget
+            low = max(low, budget)
             continue
         seen.add(plan.choices)
         held = yield plan
+        found = found or held
         if held:
             high = min(budget, amount(plan.cost, problem.resource))
         else:
-            low = budget
+            low = max(low, budget)

@@ -47,8 +47,18 @@ def result_json(result: Result) -> str:
         {
             "site": curve.site,
             "probes": plain(curve.probes),
+            "range": plain(curve.reach),
             "options": [
-                {"scheme": o.scheme, "ranks": list(o.ranks), "error": o.error, "loss": o.loss, **plain(o.cost)}
+                {
+                    "scheme": o.scheme,
+                    "ranks": list(o.ranks),
+                    "error": o.error,
+                    "loss": o.loss,
+                    "deviation": plain(o.deviation),
+                    "slope": o.slope,
+                    "slope_deviation": o.slope_deviation,
+                    **plain(o.cost),
+                }
                 for o in curve.options
             ],
         }

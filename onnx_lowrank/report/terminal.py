@@ -14,7 +14,7 @@ from rich.text import Text
 from onnx_lowrank.report import numbers
 from onnx_lowrank.result import Comparison, Inspection, Result, Size
 from onnx_lowrank.timing import Timing
-from onnx_lowrank.types import Skip, Verdict, Why
+from onnx_lowrank.types import Curve, Option, Skip, Verdict, Why
 
 NAME_WIDTH = 24
 
@@ -27,6 +27,8 @@ def render_result(result: Result) -> Iterator[RenderableType]:
         yield _sites_table(result)
         yield Text("error: relative squared error at the weight's output; loss: what it adds;")
         yield Text("both predicted from calibration samples")
+        if any(_beyond(curve, o) for curve, o in _taken(result)):
+            yield Text("* beyond the range in which substituted weights agreed: measured")
     elif result.trials:
         yield _trials_table(result)
     yield ""
@@ -104,19 +106,31 @@ def _latency_row(table: Table, latency: Timing) -> None:
 
 def _sites_table(result: Result) -> Table:
     table = _table("Factored weights", "weight", "shape", "scheme", "rank", "kept", "error", "loss")
+    curves = {curve.site: curve for curve in result.curves}
     sites = {site.id: site for site in result.sites}
     for choice in result.plan.choices if result.plan else ():
         site, option = sites[choice.site], choice.option
         table.add_row(
-            escape(numbers.shorten(site.weight, 22)),
+            escape(numbers.shorten(site.weight, 21)),
             numbers.shape(site.shape),
             "" if option.dense else option.scheme,
             numbers.rank(option),
             numbers.percent(option.cost.parameters, site.parameters),
             numbers.small(option.error),
-            numbers.small(option.loss),
+            numbers.small(option.loss) + ("*" if _beyond(curves.get(choice.site), option) else ""),
         )
     return table
+
+
+def _taken(result: Result) -> list[tuple[Curve | None, Option]]:
+    """Return every site's curve with the option that was taken."""
+    curves = {curve.site: curve for curve in result.curves}
+    return [(curves.get(c.site), c.option) for c in (result.plan.choices if result.plan else ())]
+
+
+def _beyond(curve: Curve | None, option: Option) -> bool:
+    """Return whether an option lies beyond the perturbation range: what it loses was measured."""
+    return curve is not None and curve.reach is not None and not option.dense and option.error > curve.reach
 
 
 def _trials_table(result: Result) -> Table:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,7 +59,22 @@ def test_compact_finds_the_only_option():
     made = problem(sites=1, ranks=1)
     (plan,) = searched(made, 0)
     assert plan.cost.parameters == 20
-    assert plan.origin == "bisection 1"
+    assert plan.origin == "proposal 1"
+
+
+def test_compact_looks_below_a_plan_that_failed():
+    """Whether a plan holds need not be monotone in its size: one bad plan in the middle closes nothing off."""
+    made = problem(sites=3)
+    search = compact(made)
+    plan, smallest = next(search), None
+    with contextlib.suppress(StopIteration):
+        while True:
+            share = amount(plan.cost, "parameters") / made.dense
+            held = share > 0.9 or 0.3 < share < 0.45
+            smallest = min(smallest or share, share) if held else smallest
+            plan = search.send(held)
+    assert smallest is not None
+    assert smallest < 0.45
 
 
 def test_compact_has_nothing_to_propose_where_nothing_saves():

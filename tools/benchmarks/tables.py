@@ -22,8 +22,8 @@ READING = (
     "*Plain* is SVD of the weight (`--sensitivity weights`), *whitened* is SVD in the metric of the inputs"
     " (`--sensitivity inputs`), *joint* the default. *Uniform* keeps the same share of every weight, *global* has the"
     " least predicted loss over all of them: what `optimize` does. *Factorable* parameters are those of the weights"
-    " that `onnx-lowrank inspect` lists. At a fixed share, ranks are chosen on calibration samples alone; a goal's plan is"
-    " also gated on validation samples, so its drop there is the better for having been chosen. No test set chooses"
+    " that `onnx-lowrank inspect` lists. At a fixed share, ranks are chosen on calibration samples alone; a goal's plan"
+    " is also gated on validation samples, so its drop there is the better for having been chosen. No test set chooses"
     " a rank. MB is 10⁶ bytes.",
     "Not untouched by test data: minilm's *validation* set was changed after a test result had been seen. On its first"
     " one (SimLex-999 alone, interval ±.05) compact kept 17 % of the MatMul parameters and passed, while WordSim-353"
