@@ -1,6 +1,6 @@
 """Forward and backward over samples: what is projected (z) and the loss's gradient there (e), at every site.
 
-One run of a batch gives the inputs, outputs and output gradients of all sites of a group; `SiteFlow` turns them into
+One run of a batch gives the inputs, outputs and output gradients of all sites of a group; `JointFlow` turns them into
 vectors on the side of the weight that is asked for. Nothing is kept from batch to batch.
 """
 
@@ -55,12 +55,9 @@ class Batch:
 
         Of an image only every so manieth line is taken, beginning at another one in every batch.
         """
+        lines = slice(self.numbers[0] % every, None, every) if every > 1 else None
         for call in self.flow.found.calls[site.id]:
-            values, gradients = self.values, self.gradients
-            if every > 1:
-                lines = slice(self.numbers[0] % every, None, every)
-                values, gradients = _Lines(values, lines), _Lines(gradients, lines)
-            yield self.flow.raw(site, side, call, values, gradients)
+            yield self.flow.raw(site, side, call, self.values, self.gradients, lines)
 
 
 class JointFlow:
@@ -118,10 +115,6 @@ class JointFlow:
                     if len(call.inputs) > 2 and call.input(2):
                         yield call.input(2)
 
-    def tensors(self, site: Site) -> list[str]:
-        """Return the tensors whose leading axis must count the samples."""
-        return [name for call in self.found.calls[site.id] for name in (operator(call).data(call), call.output)]
-
     def run(
         self, feeds: Sequence[Feed], numbers: Sequence[int], head: Head, *, batch: int, separate: bool
     ) -> Iterator[Batch]:
@@ -142,20 +135,28 @@ class JointFlow:
             yield Batch(self, {**feed, **found.values}, found.gradients, which, count, count if separate else 1)
 
     def raw(
-        self, site: Site, side: SideName, call: Call, values: Mapping[str, Array], gradients: Mapping[str, Array]
+        self,
+        site: Site,
+        side: SideName,
+        call: Call,
+        values: Mapping[str, Array],
+        gradients: Mapping[str, Array],
+        lines: slice | None = None,
     ) -> tuple[Array, Array]:
-        """Return z (positions, d) and the gradient's rows of one call, float32."""
+        """Return z (positions, d) and the gradient's rows of one call, float32; of an image only its `lines`."""
         op, gradient = operator(call), gradients[call.output]
         if side == "out":
             bias = values.get(call.input(2)) if len(call.inputs) > 2 and call.input(2) else None
-            return _single(op.linear(call, values[call.output], bias)), _single(op.results(call, gradient))
+            y = _part(values[call.output], lines)
+            return _single(op.linear(call, y, bias)), _single(op.results(call, _part(gradient, lines)))
         x = values[op.data(call)]
-        if math.prod(site.shape[2:]) > 1:
+        if math.prod(site.shape[2:]) > 1:  # the kernel reaches over lines: only its whole gradient can be cut
             direct = self._direct.get(call.output)
             pulled = gradients[direct] if direct else self._pull(site, call).run(x, gradient)
-            return _channels(x), _channels(pulled)
-        rows, scale = _single(op.results(call, gradient)), op.scale(call)
-        return _single(op.vectors(call, x, site.shape[2:])), rows if scale == 1.0 else rows * np.float32(scale)
+            return _channels(_part(x, lines)), _channels(_part(pulled, lines))
+        rows, scale = _single(op.results(call, _part(gradient, lines))), op.scale(call)
+        z = _single(op.vectors(call, _part(x, lines), site.shape[2:]))
+        return z, rows if scale == 1.0 else rows * np.float32(scale)
 
     def finish(self, site: Site, side: SideName, raw: Array) -> Array:
         """Return e (positions, d): the rows themselves, but Wᵀ g for the inputs of a matrix."""
@@ -217,23 +218,6 @@ class _Pull:
         ]
 
 
-class _Lines(Mapping[str, Array]):
-    """Tensors (N, C, lines, …) of which only some lines are seen; others, a bias say, as they are."""
-
-    def __init__(self, tensors: Mapping[str, Array], lines: slice) -> None:
-        self._tensors, self._lines = tensors, lines
-
-    def __getitem__(self, name: str) -> Array:
-        array = self._tensors[name]
-        return array[:, :, self._lines] if array.ndim > 2 else array
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-
 def _without(graph: GradientGraph, wanted: set[str]) -> GradientGraph:
     """Every gradient is wanted as it is built; a place to drop those of sites that another call leaves unreached."""
     if set(graph.gradients) <= wanted:
@@ -244,6 +228,11 @@ def _without(graph: GradientGraph, wanted: set[str]) -> GradientGraph:
     graph.model.graph.output.extend(outputs)
     kept = {target: name for target, name in graph.gradients.items() if target in wanted}
     return GradientGraph(graph.model, graph.seeds, kept, graph.unreached, graph.backward, graph.elems)
+
+
+def _part(array: Array, lines: slice | None) -> Array:
+    """Return some lines of (N, C, lines, …)."""
+    return array if lines is None else array[:, :, lines]
 
 
 def _single(array: Array) -> Array:

@@ -59,7 +59,7 @@ class Custom:
 
     def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None = None) -> Array | float:
         """Return (n,) float64 or a float. Raises MetricError, one line, for whatever goes wrong in the function."""
-        with _running(self.name, self.path):
+        with running(self.name, self.path):
             result = self.function({name: list(samples) for name, samples in outputs.items()}, labels)
         return self._checked(result, len(next(iter(outputs.values()), ())))
 
@@ -103,7 +103,7 @@ def from_file(spec: str) -> Custom:
         raise MetricError(f"{place} cannot be run as Python; give a .py file")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[title] = module
-    with _running(place, path):
+    with running(place, path):
         module_spec.loader.exec_module(module)
     function = getattr(module, name, None)
     if callable(function):
@@ -113,8 +113,8 @@ def from_file(spec: str) -> Custom:
 
 
 @contextmanager
-def _running(what: str, path: Path | None) -> Iterator[None]:
-    """Let a file of the user's import its neighbours, and turn what it raises into one line."""
+def running(what: str, path: Path | None) -> Iterator[None]:
+    """Let a file of the user's import its neighbours, and turn what it raises into one line, a MetricError."""
     before = list(sys.path)
     if path is not None:
         sys.path.insert(0, str(path.resolve().parent))

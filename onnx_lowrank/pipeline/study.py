@@ -58,7 +58,6 @@ class Study:
     trials: dict[tuple[tuple[Choice, ...], Gate], Trial] = field(default_factory=dict)
     judges: dict[Gate, tuple[Judge, Judge | None]] = field(default_factory=dict)
     repaired: dict[tuple[Choice, ...], dict[Key, Factors]] = field(default_factory=dict)
-    _metric: tuple[Metric, str] | None = None
 
     @staticmethod
     def of(
@@ -82,8 +81,7 @@ class Study:
     def metric(self, gate: Gate) -> tuple[Metric, str]:
         """Return the metric and why. Raises GoalError where the gate cannot be met with it."""
         outputs = first_outputs(self.subject, self.split.validation.feeds)
-        self._metric = pick_metric(self.options.metric, self.split.validation, outputs, gate)
-        return self._metric
+        return pick_metric(self.options.metric, self.split.validation, outputs, gate)
 
     def judge(self, gate: Gate) -> tuple[Judge, Judge | None]:
         """Return the judge on validation and the one of a first glance; the original is measured once a gate."""
@@ -112,7 +110,7 @@ class Study:
         halves = {
             site: (slope[: len(slope) // 2], slope[len(slope) // 2 :]) for site, slope in calibrated.slopes.items()
         }
-        return signed(curves, {site: (one, other) for site, (one, other) in halves.items()})
+        return signed(curves, halves)
 
     def problem(self, resource: Resource, stand: Stand | None = None) -> Problem:
         """Return the rank-choice problem in one resource."""

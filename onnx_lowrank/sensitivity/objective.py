@@ -17,9 +17,9 @@ import onnx
 from onnx_lowrank.errors import MetricError
 from onnx_lowrank.gradient import Final, final_activation, heads
 from onnx_lowrank.gradient.run import Seeds
+from onnx_lowrank.metrics.custom import running
 from onnx_lowrank.metrics.divergence import Kind, OutputDivergence, Probing, probing
 from onnx_lowrank.metrics.scores import probable
-from onnx_lowrank.runtime import first_line
 from onnx_lowrank.types import Array, Outputs
 
 CustomLoss = Callable[[Mapping[str, Array], object], Mapping[str, Array]]
@@ -175,10 +175,8 @@ class Objective:
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
     def _called(self, outputs: Mapping[str, Array], label: object) -> Mapping[str, Array]:
-        try:
+        with running("the loss given", None):
             given = self.custom(outputs, label) if self.custom is not None else None
-        except Exception as error:  # a user's code may raise anything; it is passed on as the cause
-            raise MetricError(f"the loss given failed: {type(error).__name__}: {first_line(error)}") from error
         if not isinstance(given, Mapping):
             raise MetricError(f"the loss gives a {type(given).__name__}; it must give {{output: gradient}}")
         return given

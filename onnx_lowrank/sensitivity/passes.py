@@ -68,7 +68,6 @@ class Joint:
     scored: dict[tuple[str, str], Scored] = field(default_factory=dict)
     unreached: dict[str, str] = field(default_factory=dict)
     dead: list[Site] = field(default_factory=list)
-    samples: int = 0
 
 
 class Passes:
@@ -77,7 +76,6 @@ class Passes:
     def __init__(self, collection: Collection, flow: JointFlow, joint: Joint, progress: Callable[[int], None]) -> None:
         self.given, self.flow, self.joint, self.progress = collection, flow, joint, progress
         self.multiple = collection.options.rank_multiple
-        self.grams: dict[Key, Array] = {}
         self.fitted: list[dict[Key, Basis]] = []
         self.final: dict[Key, Basis] = {}
         self.kron: dict[Key, Array] = {}
@@ -106,7 +104,9 @@ class Passes:
                     every, rows = self._thinned(site, side)
                     part = slice(batch.numbers[0] % rows, None, rows)
                     for z, raw in batch.raw(site, side, every):
-                        waiting.setdefault((site.id, side), []).append((z[part], raw[part], batch.samples))
+                        if rows > 1:  # copies: a view would hold all the rows
+                            z, raw = z[part].copy(), raw[part].copy()
+                        waiting.setdefault((site.id, side), []).append((z, raw, batch.samples))
                         held += z.nbytes + raw.nbytes
             if held > self.given.options.memory // WAITING:
                 self._sum(waiting, sums)
