@@ -51,9 +51,14 @@ def crepe(kept: float) -> dict[str, Any]:
     }
 
 
-def raw(part: str, model: str, cell: str, data: dict[str, Any]) -> dict[str, Any]:
+def now() -> str:
+    """The state of the package's source, as the tool sees it."""
+    return str(importlib.import_module("benchmarks.lines").source_digest())
+
+
+def raw(part: str, model: str, cell: str, data: dict[str, Any], source: str = "") -> dict[str, Any]:
     machine = {"cpu": "a processor", "cores": "2", "system": "Linux", "numpy": "2.0"}
-    circumstances = {"threads": 0, "source": "abc", "machine": machine, "load": 1.5}
+    circumstances = {"threads": 0, "source": source or now(), "machine": machine, "load": 1.5}
     return {"part": part, "model": model, "cell": cell, **circumstances, "data": data}
 
 
@@ -140,3 +145,12 @@ def test_cells_are_kept_and_found_again(bench: Any, tmp_path: Path) -> None:
     assert not lines.Lines(tmp_path, lines.Setting(1, 0, False)).all()
     assert not lines.Lines(tmp_path, lines.Setting(0, 0, True)).all()
     assert json.loads((tmp_path / "goals.jsonl").read_text(encoding="utf-8"))["data"] == {"outcome": "nothing"}
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_what_an_earlier_state_of_the_code_measured_is_marked(bench: Any, old: bool) -> None:
+    text = document(bench, [raw("goals", "crepe", "compact/inputs", crepe(0.25), "an older state" if old else "")])
+    target = next(row for row in rows_of(text, "| crepe: compact") if "half" in row)
+    assert target.endswith("† |") is old
+    assert ("to be run again: 1 of 1." in text) is old
+    assert ("All cells were measured by the code as it is." in text) is not old

@@ -9,8 +9,8 @@ from statistics import median
 from benchmarks.ablation_table import ABOUT, ablation
 from benchmarks.curves import ALLOCATIONS, BASELINE, LEVELS, SENSITIVITIES, cell_name
 from benchmarks.goal_table import goal_table
-from benchmarks.lines import Line, Setting
-from benchmarks.targets import MOST_MEMORY, Found, targets
+from benchmarks.lines import Line, Setting, source_digest
+from benchmarks.targets import MOST_MEMORY, OLDER, Found, targets
 from benchmarks.wording import KINDS, NONE, changed, megabytes, number, percent, table, with_interval
 
 READING = (
@@ -40,13 +40,29 @@ def document(lines: Sequence[Line], models: tuple[str, ...], setting: Setting) -
     measured = [model for model in models if any(key[1] == model for key in found)]
     title = "# Results" + (" of a quick trial: not to be quoted" if setting.quick else "")
     text = [title, "", "Written by `tools/bench.py`; do not edit.", "", "## Targets", ""]
-    rows = [(each.asked, each.mark, each.measured or NONE) for each in targets(found, models)]
+    now = source_digest()
+    older = frozenset((line["part"], line["model"], line["cell"]) for line in lines if line["source"] != now)
+    rows = [(each.asked, each.mark, each.measured or NONE) for each in targets(found, models, older)]
     text += table(("must be shown", "", "measured"), rows, figures=False)
+    text += _states(found, older)
     text += ["## How to read it", "", *(line for part in READING for line in (part, ""))]
     for model in measured:
         text += [*_model(found, model), *ablation(found, model)]
     text += [*_memory(found), *_how(lines, measured, setting)]
     return "\n".join(text).rstrip() + "\n"
+
+
+def _states(found: Found, older: frozenset[tuple[str, str, str]]) -> list[str]:
+    """Say which cells were measured by an earlier state of the code than the one that wrote the tables."""
+    if not older:
+        return ["All cells were measured by the code as it is.", ""]
+    whole, past = (Counter((model, part) for part, model, _ in keys) for keys in (found, older))
+    rows = [(f"{model}, {part}", str(past[model, part]), str(count)) for (model, part), count in sorted(whole.items())]
+    note = (
+        f"{OLDER} rests on cells that an earlier state of the code measured, and that are to be run again:"
+        f" {len(older)} of {len(found)}."
+    )
+    return [note, "", *table(("cells of", "earlier", "all"), rows)]
 
 
 def _model(found: Found, model: str) -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from benchmarks.ablation import DEFAULT, SEEDS
 from benchmarks.ablation import cell_name as ablation_cell
@@ -56,21 +56,45 @@ class Target:
         return {True: "met", False: "**MISSED**", None: "open"}[self.met]
 
 
-def targets(found: Found, models: tuple[str, ...]) -> list[Target]:
-    """Return all targets."""
-    return [
-        *(_baseline(found, model) for model in models),
-        *(_complete(found, model) for model in models),
-        _crepe(found),
-        _minilm(found),
-        *(_plain(found, model) for model in ("efficientnet", "ppocr")),
-        _memory(found),
-        *(_rise(found, model, share) for model, share in RISES.items()),
-        _match(found),
-        *(_compact(found, model, share) for model, share in KEPT.items()),
-        *(_correlation(found, model) for model in models),
-        *(_cost(found, model) for model in models),
-    ]
+class Noted(dict[tuple[str, str, str], Line]):
+    """What was measured, noting whether anything that was looked up is of an earlier state of the code."""
+
+    def __init__(self, found: Found, older: frozenset[tuple[str, str, str]]) -> None:
+        super().__init__(found)
+        self.older, self.seen = older, False
+
+    def get(self, key: tuple[str, str, str], default: Line | None = None) -> Line | None:  # type: ignore[override]
+        """Return a line, as any mapping does."""
+        self.seen = self.seen or key in self.older
+        return super().get(key, default)
+
+
+OLDER = "†"
+
+
+def targets(
+    found: Found, models: tuple[str, ...], older: frozenset[tuple[str, str, str]] = frozenset()
+) -> list[Target]:
+    """Return all targets; what rests on a cell of `older`, measured by an earlier state of the code, is marked."""
+    noted = Noted(found, older)
+    made = []
+    for target in _all(noted, models):
+        made.append(replace(target, measured=f"{target.measured} {OLDER}") if noted.seen else target)
+        noted.seen = False
+    return made
+
+
+def _all(found: Found, models: tuple[str, ...]) -> Iterator[Target]:
+    yield from (_baseline(found, model) for model in models)
+    yield from (_complete(found, model) for model in models)
+    yield from (make(found) for make in (_crepe, _minilm))
+    yield from (_plain(found, model) for model in ("efficientnet", "ppocr"))
+    yield _memory(found)
+    yield from (_rise(found, model, share) for model, share in RISES.items())
+    yield _match(found)
+    yield from (_compact(found, model, share) for model, share in KEPT.items())
+    yield from (_correlation(found, model) for model in models)
+    yield from (_cost(found, model) for model in models)
 
 
 def _baseline(found: Found, model: str) -> Target:
@@ -106,7 +130,7 @@ def _complete(found: Found, model: str) -> Target:
     asked = f"{model}: plain and whitened at {', '.join(percent(x, 0) for x in LEVELS)}; both goals"
     cells = [("curves", cell_name(s, a, level)) for s in SENSITIVITIES for a in ALLOCATIONS for level in LEVELS]
     cells += [("goals", cell.name) for cell in CELLS]
-    there = sum((part, model, cell) in found for part, cell in cells)
+    there = sum(found.get((part, model, cell)) is not None for part, cell in cells)
     return Target(asked, f"{there} of {len(cells)} cells below", True if there == len(cells) else None)
 
 
