@@ -7,6 +7,10 @@ Decompositions run on one BLAS thread: the same bytes on any number of cores, an
 from __future__ import annotations
 
 import functools
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import scipy.linalg
@@ -19,9 +23,22 @@ FLOOR = 1e-7
 dimensions, or dead channels, leave directions of which nothing is known, and 1 / sqrt(0) must not decide."""
 
 
+T = TypeVar("T")
+R = TypeVar("R")
+
+
 @functools.cache
 def _controller() -> ThreadpoolController:
     return ThreadpoolController()
+
+
+def each(function: Callable[[T], R], items: Iterable[T], threads: int = 0) -> list[R]:
+    """Return the results in order, `threads` at a time (0: as many as cores), each on one BLAS thread.
+
+    Decompositions do not keep several cores busy, several of them do.
+    """
+    with _controller().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+        return list(pool.map(function, items))
 
 
 def eigen(symmetric: Array) -> tuple[Array, Array]:

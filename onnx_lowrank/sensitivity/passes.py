@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy.linalg.blas
 
+from onnx_lowrank import linalg
 from onnx_lowrank.calibration.joint import Batch, JointFlow, sides_of
 from onnx_lowrank.curvature import (
     SHRINK,
@@ -70,6 +71,15 @@ class Joint:
     dead: list[Site] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fit:
+    """One side of one site: the basis fitted without every fold, that of all samples, the A ⊗ B score held out."""
+
+    folds: list[Basis]
+    final: Basis
+    kron: Array
+
+
 class Passes:
     """Both passes over one group of sites."""
 
@@ -84,9 +94,14 @@ class Passes:
     def run(self) -> None:
         """Put what is found into `joint`."""
         moments = [self._moments(part) for part in self.given.parts()]
-        for site in self.flow.sites:
-            for side in sides_of(site, self.multiple):
-                self._fit(site, side, [part.pop((site.id, side), None) for part in moments])
+        sides = [(site, side) for site in self.flow.sites for side in sides_of(site, self.multiple)]
+        fits = linalg.each(
+            lambda one: self._fit(*one, [part.pop((one[0].id, one[1]), None) for part in moments]),
+            sides,
+            self.given.options.threads,
+        )
+        for (site, side), fit in zip(sides, fits, strict=True):
+            self._keep(site, side, fit)
         self._score()
 
     def _batches(self, numbers: Sequence[int], head: Callable[..., Mapping[str, Array]]) -> Iterator[Batch]:
@@ -113,18 +128,24 @@ class Passes:
                 held = 0
             self.progress(len(batch.numbers))
         self._sum(waiting, sums)
+        for one in sums.values():
+            _mirror(one.Z)
+            _mirror(one.E)
         return sums
 
     def _sum(self, waiting: dict[Key, list[tuple[Array, Array, int]]], sums: dict[Key, SideMoments]) -> None:
-        """Add what has gathered: one product of many rows is faster than many of few."""
+        """Add what has gathered to upper triangles: one product of many rows is faster than many of few."""
         sites = {site.id: site for site in self.flow.sites}
         for key in list(waiting):
             parts = waiting.pop(key)
             z = np.concatenate([part[0] for part in parts])
             e = self.flow.finish(sites[key[0]], key[1], np.concatenate([part[1] for part in parts]))
             scale = math.prod(self._thinned(sites[key[0]], key[1]))
-            one = SideMoments(_gram(z) * scale, _gram(e) * scale, len(z) * scale, sum(part[2] for part in parts))
-            sums[key] = _added(sums[key], one) if key in sums else one
+            total = sums.get(key) or SideMoments(*(np.zeros((z.shape[1],) * 2) for _ in range(2)), 0, 0)
+            _add_gram(total.Z, z, scale)
+            _add_gram(total.E, e, scale)
+            positions, samples = total.positions + len(z) * scale, total.samples + sum(part[2] for part in parts)
+            sums[key] = SideMoments(total.Z, total.E, positions, samples)
 
     def _thinned(self, site: Site, side: SideName) -> tuple[int, int]:
         """Return of how many lines of an image, and then of how many rows, one is looked at.
@@ -139,23 +160,19 @@ class Passes:
             lines = int(max(min(positions // (ENOUGH * width), MOST_LINES, places[0].after[0] // 2), 1))
         return lines, int(max(positions / lines // (PLENTY * width), 1))
 
-    def _fit(self, site: Site, side: SideName, parts: Sequence[SideMoments | None]) -> None:
-        """Fix the bases of every fold and of all samples; the shrinkage is the one that loses least where held out."""
-        key = (site.id, side)
+    def _fit(self, site: Site, side: SideName, parts: Sequence[SideMoments | None]) -> _Fit | None:
+        """Return the bases of every fold and of all samples; the shrinkage is the one that loses least where held out.
+
+        None: some fold has nothing to fit them to.
+        """
         given = [part for part in parts if part is not None]
-        if not given and self.flow.broken:
-            self.joint.unreached[site.id] = "the gradient of the loss is not finite on these samples"
-            return
+        if not given or len(given) < len(parts) or any(part.empty for part in given):
+            return None
         total = given[0]
         for part in given[1:]:
             total = total + part
-        if total.empty or len(given) < len(parts) or any(part.empty for part in given):
-            if site not in self.joint.dead:
-                self.joint.dead.append(site)
-            return
-        weight = self.given.found.weight(site)
-        gram = _weight_gram(weight, side)
-        rank = min(len(gram), math.prod(weight.shape) // len(gram))
+        gram = _weight_gram(self.given.found.weight(site), side)
+        rank = min(len(gram), math.prod(site.shape) // len(gram))
         tried = []
         for held in given:
             rest = SideMoments(
@@ -165,13 +182,24 @@ class Passes:
         losses = [[kronecker(basis, held) for basis in one] for one, held in zip(tried, given, strict=True)]
         worth = [sum(float(np.log(loss[i][1:] + TINY).sum()) for loss in losses) for i in range(len(SHRINK))]
         best = int(np.argmin(worth))
-        for fold, one in enumerate(tried):
-            if len(self.fitted) <= fold:
-                self.fitted.append({})
-            self.fitted[fold][key] = one[best]
         whole = in_metric(total, side, gram, self.given.metric)
-        self.final[key] = bases(whole, side, gram, rank, SHRINK[best : best + 1])[0]
-        self.kron[key] = np.mean([loss[best] for loss in losses], axis=0)
+        return _Fit(
+            folds=[one[best] for one in tried],
+            final=bases(whole, side, gram, rank, SHRINK[best : best + 1])[0],
+            kron=np.mean([loss[best] for loss in losses], axis=0),
+        )
+
+    def _keep(self, site: Site, side: SideName, fit: _Fit | None) -> None:
+        key = (site.id, side)
+        if fit is not None:
+            self.final[key], self.kron[key] = fit.final, fit.kron
+            self.fitted = self.fitted or [{} for _ in fit.folds]
+            for fold, basis in zip(self.fitted, fit.folds, strict=True):
+                fold[key] = basis
+        elif self.flow.broken == len(self.given.feeds):
+            self.joint.unreached[site.id] = "the gradient of the loss is not finite on these samples"
+        elif site not in self.joint.dead:
+            self.joint.dead.append(site)
 
     def _score(self) -> None:
         """Pass 2: every sample on the basis that was fitted without it."""
@@ -185,12 +213,16 @@ class Passes:
                 if objective.signed:
                     self._project(fold, numbers, objective.labelled, signed, mean=True)
             self.progress(len(numbers))
+        jobs = []
         for site in self.flow.sites:
             for scheme in SCHEMES:
                 key = (site.id, scheme.side(site.shape))
                 ranks = scheme.ranks(site.shape, self.multiple)
                 if ranks and key in found and site not in self.joint.dead:
-                    self.joint.scored[site.id, scheme.name] = self._scored(site, scheme, found[key], signed.get(key))
+                    jobs.append((site, scheme, found[key], signed.get(key)))
+        scored = linalg.each(lambda job: self._scored(*job), jobs, self.given.options.threads)
+        for (site, scheme, *_), one in zip(jobs, scored, strict=True):
+            self.joint.scored[site.id, scheme.name] = one
 
     def _project(
         self,
@@ -237,20 +269,15 @@ class Passes:
         )
 
 
-def _gram(vectors: Array) -> Array:
-    """Return Σ v vᵀ (d, d) as float64, by the symmetric rank-k update in float32: half the work of a product."""
-    if not len(vectors):
-        return np.zeros((vectors.shape[1],) * 2)
-    upper = scipy.linalg.blas.ssyrk(1.0, vectors.T)
-    full = np.triu(upper).astype(np.float64)
-    return full + np.triu(full, 1).T
+def _add_gram(total: Array, vectors: Array, scale: int) -> None:
+    """Add Σ v vᵀ · scale to the upper triangle of `total`: a float32 symmetric rank-k update, half a product's work."""
+    if len(vectors):
+        total += scale * scipy.linalg.blas.ssyrk(1.0, vectors.T)
 
 
-def _added(total: SideMoments, one: SideMoments) -> SideMoments:
-    """Add in place: `total` is this module's own."""
-    total.Z.__iadd__(one.Z)
-    total.E.__iadd__(one.E)
-    return SideMoments(total.Z, total.E, total.positions + one.positions, total.samples + one.samples)
+def _mirror(upper: Array) -> None:
+    """Make (d, d), of which the lower triangle is zero, symmetric."""
+    upper += np.triu(upper, 1).T
 
 
 def _weight_gram(weight: Array, side: SideName) -> Array:
