@@ -58,6 +58,10 @@ class Basis:
     write: Array
     shrink: float
 
+    def single(self) -> Basis:
+        """Return the basis as float32: what samples are projected on."""
+        return Basis(self.side, self.read.astype(np.float32), self.write.astype(np.float32), self.shrink)
+
 
 def in_metric(moments: SideMoments, side: SideName, gram: Array, metric: Metric) -> SideMoments:
     """Return the moments as they would be with B = 1 ("inputs") or with A = B = 1 ("weights": plain ‖W − Ŵ‖)."""
@@ -109,7 +113,7 @@ def kronecker(basis: Basis, moments: SideMoments) -> Array:
 
 def project(basis: Basis, z: Array, e: Array, samples: int) -> Array:
     """Return (samples, r) v_si = Σ_t (read_i · z_t)(write_i · e_t); z, e: (samples · positions, d), in order."""
-    product = (z @ basis.read.astype(z.dtype)) * (e @ basis.write.astype(e.dtype))
+    product = (z @ basis.read.astype(z.dtype, copy=False)) * (e @ basis.write.astype(e.dtype, copy=False))
     return np.asarray(product.reshape(samples, -1, product.shape[-1]).sum(1, dtype=np.float64))
 
 

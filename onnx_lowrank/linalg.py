@@ -6,11 +6,14 @@ Decompositions run on one BLAS thread: the same bytes on any number of cores, an
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import gc
 import os
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import scipy.linalg
@@ -32,13 +35,49 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def each(function: Callable[[T], R], items: Iterable[T], threads: int = 0) -> list[R]:
-    """Return the results in order, `threads` at a time (0: as many as cores), each on one BLAS thread.
+class Workers:
+    """Threads for many small products and decompositions, each on one BLAS thread, as a context manager.
 
-    Decompositions do not keep several cores busy, several of them do.
+    Decompositions and small products do not keep several cores busy; several of them do. `threads`: 0 is as many as
+    cores. Results come in order.
     """
-    with _controller().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        return list(pool.map(function, items))
+
+    def __init__(self, threads: int = 0) -> None:
+        self._count = threads or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self._count)
+        self._limit = _controller().limit(limits=1, user_api="blas")
+
+    def __enter__(self) -> Workers:
+        self._limit.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown()
+        self._limit.__exit__(*error)
+
+    def each(self, function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Return the results, an item at a time: for work that takes long and unequally long."""
+        return list(self._pool.map(function, items))
+
+    def dealt(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Return the results, the items dealt to the threads beforehand: for work that takes little."""
+        found: list[R | None] = [None] * len(items)
+
+        def some(first: int) -> None:
+            for index in range(first, len(items), self._count):
+                found[index] = function(items[index])
+
+        list(self._pool.map(some, range(min(self._count, len(items)))))
+        return cast("list[R]", found)
+
+
+def trim() -> None:
+    """Collect garbage, and give freed memory back to the system where its allocator keeps it (glibc)."""
+    gc.collect()
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        if hasattr(library, "malloc_trim"):
+            library.malloc_trim(0)
 
 
 def eigen(symmetric: Array) -> tuple[Array, Array]:

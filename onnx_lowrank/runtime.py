@@ -135,7 +135,7 @@ class Runner:
 
     def __init__(
         self,
-        model: onnx.ModelProto | Path,
+        model: onnx.ModelProto | Path | bytes,
         *,
         provider: str = "auto",
         threads: int = 0,
@@ -191,8 +191,10 @@ def array_of(value: Any) -> Array:
     return np.asarray(value.numpy())
 
 
-def _open(model: onnx.ModelProto | Path, settings: Any, providers: list[str]) -> Any:
+def _open(model: onnx.ModelProto | Path | bytes, settings: Any, providers: list[str]) -> Any:
     try:
+        if isinstance(model, bytes):
+            return ort.InferenceSession(model, settings, providers=providers)
         if isinstance(model, Path):
             return ort.InferenceSession(str(model), settings, providers=providers)
         if model.ByteSize() < PROTOBUF_LIMIT:

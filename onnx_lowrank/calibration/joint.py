@@ -89,10 +89,12 @@ class JointFlow:
         graph = build_gradient(model, targets, seeded, shapes=shapes, keep=keep)
         self.unreached = {site.id: why for site in sites if (why := self._missing(site, graph))}
         self.sites = [site for site in sites if site.id not in self.unreached]
-        self._runner = None
+        self._runner: GradientRunner | None = None
         if self.sites:
             graph = _without(graph, self._wanted())
-            self._runner = GradientRunner(graph, keep=keep, provider=self._provider, threads=self._threads)
+            self._runner = GradientRunner(
+                graph, keep=keep, provider=self._provider, threads=self._threads, release=True
+            )
 
     def _wanted(self) -> set[str]:
         outputs = {call.output for site in self.sites for call in self.found.calls[site.id]}
@@ -129,10 +131,15 @@ class JointFlow:
             start += len(run)
             found = self._runner.run(feed, lambda values, n=count, w=which: head(values, n, w))  # type: ignore[misc]
             seen = [*found.gradients.values(), *(found.values[name] for name in self._keep)]
-            if not all(np.isfinite(array).all() for array in seen):
+            if not all(map(_finite, seen)):
                 self.broken += count
                 continue
             yield Batch(self, {**feed, **found.values}, found.gradients, which, count, count if separate else 1)
+
+    def close(self) -> None:
+        """Give up the sessions and their weights: nothing is run after this."""
+        self._runner = None
+        self._pulls.clear()
 
     def raw(
         self,
@@ -228,6 +235,12 @@ def _without(graph: GradientGraph, wanted: set[str]) -> GradientGraph:
     graph.model.graph.output.extend(outputs)
     kept = {target: name for target, name in graph.gradients.items() if target in wanted}
     return GradientGraph(graph.model, graph.seeds, kept, graph.unreached, graph.backward, graph.elems)
+
+
+def _finite(array: Array) -> bool:
+    """Whether all is finite. A sum is quicker than a test of every value; it may itself overflow."""
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
 
 
 def _part(array: Array, lines: slice | None) -> Array:

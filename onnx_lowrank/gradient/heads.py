@@ -91,16 +91,24 @@ def squared_error(output: Array, reference: Array, variance: float | Array) -> L
 
 def sampled(logits: Array, rng: np.random.Generator, *, axis: int = -1) -> Array:
     """(softmax − one-hot of a drawn class) / √M: the true Fisher of a softmax."""
-    z = _last(logits, axis)
-    drawn = (z + rng.gumbel(size=z.shape)).argmax(axis=-1)
-    gradient = (softmax(z, axis=-1) - _one_hot(drawn, z.shape[-1])) / math.sqrt(_positions(drawn))
-    return _back(gradient, axis, logits)
+    p = softmax(_last(logits, axis), axis=-1)
+    drawn = _drawn(p, rng)
+    gradient = p
+    gradient[(*np.indices(drawn.shape), drawn)] -= 1.0
+    return _back(gradient / math.sqrt(_positions(drawn)), axis, logits)
+
+
+def _drawn(p: Array, rng: np.random.Generator) -> Array:
+    """Return a class for every row of weights, by the inverse of their cumulated sum; never one of weight 0."""
+    cumulated = np.cumsum(p, axis=-1)
+    aim = (1.0 - rng.random(size=(*p.shape[:-1], 1))) * cumulated[..., -1:]  # above 0
+    return np.asarray((cumulated < aim).sum(axis=-1))
 
 
 def sampled_of_probabilities(p: Array, rng: np.random.Generator, *, axis: int = -1) -> Array:
     """The same where the model returns probabilities: −1 / p at the drawn class."""
     q = np.maximum(_last(p, axis), TINY)
-    drawn = (np.log(q) + rng.gumbel(size=q.shape)).argmax(axis=-1)
+    drawn = _drawn(q, rng)
     gradient = -_one_hot(drawn, q.shape[-1]) / q / math.sqrt(_positions(drawn))
     return _back(gradient, axis, p)
 

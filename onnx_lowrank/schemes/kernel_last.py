@@ -30,9 +30,11 @@ class KernelLast:
 
     def pair(self, weight: Array, basis: Basis, errors: Array, most: Ranks) -> NestedPair:
         """Return the factors that a basis stands for."""
-        weight = np.asarray(weight, np.float64)
-        last = np.moveaxis(np.moveaxis(weight, 1, -1) @ basis.write, -1, 1)
-        first = pointwise(basis.read.T, weight.ndim - 2)
+        (rank,) = most
+        tall = np.moveaxis(np.asarray(weight, np.float64), 1, -1)
+        mixed = tall.reshape(-1, weight.shape[1]) @ basis.write[:, :rank]
+        last = np.moveaxis(mixed.reshape(*tall.shape[:-1], rank), -1, 1)
+        first = pointwise(basis.read[:, :rank].T, weight.ndim - 2)
         return NestedPair.kept(self.name, first, last, errors, most, first_owns=False)
 
     def ranks(self, shape: tuple[int, ...], multiple: int) -> list[Ranks]:

@@ -87,7 +87,8 @@ def _factor(name: str, weight: Array, fit: Moments | None, score: Moments | None
 def _pair(name: str, weight: Array, basis: Basis, errors: Array, most: Ranks) -> NestedPair:
     """Return write (readᵀ W) on the outputs, (W write) readᵀ on the inputs of a matrix."""
     matrix = np.asarray(weight, np.float64).reshape(weight.shape[0], -1)
-    first, last = (basis.read.T @ matrix, basis.write) if basis.side == "out" else (basis.read.T, matrix @ basis.write)
+    read, write = basis.read[:, : most[0]], basis.write[:, : most[0]]
+    first, last = (read.T @ matrix, write) if basis.side == "out" else (read.T, matrix @ write)
     first = first.reshape(first.shape[0], *weight.shape[1:])
     return NestedPair.kept(name, first, pointwise(last, weight.ndim - 2), errors, most, first_owns=True)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
+from onnx_lowrank import linalg
 from onnx_lowrank.calibration import Observed
 from onnx_lowrank.calibration.joint import JointFlow, sides_of
 from onnx_lowrank.curvature import (
@@ -59,8 +60,10 @@ class Collection:
         joint = Joint()
         for group in self.groups():
             flow = JointFlow(self.model, self.found, group, self.objective.seeded, self.shapes, self.options)
+            linalg.trim()
             joint.unreached |= flow.unreached
             Passes(self, flow, joint, progress or (lambda n: None)).run()
+            linalg.trim()
         return joint
 
     def groups(self) -> Iterator[list[Site]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ MOST_LINES = 8
 """Of so many lines of an image at least one is looked at."""
 PLENTY = 1024
 """With more positions than this for every dimension, evenly spread rows are taken as well."""
+LARGE = 2**21
+"""Weights with more parameters than this are worked on one at a time: half a dozen float64 copies are held."""
 WAITING = 16
 """Rows gather before their products are formed, all sites of a group together: this part of the memory allowed."""
 
@@ -90,19 +93,20 @@ class Passes:
         self.final: dict[Key, Basis] = {}
         self.kron: dict[Key, Array] = {}
         self.first = 0
+        self.sides = [(site, side) for site in flow.sites for side in sides_of(site, self.multiple)]
 
     def run(self) -> None:
         """Put what is found into `joint`."""
-        moments = [self._moments(part) for part in self.given.parts()]
-        sides = [(site, side) for site in self.flow.sites for side in sides_of(site, self.multiple)]
-        fits = linalg.each(
-            lambda one: self._fit(*one, [part.pop((one[0].id, one[1]), None) for part in moments]),
-            sides,
-            self.given.options.threads,
-        )
-        for (site, side), fit in zip(sides, fits, strict=True):
-            self._keep(site, side, fit)
-        self._score()
+        with linalg.Workers(self.given.options.threads) as self.workers:
+            moments = [self._moments(part) for part in self.given.parts()]
+            linalg.trim()
+            fits = self.workers.each(
+                lambda one: self._fit(*one, [part.pop((one[0].id, one[1]), None) for part in moments]), self.sides
+            )
+            for (site, side), fit in zip(self.sides, fits, strict=True):
+                self._keep(site, side, fit)
+            linalg.trim()
+            self._score()
 
     def _batches(self, numbers: Sequence[int], head: Callable[..., Mapping[str, Array]]) -> Iterator[Batch]:
         feeds = [self.given.feeds[i] for i in numbers]
@@ -114,15 +118,14 @@ class Passes:
         waiting: dict[Key, list[tuple[Array, Array, int]]] = {}
         held = 0
         for batch in self._batches(numbers, self.given.objective.sampled):
-            for site in self.flow.sites:
-                for side in sides_of(site, self.multiple):
-                    every, rows = self._thinned(site, side)
-                    part = slice(batch.numbers[0] % rows, None, rows)
-                    for z, raw in batch.raw(site, side, every):
-                        if rows > 1:  # copies: a view would hold all the rows
-                            z, raw = z[part].copy(), raw[part].copy()
-                        waiting.setdefault((site.id, side), []).append((z, raw, batch.samples))
-                        held += z.nbytes + raw.nbytes
+            for site, side in self.sides:
+                every, rows = self._thinned(site, side)
+                part = slice(batch.numbers[0] % rows, None, rows)
+                for z, raw in batch.raw(site, side, every):
+                    if rows > 1:  # copies: a view would hold all the rows
+                        z, raw = z[part].copy(), raw[part].copy()
+                    waiting.setdefault((site.id, side), []).append((z, raw, batch.samples))
+                    held += z.nbytes + raw.nbytes
             if held > self.given.options.memory // WAITING:
                 self._sum(waiting, sums)
                 held = 0
@@ -135,17 +138,29 @@ class Passes:
 
     def _sum(self, waiting: dict[Key, list[tuple[Array, Array, int]]], sums: dict[Key, SideMoments]) -> None:
         """Add what has gathered to upper triangles: one product of many rows is faster than many of few."""
-        sites = {site.id: site for site in self.flow.sites}
-        for key in list(waiting):
-            parts = waiting.pop(key)
-            z = np.concatenate([part[0] for part in parts])
-            e = self.flow.finish(sites[key[0]], key[1], np.concatenate([part[1] for part in parts]))
-            scale = math.prod(self._thinned(sites[key[0]], key[1]))
-            total = sums.get(key) or SideMoments(*(np.zeros((z.shape[1],) * 2) for _ in range(2)), 0, 0)
-            _add_gram(total.Z, z, scale)
-            _add_gram(total.E, e, scale)
-            positions, samples = total.positions + len(z) * scale, total.samples + sum(part[2] for part in parts)
-            sums[key] = SideMoments(total.Z, total.E, positions, samples)
+        found = self.workers.each(lambda one: self._summed(*one, waiting, sums), self.sides)
+        sums.update({(site.id, side): one for (site, side), one in zip(self.sides, found, strict=True) if one})
+
+    def _summed(
+        self,
+        site: Site,
+        side: SideName,
+        waiting: dict[Key, list[tuple[Array, Array, int]]],
+        sums: Mapping[Key, SideMoments],
+    ) -> SideMoments | None:
+        parts = waiting.pop((site.id, side), [])
+        total = sums.get((site.id, side))
+        if not parts:
+            return total
+        z = np.concatenate([part[0] for part in parts])
+        e = self.flow.finish(site, side, np.concatenate([part[1] for part in parts]))
+        scale = math.prod(self._thinned(site, side))
+        if total is None:
+            total = SideMoments(np.zeros((z.shape[1],) * 2), np.zeros((z.shape[1],) * 2), 0, 0)
+        _add_gram(total.Z, z, scale)
+        _add_gram(total.E, e, scale)
+        positions, samples = total.positions + len(z) * scale, total.samples + sum(part[2] for part in parts)
+        return SideMoments(total.Z, total.E, positions, samples)
 
     def _thinned(self, site: Site, side: SideName) -> tuple[int, int]:
         """Return of how many lines of an image, and then of how many rows, one is looked at.
@@ -173,13 +188,14 @@ class Passes:
             total = total + part
         gram = _weight_gram(self.given.found.weight(site), side)
         rank = min(len(gram), math.prod(site.shape) // len(gram))
-        tried = []
+        tried, losses = [], []
         for held in given:
             rest = SideMoments(
                 total.Z - held.Z, total.E - held.E, total.positions - held.positions, total.samples - held.samples
             )
-            tried.append(bases(in_metric(rest, side, gram, self.given.metric), side, gram, rank, SHRINK))
-        losses = [[kronecker(basis, held) for basis in one] for one, held in zip(tried, given, strict=True)]
+            fold = bases(in_metric(rest, side, gram, self.given.metric), side, gram, rank, SHRINK)
+            losses.append([kronecker(basis, held) for basis in fold])
+            tried.append([basis.single() for basis in fold])
         worth = [sum(float(np.log(loss[i][1:] + TINY).sum()) for loss in losses) for i in range(len(SHRINK))]
         best = int(np.argmin(worth))
         whole = in_metric(total, side, gram, self.given.metric)
@@ -213,6 +229,8 @@ class Passes:
                 if objective.signed:
                     self._project(fold, numbers, objective.labelled, signed, mean=True)
             self.progress(len(numbers))
+        self.flow.close()
+        linalg.trim()
         jobs = []
         for site in self.flow.sites:
             for scheme in SCHEMES:
@@ -220,8 +238,10 @@ class Passes:
                 ranks = scheme.ranks(site.shape, self.multiple)
                 if ranks and key in found and site not in self.joint.dead:
                     jobs.append((site, scheme, found[key], signed.get(key)))
-        scored = linalg.each(lambda job: self._scored(*job), jobs, self.given.options.threads)
-        for (site, scheme, *_), one in zip(jobs, scored, strict=True):
+        large = [job for job in jobs if job[0].parameters > LARGE]  # one at a time: each takes several copies
+        small = [job for job in jobs if job[0].parameters <= LARGE]
+        scored = [self._scored(*job) for job in large] + self.workers.each(lambda job: self._scored(*job), small)
+        for (site, scheme, *_), one in zip(large + small, scored, strict=True):
             self.joint.scored[site.id, scheme.name] = one
 
     def _project(
@@ -236,12 +256,17 @@ class Passes:
         for batch in self._batches(numbers, head):
             scale = batch.samples / batch.units  # a unit of several samples: its gradient is their sum
             scale = -scale if mean else math.sqrt(scale)  # ⟨G, δ⟩ = −Σ_{i ≥ k} v_i
-            for site in self.flow.sites:
-                for side in sides_of(site, self.multiple):
-                    basis = self.fitted[fold].get((site.id, side))
-                    if basis is not None:
-                        each = [project(basis, z, e, batch.units) for z, e in batch.vectors(site, side)]
-                        into.setdefault((site.id, side), []).append(np.sum(each, axis=0) / scale)
+            for key, one in self.workers.dealt(functools.partial(self._projected, fold, batch), self.sides):
+                if one is not None:
+                    into.setdefault(key, []).append(one / scale)
+
+    def _projected(self, fold: int, batch: Batch, place: tuple[Site, SideName]) -> tuple[Key, Array | None]:
+        site, side = place
+        basis = self.fitted[fold].get((site.id, side))
+        if basis is None:
+            return (site.id, side), None
+        each = [project(basis, z, e, batch.units) for z, e in batch.vectors(site, side)]
+        return (site.id, side), np.sum(each, axis=0)
 
     def _scored(self, site: Site, scheme: Scheme, found: list[Array], signed: list[Array] | None) -> Scored:
         key = (site.id, scheme.side(site.shape))
@@ -284,5 +309,8 @@ def _weight_gram(weight: Array, side: SideName) -> Array:
     if side == "out":
         matrix = weight.reshape(weight.shape[0], -1)
         return np.asarray(matrix @ matrix.T)
-    tall = np.moveaxis(weight, 1, -1).reshape(-1, weight.shape[1])
-    return np.asarray(tall.T @ tall)
+    gram = np.zeros((weight.shape[1],) * 2)
+    for rows in np.array_split(weight, math.ceil(weight.size / LARGE)):  # the kernel's axes move: no whole copy
+        tall = np.moveaxis(rows, 1, -1).reshape(-1, weight.shape[1])
+        gram += tall.T @ tall
+    return gram
