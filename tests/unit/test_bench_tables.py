@@ -280,6 +280,13 @@ def test_floor_lists_the_least_drop_for_what_is_saved_first(bench: Any) -> None:
     assert "564 validation samples with p₁ − p₂ below .01: .125 [.100, .150], below .02: .200 [.170, .240]." in text
 
 
+def test_a_gain_counts_as_no_drop_and_ties_go_by_loss(bench: Any) -> None:
+    gained = {"node": "gained", "drop": [-0.1, -0.2, 0.0], "saved": 100, "loss": [0.5, 0.4, 0.6]}
+    equal = {"node": "equal", "drop": [0.0, -0.1, 0.1], "saved": 100, "loss": [0.1, 0.0, 0.2]}
+    ranked = bench("benchmarks.floor_table").ranked({"weights": [gained, equal]})
+    assert [weight["node"] for weight in ranked] == ["equal", "gained"]
+
+
 def test_floor_without_decisions_tells_neither_margins_nor_flips(bench: Any) -> None:
     text = document(bench, [raw("floor", "minilm", "weights", floored(decided=False))])
     assert "On 200 validation samples: 2 of 3 weights" in text
