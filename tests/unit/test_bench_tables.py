@@ -291,6 +291,7 @@ def test_floor_without_decisions_tells_neither_margins_nor_flips(bench: Any) -> 
     text = document(bench, [raw("floor", "minilm", "weights", floored(decided=False))])
     assert "On 200 validation samples: 2 of 3 weights" in text
     assert "drop of `pair_correlation`" in text
+    assert "| .01000 [−.01000, .03000] |" in rows_of(text, "| `/near/Conv`")[0]
     assert "p₁" not in text
     assert "decisions that flip" not in text
 

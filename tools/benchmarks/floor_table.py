@@ -47,7 +47,7 @@ def _row(data: Line, weight: Line) -> tuple[str, ...]:
     saved = f"{weight['saved']:,} ({percent(weight['saved'] / data['factorable'], 2)})"
     loss = f"{weight['loss'][0]:.2g} [{weight['loss'][1]:.2g}, {weight['loss'][2]:.2g}]"
     cells = (f"`{weight['node'] or weight['site']}`", f"{weight['scheme']}, {weight['rank']}", saved)
-    cells += (with_interval(weight["drop"]), loss)
+    cells += (with_interval(weight["drop"], 3 if data["margins"] else 5), loss)  # a correlation moves in small steps
     return (*cells, with_interval(weight["flips"]) if weight["flips"] else NONE) if data["margins"] else cells
 
 
