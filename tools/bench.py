@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import ablation, cost, curves, goals, prediction
+from benchmarks import ablation, cost, curves, floor, goals, pareto, plots, prediction
 from benchmarks.lines import Lines, Setting
+from benchmarks.prediction_table import PLOT
 from benchmarks.tables import document
 from benchmarks.zoo import ROOT, read_entry
 
@@ -26,6 +27,7 @@ from onnx_lowrank.errors import LowRankError
 MODELS = ("crepe", "minilm", "ppocr", "efficientnet")
 PARTS = {"memory": goals.measure_memory, "goals": goals.measure, "curves": curves.measure}
 PARTS |= {"cost": cost.measure, "ablation": ablation.measure, "prediction": prediction.measure}
+PARTS |= {"pareto": pareto.measure, "floor": floor.measure}
 
 
 def main() -> int:
@@ -39,9 +41,20 @@ def main() -> int:
     results.parent.mkdir(parents=True, exist_ok=True)
     results.write_text(document(lines.all(), MODELS, lines.setting), encoding="utf-8")
     print(f"written: {results}")
+    _draw(lines, results.parent / PLOT)
     for failure in failures:
         print(f"FAILED {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _draw(lines: Lines, path: Path) -> None:
+    """Draw what RESULTS.md shows; where that cannot be done, say so: the tables do not depend on it."""
+    found = {(line["part"], line["model"], line["cell"]): line["data"] for line in lines.all()}
+    try:
+        if plots.draw(found, MODELS, path):
+            print(f"written: {path}")
+    except plots.PlotError as error:
+        print(error, file=sys.stderr)
 
 
 def _run(zoo: Path, models: list[str], parts: list[str], lines: Lines) -> list[str]:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from onnx_lowrank.types import Cost, Curve, Option
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 MODELS = ("crepe", "minilm", "ppocr", "efficientnet")
@@ -154,3 +159,187 @@ def test_what_an_earlier_state_of_the_code_measured_is_marked(bench: Any, old: b
     assert target.endswith("† |") is old
     assert ("to be run again: 1 of 1." in text) is old
     assert ("All cells were measured by the code as it is." in text) is not old
+
+
+def points(measured: list[float], inside: int) -> list[dict[str, Any]]:
+    """Predictions of 1, 2, 3 …, the first `inside` of them within the range."""
+    return [
+        {"site": f"s{i}", "scheme": "svd", "rank": 8, "predicted": i + 1.0, "measured": value, "inside": i < inside}
+        for i, value in enumerate(measured)
+    ]
+
+
+RISING = [0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 7.0, 9.0]
+BEYOND = [0.1, 0.05]
+
+
+def test_correlation_is_one_inside_and_less_over_all(bench: Any) -> None:
+    rank_correlation = bench("benchmarks.prediction").rank_correlation
+    data = points([*RISING, *BEYOND], len(RISING))
+    (inside, _, high), count = rank_correlation(data, inside=True, resamples=1000, seed=0)
+    (whole, low, _), every = rank_correlation(data, inside=False, resamples=1000, seed=0)
+    assert (inside, high, count, every) == (pytest.approx(1.0, abs=1e-12), 1.0, 8, 10)
+    assert whole == pytest.approx(1 - 6 * sum(d * d for d in [2, 2, 2, 2, 2, 2, 2, 2, 7, 9]) / 990, abs=1e-12)
+    assert -1 <= low < whole
+
+
+def test_correlation_interval_is_the_same_for_the_same_seed_and_another_for_another(bench: Any) -> None:
+    rank_correlation = bench("benchmarks.prediction").rank_correlation
+    data = points([3.0, 1.0, 2.0, 5.0, 4.0, 9.0, 6.0, 7.0, 8.0, 10.0], 10)
+    first, again, other = (rank_correlation(data, inside=True, resamples=300, seed=seed) for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_too_few_points_are_no_correlation(bench: Any) -> None:
+    rank_correlation = bench("benchmarks.prediction").rank_correlation
+    (value, _, _), count = rank_correlation(points([1.0, 2.0], 2), inside=True, resamples=300, seed=0)
+    assert value != value
+    assert count == 2
+
+
+def test_equal_values_are_no_correlation_and_no_warning(bench: Any) -> None:
+    rank_correlation = bench("benchmarks.prediction").rank_correlation
+    (value, _, _), _ = rank_correlation(points([1.0, 1.0, 1.0], 3), inside=True, resamples=300, seed=0)
+    assert value != value
+
+
+@pytest.mark.parametrize(("measured", "mark"), [(RISING, "met"), (RISING[::-1], "**MISSED**")])
+def test_predictions_are_shown_with_interval_and_plot(bench: Any, measured: list[float], mark: str) -> None:
+    data = {"points": points(measured + BEYOND, 8), "unit": "nats of KL"}
+    text = document(bench, [raw("prediction", "crepe", "points", data)])
+    value = "1.000" if mark == "met" else "−1.000"
+    target = rows_of(text, "| crepe: rank correlation")[0]
+    assert f"| {mark} | {value} [" in target
+    assert "of 8 points; all: " in target
+    assert target.endswith("of 10 points |")
+    assert rows_of(text, "| inside the range")[0].startswith(f"| inside the range | {value} [")
+    assert rows_of(text, "| all points")[0].endswith("| 10 |")
+    assert "](tools/plots/prediction.svg)" in text
+
+
+def test_without_predictions_there_is_no_plot(bench: Any, tmp_path: Path) -> None:
+    assert "prediction.svg" not in document(bench, [raw("goals", "crepe", "compact/inputs", crepe(0.25))])
+    assert not bench("benchmarks.plots").draw({}, MODELS, tmp_path / "p.svg")
+    assert not (tmp_path / "p.svg").exists()
+
+
+def predicted(count: int) -> dict[tuple[str, str, str], dict[str, Any]]:
+    values = [*RISING, 0.0]
+    return {("prediction", m, "points"): {"points": points(values, 7), "unit": "nats of KL"} for m in MODELS[:count]}
+
+
+def test_a_missing_matplotlib_is_said_in_one_line(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plots = bench("benchmarks.plots")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(plots.PlotError, match=r"^p\.svg is not drawn: .*matplotlib.*; pip install '\.\[bench\]'$"):
+        plots.draw(predicted(1), MODELS, tmp_path / "p.svg")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_plot_is_the_same_bytes_every_time(bench: Any, tmp_path: Path, count: int) -> None:
+    pytest.importorskip("matplotlib")
+    draw = bench("benchmarks.plots").draw
+    files = [tmp_path / "plots" / name for name in ("one.svg", "two.svg")]
+    assert all(draw(predicted(count), MODELS, file) for file in files)
+    text = files[0].read_text(encoding="utf-8")
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert "dc:date" not in text
+    assert text.count("inside (7 of 9; 1 at 0 not shown)") == count
+    assert len(text) < 150_000
+
+
+def floored(*, decided: bool = True) -> dict[str, Any]:
+    """Three weights alone: one that is free, one that costs a decision too many, one that surely does."""
+
+    def weight(node: str, saved: int, drop: list[float], loss: float) -> dict[str, Any]:
+        flips = [max(drop[0], 0.0), 0.0, 0.1] if decided else None
+        about = {"site": f"{node}_out", "node": node, "scheme": "svd", "rank": 64, "predicted": loss, "saved": saved}
+        measured = {"drop": drop, "exceeds": drop[0] > 0.005, "loss": [loss, loss / 2, loss * 2], "flips": flips}
+        return about | measured
+
+    return {
+        "metric": "metrics.py:top1" if decided else "metrics.py:pair_correlation", "unit": "nats of KL", "n": 200,
+        "allowed": 0.005, "sites": 3, "factorable": 10_000,
+        "margins": {"n": 564, "shares": [[0.01, 0.125, 0.1, 0.15], [0.02, 0.2, 0.17, 0.24]]} if decided else None,
+        "weights": [
+            weight("/bad/Conv", 1000, [0.1, 0.06, 0.15], 0.2),
+            weight("/near/Conv", 500, [0.01, -0.01, 0.03], 0.02),
+            weight("/free/Conv", 250, [-0.005, -0.02, 0.01], 0.001),
+        ],
+    }  # fmt: skip
+
+
+def test_floor_lists_the_least_drop_for_what_is_saved_first(bench: Any) -> None:
+    text = document(bench, [raw("floor", "efficientnet", "weights", floored())])
+    assert [row.split("`")[1] for row in rows_of(text, "| `/")] == ["/free/Conv", "/near/Conv", "/bad/Conv"]
+    free = rows_of(text, "| `/free/Conv`")[0]
+    assert "| svd, 64 | 250 (2.50 %) | −.005 [−.020, .010] | 0.001 [0.0005, 0.002] | .000 [.000, .100] |" in free
+    said = "On 200 validation samples (one decision is .005): 2 of 3 weights alone exceed .005 (1 with their whole"
+    assert said in text
+    assert "The others save 2.5 % of the factorable parameters at these ranks; all save 17.5 %." in text
+    assert "564 validation samples with p₁ − p₂ below .01: .125 [.100, .150], below .02: .200 [.170, .240]." in text
+
+
+def test_a_gain_counts_as_no_drop_and_ties_go_by_loss(bench: Any) -> None:
+    gained = {"node": "gained", "drop": [-0.1, -0.2, 0.0], "saved": 100, "loss": [0.5, 0.4, 0.6]}
+    equal = {"node": "equal", "drop": [0.0, -0.1, 0.1], "saved": 100, "loss": [0.1, 0.0, 0.2]}
+    ranked = bench("benchmarks.floor_table").ranked({"weights": [gained, equal]})
+    assert [weight["node"] for weight in ranked] == ["equal", "gained"]
+
+
+def test_floor_without_decisions_tells_neither_margins_nor_flips(bench: Any) -> None:
+    text = document(bench, [raw("floor", "minilm", "weights", floored(decided=False))])
+    assert "On 200 validation samples: 2 of 3 weights" in text
+    assert "drop of `pair_correlation`" in text
+    assert "| .01000 [−.01000, .03000] |" in rows_of(text, "| `/near/Conv`")[0]
+    assert "p₁" not in text
+    assert "decisions that flip" not in text
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_refused_compact_points_to_the_floor(bench: Any, measured: bool) -> None:
+    refused = {
+        "outcome": "nothing", "reason": "none of 9 plans passed", "exit": 3, "tests": {}, "validations": 9,
+        "command": "onnx-lowrank optimize", "seconds": 8.0, "peak_bytes": 5e8,
+    }  # fmt: skip
+    lines = [raw("goals", "efficientnet", "compact/joint", refused)]
+    lines += [raw("floor", "efficientnet", "weights", floored())] if measured else []
+    target = next(row for row in rows_of(document(bench, lines), "| efficientnet: compact") if "99 %" in row)
+    note = "; see floor: 2 of 3 weights alone exceed .005 (1 with their whole interval), on 200 samples"
+    assert target.endswith(f"| **MISSED** | exit 3: none of 9 plans passed{note if measured else ''} |")
+
+
+def test_the_mildest_option_is_the_largest_short_of_dense(bench: Any) -> None:
+    costs = {"dense": 100, 8: 20, 32: 80, 40: 100}
+    options = [
+        Option("dense" if r == "dense" else "svd", () if r == "dense" else (r,), Cost(c)) for r, c in costs.items()
+    ]
+    mildest = bench("benchmarks.floor").mildest
+    assert mildest(Curve("s", tuple(options))).ranks == (32,)
+    assert mildest(Curve("s", tuple(options[:1]))) is None
+
+
+@pytest.mark.parametrize(
+    ("scores", "lead"), [([[0.0, 0.0, 0.0]], 0.0), ([[0.5, 0.3, 0.2]], 0.2), ([[math.log(6), math.log(3), 0.0]], 0.3)]
+)
+def test_margin_is_of_probabilities_or_of_the_softmax(bench: Any, scores: list[list[float]], lead: float) -> None:
+    margin = bench("benchmarks.floor").margin
+    assert margin(np.array(scores)) == pytest.approx(lead, abs=1e-12)
+
+
+def test_close_counts_what_lies_below_each_bound(bench: Any) -> None:
+    found = bench("benchmarks.floor").close([0.005, 0.015, 0.03, 0.5])
+    assert [each[:2] for each in found] == [[0.01, 0.25], [0.02, 0.5], [0.05, 0.75]]
+    assert all(low < share < high for _, share, low, high in found)
+
+
+def test_the_curve_is_a_row_a_model(bench: Any) -> None:
+    data = {
+        "collection": 53.94, "original": 0.2, "curve": 1.71, "points": 100, "measured": 10, "a_measured": 0.123,
+        "an_unmeasured": 0.0041, "calibration": 275, "validation": 564, "sites": 34,
+    }  # fmt: skip
+    lines = [raw("pareto", "efficientnet", "curve", data)]
+    lines += [raw("pareto", "crepe", "curve", {**data, "measured": 0, "a_measured": None})]
+    text = document(bench, lines)
+    assert "| crepe | 34 | 275, 564 | 53.9 | 0.2 | 1.7 | 100 | 0 | — | 4.1 |" in text
+    assert "| efficientnet | 34 | 275, 564 | 53.9 | 0.2 | 1.7 | 100 | 10 | 0.12 | 4.1 |" in text

@@ -5,13 +5,16 @@ At every site some ranks over the whole curve are measured, each alone, with the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from benchmarks.ablation import Workbench
 from benchmarks.lines import Lines
 from benchmarks.zoo import Entry
+from onnx_lowrank import statistics
 from onnx_lowrank.calibration import overridable
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline.subject import Subject, batch_of
@@ -80,11 +83,27 @@ def _spread(curve: Curve) -> list[Option]:
     return [usable[i] for i in dict.fromkeys(picks)]
 
 
-def rank_correlation(points: list[dict[str, Any]], *, inside: bool) -> tuple[float, int]:
-    """Return Spearman's correlation of predicted and measured rise over sites and ranks, and how many there are."""
-    from scipy.stats import spearmanr
+def rank_correlation(
+    points: Sequence[dict[str, Any]], *, inside: bool, resamples: int, seed: int
+) -> tuple[list[float], int]:
+    """Return Spearman's correlation of predicted and measured rise with its 95 % interval, and of how many points.
 
-    chosen = [p for p in points if p["inside"] or not inside]
+    The interval is estimate ± t × the standard error of a bootstrap over points, not beyond ±1: ends are infinite,
+    then ±1, where there are no resamples.
+    """
+    chosen = [(p["predicted"], p["measured"]) for p in points if p["inside"] or not inside]
     if len(chosen) < 3:
-        return float("nan"), len(chosen)
-    return float(spearmanr([p["predicted"] for p in chosen], [p["measured"] for p in chosen]).statistic), len(chosen)
+        return [float("nan")] * 3, len(chosen)
+    pairs = np.array(chosen)
+    estimate = _spearman(pairs)
+    drawn = np.array([_spearman(pairs[indices]) for indices in statistics.resamples(len(pairs), resamples, seed)])
+    found = statistics.aggregate_interval(estimate, drawn, len(pairs), statistics.LEVEL, 2.0)
+    return [estimate, max(found.low, -1.0), min(found.high, 1.0)], len(chosen)
+
+
+def _spearman(pairs: np.ndarray[Any, Any]) -> float:
+    """Return Pearson's correlation of the ranks of (n, 2) values, nan where all of a side are equal."""
+    ranks = stats.rankdata(pairs, axis=0)
+    if not np.ptp(ranks, axis=0).all():
+        return float("nan")
+    return float(np.corrcoef(ranks, rowvar=False)[0, 1])

@@ -11,9 +11,11 @@ from benchmarks.ablation import cell_name as ablation_cell
 from benchmarks.ablation_table import mean_loss
 from benchmarks.cost import MOST_RATIO, most_memory
 from benchmarks.curves import ALLOCATIONS, BASELINE, LEVELS, SENSITIVITIES, cell_name
+from benchmarks.floor_table import floor_note
 from benchmarks.goals import CELLS, KEEP, MAX_DROP
 from benchmarks.lines import Line
 from benchmarks.prediction import rank_correlation
+from benchmarks.prediction_table import correlation_said
 from benchmarks.wording import both, interval, number, percent, with_interval
 
 Found = Mapping[tuple[str, str, str], Line]
@@ -210,7 +212,7 @@ def _compact(found: Found, model: str, share: float) -> Target:
     if data is None:
         return Target(asked, "", None)
     if data["outcome"] != "saved":
-        return Target(asked, f"exit {data['exit']}: {data['reason']}", False)
+        return Target(asked, f"exit {data['exit']}: {data['reason']}{floor_note(found, model)}", False)
     tests = "; ".join(f"{name} {both(said)}" for name, said in data["tests"].items())
     met = data["kept_factorable"] <= share and data["validation"]["drop"][0] <= MAX_DROP + 1e-9
     return Target(asked, f"{percent(data['kept_factorable'])} kept; {tests}", met)
@@ -221,10 +223,9 @@ def _correlation(found: Found, model: str) -> Target:
     data = found.get(("prediction", model, "points"))
     if data is None:
         return Target(asked, "", None)
-    (inside, count), (whole, every) = (rank_correlation(data["points"], inside=which) for which in (True, False))
-    return Target(
-        asked, f"{number(inside)} of {count} points; of all {every}: {number(whole)}", inside >= LEAST_CORRELATION
-    )
+    inside, _ = rank_correlation(data["points"], inside=True, resamples=0, seed=0)
+    text = f"{correlation_said(data['points'], inside=True)}; all: {correlation_said(data['points'], inside=False)}"
+    return Target(asked, text, inside[0] >= LEAST_CORRELATION)
 
 
 def _cost(found: Found, model: str) -> Target:

@@ -1,0 +1,60 @@
+"""Part "pareto": what the curve of size against loss costs, from one collection, and what a further point does."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.goals import MAX_DROP
+from benchmarks.lines import Lines
+from benchmarks.zoo import Entry
+from onnx_lowrank import Compact, DataSources, Gate, Options, Study, pareto
+from onnx_lowrank.pipeline.pareto import curve_plans
+
+PART = "pareto"
+CELL = "curve"
+QUICK_SAMPLES = 16
+MEASURING = "measuring the curve"
+"""The step of the study's clock in which plans meet the validation samples."""
+
+
+def measure(entry: Entry, lines: Lines) -> None:
+    """Time a model's curve, if that has not been done. Raises LowRankError."""
+    if lines.has(PART, entry.name, CELL, entry.sha256):
+        return
+    options = Options(seed=lines.setting.seed, threads=lines.setting.threads, metric=entry.metric)
+    sources = DataSources(data=entry.calibration.path, validation=entry.validation.path)
+    study = Study.of(entry.model, sources, options)
+    if lines.setting.quick:
+        few = study.split.validation.subset(range(min(len(study.split.validation), QUICK_SAMPLES)))
+        study.split = replace(study.split, validation=few)
+    data = timed(study, Compact(gate=Gate(max_drop=MAX_DROP)))
+    lines.add(PART, entry.name, CELL, entry.sha256, data)
+    print(f"{entry.name}: {data['points']} points, {data['measured']} of them measured", flush=True)
+
+
+def timed(study: Study, goal: Compact) -> dict[str, Any]:
+    """Return the seconds of each stage; each is run once, in the order in which a user waits for it."""
+    start = time.perf_counter()
+    study.collect(study.metric(goal.gate)[0])
+    collected = time.perf_counter()
+    study.judge(goal.gate)[0].original()
+    judged = time.perf_counter()
+    plans = curve_plans(study.problem(goal.resource))
+    planned = time.perf_counter()
+    points = pareto(study, goal)
+    done = time.perf_counter()
+    measured = sum(point.value is not None for point in points)
+    return {
+        "collection": collected - start,
+        "original": judged - collected,
+        "curve": done - planned,
+        "points": len(points),
+        "measured": measured,
+        "a_measured": study.clock.seconds[MEASURING] / measured if measured else None,
+        "an_unmeasured": (planned - judged) / max(len(plans), 1),
+        "calibration": len(study.split.calibration),
+        "validation": len(study.split.validation),
+        "sites": len(study.found.sites),
+    }

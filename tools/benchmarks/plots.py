@@ -1,0 +1,69 @@
+"""The plot of RESULTS.md, made of the raw lines alone: the same lines and matplotlib give the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ablation_table import Found
+from benchmarks.lines import Line
+from benchmarks.prediction import CELL, PART, rank_correlation
+from benchmarks.wording import number
+
+MARKS = (("inside", True, "o", "#1f5fa8"), ("beyond the range", False, "x", "#c2571a"))
+"""Label, whether inside the perturbation range, marker and colour."""
+SALT = "onnx-lowrank"
+WIDTH = 3.4
+
+
+class PlotError(Exception):
+    """A plot that cannot be drawn; the message says what to do."""
+
+
+def draw(found: Found, models: Sequence[str], path: Path) -> bool:
+    """Write the plot of all predictions and return True; False where there are none. Raises PlotError."""
+    there = [(model, found[PART, model, CELL]) for model in models if (PART, model, CELL) in found]
+    if not there:
+        return False
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise PlotError(f"{path.name} is not drawn: {error}; pip install '.[bench]'") from error
+    with rc_context({"svg.hashsalt": SALT, "svg.fonttype": "none", "font.size": 8, "axes.titlesize": 8}):
+        columns = min(len(there), 2)
+        rows = -(-len(there) // columns)
+        figure = Figure(figsize=(WIDTH * columns, WIDTH * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for (model, data), each in zip(there, axes, strict=False):
+            _panel(each, model, data)
+        for each in axes[len(there) :]:
+            each.set_axis_off()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+    return True
+
+
+def _panel(axes: Any, model: str, data: Line) -> None:
+    points = [p for p in data["points"] if p["predicted"] > 0 and p["measured"] > 0]
+    for label, inside, marker, colour in MARKS:
+        chosen = [p for p in points if p["inside"] is inside]
+        xs, ys = ([p[what] for p in chosen] for what in ("predicted", "measured"))
+        axes.plot(xs, ys, marker, color=colour, markersize=3, markerfacecolor="none", markeredgewidth=0.7, label=label)
+    if points:
+        values = [p[what] for p in points for what in ("predicted", "measured")]
+        ends = [min(values) / 2, max(values) * 2]
+        axes.plot(ends, ends, color="0.5", linewidth=0.8, zorder=0)
+        axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+        axes.minorticks_off()  # each tick is a line of the file
+    axes.set(xlabel=f"predicted rise, {data['unit']}", ylabel="measured rise", title=title(model, data))
+    axes.legend(loc="upper left", frameon=False)
+
+
+def title(model: str, data: Line) -> str:
+    """Return what stands above a panel, with what a logarithm cannot show."""
+    correlation, count = rank_correlation(data["points"], inside=True, resamples=0, seed=0)
+    hidden = sum(p["predicted"] <= 0 or p["measured"] <= 0 for p in data["points"])
+    left_out = f"; {hidden} at 0 not shown" if hidden else ""
+    return f"{model}: Spearman {number(correlation[0])} inside ({count} of {len(data['points'])}{left_out})"
