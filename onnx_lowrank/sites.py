@@ -50,8 +50,12 @@ class Found:
 
     def weight(self, site: Site) -> Array:
         """Return a site's weight in canonical form (out, in, *spatial), float64."""
+        return self.stored(site).astype(np.float64)
+
+    def stored(self, site: Site) -> Array:
+        """Return the same as it is stored, without a copy in double precision."""
         call = self.calls[site.id][0]
-        return operator(call).canonical(call, onnx.numpy_helper.to_array(self.weights[site.weight]).astype(np.float64))
+        return operator(call).canonical(call, onnx.numpy_helper.to_array(self.weights[site.weight]))
 
 
 def find_sites(

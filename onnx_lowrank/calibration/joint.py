@@ -16,7 +16,7 @@ import onnx
 from onnx_lowrank.curvature import SideName
 from onnx_lowrank.gradient import GradientRunner, build_gradient
 from onnx_lowrank.gradient.build import GradientGraph
-from onnx_lowrank.gradient.run import Seeds
+from onnx_lowrank.gradient.run import Seeds, pack
 from onnx_lowrank.gradient.values import Dims
 from onnx_lowrank.ops import Call, operator
 from onnx_lowrank.options import Options
@@ -91,10 +91,9 @@ class JointFlow:
         self.sites = [site for site in sites if site.id not in self.unreached]
         self._runner: GradientRunner | None = None
         if self.sites:
-            graph = _without(graph, self._wanted())
-            self._runner = GradientRunner(
-                graph, keep=keep, provider=self._provider, threads=self._threads, release=True
-            )
+            packed = pack(_without(graph, self._wanted()), keep)
+            del graph  # its copy of the weights, before the sessions make theirs
+            self._runner = GradientRunner(packed, provider=self._provider, threads=self._threads)
 
     def _wanted(self) -> set[str]:
         outputs = {call.output for site in self.sites for call in self.found.calls[site.id]}

@@ -29,34 +29,45 @@ class Pass:
     gradients: Mapping[str, Array]
 
 
-class GradientRunner:
-    """Runs a gradient graph in two halves. `keep` names forward tensors (a site's input, say) to return as well.
+@dataclass(slots=True, eq=False)
+class Packed:
+    """A gradient graph's two halves as the bytes that sessions read, so that the graph itself can be let go.
 
-    release: the graph is not used again, so its weights may go.
+    visible: forward tensors that a run returns.
     """
 
+    forward: onnx.ModelProto | bytes
+    backward: onnx.ModelProto | bytes
+    residuals: tuple[str, ...]
+    seeds: Mapping[str, str]
+    gradients: Mapping[str, str]
+    visible: tuple[str, ...]
+
+
+def pack(graph: GradientGraph, keep: Sequence[str] = ()) -> Packed:
+    """Return both halves; `keep` names forward tensors (a site's input, say) that a run returns as well."""
+    split = split_gradient(graph, keep)
+    declared = {value.name for value in graph.model.graph.output}
+    hidden = set(split.residuals) - set(keep) - set(graph.seeds)
+    names = [value.name for value in split.forward.graph.output]
+    visible = tuple(name for name in names if name in declared or name not in hidden)
+    halves = (_bytes(split.forward), _bytes(split.backward))
+    return Packed(*halves, split.residuals, split.seeds, split.gradients, visible)
+
+
+class GradientRunner:
+    """Runs a gradient graph in two halves. `given`: the graph, or what `pack` made of it, which is emptied."""
+
     def __init__(
-        self,
-        graph: GradientGraph,
-        *,
-        keep: Sequence[str] = (),
-        provider: str = "auto",
-        threads: int = 0,
-        release: bool = False,
+        self, given: GradientGraph | Packed, *, keep: Sequence[str] = (), provider: str = "auto", threads: int = 0
     ) -> None:
-        split = split_gradient(graph, keep)
-        self._residuals, self._seeds, self._gradients = split.residuals, split.seeds, split.gradients
-        names, backward = [value.name for value in graph.model.graph.output], _packed(split.backward)
-        forward = _packed(split.forward)
-        del split
-        if release:  # three copies of the weights less while the sessions make their own
-            del graph.model.graph.initializer[:]
-        self._forward = Runner(forward, provider=provider, threads=threads, arena=False)
-        del forward
-        self._backward = Runner(backward, provider=provider, threads=threads, arena=False)
-        hidden = set(self._residuals) - set(keep) - set(graph.seeds)
-        declared = set(names)
-        self._visible = [name for name in self._forward.names if name in declared or name not in hidden]
+        packed = pack(given, keep) if isinstance(given, GradientGraph) else given
+        self._forward = Runner(packed.forward, provider=provider, threads=threads, arena=False)
+        packed.forward = b""  # the session has the weights: no second copy stays
+        self._backward = Runner(packed.backward, provider=provider, threads=threads, arena=False)
+        packed.backward = b""
+        self._residuals, self._seeds, self._gradients = packed.residuals, packed.seeds, packed.gradients
+        self._visible = packed.visible
 
     def run(self, feed: Feed, head: Head) -> Pass:
         """Return values and gradients for one batch. Raises RuntimeProblem where onnxruntime cannot run it."""
@@ -73,6 +84,6 @@ class GradientRunner:
         return Pass(values, {t: array_of(gradients[name]) for t, name in self._gradients.items()})
 
 
-def _packed(model: onnx.ModelProto) -> onnx.ModelProto | bytes:
+def _bytes(model: onnx.ModelProto) -> onnx.ModelProto | bytes:
     """Return the model as the bytes that a session reads, where protobuf can write so many."""
     return model.SerializeToString() if model.ByteSize() < PROTOBUF_LIMIT else model

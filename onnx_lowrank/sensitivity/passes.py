@@ -36,11 +36,11 @@ ENOUGH = 128
 """Positions for every dimension, over all samples, that moments are sums of, at least."""
 MOST_LINES = 8
 """Of so many lines of an image at least one is looked at."""
-PLENTY = 1024
+PLENTY = 256
 """With more positions than this for every dimension, evenly spread rows are taken as well."""
 LARGE = 2**21
 """Weights with more parameters than this are worked on one at a time: half a dozen float64 copies are held."""
-WAITING = 16
+WAITING = 32
 """Rows gather before their products are formed, all sites of a group together: this part of the memory allowed."""
 
 Key = tuple[str, SideName]
@@ -186,7 +186,7 @@ class Passes:
         total = given[0]
         for part in given[1:]:
             total = total + part
-        gram = _weight_gram(self.given.found.weight(site), side)
+        gram = _weight_gram(self.given.found.stored(site), side)
         rank = min(len(gram), math.prod(site.shape) // len(gram))
         tried, losses = [], []
         for held in given:
@@ -306,11 +306,14 @@ def _mirror(upper: Array) -> None:
 
 
 def _weight_gram(weight: Array, side: SideName) -> Array:
+    """Return W Wᵀ on the outputs, Wᵀ W on the inputs, in float64; a part of the rows at a time, without a whole copy."""
     if side == "out":
-        matrix = weight.reshape(weight.shape[0], -1)
-        return np.asarray(matrix @ matrix.T)
-    gram = np.zeros((weight.shape[1],) * 2)
-    for rows in np.array_split(weight, math.ceil(weight.size / LARGE)):  # the kernel's axes move: no whole copy
-        tall = np.moveaxis(rows, 1, -1).reshape(-1, weight.shape[1])
+        columns = weight.reshape(weight.shape[0], -1)
+        parts = (part.T.astype(np.float64) for part in np.array_split(columns, math.ceil(weight.size / LARGE), axis=1))
+    else:
+        rows = np.array_split(weight, math.ceil(weight.size / LARGE))
+        parts = (np.moveaxis(part, 1, -1).reshape(-1, weight.shape[1]).astype(np.float64) for part in rows)
+    gram = np.zeros((weight.shape[0 if side == "out" else 1],) * 2)
+    for tall in parts:
         gram += tall.T @ tall
     return gram
