@@ -7,6 +7,7 @@ vectors on the side of the weight that is asked for. Nothing is kept from batch 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -83,7 +84,8 @@ class JointFlow:
         self._pulls: dict[str, _Pull] = {}
         self._weights: dict[str, Array] = {}
         calls = [(site, call) for site in sites for call in found.calls[site.id]]
-        self._direct = {call.output: x for site, call in calls if (x := _sole_data(model, site, call))}
+        once = _read_once(model)
+        self._direct = {call.output: x for site, call in calls if (x := _sole_data(once, site, call))}
         targets = [*(call.output for _, call in calls), *dict.fromkeys(self._direct.values())]
         keep = self._keep = [name for name in dict.fromkeys(self._kept(sites)) if name not in self._given]
         graph = build_gradient(model, targets, seeded, shapes=shapes, keep=keep)
@@ -183,16 +185,19 @@ class JointFlow:
         return self._pulls[call.output]
 
 
-def _sole_data(model: onnx.ModelProto, site: Site, call: Call) -> str:
+def _read_once(model: onnx.ModelProto) -> set[str]:
+    """Return the tensors between nodes that one node alone reads; none where subgraphs may read as well."""
+    if any(a.HasField("g") or a.graphs for node in model.graph.node for a in node.attribute):
+        return set()
+    uses = Counter(name for node in model.graph.node for name in node.input)
+    ends = {v.name for v in (*model.graph.output, *model.graph.input)}
+    return {name for name, count in uses.items() if count == 1 and name not in ends}
+
+
+def _sole_data(once: set[str], site: Site, call: Call) -> str:
     """Return the data of a kernel that nobody else reads: its own gradient is Wᵀ g. Empty for all others."""
     x = operator(call).data(call)
-    if math.prod(site.shape[2:]) == 1 or "in" not in sides_of(site):
-        return ""
-    if x in {v.name for v in (*model.graph.output, *model.graph.input)} or any(
-        a.HasField("g") or a.graphs for node in model.graph.node for a in node.attribute
-    ):
-        return ""
-    return x if sum(name == x for node in model.graph.node for name in node.input) == 1 else ""
+    return x if math.prod(site.shape[2:]) > 1 and "in" in sides_of(site) and x in once else ""
 
 
 class _Pull:
