@@ -64,8 +64,8 @@ class Batch:
 class JointFlow:
     """Runs a group of sites forward and backward. `seeded` are the tensors where the loss's gradient enters.
 
-    `unreached`: site id -> why no gradient gets there. `broken` counts samples whose values or gradients at the sites
-    are not finite: they are left out.
+    `unreached`: site id -> why no gradient gets there. `broken`: numbers of the samples whose values or gradients at
+    the sites are not finite: they are left out.
     """
 
     def __init__(
@@ -77,7 +77,8 @@ class JointFlow:
         shapes: Mapping[str, Dims],
         options: Options,
     ) -> None:
-        self.found, self.seeded, self.broken = found, tuple(seeded), 0
+        self.found, self.seeded = found, tuple(seeded)
+        self.broken: set[int] = set()
         stored = {tensor.name for tensor in model.graph.initializer}  # before IR 4 they are listed as inputs, too
         self._given = {value.name for value in model.graph.input} - stored
         self._provider, self._threads = options.provider, options.threads
@@ -122,21 +123,36 @@ class JointFlow:
     def run(
         self, feeds: Sequence[Feed], numbers: Sequence[int], head: Head, *, batch: int, separate: bool
     ) -> Iterator[Batch]:
-        """Yield what every batch of `feeds` gives; `separate`: the rows of a batch can be told apart everywhere."""
+        """Yield what every batch of `feeds` gives; `separate`: the rows of a batch can be told apart everywhere.
+
+        A batch that is not finite is run again sample by sample, so that only those are left out that are not.
+        """
         if self._runner is None:
             return
         start = 0
         for run in batches(feeds, batch):
-            feed = join(run)
-            count = sum(rows_of(one) for one in run)
             which = numbers[start : start + len(run)]
             start += len(run)
-            found = self._runner.run(feed, lambda values, n=count, w=which: head(values, n, w))  # type: ignore[misc]
-            seen = [*found.gradients.values(), *(found.values[name] for name in self._keep)]
-            if not all(map(_finite, seen)):
-                self.broken += count
+            whole = self._tried(self._runner, run, which, head, separate)
+            if whole is not None:
+                yield whole
                 continue
-            yield Batch(self, {**feed, **found.values}, found.gradients, which, count, count if separate else 1)
+            for one, number in zip(run, which, strict=True):
+                alone = self._tried(self._runner, [one], [number], head, separate) if len(run) > 1 else None
+                if alone is None:
+                    self.broken.add(number)
+                else:
+                    yield alone
+
+    def _tried(
+        self, runner: GradientRunner, run: Sequence[Feed], numbers: Sequence[int], head: Head, separate: bool
+    ) -> Batch | None:
+        """Return what one run of samples gives, None where a value or a gradient at the sites is not finite."""
+        feed, count = join(run), sum(rows_of(one) for one in run)
+        found = runner.run(feed, lambda values: head(values, count, numbers))
+        if not all(map(_finite, (*found.gradients.values(), *(found.values[name] for name in self._keep)))):
+            return None
+        return Batch(self, {**feed, **found.values}, found.gradients, numbers, count, count if separate else 1)
 
     def close(self) -> None:
         """Give up the sessions and their weights: nothing is run after this."""
