@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from builders import build, elements, node, normal, options, run, value, weight
 from scipy.special import softmax
 
+from onnx_lowrank.metrics.custom import from_file
 from onnx_lowrank.options import Gate, Lossless
 from onnx_lowrank.pipeline import DataSources, optimize
 
@@ -19,7 +21,14 @@ ROOT = Path(__file__).resolve().parents[2]
 LOSS = f"{ROOT / 'models' / 'losses.py'}:ctc"
 SPACE = 4
 BLANKS = (0, SPACE)
-TARGETS = {"none": [], "one": [2], "two": [1, 3], "twice the same": [2, 2], "three": [3, 1, 1], "there and back": [1, 2, 1]}
+TARGETS = {
+    "none": [],
+    "one": [2],
+    "two": [1, 3],
+    "twice the same": [2, 2],
+    "three": [3, 1, 1],
+    "there and back": [1, 2, 1],
+}
 
 
 @pytest.fixture
@@ -105,3 +114,14 @@ def test_a_small_reader_goes_the_whole_way_with_it(changes: dict[str, Any]):
     assert result.changed, result.reason
     assert elements(result.model) <= 0.9 * elements(model)
     assert any(option.slope != 0 for curve in result.curves for option in curve.options)
+
+
+def test_the_ablation_names_losses_that_are_there(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    ablation = importlib.import_module("benchmarks.ablation")
+    assert ablation.LOSSES.keys() == {"ppocr"}
+    for name, spec in ablation.LOSSES.items():
+        bench = ablation.Workbench(SimpleNamespace(name=name), None, None, options())
+        assert bench.loss == str(ROOT / spec)
+        assert callable(from_file(bench.loss).function)
+    assert ablation.Workbench(SimpleNamespace(name="minilm"), None, None, options()).loss is None
