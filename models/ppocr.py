@@ -72,11 +72,11 @@ def samples() -> Splits:
     order = np.random.default_rng(SEED).permutation(len(articles))
     thirds = dict(zip(COUNTS, np.array_split(order, len(COUNTS)), strict=True))
     found = {}
-    for i, (name, count) in enumerate(COUNTS.items()):
+    for i, (name, count) in enumerate(COUNTS.items()):  # calibration has labels for losses.py, and no metric
         generator = np.random.default_rng([SEED, i])
         sentences = [sentence for j in thirds[name] for sentence in articles[j]]
         lines = _lines(sentences, count, classes, generator)
-        found[name] = _split(lines, classes, generator, labelled=name != "calibration")
+        found[name] = _split(lines, classes, generator, metric="" if name == "calibration" else METRIC)
     return Splits(
         calibration=found["calibration"],
         validation=found["validation"],
@@ -106,7 +106,7 @@ def _lines(sentences: list[str], count: int, classes: dict[str, int], generator:
     return lines
 
 
-def _split(lines: list[str], classes: dict[str, int], generator: np.random.Generator, *, labelled: bool) -> Split:
+def _split(lines: list[str], classes: dict[str, int], generator: np.random.Generator, *, metric: str) -> Split:
     """Return rendered lines, labelled with their classes without spaces, filled up with -1."""
     targets = [[classes[c] for c in line.replace(" ", "")] for line in lines]
     labels = np.full((len(lines), max(map(len, targets))), -1, dtype=np.int64)
@@ -116,8 +116,8 @@ def _split(lines: list[str], classes: dict[str, int], generator: np.random.Gener
     images = tuple({"x": _prepared(_rendered(line, faces, generator))} for line in lines)
     return Split(
         samples=images,
-        labels=labels if labelled else None,
-        metric=METRIC if labelled else "",
+        labels=labels,
+        metric=metric,
         note=f"rendered lines of {len(lines)} sentences",
         ragged=True,
     )

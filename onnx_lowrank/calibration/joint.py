@@ -7,6 +7,7 @@ vectors on the side of the weight that is asked for. Nothing is kept from batch 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,8 +64,8 @@ class Batch:
 class JointFlow:
     """Runs a group of sites forward and backward. `seeded` are the tensors where the loss's gradient enters.
 
-    `unreached`: site id -> why no gradient gets there. `broken` counts samples whose values or gradients at the sites
-    are not finite: they are left out.
+    `unreached`: site id -> why no gradient gets there. `broken`: numbers of the samples whose values or gradients at
+    the sites are not finite: they are left out.
     """
 
     def __init__(
@@ -76,14 +77,16 @@ class JointFlow:
         shapes: Mapping[str, Dims],
         options: Options,
     ) -> None:
-        self.found, self.seeded, self.broken = found, tuple(seeded), 0
+        self.found, self.seeded = found, tuple(seeded)
+        self.broken: set[int] = set()
         stored = {tensor.name for tensor in model.graph.initializer}  # before IR 4 they are listed as inputs, too
         self._given = {value.name for value in model.graph.input} - stored
         self._provider, self._threads = options.provider, options.threads
         self._pulls: dict[str, _Pull] = {}
         self._weights: dict[str, Array] = {}
         calls = [(site, call) for site in sites for call in found.calls[site.id]]
-        self._direct = {call.output: x for site, call in calls if (x := _sole_data(model, site, call))}
+        once = _read_once(model)
+        self._direct = {call.output: x for site, call in calls if (x := _sole_data(once, site, call))}
         targets = [*(call.output for _, call in calls), *dict.fromkeys(self._direct.values())]
         keep = self._keep = [name for name in dict.fromkeys(self._kept(sites)) if name not in self._given]
         graph = build_gradient(model, targets, seeded, shapes=shapes, keep=keep)
@@ -119,21 +122,36 @@ class JointFlow:
     def run(
         self, feeds: Sequence[Feed], numbers: Sequence[int], head: Head, *, batch: int, separate: bool
     ) -> Iterator[Batch]:
-        """Yield what every batch of `feeds` gives; `separate`: the rows of a batch can be told apart everywhere."""
+        """Yield what every batch of `feeds` gives; `separate`: the rows of a batch can be told apart everywhere.
+
+        A batch that is not finite is run again sample by sample, so that only those are left out that are not.
+        """
         if self._runner is None:
             return
         start = 0
         for run in batches(feeds, batch):
-            feed = join(run)
-            count = sum(rows_of(one) for one in run)
             which = numbers[start : start + len(run)]
             start += len(run)
-            found = self._runner.run(feed, lambda values, n=count, w=which: head(values, n, w))  # type: ignore[misc]
-            seen = [*found.gradients.values(), *(found.values[name] for name in self._keep)]
-            if not all(map(_finite, seen)):
-                self.broken += count
+            whole = self._tried(self._runner, run, which, head, separate)
+            if whole is not None:
+                yield whole
                 continue
-            yield Batch(self, {**feed, **found.values}, found.gradients, which, count, count if separate else 1)
+            for one, number in zip(run, which, strict=True):
+                alone = self._tried(self._runner, [one], [number], head, separate) if len(run) > 1 else None
+                if alone is None:
+                    self.broken.add(number)
+                else:
+                    yield alone
+
+    def _tried(
+        self, runner: GradientRunner, run: Sequence[Feed], numbers: Sequence[int], head: Head, separate: bool
+    ) -> Batch | None:
+        """Return what one run of samples gives, None where a value or a gradient at the sites is not finite."""
+        feed, count = join(run), sum(rows_of(one) for one in run)
+        found = runner.run(feed, lambda values: head(values, count, numbers))
+        if not all(map(_finite, (*found.gradients.values(), *(found.values[name] for name in self._keep)))):
+            return None
+        return Batch(self, {**feed, **found.values}, found.gradients, numbers, count, count if separate else 1)
 
     def close(self) -> None:
         """Give up the sessions and their weights: nothing is run after this."""
@@ -182,16 +200,19 @@ class JointFlow:
         return self._pulls[call.output]
 
 
-def _sole_data(model: onnx.ModelProto, site: Site, call: Call) -> str:
+def _read_once(model: onnx.ModelProto) -> set[str]:
+    """Return the tensors between nodes that one node alone reads; none where subgraphs may read as well."""
+    if any(a.HasField("g") or a.graphs for node in model.graph.node for a in node.attribute):
+        return set()
+    uses = Counter(name for node in model.graph.node for name in node.input)
+    ends = {v.name for v in (*model.graph.output, *model.graph.input)}
+    return {name for name, count in uses.items() if count == 1 and name not in ends}
+
+
+def _sole_data(once: set[str], site: Site, call: Call) -> str:
     """Return the data of a kernel that nobody else reads: its own gradient is Wᵀ g. Empty for all others."""
     x = operator(call).data(call)
-    if math.prod(site.shape[2:]) == 1 or "in" not in sides_of(site):
-        return ""
-    if x in {v.name for v in (*model.graph.output, *model.graph.input)} or any(
-        a.HasField("g") or a.graphs for node in model.graph.node for a in node.attribute
-    ):
-        return ""
-    return x if sum(name == x for node in model.graph.node for name in node.input) == 1 else ""
+    return x if math.prod(site.shape[2:]) > 1 and "in" in sides_of(site) and x in once else ""
 
 
 class _Pull:

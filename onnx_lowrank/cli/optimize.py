@@ -27,6 +27,7 @@ from onnx_lowrank.cli.options import (
 )
 from onnx_lowrank.model_io import write_text
 from onnx_lowrank.options import Compact, Goal, Lossless
+from onnx_lowrank.pipeline.pareto import no_curve
 from onnx_lowrank.pipeline.subject import RANDOM
 from onnx_lowrank.report import render_result, result_json
 from onnx_lowrank.result import Result
@@ -119,6 +120,8 @@ def optimize(model: Path, output: Path | None, **values: Any) -> None:
     goal, options = _goal(values), options_of(values)
     if values["save_plan"] is not None and options.continuation > 1:
         raise click.UsageError("a plan made by --continuation cannot be repeated by `apply`: leave --save-plan out")
+    if values["pareto"] is not None and (refusal := no_curve(options)):
+        raise click.UsageError(refusal)
     target = output or model.with_name(f"{model.stem}.lowrank.onnx")
     if not values["dry_run"]:
         check_output(target, model, force=values["force"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 
@@ -127,22 +127,27 @@ class _Backward:
             if self._wanted(name):
                 self.blocked.setdefault(name, reason)
 
-    def _named(self, value: Value, wish: str, taken: set[str]) -> str:
-        """Give a gradient its output name: the node that makes it is renamed; a seed, or one given away, is copied."""
-        name = self._free(wish)
-        self.emit.elems[name], self.emit.dims[name] = value.elem, value.dims
-        made = [node for node in self.emit.nodes if value.name in node.output]
-        if not made or value.name in taken:
-            self.emit.nodes.append(helper.make_node("Identity", [value.name], [name], name=name))
-            return name
+    def _named(self, gradients: Mapping[str, Value]) -> dict[str, str]:
+        """Return target -> the output of its gradient: what makes it is renamed; a seed, or one given away, is copied.
+
+        All in one pass over the nodes: a walk for every target would be quadratic in the depth of the model.
+        """
+        made = {name for node in self.emit.nodes for name in node.output}
+        renamed: dict[str, str] = {}
+        names: dict[str, str] = {}
+        for target, value in gradients.items():
+            name = names[target] = self._free(f"gradient@{target}")
+            self.emit.elems[name], self.emit.dims[name] = value.elem, value.dims
+            if value.name in made and value.name not in renamed:
+                renamed[value.name] = name
+            else:
+                self.emit.nodes.append(helper.make_node("Identity", [value.name], [name], name=name))
         for node in self.emit.nodes:
-            for names in (node.input, node.output):
-                for index, old in enumerate(names):
-                    if old == value.name:
-                        names[index] = name
-        for parts in self.parts.values():
-            parts[:] = [replace(part, name=name) if part.name == value.name else part for part in parts]
-        return name
+            for slots in (node.input, node.output):
+                for index, old in enumerate(slots):
+                    if old in renamed:
+                        slots[index] = renamed[old]
+        return names
 
     def _free(self, wish: str) -> str:
         if wish in self.forward.names:
@@ -152,7 +157,7 @@ class _Backward:
 
     def result(self) -> GradientGraph:
         """The finished graph."""
-        gradients: dict[str, str] = {}
+        reached: dict[str, Value] = {}
         unreached: dict[str, str] = {}
         for target in self.targets:
             gradient = self.gradient(target)
@@ -161,7 +166,8 @@ class _Backward:
             elif gradient is None:
                 unreached[target] = NO_PATH
             else:
-                gradients[target] = self._named(gradient, f"gradient@{target}", set(gradients.values()))
+                reached[target] = gradient
+        gradients = self._named(reached)
         model = self._model(gradients)
         kept = {node.name for node in model.graph.node}
         backward = frozenset(node.name for node in self.emit.nodes if node.name in kept) - self._forward_needs(model)

@@ -18,7 +18,7 @@ from onnx_lowrank.progress import Progress
 from onnx_lowrank.samples import Samples
 from onnx_lowrank.sensitivity import Decomposed, decompose, probe_curves
 from onnx_lowrank.sensitivity.curves import JointCurves, joint_curves, merged
-from onnx_lowrank.sensitivity.joint import Collection, Joint
+from onnx_lowrank.sensitivity.joint import Collection, Joint, notes_of
 from onnx_lowrank.sensitivity.objective import Objective
 from onnx_lowrank.sensitivity.probe import PROBES
 from onnx_lowrank.sensitivity.reach import AGREE, measure_reach
@@ -150,10 +150,11 @@ def _joint(
     with progress.step("calibrating", collection.passes) as advance:
         joint = collection.run(advance)
     curves = joint_curves(found, observed, joint)
-    first = [samples.feeds[i] for i in collection.parts_scored()[0]]
+    first = [samples.feeds[i] for i in collection.parts_scored()[0] if i not in joint.broken]
     done = Calibrated(
         curves.decomposed, observed, samples, objective, len(samples), first, batch,
-        joint, curves.tails, curves.slopes, joint.unreached,
+        joint, {} if joint.uneven else curves.tails, curves.slopes, joint.unreached,
+        notes_of(joint, len(samples), options),
     )  # fmt: skip
     return _with_fallback(subject, found, done, curves, options, progress) if joint.unreached else done
 
@@ -170,7 +171,7 @@ def _with_fallback(
         f"{len(done.fallback)} of {len(found.sites)} weights have no gradient ({'; '.join(reasons)}):"
         " their factors keep the outputs on calibration inputs, and their losses are measured"
     )
-    return replace(done, decomposed=merged(found, curves.decomposed, other.decomposed), notes=(note,))
+    return replace(done, decomposed=merged(found, curves.decomposed, other.decomposed), notes=(*done.notes, note))
 
 
 def probe(

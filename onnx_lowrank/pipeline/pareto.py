@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from onnx_lowrank.errors import GoalError
-from onnx_lowrank.options import Goal
+from onnx_lowrank.options import Goal, Options
 from onnx_lowrank.pipeline.search import Search
 from onnx_lowrank.pipeline.study import Study
 from onnx_lowrank.plan import Problem
+from onnx_lowrank.plan.choose import along
+from onnx_lowrank.plan.interlayer import between
 from onnx_lowrank.plan.problem import amount
 from onnx_lowrank.result import Size
 from onnx_lowrank.types import Plan
@@ -49,8 +51,12 @@ class Point:
 def pareto(study: Study, goal: Goal) -> list[Point]:
     """Return the curve, largest model first; what was measured for a goal is not measured again.
 
-    Raises GoalError where no weight can be factored.
+    The plans are chosen as the study's options say: with terms between weights, or by the paper's rule. Raises
+    GoalError where no weight can be factored, and for continuation, which has no one collection.
     """
+    refusal = no_curve(study.options)
+    if refusal:
+        raise GoalError(refusal)
     if not study.found.sites:
         raise GoalError("no weight of this model can be factored, so there is no curve")
     metric, _ = study.metric(goal.gate)
@@ -58,7 +64,7 @@ def pareto(study: Study, goal: Goal) -> list[Point]:
     before = Size(study.found.parameters, study.subject.bytes, stand.calibrated.observed.macs)
     problem = study.problem(goal.resource)
     search = Search(study, stand, problem, study.judge(goal.gate)[0], None, before)
-    plans = curve_plans(problem)
+    plans = curve_plans(problem, study.options.gamma if study.options.sensitivity == "paper" else None)
     known = {choices for choices, gate in study.trials if gate == goal.gate}
     chosen = _spread(plans, problem)
     points = []
@@ -76,13 +82,22 @@ def pareto(study: Study, goal: Goal) -> list[Point]:
     return points
 
 
-def curve_plans(problem: Problem) -> list[Plan]:
-    """Return the plans of least predicted loss at POINTS budgets, largest first, each once."""
+def no_curve(options: Options) -> str:
+    """Return why these options give no curve, and what to do; empty where they give one."""
+    if options.continuation == 1:
+        return ""
+    return (
+        "the curve comes from one collection, and --continuation collects again on the way to every plan:"
+        " leave --pareto or --continuation out"
+    )
+
+
+def curve_plans(problem: Problem, gamma: float | None = None) -> list[Plan]:
+    """Return the plans of least predicted loss at POINTS budgets, largest first, each once; `gamma`: the paper's."""
+    budgets = np.linspace(problem.dense, problem.smallest, POINTS).tolist()
     plans: dict[object, Plan] = {}
-    for budget in np.linspace(problem.dense, problem.smallest, POINTS):
-        plan = problem.quick(float(budget), "curve")
-        if plan is not None:
-            plans.setdefault(plan.choices, plan)
+    for plan in along(problem, budgets, "curve", gamma):
+        plans.setdefault(plan.choices, plan)
     return list(plans.values())
 
 
@@ -98,7 +113,9 @@ def _point(search: Search, plan: Plan, unit: str) -> Point:
     size = search.size(plan, 0)
     dense = sum(site.parameters for site in search.study.found.sites)
     factorable = 1 - (search.before.parameters - size.parameters) / dense
-    return Point(size.parameters / search.before.parameters, factorable, size.parameters, size.macs, plan.loss, unit)
+    problem, loss = search.problem, plan.loss
+    loss += between(problem, plan, problem.tails) if problem.tails else 0.0
+    return Point(size.parameters / search.before.parameters, factorable, size.parameters, size.macs, loss, unit)
 
 
 def points_text(points: Sequence[Point], path: Path) -> str:

@@ -22,7 +22,7 @@ second order (`Option.loss`), which the paper leaves out, are left out here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -56,13 +56,19 @@ def paper_lossless(problem: Problem, budget: float | None, gamma: float) -> Plan
     Where that costs more than the budget, go on with the step to a cheaper option (now of any sign) that raises
     ⟨G, δ⟩ least for what it saves, until it fits. None where it never does.
     """
+    return next(paper_descent(problem, [np.inf if budget is None else budget], gamma), None)
+
+
+def paper_descent(problem: Problem, budgets: Sequence[float], gamma: float) -> Iterator[Plan]:
+    """Yield `paper_lossless` of every budget, largest first, as far as they can be met: all lie on one path."""
     picks = [
         min(_falling(curve, gamma), key=lambda i: (curve.options[i].slope, curve.options[i].error), default=0)
         for curve in problem.curves
     ]
-    if budget is not None and not _descend(problem, budget, gamma, picks):
-        return None
-    return problem.plan(picks, f"first order, lossless, gamma {gamma:g}")
+    for budget in budgets:
+        if not _descend(problem, budget, gamma, picks):
+            return
+        yield problem.plan(picks, f"first order, lossless, gamma {gamma:g}")
 
 
 def paper_compact(problem: Problem, gamma: float) -> Plan:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from onnx_lowrank.plan.baselines import paper_descent
 from onnx_lowrank.plan.interlayer import interlayer
+from onnx_lowrank.plan.knapsack import relaxed
 from onnx_lowrank.plan.problem import Problem
 from onnx_lowrank.types import Plan
 
@@ -15,3 +18,21 @@ def least_loss(problem: Problem, budget: float, origin: str) -> Plan | None:
         return problem.best(budget, origin)
     plan = interlayer(replace(problem, tails=None), budget, problem.tails)
     return None if plan is None else replace(plan, origin=origin)
+
+
+def along(problem: Problem, budgets: Sequence[float], origin: str, gamma: float | None) -> Iterator[Plan]:
+    """Yield a plan for every falling budget that can be met, close to the best: for whole curves.
+
+    gamma: by the paper's rule, which goes down one path; else by the relaxation, with inter-layer terms where the
+    problem has any.
+    """
+    if gamma is not None:
+        yield from paper_descent(problem, budgets, gamma)
+        return
+    for budget in budgets:
+        if problem.tails:
+            plan = interlayer(replace(problem, tails=None), budget, problem.tails, relaxed)
+        else:
+            plan = problem.quick(budget, origin)
+        if plan is not None:
+            yield replace(plan, origin=origin)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from onnx_lowrank.plan.knapsack import solve
+from onnx_lowrank.plan.knapsack import Solver, solve
 from onnx_lowrank.plan.problem import Problem, amount
 from onnx_lowrank.types import Array, Plan
 
@@ -24,21 +24,21 @@ GAIN = 1e-12
 """A swap must lower the joint rise by more than this share of it: rounding must not go round in circles."""
 
 
-def interlayer(problem: Problem, budget: float, tails: Mapping[str, Array]) -> Plan | None:
-    """Return a plan of low joint rise within the budget, never worse than `problem.best`; None where none fits.
+def interlayer(problem: Problem, budget: float, tails: Mapping[str, Array], solver: Solver = solve) -> Plan | None:
+    """Return a plan of low joint rise within the budget, never worse than the solver's own; None where none fits.
 
     tails: site id -> (samples, options), −⟨Γ_s, δ⟩ of every option of its curve in order, zeros for dense; the same
     samples at every site. Raises KeyError for a site without tails, ValueError where shapes do not fit.
     """
     columns = _checked(problem, tails)
     costs = [np.array([amount(o.cost, problem.resource) for o in curve.options]) for curve in problem.curves]
-    picks = solve([np.array([o.loss for o in curve.options]) for curve in problem.curves], costs, budget)
+    picks = solver([np.array([o.loss for o in curve.options]) for curve in problem.curves], costs, budget)
     if picks is None:
         return None
     best, seen = picks, {tuple(picks)}
     means = [column[:, pick] for column, pick in zip(columns, picks, strict=True)]
     for _ in range(ROUNDS):
-        picks = solve(_linearised(columns, means), costs, budget)
+        picks = solver(_linearised(columns, means), costs, budget)
         if picks is None or tuple(picks) in seen:
             break
         seen.add(tuple(picks))
@@ -50,8 +50,18 @@ def interlayer(problem: Problem, budget: float, tails: Mapping[str, Array]) -> P
 
 def joint_rise(problem: Problem, plan: Plan, tails: Mapping[str, Array]) -> float:
     """Return ½ mean_s (Σ_i t_si)² of a plan of this problem, in the unit of the tails squared (nats for a KL)."""
+    return _rise(*_picked(problem, plan, tails))
+
+
+def between(problem: Problem, plan: Plan, tails: Mapping[str, Array]) -> float:
+    """Return the part of `joint_rise` that sums over sites leave out: the terms of two sites."""
+    columns, picks = _picked(problem, plan, tails)
+    return _rise(columns, picks) - sum(_rise([t], [pick]) for t, pick in zip(columns, picks, strict=True))
+
+
+def _picked(problem: Problem, plan: Plan, tails: Mapping[str, Array]) -> tuple[list[Array], list[int]]:
     picks = [curve.options.index(c.option) for curve, c in zip(problem.curves, plan.choices, strict=True)]
-    return _rise(_checked(problem, tails), picks)
+    return _checked(problem, tails), picks
 
 
 def _checked(problem: Problem, tails: Mapping[str, Array]) -> list[Array]:

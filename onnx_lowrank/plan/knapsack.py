@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeAlias
 
 import numpy as np
 import scipy.optimize
@@ -17,6 +18,8 @@ import scipy.sparse
 
 from onnx_lowrank.types import Array
 
+Solver: TypeAlias = Callable[[Sequence[Array], Sequence[Array], float], list[int] | None]
+"""(losses, costs, budget) -> one index a group, None where none fits: `solve` or `relaxed`."""
 NODE_LIMIT = 20_000
 """Branch-and-bound nodes: a bound that gives the same answer on any machine, unlike a time limit."""
 SECONDS = 60.0

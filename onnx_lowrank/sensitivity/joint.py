@@ -58,12 +58,16 @@ class Collection:
     def run(self, progress: Callable[[int], None] | None = None) -> Joint:
         """Return every site scored, a group of sites that fits in memory at a time."""
         joint = Joint()
+        broken: list[set[int]] = []
         for group in self.groups():
             flow = JointFlow(self.model, self.found, group, self.objective.seeded, self.shapes, self.options)
             linalg.trim()
             joint.unreached |= flow.unreached
             Passes(self, flow, joint, progress or (lambda n: None)).run()
             linalg.trim()
+            broken.extend([flow.broken] if flow.sites else [])
+        joint.broken = set().union(*broken)
+        joint.uneven = any(one != joint.broken for one in broken)
         return joint
 
     def groups(self) -> Iterator[list[Site]]:
@@ -113,6 +117,19 @@ class Collection:
             picks = np.unique(np.linspace(0, len(part) - 1, min(len(part), most)).round().astype(int))
             chosen.append([part[i] for i in picks] if part else [])
         return chosen
+
+
+def notes_of(joint: Joint, samples: int, options: Options) -> tuple[str, ...]:
+    """Return what a user has to know of a collection: samples and terms that were left out, and why."""
+    notes = []
+    count = len(joint.broken)
+    if count:
+        said = "was left out: its gradients are" if count == 1 else "were left out: their gradients are"
+        notes.append(f"{count} of {samples} calibration samples {said} not finite")
+    if options.inter_layer and (joint.unreached or joint.uneven):
+        why = "some weights have no gradient" if joint.unreached else "not all weights have the same samples"
+        notes.append(f"--inter-layer is left out: {why}")
+    return tuple(notes)
 
 
 __all__ = ["Collection", "Joint", "Scored"]

@@ -67,11 +67,16 @@ class Scored:
 
 @dataclass(slots=True, eq=False)
 class Joint:
-    """What collection found: (site id, scheme) -> Scored; site id -> why no gradient gets there; sites of no effect."""
+    """What collection found: (site id, scheme) -> Scored; site id -> why no gradient gets there; sites of no effect.
+
+    broken: the samples that were left out somewhere, not being finite; uneven: at some sites others than at others.
+    """
 
     scored: dict[tuple[str, str], Scored] = field(default_factory=dict)
     unreached: dict[str, str] = field(default_factory=dict)
     dead: list[Site] = field(default_factory=list)
+    broken: set[int] = field(default_factory=set)
+    uneven: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -212,7 +217,7 @@ class Passes:
             self.fitted = self.fitted or [{} for _ in fit.folds]
             for fold, basis in zip(self.fitted, fit.folds, strict=True):
                 fold[key] = basis
-        elif self.flow.broken == len(self.given.feeds):
+        elif len(self.flow.broken) == len(self.given.feeds):
             self.joint.unreached[site.id] = "the gradient of the loss is not finite on these samples"
         elif site not in self.joint.dead:
             self.joint.dead.append(site)

@@ -47,7 +47,7 @@ def measure_reach(
     """
     sites = {site.id: site for site in found.sites}
     asked = [curve for curve in curves if picks.get(curve.site)]
-    if not asked:
+    if not asked or not feeds:
         return tuple(curves)
     runner = Runner(
         overridable(model, [sites[curve.site].weight for curve in asked]),

@@ -235,14 +235,21 @@ def test_a_kernel_has_both_sides_and_a_matrix_the_smaller():
         assert sides_of(replace(found.sites[0], shape=shape)) == (side,)
 
 
+@pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("after", ["Identity", "Tanh"])
-def test_a_sample_that_overflows_at_a_site_is_left_out(after: str):
-    """Its gradient may well be finite: noise at the output, and nothing in between."""
+def test_a_sample_that_overflows_at_a_site_is_left_out_alone(after: str, batch: int):
+    """Its gradient may well be finite: noise at the output, and nothing in between. Its neighbours stay."""
     nodes = [node("Exp", ["x"], ["e"]), node("MatMul", ["e", "W"], ["h"], "fc"), node(after, ["h"], ["y"])]
     model = build(nodes, [value("x", ["n", 8])], [value("y", ["n", 8])], {"W": weight((8, 8), 1)})
     x = normal([32, 8], 2)
-    x[5] = 1000
-    one = collection(model, x, Exhaustive("y", unit), repeats=1, batch=1)
+    x[[5, 27]] = 1000
+    one = collection(model, x, Exhaustive("y", unit), repeats=1, batch=batch)
     joint, (curve,) = scored(one)
-    assert joint.scored["h", "svd"].tails.shape[0] == 31
+    assert joint.scored["h", "svd"].tails.shape[0] == 30
+    assert joint.scored["h", "svd"].first == 15
+    assert (joint.broken, joint.uneven) == ({5, 27}, False)
+    rest = collection(model, x, Exhaustive("y", unit), repeats=1, batch=1)
+    np.testing.assert_allclose(
+        rest.run().scored["h", "svd"].tails, joint.scored["h", "svd"].tails, rtol=1e-4, atol=1e-5
+    )
     assert all(np.isfinite(option.loss) and option.loss > 0 for option in curve.options[1:])

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.curves import said
 from benchmarks.lines import Lines
-from benchmarks.zoo import Entry, Set
+from benchmarks.zoo import ROOT, Entry, Set
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.metrics import Metric, choose_metric
 from onnx_lowrank.options import Gate, Options
@@ -67,6 +67,8 @@ METHODS = (
     "+ continuation",
 )
 DEFAULT = "exact + range"
+LOSSES = {"ppocr": "models/losses.py:ctc"}
+"""The labelled losses of "+ signed" and "paper" where cross-entropy does not fit; they need labelled calibration."""
 
 
 def cell_name(method: str, level: float, seed: int) -> str:
@@ -172,6 +174,12 @@ class Workbench:
         kind = kind_of(self.subject, _validation_metric(self.entry, self.subject), self.calibration)
         return calibrate(self.subject, self.calibration, self.found, options, Silent(), kind)
 
+    @property
+    def loss(self) -> str | None:
+        """The labelled loss, None for cross-entropy."""
+        own = LOSSES.get(self.entry.name)
+        return None if own is None else str(ROOT / own)
+
     def problem(self, curves: tuple[Curve, ...], tails: Any = None) -> Problem:
         """Return the rank-choice problem of some curves."""
         return Problem(curves, {site.id: site.weight for site in self.found.sites}, "parameters", tails)
@@ -194,7 +202,7 @@ class Workbench:
     @cached_property
     def paper(self) -> Calibrated:
         """Plain SVD with first-order terms."""
-        return self._calibrated("paper")
+        return self._calibrated("paper", loss=self.loss)
 
     @cached_property
     def joint(self) -> Calibrated:
@@ -204,7 +212,7 @@ class Workbench:
     @cached_property
     def labelled(self) -> Calibrated:
         """The same, with the first-order term of a labelled loss."""
-        return self._calibrated("joint", signed=True)
+        return self._calibrated("joint", signed=True, loss=self.loss)
 
     @cached_property
     def reached(self) -> tuple[Curve, ...]:

@@ -1,0 +1,51 @@
+"""A model of a thousand layers: nothing recurses, nothing takes the square of the depth, sites stream in groups."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from builders import build, elements, node, normal, options, run, value, weight
+
+from onnx_lowrank.options import LEAST_MEMORY, Gate, Lossless
+from onnx_lowrank.pipeline import Study, reach
+from onnx_lowrank.sensitivity.joint import Collection
+
+LAYERS = 1000
+WIDTH = 16
+ROWS = 8
+
+
+def deep() -> onnx.ModelProto:
+    """Return residual layers: x + relu(x W) / 20, a thousand times."""
+    nodes, weights = [], {"share": np.float32(0.05)}
+    names = ["x", *(f"r{i}" for i in range(1, LAYERS)), "y"]
+    for i in range(LAYERS):
+        weights[f"W{i}"] = weight((WIDTH, WIDTH), i)
+        nodes += [
+            node("MatMul", [names[i], f"W{i}"], [f"h{i}"], f"fc{i}"),
+            node("Relu", [f"h{i}"], [f"a{i}"]),
+            node("Mul", [f"a{i}", "share"], [f"s{i}"]),
+            node("Add", [names[i], f"s{i}"], [names[i + 1]]),
+        ]
+    shape = ["n", ROWS, WIDTH]
+    return build(nodes, [value("x", shape)], [value("y", shape)], weights)
+
+
+@pytest.mark.usefixtures("no_timing")
+def test_a_thousand_layers_go_the_whole_way(monkeypatch: pytest.MonkeyPatch):
+    """In about 12 seconds on one core, a third of them for a thousand substituted weights, each in a run of all."""
+    model, groups, real = deep(), [], Collection.groups
+    monkeypatch.setattr(Collection, "groups", lambda self: groups.append(list(real(self))) or iter(groups[-1]))
+    settings = options(rank_multiple=4, memory=LEAST_MEMORY, metric="relative-l2")
+    study = Study.of(model, {"x": normal([20, ROWS, WIDTH], 1)}, settings)
+    result = reach(study, Lossless(keep=0.8, gate=Gate(max_drop=1.0)), dry_run=True)
+    assert result.changed, result.reason
+    joint = study.stand.calibrated.joint
+    assert len(groups[-1]) > 1
+    assert len(joint.scored) == len(result.curves) == LAYERS
+    assert not joint.unreached
+    assert 0.75 < elements(result.model) / elements(model) <= 0.8
+    x = normal([2, ROWS, WIDTH], 3)
+    one, other = (run(each, {"x": x})["y"] for each in (model, result.model))
+    assert 0 < np.linalg.norm(one - other) / np.linalg.norm(one) < 0.5
