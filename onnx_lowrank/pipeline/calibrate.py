@@ -150,7 +150,8 @@ def _joint(
     with progress.step("calibrating", collection.passes) as advance:
         joint = collection.run(advance)
     curves = joint_curves(found, observed, joint)
-    first = [samples.feeds[i] for i in collection.parts_scored()[0] if i not in joint.broken]
+    scored = collection.parts_scored()[0]
+    first = [samples.feeds[i] for i in [i for i in scored if i not in joint.broken] or scored]  # or all are broken
     done = Calibrated(
         curves.decomposed, observed, samples, objective, len(samples), first, batch,
         joint, {} if joint.uneven else curves.tails, curves.slopes, joint.unreached,

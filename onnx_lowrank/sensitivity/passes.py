@@ -311,7 +311,7 @@ def _mirror(upper: Array) -> None:
 
 
 def _weight_gram(weight: Array, side: SideName) -> Array:
-    """Return W Wᵀ on the outputs, Wᵀ W on the inputs, in float64; a part of the rows at a time, without a whole copy."""
+    """Return W Wᵀ on the outputs, Wᵀ W on the inputs, in float64; by parts, so that nothing is copied whole."""
     if side == "out":
         columns = weight.reshape(weight.shape[0], -1)
         parts = (part.T.astype(np.float64) for part in np.array_split(columns, math.ceil(weight.size / LARGE), axis=1))
