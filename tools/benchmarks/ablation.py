@@ -77,10 +77,9 @@ def cell_name(method: str, level: float, seed: int) -> str:
 
 
 def wanted(quick: bool) -> Iterator[tuple[str, float, int]]:
-    """Yield every cell, the cheap ones first."""
-    seeds = SEEDS[:1] if quick else SEEDS
-    for methods, levels in (([m for m in METHODS if m not in SLOW], LEVELS), (SLOW, SLOW_LEVELS)):
-        for seed in seeds:
+    """Yield every cell, a seed at a time (what is collected serves all its cells), the cheap ones first."""
+    for seed in SEEDS[:1] if quick else SEEDS:
+        for methods, levels in (([m for m in METHODS if m not in SLOW], LEVELS), (SLOW, SLOW_LEVELS)):
             for method in methods:
                 for level in (0.8,) if quick else levels:
                     if seed == 0 or method not in PLAIN:
