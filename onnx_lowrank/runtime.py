@@ -126,6 +126,11 @@ def resolve_providers(name: str) -> list[str]:
     return list(dict.fromkeys([provider, "CPUExecutionProvider"]))
 
 
+def runs_on_cpu(name: str) -> bool:
+    """Return whether the first provider to ask for is the CPU. Raises RuntimeProblem like `resolve_providers`."""
+    return resolve_providers(name)[0] == "CPUExecutionProvider"
+
+
 class Runner:
     """One model in onnxruntime. `outputs` names what to compute (default: the graph's outputs).
 

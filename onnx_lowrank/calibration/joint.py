@@ -7,9 +7,12 @@ vectors on the side of the weight that is asked for. Nothing is kept from batch 
 from __future__ import annotations
 
 import math
-from collections import Counter
+import os
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import onnx
@@ -21,7 +24,7 @@ from onnx_lowrank.gradient.run import Seeds, pack
 from onnx_lowrank.gradient.values import Dims
 from onnx_lowrank.ops import Call, operator
 from onnx_lowrank.options import Options
-from onnx_lowrank.runtime import Runner, batches, join, rows_of
+from onnx_lowrank.runtime import Runner, batches, join, rows_of, runs_on_cpu
 from onnx_lowrank.schemes import SCHEMES
 from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Array, Feed, Site
@@ -65,7 +68,7 @@ class JointFlow:
     """Runs a group of sites forward and backward. `seeded` are the tensors where the loss's gradient enters.
 
     `unreached`: site id -> why no gradient gets there. `broken`: numbers of the samples whose values or gradients at
-    the sites are not finite: they are left out.
+    the sites are not finite: they are left out. flights: batches that may be run at a time, on the CPU.
     """
 
     def __init__(
@@ -76,8 +79,11 @@ class JointFlow:
         seeded: Sequence[str],
         shapes: Mapping[str, Dims],
         options: Options,
+        flights: int = 1,
     ) -> None:
         self.found, self.seeded = found, tuple(seeded)
+        self.flights = min(flights, options.threads or os.cpu_count() or 1) if runs_on_cpu(options.provider) else 1
+        self._lock = Lock()
         self.broken: set[int] = set()
         stored = {tensor.name for tensor in model.graph.initializer}  # before IR 4 they are listed as inputs, too
         self._given = {value.name for value in model.graph.input} - stored
@@ -96,7 +102,8 @@ class JointFlow:
         if self.sites:
             packed = pack(_without(graph, self._wanted()), keep)
             del graph  # its copy of the weights, before the sessions make theirs
-            self._runner = GradientRunner(packed, provider=self._provider, threads=self._threads)
+            threads = 1 if self.flights > 1 else self._threads
+            self._runner = GradientRunner(packed, provider=self._provider, threads=threads)
 
     def _wanted(self) -> set[str]:
         outputs = {call.output for site in self.sites for call in self.found.calls[site.id]}
@@ -126,29 +133,48 @@ class JointFlow:
 
         A batch that is not finite is run again sample by sample, so that only those are left out that are not.
         """
-        if self._runner is None:
-            return
-        start = 0
-        for run in batches(feeds, batch):
-            which = numbers[start : start + len(run)]
-            start += len(run)
-            whole = self._tried(self._runner, run, which, head, separate)
+        for run, which, whole in self._ahead(feeds, numbers, head, batch=batch, separate=separate):
             if whole is not None:
                 yield whole
                 continue
             for one, number in zip(run, which, strict=True):
-                alone = self._tried(self._runner, [one], [number], head, separate) if len(run) > 1 else None
+                alone = self._tried([one], [number], head, separate) if len(run) > 1 else None
                 if alone is None:
                     self.broken.add(number)
                 else:
                     yield alone
 
-    def _tried(
-        self, runner: GradientRunner, run: Sequence[Feed], numbers: Sequence[int], head: Head, separate: bool
-    ) -> Batch | None:
+    def _ahead(
+        self, feeds: Sequence[Feed], numbers: Sequence[int], head: Head, *, batch: int, separate: bool
+    ) -> Iterator[tuple[list[Feed], Sequence[int], Batch | None]]:
+        """Yield every batch and what it gives, in order; as many as `flights` are on their way, a thread each.
+
+        Several runs on one thread each keep the cores busier than one run on several.
+        """
+        waiting: deque[tuple[list[Feed], Sequence[int], Future[Batch | None]]] = deque()
+        with ThreadPoolExecutor(self.flights) as pool:
+            start = 0
+            for run in batches(feeds, batch) if self._runner is not None else ():
+                which = numbers[start : start + len(run)]
+                start += len(run)
+                waiting.append((run, which, pool.submit(self._tried, run, which, head, separate)))
+                if len(waiting) >= self.flights:
+                    done, count, found = waiting.popleft()
+                    yield done, count, found.result()
+            for done, count, found in waiting:
+                yield done, count, found.result()
+
+    def _tried(self, run: Sequence[Feed], numbers: Sequence[int], head: Head, separate: bool) -> Batch | None:
         """Return what one run of samples gives, None where a value or a gradient at the sites is not finite."""
+        if self._runner is None:
+            return None
         feed, count = join(run), sum(rows_of(one) for one in run)
-        found = runner.run(feed, lambda values: head(values, count, numbers))
+
+        def loss(values: Mapping[str, Array]) -> Seeds:
+            with self._lock:  # a user's loss is not run twice at a time
+                return head(values, count, numbers)
+
+        found = self._runner.run(feed, loss)
         if not all(map(_finite, (*found.gradients.values(), *(found.values[name] for name in self._keep)))):
             return None
         return Batch(self, {**feed, **found.values}, found.gradients, numbers, count, count if separate else 1)

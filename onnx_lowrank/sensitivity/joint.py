@@ -40,7 +40,7 @@ HELD = 10
 class Collection:
     """All that the two passes need. `separate`: rows of a batch can be told apart at every site.
 
-    score: samples to score, over all folds; None: by the rule of SCORED.
+    score: samples to score, over all folds; None: by the rule of SCORED. flights: batches run at a time.
     """
 
     model: onnx.ModelProto
@@ -54,13 +54,16 @@ class Collection:
     separate: bool
     metric: Metric = "joint"
     score: int | None = None
+    flights: int = 1
 
     def run(self, progress: Callable[[int], None] | None = None) -> Joint:
         """Return every site scored, a group of sites that fits in memory at a time."""
         joint = Joint()
         broken: list[set[int]] = []
         for group in self.groups():
-            flow = JointFlow(self.model, self.found, group, self.objective.seeded, self.shapes, self.options)
+            flow = JointFlow(
+                self.model, self.found, group, self.objective.seeded, self.shapes, self.options, self.flights
+            )
             linalg.trim()
             joint.unreached |= flow.unreached
             Passes(self, flow, joint, progress or (lambda n: None)).run()
@@ -85,17 +88,21 @@ class Collection:
             yield group
 
     def fitted_to_memory(self) -> Collection:
-        """Return the collection with the largest batch at which one group holds all sites, or with single samples."""
-        for batch in sorted({min(size, self.batch) for size in (1, 2, 4)}, reverse=True):
-            smaller = replace(self, batch=batch)
+        """Return the collection with as much at a time as lets one group hold all sites, or with single samples.
+
+        The choice does not depend on the machine's cores, so neither do the results.
+        """
+        for batch, flights in ((4, 2), (2, 2), (1, 2)):
+            smaller = replace(self, batch=min(batch, self.batch), flights=flights)
             if sum(map(smaller.need, self.found.sites)) <= self.options.memory:
                 return smaller
-        return replace(self, batch=1)
+        return replace(self, batch=1, flights=1)
 
     def need(self, site: Site) -> int:
-        """Return bytes: moments and bases of every fold, and z, e of a batch."""
+        """Return bytes: moments and bases of every fold, and z, e of the batches at hand."""
         widths = [site.shape[0] if side == "out" else site.shape[1] for side in sides_of(site)]
-        return sum(32 * FOLDS * width**2 for width in widths) + HELD * self.observed.bytes[site.id] * self.batch
+        runs = HELD * self.observed.bytes[site.id] * self.batch * self.flights
+        return sum(32 * FOLDS * width**2 for width in widths) + runs
 
     @property
     def passes(self) -> int:

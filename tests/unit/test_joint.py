@@ -253,3 +253,25 @@ def test_a_sample_that_overflows_at_a_site_is_left_out_alone(after: str, batch: 
         rest.run().scored["h", "svd"].tails, joint.scored["h", "svd"].tails, rtol=1e-4, atol=1e-5
     )
     assert all(np.isfinite(option.loss) and option.loss > 0 for option in curve.options[1:])
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_runs_at_a_time_change_nothing(batch: int):
+    one = collection(mlp([12, 16, WIDE], [None, None], 3), normal([12, 12], 4), Exhaustive("y", unit), repeats=WIDE,
+                     batch=batch)  # fmt: skip
+    alone, together = (replace(one, options=options(threads=2), flights=flights).run() for flights in (1, 2))
+    assert alone.scored.keys() == together.scored.keys()
+    for key, scored in alone.scored.items():
+        np.testing.assert_array_equal(scored.tails, together.scored[key].tails)
+        np.testing.assert_array_equal(scored.kron, together.scored[key].kron)
+
+
+def test_what_is_run_at_a_time_counts_as_memory():
+    one = collection(mlp([12, 16, WIDE], [None, None], 3), normal([12, 12], 4), Exhaustive("y", unit), repeats=WIDE,
+                     batch=8)  # fmt: skip
+    assert (one.fitted_to_memory().batch, one.fitted_to_memory().flights) == (4, 2)
+    site = one.found.sites[0]
+    assert replace(one, batch=2, flights=2).need(site) == replace(one, batch=4).need(site)
+    seen = replace(one.observed, bytes=dict.fromkeys(one.observed.bytes, 10**9))
+    tight = replace(one, observed=seen).fitted_to_memory()
+    assert (tight.batch, tight.flights) == (1, 1)
