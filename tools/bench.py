@@ -76,7 +76,7 @@ def _run(zoo: Path, models: list[str], parts: list[str], lines: Lines) -> list[s
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--zoo", type=Path, required=True, help="directory with a folder for each model")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench-out", help="raw lines and models (bench-out)")
+    parser.add_argument("--out", type=Path, help="raw lines and models (tools/results; with --quick bench-out)")
     parser.add_argument("--results", type=Path, help="file to write (RESULTS.md; with --quick OUT/RESULTS.md)")
     parser.add_argument("--models", type=_some_of(MODELS), default=list(MODELS), help=f"of {','.join(MODELS)}")
     parser.add_argument("--part", type=_some_of(tuple(PARTS)), default=list(PARTS), help=f"of {','.join(PARTS)}")
@@ -84,7 +84,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="0 (all cores)")
     parser.add_argument("--quick", action="store_true", help="80 %% alone, 64 samples a test set, one goal: a trial")
     parser.add_argument("--tables-only", action="store_true", help="measure nothing, write the tables again")
-    return parser.parse_args()
+    given = parser.parse_args()
+    given.out = given.out or ROOT / ("bench-out" if given.quick else "tools/results")
+    return given
 
 
 def _some_of(allowed: tuple[str, ...]) -> Callable[[str], list[str]]:

@@ -17,6 +17,7 @@ from threading import Lock
 import numpy as np
 import onnx
 
+from onnx_lowrank.calibration.pull import Pull
 from onnx_lowrank.curvature import SideName
 from onnx_lowrank.gradient import GradientRunner, build_gradient
 from onnx_lowrank.gradient.build import GradientGraph
@@ -24,7 +25,7 @@ from onnx_lowrank.gradient.run import Seeds, pack
 from onnx_lowrank.gradient.values import Dims
 from onnx_lowrank.ops import Call, operator
 from onnx_lowrank.options import Options
-from onnx_lowrank.runtime import Runner, batches, join, rows_of, runs_on_cpu
+from onnx_lowrank.runtime import batches, join, rows_of, runs_on_cpu
 from onnx_lowrank.schemes import SCHEMES
 from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Array, Feed, Site
@@ -88,7 +89,7 @@ class JointFlow:
         stored = {tensor.name for tensor in model.graph.initializer}  # before IR 4 they are listed as inputs, too
         self._given = {value.name for value in model.graph.input} - stored
         self._provider, self._threads = options.provider, options.threads
-        self._pulls: dict[str, _Pull] = {}
+        self._pulls: dict[str, Pull] = {}
         self._weights: dict[str, Array] = {}
         calls = [(site, call) for site in sites for call in found.calls[site.id]]
         once = _read_once(model)
@@ -219,10 +220,10 @@ class JointFlow:
             self._weights[site.id] = _single(self.found.weight(site).reshape(site.shape[:2]))
         return self._weights[site.id]
 
-    def _pull(self, site: Site, call: Call) -> _Pull:
+    def _pull(self, site: Site, call: Call) -> Pull:
         if call.output not in self._pulls:
             weight = operator(call).canonical(call, onnx.numpy_helper.to_array(self.found.weights[site.weight]))
-            self._pulls[call.output] = _Pull(call, np.asarray(weight, np.float32), self._provider, self._threads)
+            self._pulls[call.output] = Pull(call, np.asarray(weight, np.float32), self._provider, self._threads)
         return self._pulls[call.output]
 
 
@@ -239,36 +240,6 @@ def _sole_data(once: set[str], site: Site, call: Call) -> str:
     """Return the data of a kernel that nobody else reads: its own gradient is Wᵀ g. Empty for all others."""
     x = operator(call).data(call)
     return x if math.prod(site.shape[2:]) > 1 and "in" in sides_of(site) and x in once else ""
-
-
-class _Pull:
-    """Wᵀ g of a convolution: its gradient with respect to its own input, whatever else reads that."""
-
-    def __init__(self, call: Call, weight: Array, provider: str, threads: int) -> None:
-        attributes = {k: v for k, v in call.attributes.items() if v is not None}
-        node = onnx.helper.make_node(call.op, ["x", "w"], ["y"], "conv", **attributes)
-        dims: list[int | None] = [None, weight.shape[1], *(None for _ in weight.shape[2:])]
-        value = onnx.helper.make_tensor_value_info
-        graph = onnx.helper.make_graph(
-            [node],
-            "pull",
-            [value("x", onnx.TensorProto.FLOAT, dims)],
-            [value("y", onnx.TensorProto.FLOAT, [None] * weight.ndim)],
-            [onnx.numpy_helper.from_array(weight, "w")],
-        )
-        opset = onnx.helper.make_opsetid("", max(call.opset, 13))
-        model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8)
-        built = build_gradient(model, ["x"], ["y"])
-        self._seed, self._gradient = built.seeds["y"], built.gradients["x"]
-        for output in [o for o in built.model.graph.output if o.name != self._gradient]:
-            built.model.graph.output.remove(output)  # so that nothing is computed for it
-        self._runner = Runner(built.model, provider=provider, threads=threads, outputs=[self._gradient])
-
-    def run(self, x: Array, gradient: Array) -> Array:
-        """Return ∂L/∂x, the shape of x."""
-        return self._runner.run({"x": np.asarray(x, np.float32), self._seed: np.asarray(gradient, np.float32)})[
-            self._gradient
-        ]
 
 
 def _without(graph: GradientGraph, wanted: set[str]) -> GradientGraph:

@@ -22,7 +22,8 @@ from onnx_lowrank.curvature import (
 from onnx_lowrank.gradient.values import Dims
 from onnx_lowrank.options import Options
 from onnx_lowrank.sensitivity.objective import Objective
-from onnx_lowrank.sensitivity.passes import Joint, Passes, Scored
+from onnx_lowrank.sensitivity.passes import Passes
+from onnx_lowrank.sensitivity.scored import Joint, Scored
 from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Feed, Site
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.linalg.blas
 
 from onnx_lowrank import linalg
 from onnx_lowrank.calibration.joint import Batch, JointFlow, sides_of
@@ -25,7 +24,9 @@ from onnx_lowrank.curvature import (
     rises,
     tails,
 )
-from onnx_lowrank.schemes import SCHEMES, Factors, Scheme
+from onnx_lowrank.schemes import SCHEMES, Scheme
+from onnx_lowrank.sensitivity.grams import LARGE, add_gram, mirror, weight_gram
+from onnx_lowrank.sensitivity.scored import Joint, Scored
 from onnx_lowrank.types import Array, Site
 
 if TYPE_CHECKING:
@@ -38,45 +39,10 @@ MOST_LINES = 8
 """Of so many lines of an image at least one is looked at."""
 PLENTY = 256
 """With more positions than this for every dimension, evenly spread rows are taken as well."""
-LARGE = 2**21
-"""Weights with more parameters than this are worked on one at a time: half a dozen float64 copies are held."""
 WAITING = 32
 """Rows gather before their products are formed, all sites of a group together: this part of the memory allowed."""
 
 Key = tuple[str, SideName]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Scored:
-    """One site by one scheme. ranks: (n,). tails, slopes: (samples, n) −⟨Γ_s, δ⟩ with sampled and with real targets.
-
-    rise, deviation: (n,) ½ E tail² and its standard error. kron: (n,) the A ⊗ B score, held out. held: the factors
-    fitted without the first fold, whose `first` samples come first in `tails`.
-    """
-
-    factors: Factors
-    ranks: tuple[int, ...]
-    tails: Array
-    slopes: Array | None
-    rise: Array
-    deviation: Array
-    kron: Array
-    held: Factors
-    first: int
-
-
-@dataclass(slots=True, eq=False)
-class Joint:
-    """What collection found: (site id, scheme) -> Scored; site id -> why no gradient gets there; sites of no effect.
-
-    broken: the samples that were left out somewhere, not being finite; uneven: at some sites others than at others.
-    """
-
-    scored: dict[tuple[str, str], Scored] = field(default_factory=dict)
-    unreached: dict[str, str] = field(default_factory=dict)
-    dead: list[Site] = field(default_factory=list)
-    broken: set[int] = field(default_factory=set)
-    uneven: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,8 +103,8 @@ class Passes:
             self.progress(len(batch.numbers))
         self._sum(waiting, sums)
         for one in sums.values():
-            _mirror(one.Z)
-            _mirror(one.E)
+            mirror(one.Z)
+            mirror(one.E)
         return sums
 
     def _sum(self, waiting: dict[Key, list[tuple[Array, Array, int]]], sums: dict[Key, SideMoments]) -> None:
@@ -162,8 +128,8 @@ class Passes:
         scale = math.prod(self._thinned(site, side))
         if total is None:
             total = SideMoments(np.zeros((z.shape[1],) * 2), np.zeros((z.shape[1],) * 2), 0, 0)
-        _add_gram(total.Z, z, scale)
-        _add_gram(total.E, e, scale)
+        add_gram(total.Z, z, scale)
+        add_gram(total.E, e, scale)
         positions, samples = total.positions + len(z) * scale, total.samples + sum(part[2] for part in parts)
         return SideMoments(total.Z, total.E, positions, samples)
 
@@ -191,7 +157,7 @@ class Passes:
         total = given[0]
         for part in given[1:]:
             total = total + part
-        gram = _weight_gram(self.given.found.stored(site), side)
+        gram = weight_gram(self.given.found.stored(site), side)
         rank = min(len(gram), math.prod(site.shape) // len(gram))
         tried, losses = [], []
         for held in given:
@@ -297,28 +263,3 @@ class Passes:
             held=scheme.pair(weight, self.fitted[0][key], relative, options[-1]),
             first=self.first,
         )
-
-
-def _add_gram(total: Array, vectors: Array, scale: int) -> None:
-    """Add Σ v vᵀ · scale to the upper triangle of `total`: a float32 symmetric rank-k update, half a product's work."""
-    if len(vectors):
-        total += scale * scipy.linalg.blas.ssyrk(1.0, vectors.T)
-
-
-def _mirror(upper: Array) -> None:
-    """Make (d, d), of which the lower triangle is zero, symmetric."""
-    upper += np.triu(upper, 1).T
-
-
-def _weight_gram(weight: Array, side: SideName) -> Array:
-    """Return W Wᵀ on the outputs, Wᵀ W on the inputs, in float64; by parts, so that nothing is copied whole."""
-    if side == "out":
-        columns = weight.reshape(weight.shape[0], -1)
-        parts = (part.T.astype(np.float64) for part in np.array_split(columns, math.ceil(weight.size / LARGE), axis=1))
-    else:
-        rows = np.array_split(weight, math.ceil(weight.size / LARGE))
-        parts = (np.moveaxis(part, 1, -1).reshape(-1, weight.shape[1]).astype(np.float64) for part in rows)
-    gram = np.zeros((weight.shape[0 if side == "out" else 1],) * 2)
-    for tall in parts:
-        gram += tall.T @ tall
-    return gram

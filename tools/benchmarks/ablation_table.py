@@ -42,14 +42,14 @@ def ablation(found: Found, model: str) -> list[str]:
         return []
     heads = (f"{unit}; kept of the factorable", *(percent(level, 0) for level in LEVELS))
     text = ["### Ablation: loss on unseen inputs", "", *table(heads, rows)]
-    judged = [
-        (f"{method}, seed {seed}", *(_judged(found, model, method, level, seed, test) for level in LEVELS))
-        for test in _tests(found, model)[:1]
-        for method in ("whitened, uniform", "whitened, global", DEFAULT)
-        for seed in SEEDS
-    ]
-    if judged:
-        text += table((f"{_tests(found, model)[0]}: the task's metric", *heads[1:]), judged)
+    for index, test in enumerate(_tests(found, model)):
+        methods = ("whitened, uniform", "whitened, global", DEFAULT) if index == 0 else (DEFAULT,)
+        judged = [
+            (f"{method}, seed {seed}", *(_judged(found, model, method, level, seed, test) for level in LEVELS))
+            for method in methods
+            for seed in SEEDS
+        ]
+        text += table((f"{test}: the task's metric", *heads[1:]), judged)
     refusals = {
         line["why"] for (part, name, _), line in found.items() if part == PART and name == model and "why" in line
     }

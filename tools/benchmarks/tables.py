@@ -37,12 +37,19 @@ READING = (
 )
 
 
+BEFORE = (
+    "Tables of an earlier state, whose raw lines were not kept (plain and whitened factors at fixed shares, and more"
+    " goals on them): [tools/results/2026-11-23.md](tools/results/2026-11-23.md). Raw lines of this page:"
+    " `tools/results/*.jsonl`."
+)
+
+
 def document(lines: Sequence[Line], models: tuple[str, ...], setting: Setting) -> str:
     """Return the text of RESULTS.md."""
     found = {(line["part"], line["model"], line["cell"]): line["data"] for line in lines}
     measured = [model for model in models if any(key[1] == model for key in found)]
     title = "# Results" + (" of a quick trial: not to be quoted" if setting.quick else "")
-    text = [title, "", "Written by `tools/bench.py`; do not edit.", "", "## Targets", ""]
+    text = [title, "", "Written by `tools/bench.py`; do not edit.", "", BEFORE, "", "## Targets", ""]
     now = source_digest()
     older = frozenset((line["part"], line["model"], line["cell"]) for line in lines if line["source"] != now)
     rows = [(each.asked, each.mark, each.measured or NONE) for each in targets(found, models, older)]

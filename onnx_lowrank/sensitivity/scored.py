@@ -1,0 +1,41 @@
+"""What the joint collection found: every site by every scheme, scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from onnx_lowrank.schemes import Factors
+from onnx_lowrank.types import Array, Site
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """One site by one scheme. ranks: (n,). tails, slopes: (samples, n) −⟨Γ_s, δ⟩ with sampled and with real targets.
+
+    rise, deviation: (n,) ½ E tail² and its standard error. kron: (n,) the A ⊗ B score, held out. held: the factors
+    fitted without the first fold, whose `first` samples come first in `tails`.
+    """
+
+    factors: Factors
+    ranks: tuple[int, ...]
+    tails: Array
+    slopes: Array | None
+    rise: Array
+    deviation: Array
+    kron: Array
+    held: Factors
+    first: int
+
+
+@dataclass(slots=True, eq=False)
+class Joint:
+    """What collection found: (site id, scheme) -> Scored; site id -> why no gradient gets there; sites of no effect.
+
+    broken: the samples that were left out somewhere, not being finite; uneven: at some sites others than at others.
+    """
+
+    scored: dict[tuple[str, str], Scored] = field(default_factory=dict)
+    unreached: dict[str, str] = field(default_factory=dict)
+    dead: list[Site] = field(default_factory=list)
+    broken: set[int] = field(default_factory=set)
+    uneven: bool = False
