@@ -1,7 +1,7 @@
 """The perturbation range: how far the quadratic prediction holds, measured by really substituting weights.
 
 At every site the options are measured that plans of several sizes would take. Where measurement and prediction agree
-the prediction stands; beyond, the option is offered with the measured value (arXiv 2412.06867: the expansion holds only
+the prediction stands; beyond, the option is offered with the measured value where that is larger (arXiv 2412.06867: the expansion holds only
 while δ is small; METHOD.md, section 3).
 """
 
@@ -98,6 +98,7 @@ def within_reach(curve: Curve, probes: Sequence[Probe]) -> Curve:
         return replace(curve, probes=tuple(known), reach=max(known[-1].error, max(o.error for o in curve.options)))
     errors = np.log([p.error for p in known])
     ratios = np.log([max(p.loss, ROUNDING) / max(p.predicted or 0.0, ROUNDING) for p in known])
+    ratios = np.maximum(ratios, 0.0)  # chosen among many, what looks cheaper than predicted is luck
     if reach > 0:  # inside the range the prediction stands
         ratios[errors <= np.log(reach)] = 0.0
 

@@ -103,6 +103,7 @@ def test_losses_never_fall_with_the_error_and_the_range_is_kept(losses: list[flo
     assert (np.diff(losses_of(got)) >= 0).all()
     for before, after in zip(curve.options, got.options, strict=True):
         assert replace(after, loss=0.0, deviation=0.0) == replace(before, loss=0.0, deviation=0.0)
+        assert after.loss >= before.loss * (1 - 1e-9)  # a measurement never makes an option cheaper
         if before.error <= got.reach:
             assert after == before
     assert got.reach in (0.0, *ERRORS)
@@ -151,3 +152,9 @@ def test_nothing_picked_nothing_measured_and_infinity_stays_a_number():
     got = measure_reach(model, found, given, joint, picks, feeds, lambda *_: float("inf"), options())
     assert [probe.loss for probe in got[0].probes] == [LARGEST_LOSS]
     assert got[0].reach == 0.0
+
+
+def test_what_is_measured_cheaper_than_predicted_stays_as_predicted():
+    got = within_reach(curve_of(LOSSES), [probe_at(2, 0.1), probe_at(4, 0.2)])
+    assert got.reach == 0.0
+    assert losses_of(got) == pytest.approx(LOSSES, rel=1e-9)
