@@ -1,8 +1,9 @@
 """The perturbation range: how far the quadratic prediction holds, measured by really substituting weights.
 
 At every site the options are measured that plans of several sizes would take. Where measurement and prediction agree
-the prediction stands; beyond, the option is offered with the measured value where that is larger (arXiv 2412.06867: the expansion holds only
-while δ is small; METHOD.md, section 3).
+the prediction stands; beyond, the option is offered with the measured value where that is larger (arXiv 2412.06867: the
+expansion holds only while δ is small; METHOD.md, section 3). A measurement never makes an option cheaper:
+options are chosen among many, and what looks cheap by chance is chosen first.
 """
 
 from __future__ import annotations
