@@ -33,7 +33,8 @@ READING = (
     " fell by .172 [.106, .239] and Lee-50 by .090 [−.002, .182]. So minilm's goals on these two sets are milder proof"
     " than the rest; its curves, which use no validation, are not concerned. That run also led to the rule that a test"
     " set which refutes validation keeps a model from being saved. The noise of crepe's and ppocr's samples was set"
-    " with the original's score on the test set in view, before anything was compressed. And the rule that a measurement"
+    " with the original's score on the test set in view, before anything was compressed. And the rule that a"
+    " measurement"
     " never makes an option cheaper than predicted was made after efficientnet's test losses at 80 % had been seen (one"
     " seed had a loss of 1.1): its rows *exact + range* are milder proof than the others.",
 )
