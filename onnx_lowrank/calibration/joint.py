@@ -36,7 +36,13 @@ Head = Callable[[Mapping[str, Array], int, Sequence[int]], Seeds]
 
 def sides_of(site: Site, multiple: int = 1) -> tuple[SideName, ...]:
     """Return the sides that the schemes of a site project on: both of a kernel, the smaller one of a matrix."""
-    return tuple(dict.fromkeys(s.side(site.shape) for s in SCHEMES if s.ranks(site.shape, multiple)))
+    fitting = (s for s in SCHEMES if s.ranks(site.shape, multiple, site.groups))
+    return tuple(dict.fromkeys(side for s in fitting for side in s.sides(site.shape, site.groups)))
+
+
+def width_of(site: Site, side: SideName) -> int:
+    """Return the channels of a side, of one group where the weight is grouped."""
+    return site.shape[0] // site.groups if side == "out" else site.shape[1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

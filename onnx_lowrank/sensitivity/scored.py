@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from onnx_lowrank.schemes import Factors
-from onnx_lowrank.types import Array, Site
+from onnx_lowrank.types import Array, Ranks, Site
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """One site by one scheme. ranks: (n,). tails, slopes: (samples, n) −⟨Γ_s, δ⟩ with sampled and with real targets.
+    """One site by one scheme. ranks: n options. tails, slopes: (samples, n) −⟨Γ_s, δ⟩, sampled and real targets.
 
     rise, deviation: (n,) ½ E tail² and its standard error. kron: (n,) the A ⊗ B score, held out. held: the factors
     fitted without the first fold, whose `first` samples come first in `tails`.
     """
 
     factors: Factors
-    ranks: tuple[int, ...]
+    ranks: tuple[Ranks, ...]
     tails: Array
     slopes: Array | None
     rise: Array

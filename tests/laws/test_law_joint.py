@@ -16,11 +16,12 @@ from strategies import CASES, Case
 
 from onnx_lowrank.calibration import overridable
 from onnx_lowrank.calibration.joint import JointFlow
-from onnx_lowrank.curvature import SideMoments, bases, project, tails
+from onnx_lowrank.curvature import SideMoments, bases, project, tails, trace
 from onnx_lowrank.gradient import observed_ranks
 from onnx_lowrank.ops import OPS
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.schemes import SCHEMES
+from onnx_lowrank.sensitivity.grams import weight_gram
 from onnx_lowrank.sensitivity.probe import stored_weight
 from onnx_lowrank.types import Cost, Option
 
@@ -31,6 +32,12 @@ def flow_of(model: onnx.ModelProto, feed: dict[str, np.ndarray], seeded: list[st
     found = found_in(model)
     shapes = observed_ranks(model, feed, provider="cpu", threads=1)
     return JointFlow(model, found, found.sites, seeded, shapes, options())
+
+
+def blocks(moments: np.ndarray, groups: int) -> np.ndarray:
+    """Return (groups, d, d), the diagonal blocks; (d, d) of one group."""
+    parts = [part[:, g * len(part) : (g + 1) * len(part)] for g, part in enumerate(np.split(moments, groups))]
+    return parts[0] if groups == 1 else np.stack(parts)
 
 
 def check(model: onnx.ModelProto, x: np.ndarray, seeded: list[str], seed: int) -> None:
@@ -50,21 +57,19 @@ def check(model: onnx.ModelProto, x: np.ndarray, seeded: list[str], seed: int) -
         return sum(float(np.vdot(g[n].astype(float), got[n].astype(float))) for n in seeded)
 
     for scheme in SCHEMES:
-        if not scheme.ranks(site.shape, 1):
+        if not scheme.ranks(site.shape, 1, site.groups) or len(scheme.sides(site.shape, site.groups)) > 1:
             continue
-        side = scheme.side(site.shape)
+        (side,) = scheme.sides(site.shape, site.groups)
         pairs = list(batch.vectors(site, side))
         assert len(pairs) == len(found.calls[site.id])
-        Z = sum(z.T.astype(float) @ z for z, _ in pairs)
-        E = sum(e.T.astype(float) @ e for _, e in pairs)
-        if not (Z.trace() > 1e-6 and E.trace() > 1e-6):  # a kernel that sees nothing but padding
+        Z, E = (blocks(sum(pair[i].T.astype(float) @ pair[i] for pair in pairs), site.groups) for i in range(2))
+        if not (trace(Z) > 1e-6 and trace(E) > 1e-6):  # a kernel that sees nothing but padding
             continue
-        matrix = W.reshape(len(W), -1) if side == "out" else np.moveaxis(W, 1, -1).reshape(-1, W.shape[1])
-        gram = matrix @ matrix.T if side == "out" else matrix.T @ matrix
-        rank = min(len(gram), W.size // len(gram))
-        assert rank == full_rank(scheme.name, site.shape)
+        gram = weight_gram(W, side, site.groups)
+        rank = min(gram.shape[-1], W.size // site.groups // gram.shape[-1])
+        assert (rank,) == full_rank(scheme.name, site.shape, site.groups)
         (basis,) = bases(SideMoments(Z, E, len(pairs[0][0]), 1), side, gram, rank, [1e-2])
-        factors = scheme.pair(W, basis, np.zeros(rank + 1), (rank,))
+        factors = scheme.cut(W, {side: basis}, {side: np.zeros(rank + 1)}, (rank,), site.groups)
         np.testing.assert_allclose(factors.dense((rank,)), W, rtol=0, atol=1e-4)
         v = np.sum([project(basis, z, e, 1) for z, e in pairs], axis=0)
         scale = np.abs(v).sum() + 1e-3
