@@ -180,6 +180,8 @@ def full_rank(scheme: str, shape: tuple[int, ...], groups: int = 1) -> Ranks:
     """Return the ranks at which a scheme is exact."""
     rows, kernel = shape[0] // groups, int(np.prod(shape[2:]))
     before, after = min(shape[1], rows * kernel), min(rows, shape[1] * kernel)
+    if scheme == "separable":
+        return (min(shape[1] * shape[2], rows * int(np.prod(shape[3:]))),)
     return {"kernel-last": (before,), "tucker-2": (before, after)}.get(scheme, (after,))
 
 
@@ -193,7 +195,8 @@ def fitting(shape: tuple[int, ...], groups: int = 1) -> list[str]:
     """Return the schemes made for a canonical shape."""
     if int(np.prod(shape[2:])) == 1:
         return ["svd"]
-    return ["kernel-first", "kernel-last", *(["tucker-2"] if groups == 1 else [])]
+    two = len(shape) > 3 and shape[2] > 1 and int(np.prod(shape[3:])) > 1
+    return ["kernel-first", "kernel-last", *(["tucker-2", *["separable"][: int(two)]] if groups == 1 else [])]
 
 
 def elements(model: onnx.ModelProto) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from onnx_lowrank.curvature import Basis, SideName
+from onnx_lowrank.schemes.pair import NestedPair
 from onnx_lowrank.types import Array, Chain, Layout, Moments, Ranks
 
 
@@ -31,7 +32,10 @@ class Factors(Protocol):
 
 
 class Scheme(Protocol):
-    """A way to write W as a product. Ranks are those of every group where W is grouped (block-diagonal)."""
+    """A way to write W as a product. Ranks are those of every group where W is grouped (block-diagonal).
+
+    Most schemes project sides of the weight: `sides` names them, and bases of the sides give the factors (`cut`).
+    """
 
     name: str
 
@@ -42,7 +46,10 @@ class Scheme(Protocol):
         """Return the chain's shapes without computing it."""
 
     def sides(self, shape: tuple[int, ...], groups: int = 1) -> tuple[SideName, ...]:
-        """Return the sides of the weight that its truncation projects, one for each of its ranks, in their order."""
+        """Return the sides of the weight that its truncation projects, one for each of its ranks, in their order.
+
+        None for a `ChainScheme`.
+        """
 
     def cut(
         self,
@@ -61,6 +68,17 @@ class Scheme(Protocol):
 
         The basis is the best in the metric of `fit` (None: the plain one). The errors are those on `score`, samples
         that the basis was not fitted on; None: those of the fit itself, or of the weight alone.
+        """
+
+
+@runtime_checkable
+class ChainScheme(Scheme, Protocol):
+    """A scheme with one rank that projects no side: its components are scored through the chain itself."""
+
+    def chained(self, weight: Array, A: Array | None, B: Array | None, most: Ranks) -> NestedPair:
+        """Return the pair in the metric of A (in, in) and B (out, out), second moments; None is the identity.
+
+        Its errors are those in this metric.
         """
 
 

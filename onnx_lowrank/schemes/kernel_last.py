@@ -44,7 +44,7 @@ class KernelLast:
         parts = np.split(np.asarray(weight, np.float64), groups)
         last = np.concatenate([mixed(part, basis) for part, basis in zip(parts, write, strict=True)])
         first = pointwise(np.swapaxes(read, 1, 2).reshape(groups * rank, -1), weight.ndim - 2)
-        return NestedPair.kept(self.name, first, last, errors["in"], most, first_owns=False, groups=groups)
+        return NestedPair.kept(self.name, first, last, errors["in"], most, owns=last_owns(weight), groups=groups)
 
     def ranks(self, shape: tuple[int, ...], multiple: int, groups: int = 1) -> list[Ranks]:
         """Return the ranks that save."""
@@ -78,7 +78,12 @@ class KernelLast:
         else:
             errors, energy = _measured(first, last, measured.patches)
         first = pointwise(first, weight.ndim - 2)
-        return NestedPair.kept(self.name, first, last, errors, most, first_owns=False), energy
+        return NestedPair.kept(self.name, first, last, errors, most, owns=last_owns(weight)), energy
+
+
+def last_owns(weight: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return that all axes are the last factor's."""
+    return ((), tuple(range(weight.ndim - 2)))
 
 
 def channel_basis(weight: Array, fit: Moments | None) -> tuple[Array, Array, Array]:
@@ -99,17 +104,24 @@ def mixed(weight: Array, write: Array) -> Array:
 
 
 def _measured(first: Array, last: Array, patches: Array) -> tuple[Array, float]:
-    """Return the relative squared error at every rank, on patches (n, in, *k), made non-increasing, and the whole.
+    """Return `falling_errors` on patches (n, in, *k).
 
     Adds one component's share of the output at a time, from the last to the first: the error at rank k is the energy
     of what the components from k on give together.
     """
-    rank = first.shape[0]
     count = patches.shape[0]
     flat = np.asarray(patches, np.float64).reshape(count, patches.shape[1], -1)  # (n, in, k)
     inner = np.einsum("ri,nik->rnk", first, flat, optimize=True)
-    kernels = np.moveaxis(last, 1, 0).reshape(rank, last.shape[0], -1)  # (r, out, k)
-    lost = np.zeros((count, last.shape[0]))
+    return falling_errors(inner, np.moveaxis(last, 1, 0).reshape(len(first), last.shape[0], -1))
+
+
+def falling_errors(inner: Array, kernels: Array) -> tuple[Array, float]:
+    """Return the relative squared error at every rank, made non-increasing, and the energy of the whole output.
+
+    inner: (r, n, k) what every component's first factor makes of n positions; kernels: (r, out, k) its last factor.
+    """
+    rank, count = inner.shape[:2]
+    lost = np.zeros((count, kernels.shape[1]))
     errors = np.zeros(rank + 1)
     for component in range(rank - 1, -1, -1):
         lost += inner[component] @ kernels[component].T

@@ -15,7 +15,7 @@ from onnx_lowrank.types import Array, Chain, Ranks, Stage
 class NestedPair:
     """Two factors whose first k components are the best pair of rank k; with groups, the first k of every group.
 
-    first: (groups · r, in, *k₁), last: (out, r, *k₂); exactly one of them carries the kernel and owns the axes.
+    first: (groups · r, in, *k₁), last: (out, r, *k₂); owns: the axes of each, on which the other's kernel is 1.
     errors: (r + 1,) relative squared error at every rank.
     """
 
@@ -23,7 +23,7 @@ class NestedPair:
     first: Array
     last: Array
     errors: Array
-    first_owns: bool = True
+    owns: tuple[tuple[int, ...], tuple[int, ...]]
     groups: int = 1
 
     def error(self, ranks: Ranks) -> float:
@@ -32,10 +32,8 @@ class NestedPair:
 
     def chain(self, ranks: Ranks) -> Chain:
         """Return the two stages at rank `ranks[0]`."""
-        axes = tuple(range(self.first.ndim - 2))
         first, last = self._sliced(ranks)
-        owns = (axes, ()) if self.first_owns else ((), axes)
-        return Chain((Stage(first, owns[0], self.groups), Stage(last, owns[1], self.groups)))
+        return Chain((Stage(first, self.owns[0], self.groups), Stage(last, self.owns[1], self.groups)))
 
     def dense(self, ranks: Ranks) -> Array:
         """Return last · first, (out, in, *spatial)."""
@@ -49,13 +47,24 @@ class NestedPair:
 
     @staticmethod
     def kept(
-        scheme: str, first: Array, last: Array, errors: Array, most: Ranks, *, first_owns: bool, groups: int = 1
+        scheme: str,
+        first: Array,
+        last: Array,
+        errors: Array,
+        most: Ranks,
+        *,
+        owns: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
+        groups: int = 1,
     ) -> NestedPair:
-        """Return the pair cut to `most` ranks, stored as float32: half the memory, and what the file will hold."""
+        """Return the pair cut to `most` ranks, stored as float32: half the memory, and what the file will hold.
+
+        owns: None gives the first all axes.
+        """
         (rank,) = most
         by_group = first.reshape(groups, -1, *first.shape[1:])[:, :rank]
         first = by_group.reshape(-1, *first.shape[1:]).astype(np.float32)
-        return NestedPair(scheme, first, last[:, :rank].astype(np.float32), errors, first_owns, groups)
+        owns = owns or (tuple(range(first.ndim - 2)), ())
+        return NestedPair(scheme, first, last[:, :rank].astype(np.float32), errors, owns, groups)
 
 
 def joined(pairs: Sequence[tuple[NestedPair, float]]) -> NestedPair:
@@ -68,4 +77,4 @@ def joined(pairs: Sequence[tuple[NestedPair, float]]) -> NestedPair:
     first, last = (np.concatenate([getattr(pair, part) for pair, _ in pairs]) for part in ("first", "last"))
     one = pairs[0][0]
     errors = lost / whole if whole > 0 else np.zeros_like(lost)
-    return NestedPair(one.scheme, first, last, errors, one.first_owns, len(pairs))
+    return NestedPair(one.scheme, first, last, errors, one.owns, len(pairs))

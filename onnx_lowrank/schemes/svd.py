@@ -96,7 +96,7 @@ def _one(name: str, weight: Array, fit: Moments | None, score: Moments | None, m
     tried = [(*_errors(values, left, second), left) for values, left in bases]
     errors, energy, left = min(tried, key=lambda one: float(np.log(one[0][: most[0] + 1] + TINY).sum()))
     first = (left.T @ matrix).reshape(left.shape[1], *weight.shape[1:])
-    return NestedPair.kept(name, first, pointwise(left, weight.ndim - 2), errors, most, first_owns=True), energy
+    return NestedPair.kept(name, first, pointwise(left, weight.ndim - 2), errors, most), energy
 
 
 def _cut(name: str, weight: Array, basis: Basis, errors: Array, most: Ranks, groups: int) -> NestedPair:
@@ -107,7 +107,7 @@ def _cut(name: str, weight: Array, basis: Basis, errors: Array, most: Ranks, gro
     turned = np.swapaxes(read, 1, 2)
     first, last = (turned @ matrices, write) if basis.side == "out" else (turned, matrices @ write)
     first, last = first.reshape(-1, *weight.shape[1:]), pointwise(last.reshape(-1, last.shape[2]), weight.ndim - 2)
-    return NestedPair.kept(name, first, last, errors, most, first_owns=True, groups=groups)
+    return NestedPair.kept(name, first, last, errors, most, groups=groups)
 
 
 class Svd:

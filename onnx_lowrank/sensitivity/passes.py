@@ -25,8 +25,9 @@ from onnx_lowrank.curvature import (
     tails,
 )
 from onnx_lowrank.schemes import SCHEMES, Scheme, largest
+from onnx_lowrank.sensitivity.chains import Chains
 from onnx_lowrank.sensitivity.grams import LARGE, add_gram, mirror, weight_gram
-from onnx_lowrank.sensitivity.scored import Joint, Scored
+from onnx_lowrank.sensitivity.scored import Joint, Scored, never_rising
 from onnx_lowrank.types import Array, Ranks, Site
 
 if TYPE_CHECKING:
@@ -65,12 +66,14 @@ class Passes:
         self.kron: dict[Key, Array] = {}
         self.first = 0
         self.sides = [(site, side) for site in flow.sites for side in sides_of(site, self.multiple)]
+        self.chains = Chains(flow, collection.found, self.multiple if collection.metric == "joint" else None)
 
     def run(self) -> None:
         """Put what is found into `joint`."""
         with linalg.Workers(self.given.options.threads) as self.workers:
             moments = [self._moments(part) for part in self.given.parts()]
             linalg.trim()
+            self.chains.fit(moments, self.workers)
             fits = self.workers.each(
                 lambda one: self._fit(*one, [part.pop((one[0].id, one[1]), None) for part in moments]), self.sides
             )
@@ -210,13 +213,15 @@ class Passes:
                 keys = [(site.id, side) for side in scheme.sides(site.shape, site.groups)]
                 plain = self.given.metric == "weights"  # there, what is compared is truncations of one matrix
                 fits = scheme.ranks(site.shape, self.multiple, site.groups) and not (plain and len(keys) > 1)
-                if fits and all(key in found for key in keys) and site not in self.joint.dead:
+                if keys and fits and all(key in found for key in keys) and site not in self.joint.dead:
                     jobs.append((site, scheme, found, signed))
         large = [job for job in jobs if job[0].parameters > LARGE]  # one at a time: each takes several copies
         small = [job for job in jobs if job[0].parameters <= LARGE]
         scored = [self._scored(*job) for job in large] + self.workers.each(lambda job: self._scored(*job), small)
         for (site, scheme, *_), one in zip(large + small, scored, strict=True):
             self.joint.scored[site.id, scheme.name] = one
+        dead = {site.id for site in self.joint.dead}
+        self.joint.scored |= {key: one for key, one in self.chains.scored(self.first) if key[0] not in dead}
 
     def _project(
         self,
@@ -233,6 +238,7 @@ class Passes:
             for key, one in self.workers.dealt(functools.partial(self._projected, fold, batch), self.sides):
                 if one is not None:
                     into.setdefault(key, []).append(one / scale)
+            self.chains.project(fold, batch, scale, self.workers, mean=mean)
 
     def _projected(self, fold: int, batch: Batch, place: tuple[Site, SideName]) -> tuple[Key, Array | None]:
         site, side = place
@@ -278,10 +284,3 @@ def _added(site: Site, sides: Sequence[SideName], ranks: Sequence[Ranks], found:
     """Return (samples, options) −⟨Γ_s, δ⟩: what the truncations of all sides do to first order in each other."""
     parts = (tails(np.concatenate(found[site.id, side]), [r[i] for r in ranks]) for i, side in enumerate(sides))
     return np.asarray(np.sum(list(parts), axis=0))
-
-
-def never_rising(values: Array, ranks: Sequence[Ranks]) -> Array:
-    """Return (options,) the least values that never rise with any of the ranks and are not below the given ones."""
-    table = np.array(ranks)
-    above = (table[None] >= table[:, None]).all(-1)  # [i, j]: option j has no smaller rank than option i
-    return np.asarray(np.where(above, values[None], -np.inf).max(1))

@@ -6,6 +6,8 @@ onnxruntime gives when W_k is really substituted, whatever the strides, pads, fl
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import pytest
@@ -15,15 +17,15 @@ from hypothesis import strategies as st
 from strategies import CASES, Case
 
 from onnx_lowrank.calibration import overridable
-from onnx_lowrank.calibration.joint import JointFlow
+from onnx_lowrank.calibration.joint import Batch, JointFlow
 from onnx_lowrank.curvature import SideMoments, bases, project, tails, trace
 from onnx_lowrank.gradient import observed_ranks
 from onnx_lowrank.ops import OPS
 from onnx_lowrank.runtime import Runner
-from onnx_lowrank.schemes import SCHEMES
+from onnx_lowrank.schemes import SCHEMES, ChainScheme
 from onnx_lowrank.sensitivity.grams import weight_gram
 from onnx_lowrank.sensitivity.probe import stored_weight
-from onnx_lowrank.types import Cost, Option
+from onnx_lowrank.types import Cost, Option, Site
 
 SEEDS = st.integers(0, 10**6)
 
@@ -57,7 +59,9 @@ def check(model: onnx.ModelProto, x: np.ndarray, seeded: list[str], seed: int) -
         return sum(float(np.vdot(g[n].astype(float), got[n].astype(float))) for n in seeded)
 
     for scheme in SCHEMES:
-        if not scheme.ranks(site.shape, 1, site.groups) or len(scheme.sides(site.shape, site.groups)) > 1:
+        if isinstance(scheme, ChainScheme) and scheme.ranks(site.shape, 1, site.groups):
+            check_chain(scheme, batch, site, W, loss)
+        if not scheme.ranks(site.shape, 1, site.groups) or len(scheme.sides(site.shape, site.groups)) != 1:
             continue
         (side,) = scheme.sides(site.shape, site.groups)
         pairs = list(batch.vectors(site, side))
@@ -79,6 +83,21 @@ def check(model: onnx.ModelProto, x: np.ndarray, seeded: list[str], seed: int) -
             for k in range(1, rank + 1)
         ]
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * scale)
+
+
+def check_chain(scheme: ChainScheme, batch: Batch, site: Site, W: np.ndarray, loss: Callable[..., float]) -> None:
+    """Compare what every component does to the loss with its substitution, at every rank."""
+    full = full_rank(scheme.name, site.shape)
+    factors = scheme.chained(W, None, None, full)
+    np.testing.assert_allclose(factors.dense(full), W, rtol=0, atol=1e-4)
+    v = batch.flow.through(batch, site, factors.chain(full), ("law", 0))
+    got = tails(v, range(1, full[0] + 1))[0]
+    found = batch.flow.found
+    expected = [
+        loss(None) - loss(stored_weight(found, site, factors, Option(scheme.name, (k,), Cost())))
+        for k in range(1, full[0] + 1)
+    ]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * (np.abs(v).sum() + 1e-3))
 
 
 @pytest.mark.parametrize("op", sorted(CASES))

@@ -17,7 +17,7 @@ from onnx_lowrank.types import Site
 
 PAIRS = [
     ("MatMul", "svd"), ("Gemm", "svd"), ("Conv", "svd"), ("Conv", "kernel-first"), ("Conv", "kernel-last"),
-    ("Conv", "tucker-2"),
+    ("Conv", "tucker-2"), ("Conv", "separable"),
 ]  # fmt: skip
 """Every operator × every scheme that can meet it. Explicit, so that a new one is missed here, not forgotten."""
 
