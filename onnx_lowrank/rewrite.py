@@ -68,7 +68,8 @@ def _write(
     dtype = np.float64 if site.itemsize == 8 else np.float32
     named = [(stage, names(f"{site.weight}.lowrank{index}")) for index, stage in enumerate(stages)]
     for stage, name in named:
-        tensors[name] = np.ascontiguousarray(operator(calls[0]).stored(calls[0], stage), dtype)
+        stored = operator(calls[0]).stored(calls[0], stage, last=stage is stages[-1])
+        tensors[name] = np.ascontiguousarray(stored, dtype)
     for call in calls:
         written = operator(call).write(call, named, names)
         replaced[call.output] = list(written.nodes)

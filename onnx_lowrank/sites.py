@@ -79,7 +79,7 @@ def find_sites(
         used = tuple(call_of(use.node, use.slot, opset) for use in uses)
         refusal = (
             _unusable(view, interface, name, tensor, uses)
-            or _roles(used, uses, tuple(tensor.dims), constant)
+            or _roles(used, uses, tuple(tensor.dims), constant, view.fed)
             or _size(tensor, used, multiple)
             or _unselected(name, used, include, exclude)
         )
@@ -157,11 +157,15 @@ def _operator(use: Use, shape: tuple[int, ...]) -> tuple[Why, str] | None:
 
 
 def _roles(
-    used: Sequence[Call], uses: Sequence[Use], shape: tuple[int, ...], constant: Container[tuple[str, str]]
+    used: Sequence[Call],
+    uses: Sequence[Use],
+    shape: tuple[int, ...],
+    constant: Container[tuple[str, str]],
+    fed: Container[str],
 ) -> tuple[Why, str] | None:
     """Return why the operators refuse, or that they disagree about a shared weight.
 
-    `constant`: (a node's output, its input) wherever that input is constant.
+    `constant`: (a node's output, its input) wherever that input is constant. `fed`: what depends on the inputs' values.
     """
     roles = set()
     for call, use in zip(used, uses, strict=True):
@@ -173,7 +177,11 @@ def _roles(
             return Why.SHAPE, "both operands are the same tensor"
         if (call.output, op.data(call)) in constant:
             return Why.SHAPE, "both operands are constant"
+        if op.seen == "outputs" and op.data(call) not in fed:
+            return Why.EMBEDDING, "all samples look up the same rows (of positions, say)"
         roles.add(op.role(call))
+    if len(roles) > 1 and any(operator(call).seen == "outputs" for call in used):
+        return Why.SHARED, "an embedding table that another layer multiplies by"
     if len(roles) > 1:
         return Why.SHARED, "its nodes read it in different layouts"
     return None

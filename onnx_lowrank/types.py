@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,11 @@ Ranks: TypeAlias = tuple[int, ...]
 """The inner widths of a chain; one number for a pair of factors."""
 Layout: TypeAlias = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
 """A chain without its numbers: (weight shape, owned spatial axes) a stage."""
+
+
+Extent: TypeAlias = Literal["after", "before", "nowhere"]
+"""Where a stage multiplies along the axes that it owns: a convolution at its outputs, a transposed one at its inputs; a
+lookup in a table (the first stage of a chain without axes) multiplies nothing."""
 
 
 class Why(str, Enum):
@@ -98,13 +103,15 @@ class Positions:
     calls: float = 1.0
     before: tuple[float, ...] = ()
     after: tuple[float, ...] = ()
+    at: Extent = "after"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
     """What calibration collects at a site; additive, so shards merge with `+`.
 
-    A: (in, in) sum of x xᵀ over positions (channels only for a convolution), float64.
+    A: (in, in) sum of x xᵀ over positions (channels only for a convolution), float64. Of a table, whose inputs are
+    one-hot, it is diagonal and only that is kept: (in,) how often every row was looked up.
     C: (out, out) sum of y yᵀ over positions, without the bias, float64; None where W A Wᵀ is exact.
     patches, keys: (n, in, *spatial) inputs at the n positions of smallest random key (a bottom-n sample).
     """
@@ -116,6 +123,11 @@ class Moments:
     positions: int = 0
     samples: int = 0
     room: int = 0
+
+    @property
+    def energy(self) -> float:
+        """Sum of |x|² over positions: the trace of A."""
+        return float(self.A.sum() if self.A.ndim == 1 else self.A.trace())
 
     def __add__(self, other: Moments) -> Moments:
         """Return the moments of both sets of samples together."""

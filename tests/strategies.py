@@ -117,5 +117,22 @@ def convs(draw: st.DrawFn, *, unpadded_points: bool = False) -> Case:
     return Case(model, x, 0.0 if bias is None else bias.reshape(1, -1, *[1] * axes))
 
 
-CASES = {"MatMul": matmuls, "Gemm": gemms, "Conv": convs}
+@st.composite
+def gathers(draw: st.DrawFn) -> Case:
+    """Indices of no to three dimensions, negative ones too, the axis left out or said from either end."""
+    width = draw(WIDTHS)
+    rows, seed = width + draw(st.integers(0, 4)), draw(SEEDS)
+    shape = draw(st.lists(SMALL, max_size=3))
+    kind = draw(st.sampled_from([np.int64, np.int32]))
+    x = np.random.default_rng(seed).integers(-rows, rows, shape).astype(kind)
+    axis = draw(st.sampled_from([{}, {"axis": 0}, {"axis": -2}]))
+    table = np.ascontiguousarray(weight((width, rows), seed + 1).T)
+    given = value("x", x.shape, onnx.helper.np_dtype_to_tensor_dtype(x.dtype))
+    return Case(
+        build([node("Gather", ["W", "x"], ["y"], "op", **axis)], [given], [value("y", [*shape, width])], {"W": table}),
+        x,
+    )
+
+
+CASES = {"MatMul": matmuls, "Gemm": gemms, "Conv": convs, "Gather": gathers}
 """Every operator of OPS has its nodes here; a law asserts it."""

@@ -37,6 +37,9 @@ def observe(model: onnx.ModelProto, found: Found, feeds: Sequence[Feed], options
     """Return where the sites of `found` work, averaged over a few of `feeds`."""
     counted = [node for node in model.graph.node if node.op_type in COUNTED and node.domain in ("", "ai.onnx")]
     names = [name for node in counted for name in (node.input[0], node.input[1], node.output[0])]
+    names += [
+        name for calls in found.calls.values() for call in calls for name in (operator(call).data(call), call.output)
+    ]
     known = _constant_shapes(model)
     runner = Runner(
         expose(model, [name for name in names if name not in known]),
@@ -70,6 +73,7 @@ def _places(
                 float(np.mean([p.calls for p in each])),
                 tuple(np.mean([p.before for p in each], axis=0).tolist()),
                 tuple(np.mean([p.after for p in each], axis=0).tolist()),
+                each[0].at,
             )
         )
     return tuple(places)

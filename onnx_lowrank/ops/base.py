@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import onnx
@@ -14,6 +14,9 @@ from onnx_lowrank.types import Array, Positions, Stage, Why
 Names: TypeAlias = Callable[[str], str]
 """Gives a name that nothing in the graph has yet, from a hint."""
 Refusal: TypeAlias = tuple[Why, str]
+Seen: TypeAlias = Literal["both", "inputs", "outputs"]
+"""Which vectors of y = W x can be had from tensors of the graph. A lookup's inputs are one-hot and never formed; what a
+recurrent cell makes of W x stays inside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class Op(Protocol):
     """An operator with a constant weight: y = W x at every position."""
 
     op_type: str
+    seen: Seen
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
         """Return why a stored weight of this shape cannot be factored here, None where it can."""
@@ -48,8 +52,11 @@ class Op(Protocol):
     def canonical(self, call: Call, weight: Array) -> Array:
         """Return the stored weight as (out, in, *spatial), without scale factors."""
 
-    def stored(self, call: Call, stage: Stage) -> Array:
-        """Return a stage's weight as this operator's node stores it; equal for all nodes that share a weight."""
+    def stored(self, call: Call, stage: Stage, *, last: bool = True) -> Array:
+        """Return a stage's weight as the node that `write` makes of it stores it; equal for all that share a weight.
+
+        `last`: whether the stage ends its chain, as the whole weight does, and so stands where that stood.
+        """
 
     def role(self, call: Call) -> tuple[Any, ...]:
         """Return what must agree between nodes that share a weight."""
@@ -61,7 +68,7 @@ class Op(Protocol):
         """Return where the weight works, from the shapes of activations and output."""
 
     def vectors(self, call: Call, x: Array, kernel: tuple[int, ...]) -> Array:
-        """Return the activations as (positions, in)."""
+        """Return the activations as (positions, in); of a lookup the numbers of the rows, (positions,)."""
 
     def results(self, call: Call, y: Array) -> Array:
         """Return the output as (positions, out)."""

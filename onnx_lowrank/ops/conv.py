@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 
-from onnx_lowrank.ops.base import Call, Names, Refusal, Written
+from onnx_lowrank.ops.base import Call, Names, Refusal, Seen, Written
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 GEOMETRY = ("strides", "dilations")
@@ -19,6 +19,7 @@ class Conv:
     """A stage gets stride, pad and dilation on the axes it owns, and 1 / 0 / 1 elsewhere; the last has the bias."""
 
     op_type = "Conv"
+    seen: Seen = "both"
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
         """Refuse groups and bad ranks."""
@@ -37,7 +38,7 @@ class Conv:
         """ONNX stores (out, in, *spatial) already."""
         return weight
 
-    def stored(self, call: Call, stage: Stage) -> Array:
+    def stored(self, call: Call, stage: Stage, *, last: bool = True) -> Array:
         """ONNX stores (out, in, *spatial) already."""
         return stage.weight
 

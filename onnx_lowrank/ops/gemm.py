@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.base import Call, Names, Refusal, Written, as_vectors, no_patches
+from onnx_lowrank.ops.base import Call, Names, Refusal, Seen, Written, as_vectors, no_patches
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 OPTIONAL_BIAS = 11
@@ -22,6 +22,7 @@ class Gemm:
     """
 
     op_type = "Gemm"
+    seen: Seen = "both"
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
         """Refuse W as the bias."""
@@ -37,7 +38,7 @@ class Gemm:
         """Return W as (out, in); α stays with the node."""
         return weight.T if self._weight_flag(call) == (call.slot == 0) else weight
 
-    def stored(self, call: Call, stage: Stage) -> Array:
+    def stored(self, call: Call, stage: Stage, *, last: bool = True) -> Array:
         """Return the factor with W's own flag."""
         return self.canonical(call, stage.weight)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.base import Call, Names, Refusal, Written, as_vectors, no_patches
+from onnx_lowrank.ops.base import Call, Names, Refusal, Seen, Written, as_vectors, no_patches
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 
@@ -16,6 +16,7 @@ class MatMul:
     """Slot 1 (x W) stores W as (in, out); slot 0 (W x) stores it as (out, in) and maps the columns of x."""
 
     op_type = "MatMul"
+    seen: Seen = "both"
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
         """Refuse anything but a matrix."""
@@ -27,7 +28,7 @@ class MatMul:
         """Return W as (out, in)."""
         return weight.T if call.slot == 1 else weight
 
-    def stored(self, call: Call, stage: Stage) -> Array:
+    def stored(self, call: Call, stage: Stage, *, last: bool = True) -> Array:
         """Return the factor as the side asks for."""
         return stage.weight.T if call.slot == 1 else stage.weight
 

@@ -49,7 +49,7 @@ def _plain(matrix: Array) -> tuple[Array, Array]:
 
 def _whitened(matrix: Array, fit: Moments, second: Array | None, shrink: float) -> tuple[Array, Array]:
     """Return eigenvalues (r,) and leading eigenvectors (out, r) of W (A + λ tr(A)/n) Wᵀ; `second` is W A Wᵀ."""
-    power = shrink * float(np.trace(fit.A)) / len(fit.A) / fit.positions
+    power = shrink * fit.energy / len(fit.A) / fit.positions
     if second is None:
         return _plain(matrix @ linalg.root(fit.A / fit.positions + power * np.eye(len(fit.A))))
     values, vectors = linalg.eigen(second + power * (matrix @ matrix.T))

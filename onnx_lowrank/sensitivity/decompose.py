@@ -43,7 +43,7 @@ def decompose(
     factors: dict[tuple[str, str], Factors] = {}
     dead: list[Skip] = []
     for site, fit, score in moments:
-        if fit.A.trace() <= DEAD or score.A.trace() <= DEAD:
+        if fit.energy <= DEAD or score.energy <= DEAD:
             dead.append(Skip(site.weight, site.node, site.op, site.shape, Why.UNREACHED, "its input is always zero"))
             continue
         weight = found.weight(site)

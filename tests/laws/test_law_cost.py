@@ -26,7 +26,7 @@ def brute_macs(model: onnx.ModelProto, x: np.ndarray) -> int:
     shapes |= {t.name: tuple(t.dims) for t in model.graph.initializer}
     total = 0
     for each in model.graph.node:
-        if each.op_type == "Constant":
+        if each.op_type in ("Constant", "Gather"):
             continue
         flags = {a.name: a.i for a in each.attribute}
         left, right = shapes[each.input[0]], shapes[each.input[1]]

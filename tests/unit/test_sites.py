@@ -92,8 +92,8 @@ def lstm() -> onnx.ModelProto:
 
 
 def gather() -> onnx.ModelProto:
-    nodes = [node("Gather", ["W", "i"], ["y"], "embed")]
-    return build(nodes, [value("i", ["n"], TensorProto.INT64)], [value("y", [ANY, ANY])], {"W": W8})
+    nodes = [node("GatherElements", ["W", "i"], ["y"], "embed")]
+    return build(nodes, [value("i", ["n", 8], TensorProto.INT64)], [value("y", [ANY, ANY])], {"W": W8})
 
 
 def gather_and_matmul() -> onnx.ModelProto:
@@ -146,8 +146,8 @@ REFUSED = {
     "used by If through Identity": (used_by_an_if_through_identity, Why.SUBGRAPH, "read inside If, Loop or Scan"),
     "inside a function": (in_a_function, Why.SUBGRAPH, "lives in function Dense"),
     "given to a function": (given_to_a_function, Why.OPERATOR, "local.Dense"),
-    "Gather": (gather, Why.EMBEDDING, "Gather"),
-    "Gather and MatMul": (gather_and_matmul, Why.SHARED, "also used as embedding table (Gather)"),
+    "GatherElements": (gather, Why.EMBEDDING, "GatherElements"),
+    "Gather and MatMul": (gather_and_matmul, Why.SHARED, "an embedding table that another layer multiplies by"),
     "other domain": (microsoft, Why.OPERATOR, "com.microsoft.FusedMatMul"),
     "float16": (
         lambda: small([matmul()], {"W": W8.astype(np.float16)}, kind=F16),
