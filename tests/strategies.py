@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from builders import ANY, build, constant, node, normal, value, weight
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from onnx_lowrank.types import Array
@@ -134,5 +135,53 @@ def gathers(draw: st.DrawFn) -> Case:
     )
 
 
-CASES = {"MatMul": matmuls, "Gemm": gemms, "Conv": convs, "Gather": gathers}
+@st.composite
+def conv_transposes(draw: st.DrawFn) -> Case:
+    """One to three axes, strides, dilations, output padding; pads given, automatic, or by the output's shape."""
+    axes = draw(st.integers(1, 3))
+    each = {"min_size": axes, "max_size": axes}
+    kernel = draw(st.lists(SMALL, **each))
+    channels, outer, batch, seed = draw(WIDTHS), draw(WIDTHS), draw(st.integers(1, 2)), draw(SEEDS)
+    extent = draw(st.lists(st.integers(1, 4), **each))
+    attributes: dict[str, object] = {}
+    if max(kernel) > 1:  # of a 1×1 kernel only the plain one is taken
+        strides, dilations = draw(st.lists(st.integers(1, 3), **each)), draw(st.lists(st.integers(1, 2), **each))
+        extra = [draw(st.integers(0, stride - 1)) for stride in strides]
+        attributes = {"strides": strides, "dilations": dilations, "output_padding": extra}
+        spread = zip(strides, extent, extra, dilations, kernel, strict=True)
+        whole = [s * (n - 1) + e + d * (k - 1) + 1 for s, n, e, d, k in spread]
+        style = draw(st.sampled_from(["none", "pads", "pads", "SAME_UPPER", "SAME_LOWER", "VALID", "shape"]))
+        if style == "pads":
+            begin = [draw(st.integers(0, min(2, (w - 1) // 2))) for w in whole]
+            end = [draw(st.integers(0, min(2, (w - 1) // 2))) for w in whole]
+            attributes["pads"] = [*begin, *end]
+        elif style == "shape":
+            # one smaller than the input is lost to ONNX's shape inference, and no Conv may follow it then
+            attributes["output_shape"] = [
+                draw(st.integers(min(max(w - 3, n), w), w)) for w, n in zip(whole, extent, strict=True)
+            ]
+        elif style != "none":
+            attributes["auto_pad"] = style
+            if style != "VALID":  # an output of input × stride has to be within what the windows touch
+                assume(all(w >= n * s for w, n, s in zip(whole, extent, strides, strict=True)))
+    if draw(st.booleans()):
+        attributes["kernel_shape"] = kernel
+    canonical = weight((outer, channels, *kernel), seed + 1)
+    weights, inputs, bias = {"W": np.ascontiguousarray(canonical.swapaxes(0, 1))}, ["x", "W"], None
+    if draw(st.booleans()):
+        bias = weights["b"] = normal([outer], seed + 2)
+        inputs.append("b")
+    x = normal([batch, channels, *extent], seed)
+    nodes = [node("ConvTranspose", inputs, ["y"], "op", **attributes)]
+    model = build(nodes, [value("x", x.shape)], [value("y", [ANY] * x.ndim)], weights)
+    return Case(model, x, 0.0 if bias is None else bias.reshape(1, -1, *[1] * axes))
+
+
+CASES = {
+    "MatMul": matmuls,
+    "Gemm": gemms,
+    "Conv": convs,
+    "ConvTranspose": conv_transposes,
+    "Gather": gathers,
+}
 """Every operator of OPS has its nodes here; a law asserts it."""

@@ -168,12 +168,12 @@ def _with_kernel(
     room = max(min(PATCH_BYTES // (4 * math.prod(site.shape[1:])), PATCH_MOST), 16)
     keys = rng.random(count)
     picks = np.sort(np.argsort(keys, kind="stable")[:room])
-    patches = op.patches(call, x, site.shape[2:], picks, count).astype(np.float32)
+    patches = op.patches(call, x, site.shape[2:], picks, count)
     return Moments(
         A=one.A,
         C=results.T @ results,
-        patches=patches,
-        keys=keys[picks],
+        patches=None if patches is None else patches.astype(np.float32),
+        keys=None if patches is None else keys[picks],
         positions=count,
         samples=one.samples,
         room=room,

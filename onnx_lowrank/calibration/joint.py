@@ -28,7 +28,7 @@ from onnx_lowrank.options import Options
 from onnx_lowrank.runtime import batches, join, rows_of, runs_on_cpu
 from onnx_lowrank.schemes import SCHEMES
 from onnx_lowrank.sites import Found
-from onnx_lowrank.types import Array, Feed, Site
+from onnx_lowrank.types import Array, Feed, Site, Stage
 
 Head = Callable[[Mapping[str, Array], int, Sequence[int]], Seeds]
 """(forward values, samples in them, their numbers in the set) -> the loss's gradient at the seeded tensors."""
@@ -115,6 +115,9 @@ class JointFlow:
         for call in self.found.calls[site.id]:
             if self._direct.get(call.output) in graph.unreached:
                 del self._direct[call.output]
+        if math.prod(site.shape[2:]) > 1 and "in" in sides_of(site) and not any(reasons):
+            apart = [call for call in self.found.calls[site.id] if call.output not in self._direct]
+            reasons += [self._pull(site, call).reason for call in apart]
         return next((reason for reason in reasons if reason), "")
 
     def _kept(self, sites: Sequence[Site]) -> Iterator[str]:
@@ -222,8 +225,9 @@ class JointFlow:
 
     def _pull(self, site: Site, call: Call) -> Pull:
         if call.output not in self._pulls:
-            weight = operator(call).canonical(call, onnx.numpy_helper.to_array(self.found.weights[site.weight]))
-            self._pulls[call.output] = Pull(call, np.asarray(weight, np.float32), self._provider, self._threads)
+            stage = Stage(self.found.weight(site), tuple(range(len(site.shape) - 2)))
+            weight = np.asarray(operator(call).stored(call, stage), np.float32)
+            self._pulls[call.output] = Pull(call, weight, site.shape[1], self._provider, self._threads)
         return self._pulls[call.output]
 
 

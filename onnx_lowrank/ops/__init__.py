@@ -2,14 +2,28 @@
 
 from onnx_lowrank.ops.base import Call, Names, Op, call_of
 from onnx_lowrank.ops.conv import Conv
+from onnx_lowrank.ops.conv_transpose import ConvTranspose
 from onnx_lowrank.ops.gather import Gather
 from onnx_lowrank.ops.gemm import Gemm
 from onnx_lowrank.ops.matmul import MatMul
 
-OPS: tuple[Op, ...] = (MatMul(), Gemm(), Conv(), Gather())
+OPS: tuple[Op, ...] = (MatMul(), Gemm(), Conv(), ConvTranspose(), Gather())
 """Every operator whose weight can be factored."""
 
-__all__ = ["OPS", "Call", "Conv", "Gather", "Gemm", "MatMul", "Names", "Op", "by_type", "call_of", "operator"]
+__all__ = [
+    "OPS",
+    "Call",
+    "Conv",
+    "ConvTranspose",
+    "Gather",
+    "Gemm",
+    "MatMul",
+    "Names",
+    "Op",
+    "by_type",
+    "call_of",
+    "operator",
+]
 
 
 def by_type(op_type: str) -> Op | None:

@@ -79,8 +79,8 @@ class Op(Protocol):
     def scale(self, call: Call) -> float:
         """Return what the weight is multiplied by in this node."""
 
-    def patches(self, call: Call, x: Array, kernel: tuple[int, ...], picks: Array, count: int) -> Array:
-        """Return the inputs (len(picks), in, *kernel) of the output positions `picks`, out of `count`."""
+    def patches(self, call: Call, x: Array, kernel: tuple[int, ...], picks: Array, count: int) -> Array | None:
+        """Return the inputs (len(picks), in, *kernel) of the outputs `picks`, out of `count`; None: unknown."""
 
     def write(self, call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:
         """Return nodes that compute the call's output from its data through `stages` (each with its weight's name)."""
@@ -103,6 +103,11 @@ def call_of(node: onnx.NodeProto, slot: int, opset: int) -> Call:
 def no_patches(call: Call, x: Array, kernel: tuple[int, ...], picks: Array, count: int) -> Array:
     """Raise: only an operator with a kernel has patches."""
     raise TypeError(f"{call.op} has no kernel, so no patches ({x.shape}, {kernel}, {len(picks)} of {count})")
+
+
+def channel_vectors(x: Array) -> Array:
+    """Return (N, channels, *spatial) as (positions, channels)."""
+    return np.moveaxis(x, 1, -1).reshape(-1, x.shape[1])
 
 
 def as_vectors(x: Array) -> Array:

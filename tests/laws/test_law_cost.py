@@ -30,6 +30,9 @@ def brute_macs(model: onnx.ModelProto, x: np.ndarray) -> int:
             continue
         flags = {a.name: a.i for a in each.attribute}
         left, right = shapes[each.input[0]], shapes[each.input[1]]
+        if each.op_type == "ConvTranspose":  # every input times every kernel element
+            total += math.prod(left) * math.prod(right[1:])
+            continue
         terms = math.prod(right[1:]) if each.op_type == "Conv" else left[0] if flags.get("transA") else left[-1]
         total += math.prod(shapes[each.output[0]]) * terms
     return total

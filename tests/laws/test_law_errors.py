@@ -180,6 +180,8 @@ def test_predicted_error_is_what_onnxruntime_gives_at_every_rank(op: str):
                 measured.append(relative_squared(expected, got, without=nothing))
             if name == "kernel-last":
                 measured = np.minimum(np.maximum.accumulate(measured[::-1])[::-1], 1.0)
+                if moments.patches is None:  # nothing to measure on: by the channels alone
+                    continue
             predicted = [factors.error((k,)) for k in range(1, rank + 1)]
             np.testing.assert_allclose(predicted, measured, rtol=1e-3, atol=1e-5)
 

@@ -81,6 +81,10 @@ def test_projections_are_substitutions_for_every_geometry(op: str):
     @given(CASES[op](), SEEDS)
     def law(case: Case, seed: int):
         assume(found_in(case.model).sites)
+        if op == "ConvTranspose":  # where its pads follow from shapes that are not known, its gradient does
+            flow = flow_of(case.model, {"x": case.x}, ["y"])
+            assert flow.sites or "output_shape" in next(iter(flow.unreached.values()))
+            assume(flow.sites)
         check(case.model, case.x, ["y"], seed)
 
     law()

@@ -16,7 +16,8 @@ from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Site
 
 PAIRS = [
-    ("MatMul", "svd"), ("Gemm", "svd"), ("Gather", "svd"), ("Conv", "svd"), ("Conv", "kernel-first"), ("Conv", "kernel-last"),
+    ("MatMul", "svd"), ("Gemm", "svd"), ("Conv", "svd"), ("Conv", "kernel-first"), ("Conv", "kernel-last"),
+    ("ConvTranspose", "svd"), ("ConvTranspose", "kernel-first"), ("ConvTranspose", "kernel-last"), ("Gather", "svd"),
 ]  # fmt: skip
 """Every operator × every scheme that can meet it. Explicit, so that a new one is missed here, not forgotten."""
 
