@@ -14,7 +14,7 @@ import onnx
 
 from onnx_lowrank.errors import PlanError
 from onnx_lowrank.graph import all_names, constant_value, subgraphs
-from onnx_lowrank.ops import Call, operator
+from onnx_lowrank.ops import Call, first_output, operator
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Array, Plan, Site, Stage
@@ -80,7 +80,7 @@ def _splice(graph: onnx.GraphProto, replaced: Mapping[str, list[onnx.NodeProto]]
     """Put the new nodes where the old ones stood: topological order needs no sorting."""
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        new = replaced.get(node.output[0]) if node.output else None
+        new = replaced.get(first_output(node)) if node.output else None
         for position, written in enumerate(new or ()):
             if position == len(new or ()) - 1:
                 written.doc_string = node.doc_string

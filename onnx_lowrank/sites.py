@@ -12,15 +12,14 @@ import onnx
 
 from onnx_lowrank.graph import GraphView, Use, read_graph
 from onnx_lowrank.model_io import main_opset
-from onnx_lowrank.ops import Call, by_type, call_of, operator
+from onnx_lowrank.ops import Call, by_type, call_of, first_output, operator
 from onnx_lowrank.schemes import SCHEMES
 from onnx_lowrank.types import Array, Site, Skip, Why
 
 HANDLED_TYPES = {"FLOAT": 4, "DOUBLE": 8}
 INDEX_TYPES = {"INT64", "INT32", "INT16", "UINT16", "UINT32", "UINT64", "BOOL", "STRING", "UNDEFINED"}
 QUANTISED_TYPES = ("INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2", "FLOAT8", "FLOAT4")
-RECURRENT = {"LSTM", "GRU", "RNN"}
-EMBEDDING = {"Gather", "GatherElements", "GatherND", "EmbedLayerNormalization"}
+EMBEDDING = {"GatherElements", "GatherND"}
 QUANTISED_OPS = {"DequantizeLinear", "QuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"}
 PASSES_WEIGHTS = {"Transpose", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten"}
 ELEMENTWISE = {
@@ -71,7 +70,7 @@ def find_sites(
     sites: list[Site] = []
     skips = [_hidden(place, tensor) for place, tensor in view.hidden if _is_weight(tensor)]
     calls: dict[str, tuple[Call, ...]] = {}
-    constant = {(use.node.output[0], use.node.input[use.slot]) for uses in view.uses.values() for use in uses}
+    constant = {(first_output(use.node), use.node.input[use.slot]) for uses in view.uses.values() for use in uses}
     for name, tensor in view.weights.items():
         uses = view.uses.get(name, [])
         if not _is_weight(tensor) or (not uses and name not in view.inner):
@@ -143,8 +142,6 @@ def _operator(use: Use, shape: tuple[int, ...]) -> tuple[Why, str] | None:
         return Why.OPERATOR, f"{domain}.{kind}"
     if by_type(kind) is not None:
         return None
-    if kind in RECURRENT:
-        return Why.RECURRENT, kind
     if kind in EMBEDDING:
         return Why.EMBEDDING, kind
     if kind in QUANTISED_OPS:
@@ -221,7 +218,7 @@ def _site(name: str, tensor: onnx.TensorProto, used: Sequence[Call]) -> Site:
 
 def _skip(name: str, tensor: onnx.TensorProto, uses: Sequence[Use], why: Why, detail: str) -> Skip:
     node = uses[0].node if uses else None
-    place = (node.name or node.output[0]) if node else "a subgraph"
+    place = (node.name or first_output(node)) if node else "a subgraph"
     return Skip(name, place, node.op_type if node else "", tuple(tensor.dims), why, detail)
 
 

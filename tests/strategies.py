@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,8 @@ class Case:
     model: onnx.ModelProto
     x: Array
     bias: Array | float = 0.0
+    other: int = 0
+    """Multiply-accumulates of the node that are not W's."""
 
     def __repr__(self) -> str:
         operator = next(n for n in self.model.graph.node if n.op_type != "Constant")
@@ -177,11 +180,51 @@ def conv_transposes(draw: st.DrawFn) -> Case:
     return Case(model, x, 0.0 if bias is None else bias.reshape(1, -1, *[1] * axes))
 
 
+@st.composite
+def recurrents(draw: st.DrawFn, *, op: str) -> Case:
+    """Every direction, with and without bias, lengths, initial states and peepholes; any of the outputs is y."""
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
+    direction = draw(st.sampled_from(["forward", "reverse", "bidirectional"]))
+    sides = 2 if direction == "bidirectional" else 1
+    width, hidden, steps, batch, seed = draw(WIDTHS), draw(SMALL), draw(SMALL), draw(st.integers(1, 2)), draw(SEEDS)
+    W = weight((sides * gates * hidden, width), seed + 1).reshape(sides, gates * hidden, width)
+    weights = {"W": W, "R": normal([sides, gates * hidden, hidden], seed + 2)}
+    given = {
+        "B": lambda: normal([sides, 2 * gates * hidden], seed + 3),
+        "lengths": lambda: np.random.default_rng(seed).integers(1, steps + 1, batch).astype(np.int32),
+        "h0": lambda: normal([sides, batch, hidden], seed + 4),
+        "c0": lambda: normal([sides, batch, hidden], seed + 5),
+        "P": lambda: normal([sides, 3 * hidden], seed + 6),
+    }
+    inputs = ["x", "W", "R"]
+    for name, make in given.items():
+        use = draw(st.booleans()) and (op == "LSTM" or name not in ("c0", "P"))
+        inputs.append(name if use else "")
+        if use:
+            weights[name] = make()
+    while not inputs[-1]:
+        inputs.pop()
+    attributes: dict[str, object] = {"hidden_size": hidden, "direction": direction}
+    if op == "GRU":
+        attributes["linear_before_reset"] = draw(st.integers(0, 1))
+    place = draw(st.integers(0, 2 if op == "LSTM" else 1))
+    outputs = ["", "", ""][: place + 1]
+    outputs[place] = "y"
+    x = normal([steps, batch, width], seed)
+    cell = node(op, inputs, outputs, "op", **attributes)
+    rank = 3 if place else 4
+    model = build([cell], [value("x", x.shape)], [value("y", [ANY] * rank)], weights)
+    return Case(model, x, other=steps * batch * sides * gates * hidden * hidden)
+
+
 CASES = {
     "MatMul": matmuls,
     "Gemm": gemms,
     "Conv": convs,
     "ConvTranspose": conv_transposes,
     "Gather": gathers,
+    "LSTM": functools.partial(recurrents, op="LSTM"),
+    "GRU": functools.partial(recurrents, op="GRU"),
+    "RNN": functools.partial(recurrents, op="RNN"),
 }
 """Every operator of OPS has its nodes here; a law asserts it."""

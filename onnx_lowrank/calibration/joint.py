@@ -91,13 +91,15 @@ class JointFlow:
         self._provider, self._threads = options.provider, options.threads
         self._pulls: dict[str, Pull] = {}
         self._weights: dict[str, Array] = {}
+        inside = {site.id: f"{site.op} keeps its product inside" for site in sites if not _shows(found, site)}
+        sites = [site for site in sites if site.id not in inside]
         calls = [(site, call) for site in sites for call in found.calls[site.id]]
         once = _read_once(model)
         self._direct = {call.output: x for site, call in calls if (x := _sole_data(once, site, call))}
         targets = [*(call.output for _, call in calls), *dict.fromkeys(self._direct.values())]
         keep = self._keep = [name for name in dict.fromkeys(self._kept(sites)) if name not in self._given]
         graph = build_gradient(model, targets, seeded, shapes=shapes, keep=keep)
-        self.unreached = {site.id: why for site in sites if (why := self._missing(site, graph))}
+        self.unreached = inside | {site.id: why for site in sites if (why := self._missing(site, graph))}
         self.sites = [site for site in sites if site.id not in self.unreached]
         self._runner: GradientRunner | None = None
         if self.sites:
@@ -229,6 +231,11 @@ class JointFlow:
             weight = np.asarray(operator(call).stored(call, stage), np.float32)
             self._pulls[call.output] = Pull(call, weight, site.shape[1], self._provider, self._threads)
         return self._pulls[call.output]
+
+
+def _shows(found: Found, site: Site) -> bool:
+    """Whether a tensor of the graph holds W x, so that there can be a gradient at it."""
+    return all(operator(call).seen != "inputs" for call in found.calls[site.id])
 
 
 def _read_once(model: onnx.ModelProto) -> set[str]:

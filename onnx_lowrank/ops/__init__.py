@@ -1,13 +1,17 @@
 """Operators: a node's weight in canonical form, its activations as vectors, and a chain written back as nodes."""
 
-from onnx_lowrank.ops.base import Call, Names, Op, call_of
+from onnx_lowrank.ops.base import Call, Names, Op, call_of, first_output
 from onnx_lowrank.ops.conv import Conv
 from onnx_lowrank.ops.conv_transpose import ConvTranspose
 from onnx_lowrank.ops.gather import Gather
 from onnx_lowrank.ops.gemm import Gemm
 from onnx_lowrank.ops.matmul import MatMul
+from onnx_lowrank.ops.recurrent import Recurrent
 
-OPS: tuple[Op, ...] = (MatMul(), Gemm(), Conv(), ConvTranspose(), Gather())
+OPS: tuple[Op, ...] = (
+    *(MatMul(), Gemm(), Conv(), ConvTranspose(), Gather()),
+    *map(Recurrent, ("LSTM", "GRU", "RNN")),
+)
 """Every operator whose weight can be factored."""
 
 __all__ = [
@@ -20,8 +24,10 @@ __all__ = [
     "MatMul",
     "Names",
     "Op",
+    "Recurrent",
     "by_type",
     "call_of",
+    "first_output",
     "operator",
 ]
 

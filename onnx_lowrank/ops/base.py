@@ -21,7 +21,10 @@ recurrent cell makes of W x stays inside it."""
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One node: its type, inputs, single output, attributes, and which input (`slot`) holds the weight."""
+    """One node: its type, inputs, first output in use, attributes, and which input (`slot`) holds the weight.
+
+    `outputs` are all of them, empty where one is left out.
+    """
 
     op: str
     name: str
@@ -30,6 +33,7 @@ class Call:
     attributes: Mapping[str, Any]
     slot: int
     opset: int
+    outputs: tuple[str, ...] = ()
 
     def input(self, index: int) -> str:
         """Return the name of an input, empty where it is left out."""
@@ -97,7 +101,13 @@ class Written:
 def call_of(node: onnx.NodeProto, slot: int, opset: int) -> Call:
     """Return a node as the operators see it."""
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
-    return Call(node.op_type, node.name, tuple(node.input), node.output[0], attributes, slot, opset)
+    outputs = tuple(node.output)
+    return Call(node.op_type, node.name, tuple(node.input), first_output(node), attributes, slot, opset, outputs)
+
+
+def first_output(node: onnx.NodeProto) -> str:
+    """Return the first output that is not left out: what a node is known by."""
+    return next((str(name) for name in node.output if name), "")
 
 
 def no_patches(call: Call, x: Array, kernel: tuple[int, ...], picks: Array, count: int) -> Array:

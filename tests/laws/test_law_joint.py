@@ -76,7 +76,19 @@ def check(model: onnx.ModelProto, x: np.ndarray, seeded: list[str], seed: int) -
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * scale)
 
 
-@pytest.mark.parametrize("op", sorted(CASES))
+@pytest.mark.parametrize("op", sorted(op.op_type for op in OPS if op.seen == "inputs"))
+def test_a_product_inside_its_node_has_no_gradient(op: str):
+    @given(CASES[op]())
+    def law(case: Case):
+        assume(found_in(case.model).sites)
+        flow = flow_of(case.model, {"x": case.x}, ["y"])
+        assert flow.sites == []
+        assert list(flow.unreached.values()) == [f"{op} keeps its product inside"]
+
+    law()
+
+
+@pytest.mark.parametrize("op", sorted(op.op_type for op in OPS if op.seen != "inputs"))
 def test_projections_are_substitutions_for_every_geometry(op: str):
     @given(CASES[op](), SEEDS)
     def law(case: Case, seed: int):
