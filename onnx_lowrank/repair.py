@@ -164,11 +164,13 @@ def _ends(candidate: onnx.ModelProto, group: Sequence[_Target]) -> dict[str, Cal
     """Return the call of the last stage for every output of the group's sites."""
     calls = {call.output: call for target in group for call in target.calls}
     opset = main_opset(candidate)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in candidate.graph.initializer}
     ends = {}
     for node in candidate.graph.node:
         if node.output and node.output[0] in calls:
             call = calls[node.output[0]]  # where the last stage is another operator, it has its weight second
-            ends[call.output] = call_of(node, call.slot if node.op_type == call.op else 1, opset)
+            slot = call.slot if node.op_type == call.op else 1
+            ends[call.output] = call_of(node, slot, opset, shapes[node.input[slot]])
     return ends
 
 
@@ -246,5 +248,5 @@ def _put(candidate: onnx.ModelProto, end: Call, stage: Stage) -> None:
     name = end.inputs[end.slot]
     tensor = next(t for t in candidate.graph.initializer if t.name == name)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    array = np.ascontiguousarray(operator(end).stored(end, stage), dtype)
+    array = np.ascontiguousarray(operator(end).stored(end, stage, place="last"), dtype)
     tensor.CopyFrom(onnx.numpy_helper.from_array(array, name))

@@ -14,7 +14,7 @@ import onnx
 
 from onnx_lowrank.errors import PlanError
 from onnx_lowrank.graph import all_names, constant_value, subgraphs
-from onnx_lowrank.ops import Call, first_output, operator
+from onnx_lowrank.ops import Call, Place, first_output, operator
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Array, Plan, Site, Stage
@@ -67,8 +67,9 @@ def _write(
     """Write the chain once for every node that shares the weight; the factors are stored once."""
     dtype = np.float64 if site.itemsize == 8 else np.float32
     named = [(stage, names(f"{site.weight}.lowrank{index}")) for index, stage in enumerate(stages)]
-    for stage, name in named:
-        stored = operator(calls[0]).stored(calls[0], stage, last=stage is stages[-1])
+    for index, (stage, name) in enumerate(named):
+        place: Place = "first" if index == 0 else "last" if index == len(stages) - 1 else "inner"
+        stored = operator(calls[0]).stored(calls[0], stage, place=place)
         tensors[name] = np.ascontiguousarray(stored, dtype)
     for call in calls:
         written = operator(call).write(call, named, names)

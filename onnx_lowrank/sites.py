@@ -75,7 +75,7 @@ def find_sites(
         uses = view.uses.get(name, [])
         if not _is_weight(tensor) or (not uses and name not in view.inner):
             continue
-        used = tuple(call_of(use.node, use.slot, opset) for use in uses)
+        used = tuple(call_of(use.node, use.slot, opset, tuple(tensor.dims)) for use in uses)
         refusal = (
             _unusable(view, interface, name, tensor, uses)
             or _roles(used, uses, tuple(tensor.dims), constant, view.fed)

@@ -180,6 +180,33 @@ def conv_transposes(draw: st.DrawFn) -> Case:
     return Case(model, x, 0.0 if bias is None else bias.reshape(1, -1, *[1] * axes))
 
 
+EINSUMS = (
+    *("bd,dk->bk", "bd,kd->bk", "dk,bd->bk", "bd,dk", "bd,dk->kb"),
+    *("abc,cde->abde", "abcd,cde->abe", "bcsd,ecd->bse", "ab,dbce->adec"),
+    *("...d,dk->...k", "b...d,kd->b...k", "d,dk->k", "ab,bc->ca"),
+)
+
+
+@st.composite
+def einsums(draw: st.DrawFn) -> Case:
+    """Matrices of one or several axes a side, in any order, on either side, with dots."""
+    equation = draw(st.sampled_from(EINSUMS))
+    terms = equation.split("->")[0].split(",")
+    slot = 0 if equation == "dk,bd->bk" else 1
+    sizes = {letter: draw(st.integers(2, 4)) for letter in "abcdeks"}
+    shape = [sizes[c] for c in terms[slot]]
+    dots = draw(st.lists(SMALL, max_size=2))
+    before, _, after = terms[1 - slot].partition("...")
+    given = [*(sizes[c] for c in before), *(dots if "..." in equation else ()), *(sizes[c] for c in after)]
+    seed = draw(SEEDS)
+    W, x = weight(tuple(shape), seed + 1), normal(given, seed)
+    inputs = ["x", "W"] if slot == 1 else ["W", "x"]
+    kept = sum(1 for c in terms[slot] if c not in terms[1 - slot])
+    axes = x.ndim + 2 * kept - len(shape)
+    nodes = [node("Einsum", inputs, ["y"], "op", equation=equation)]
+    return Case(build(nodes, [value("x", x.shape)], [value("y", [ANY] * axes)], {"W": W}), x)
+
+
 @st.composite
 def recurrents(draw: st.DrawFn, *, op: str) -> Case:
     """Every direction, with and without bias, lengths, initial states and peepholes; any of the outputs is y."""
@@ -222,6 +249,7 @@ CASES = {
     "Gemm": gemms,
     "Conv": convs,
     "ConvTranspose": conv_transposes,
+    "Einsum": einsums,
     "Gather": gathers,
     "LSTM": functools.partial(recurrents, op="LSTM"),
     "GRU": functools.partial(recurrents, op="GRU"),

@@ -1,15 +1,16 @@
 """Operators: a node's weight in canonical form, its activations as vectors, and a chain written back as nodes."""
 
-from onnx_lowrank.ops.base import Call, Names, Op, call_of, first_output
+from onnx_lowrank.ops.base import Call, Names, Op, Place, call_of, first_output
 from onnx_lowrank.ops.conv import Conv
 from onnx_lowrank.ops.conv_transpose import ConvTranspose
+from onnx_lowrank.ops.einsum import Einsum, einsum_macs
 from onnx_lowrank.ops.gather import Gather
 from onnx_lowrank.ops.gemm import Gemm
 from onnx_lowrank.ops.matmul import MatMul
 from onnx_lowrank.ops.recurrent import Recurrent
 
 OPS: tuple[Op, ...] = (
-    *(MatMul(), Gemm(), Conv(), ConvTranspose(), Gather()),
+    *(MatMul(), Gemm(), Conv(), ConvTranspose(), Gather(), Einsum()),
     *map(Recurrent, ("LSTM", "GRU", "RNN")),
 )
 """Every operator whose weight can be factored."""
@@ -19,14 +20,17 @@ __all__ = [
     "Call",
     "Conv",
     "ConvTranspose",
+    "Einsum",
     "Gather",
     "Gemm",
     "MatMul",
     "Names",
     "Op",
+    "Place",
     "Recurrent",
     "by_type",
     "call_of",
+    "einsum_macs",
     "first_output",
     "operator",
 ]

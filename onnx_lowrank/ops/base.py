@@ -18,12 +18,15 @@ Seen: TypeAlias = Literal["both", "inputs", "outputs"]
 """Which vectors of y = W x can be had from tensors of the graph. A lookup's inputs are one-hot and never formed; what a
 recurrent cell makes of W x stays inside it."""
 
+Place: TypeAlias = Literal["whole", "first", "inner", "last"]
+"""Where a stage stands: the dense weight as it is, or the first, an inner or the last one of a chain."""
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """One node: its type, inputs, first output in use, attributes, and which input (`slot`) holds the weight.
 
-    `outputs` are all of them, empty where one is left out.
+    `shape` is that of the stored weight; `outputs` are all of them, empty where one is left out.
     """
 
     op: str
@@ -33,6 +36,7 @@ class Call:
     attributes: Mapping[str, Any]
     slot: int
     opset: int
+    shape: tuple[int, ...] = ()
     outputs: tuple[str, ...] = ()
 
     def input(self, index: int) -> str:
@@ -56,11 +60,8 @@ class Op(Protocol):
     def canonical(self, call: Call, weight: Array) -> Array:
         """Return the stored weight as (out, in, *spatial), without scale factors."""
 
-    def stored(self, call: Call, stage: Stage, *, last: bool = True) -> Array:
-        """Return a stage's weight as the node that `write` makes of it stores it; equal for all that share a weight.
-
-        `last`: whether the stage ends its chain, as the whole weight does, and so stands where that stood.
-        """
+    def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
+        """Return a stage's weight as the node that `write` makes of it stores it; equal for all that share a weight."""
 
     def role(self, call: Call) -> tuple[Any, ...]:
         """Return what must agree between nodes that share a weight."""
@@ -98,11 +99,11 @@ class Written:
     extra: Mapping[str, Array]
 
 
-def call_of(node: onnx.NodeProto, slot: int, opset: int) -> Call:
-    """Return a node as the operators see it."""
+def call_of(node: onnx.NodeProto, slot: int, opset: int, shape: tuple[int, ...] = ()) -> Call:
+    """Return a node as the operators see it; `shape` is that of its stored weight."""
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
     outputs = tuple(node.output)
-    return Call(node.op_type, node.name, tuple(node.input), first_output(node), attributes, slot, opset, outputs)
+    return Call(node.op_type, node.name, tuple(node.input), first_output(node), attributes, slot, opset, shape, outputs)
 
 
 def first_output(node: onnx.NodeProto) -> str:

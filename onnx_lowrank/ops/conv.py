@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 
-from onnx_lowrank.ops.base import Call, Names, Refusal, Seen, Written
+from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 GEOMETRY = ("strides", "dilations")
@@ -38,7 +38,7 @@ class Conv:
         """ONNX stores (out, in, *spatial) already."""
         return weight
 
-    def stored(self, call: Call, stage: Stage, *, last: bool = True) -> Array:
+    def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
         """ONNX stores (out, in, *spatial) already."""
         return stage.weight
 

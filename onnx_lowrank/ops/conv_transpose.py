@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.base import Call, Names, Refusal, Seen, Written, channel_vectors
+from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written, channel_vectors
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 NEUTRAL = {"strides": 1, "dilations": 1, "output_padding": 0}
@@ -46,7 +46,7 @@ class ConvTranspose:
         """Return the kernel as (out, in, *spatial)."""
         return np.swapaxes(weight, 0, 1)
 
-    def stored(self, call: Call, stage: Stage, *, last: bool = True) -> Array:
+    def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
         """Return (in, out, *spatial), of a stage that owns no axes (out, in, 1…)."""
         return np.swapaxes(stage.weight, 0, 1) if stage.owns else stage.weight
 

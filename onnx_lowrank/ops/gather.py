@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.base import Call, Names, Refusal, Seen, Written, as_vectors, no_patches
+from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written, as_vectors, no_patches
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 
@@ -39,7 +39,7 @@ class Gather:
         """Return the table as (width, rows)."""
         return weight.T
 
-    def stored(self, call: Call, stage: Stage, *, last: bool = True) -> Array:
+    def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
         """Return (rows, rank) of the first stage, (rank, width) of the others."""
         return stage.weight.T
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.base import Call, Names, Refusal, Seen, Written, as_vectors, no_patches
+from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written, as_vectors, no_patches
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 OPTIONAL_BIAS = 11
@@ -38,7 +38,7 @@ class Gemm:
         """Return W as (out, in); α stays with the node."""
         return weight.T if self._weight_flag(call) == (call.slot == 0) else weight
 
-    def stored(self, call: Call, stage: Stage, *, last: bool = True) -> Array:
+    def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
         """Return the factor with W's own flag."""
         return self.canonical(call, stage.weight)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.base import Call, Names, Refusal, Seen, Written, as_vectors, no_patches
+from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written, as_vectors, no_patches
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 
@@ -28,7 +28,7 @@ class MatMul:
         """Return W as (out, in)."""
         return weight.T if call.slot == 1 else weight
 
-    def stored(self, call: Call, stage: Stage, *, last: bool = True) -> Array:
+    def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
         """Return the factor as the side asks for."""
         return stage.weight.T if call.slot == 1 else stage.weight
 

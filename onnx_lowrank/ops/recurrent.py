@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.base import Call, Names, Refusal, Seen, Written, as_vectors, no_patches
+from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written, as_vectors, no_patches
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 INPUTS = {0: "constant input", 3: "bias", 4: "lengths", 5: "initial state", 6: "initial cell", 7: "peephole"}
@@ -37,9 +37,9 @@ class Recurrent:
         """Return W as (directions · gates · hidden, in)."""
         return weight.reshape(-1, weight.shape[-1])
 
-    def stored(self, call: Call, stage: Stage, *, last: bool = True) -> Array:
+    def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
         """Return (directions, gates · hidden, rank) of the last stage, (in, rank) of the others."""
-        if not last:
+        if place in ("first", "inner"):
             return stage.weight.T
         directions = 2 if call.attributes.get("direction", b"forward") in (b"bidirectional", "bidirectional") else 1
         return stage.weight.reshape(directions, -1, stage.weight.shape[1])

@@ -30,6 +30,15 @@ def brute_macs(model: onnx.ModelProto, x: np.ndarray) -> int:
             continue
         flags = {a.name: a.i for a in each.attribute}
         left, right = shapes[each.input[0]], shapes[each.input[1]]
+        if each.op_type == "Einsum":  # every element of the output is a sum over the letters that it does not have
+            text = each.attribute[0].s.decode().replace("...", "")
+            terms, _, out = text.partition("->")
+            sizes = {}
+            for term, shape in zip(terms.split(","), (left, right), strict=True):
+                sizes |= dict(zip(term, shape, strict=True)) if len(term) == len(shape) else {}
+            gone = set(terms.replace(",", "")) - set(out or [c for c in terms if terms.count(c) == 1])
+            total += math.prod(shapes[each.output[0]]) * math.prod(sizes[c] for c in gone)
+            continue
         if each.op_type in ("LSTM", "GRU", "RNN"):  # what it does with R is left out
             total += math.prod(left[:-1]) * math.prod(right)
             continue

@@ -18,7 +18,7 @@ from onnx_lowrank.types import Site
 PAIRS = [
     ("MatMul", "svd"), ("Gemm", "svd"), ("Conv", "svd"), ("Conv", "kernel-first"), ("Conv", "kernel-last"),
     ("ConvTranspose", "svd"), ("ConvTranspose", "kernel-first"), ("ConvTranspose", "kernel-last"), ("Gather", "svd"),
-    ("LSTM", "svd"), ("GRU", "svd"), ("RNN", "svd"),
+    ("Einsum", "svd"), ("LSTM", "svd"), ("GRU", "svd"), ("RNN", "svd"),
 ]  # fmt: skip
 """Every operator × every scheme that can meet it. Explicit, so that a new one is missed here, not forgotten."""
 

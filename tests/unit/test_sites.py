@@ -168,8 +168,11 @@ REFUSED = {
         Why.ELEMENTWISE,
         "bias of Gemm",
     ),
-    "another operator": (lambda: small([node("Einsum", ["x", "W"], ["y"], "e", equation="ij,jk->ik")], {"W": W8}),
-                         Why.OPERATOR, "Einsum"),
+    "another operator": (lambda: small([node("CumSum", ["W", "i"], ["c"], "sum"), matmul("c")],
+                                       {"W": W8, "i": np.array(0)}),
+                         Why.OPERATOR, "CumSum"),
+    "a batch of matrices": (lambda: small([node("Einsum", ["x", "W"], ["y"], "e", equation="ij,ij->ij")], {"W": W8}),
+                            Why.OPERATOR, "Einsum: it has a matrix of its own for every index that both share"),
     "overridable": (overridable, Why.OVERRIDABLE, "also listed as a graph input; remove it there to have it factored"),
     "output": (returned, Why.OUTPUT, "the graph returns it"),
     "output by Identity": (
