@@ -12,7 +12,7 @@ import onnx
 
 from onnx_lowrank.graph import GraphView, Use, read_graph
 from onnx_lowrank.model_io import main_opset
-from onnx_lowrank.ops import Call, by_type, call_of, first_output, operator
+from onnx_lowrank.ops import Call, by_type, call_of, first_output, op_name, operator
 from onnx_lowrank.schemes import SCHEMES
 from onnx_lowrank.types import Array, Site, Skip, Why
 
@@ -138,10 +138,10 @@ def _unusable(
 def _operator(use: Use, shape: tuple[int, ...]) -> tuple[Why, str] | None:
     """Return why one use is not a factorable one, None where an operator takes it."""
     kind, domain = use.node.op_type, use.node.domain
+    if by_type(op_name(use.node)) is not None:
+        return None
     if domain not in ("", "ai.onnx"):
         return Why.OPERATOR, f"{domain}.{kind}"
-    if by_type(kind) is not None:
-        return None
     if kind in EMBEDDING:
         return Why.EMBEDDING, kind
     if kind in QUANTISED_OPS:

@@ -244,6 +244,24 @@ def recurrents(draw: st.DrawFn, *, op: str) -> Case:
     return Case(model, x, other=steps * batch * sides * gates * hidden * hidden)
 
 
+@st.composite
+def attentions(draw: st.DrawFn) -> Case:
+    """onnxruntime's Attention, of any width, with and without bias, mask, and what comes later hidden."""
+    width, batch, tokens, heads, seed = draw(WIDTHS), draw(SMALL), draw(SMALL), draw(st.integers(1, 2)), draw(SEEDS)
+    hidden = heads * draw(st.integers(1, 4))
+    weights = {"W": np.ascontiguousarray(weight((3 * hidden, width), seed + 1).T)}
+    weights["b"] = normal([3 * hidden], seed + 2)
+    inputs = ["x", "W", "b"]
+    if draw(st.booleans()):
+        weights["mask"] = np.random.default_rng(seed).integers(1, tokens + 1, batch).astype(np.int32)
+        inputs.append("mask")
+    settings = {"num_heads": heads, "unidirectional": draw(st.integers(0, 1)), "domain": "com.microsoft"}
+    nodes = [node("Attention", inputs, ["y"], "op", **settings)]
+    x = normal([batch, tokens, width], seed)
+    given = [value("x", x.shape)], [value("y", [batch, tokens, hidden])], weights
+    return Case(build(nodes, *given, domains={"com.microsoft": 1}), x, other=2 * batch * tokens * tokens * hidden)
+
+
 CASES = {
     "MatMul": matmuls,
     "Gemm": gemms,
@@ -253,6 +271,7 @@ CASES = {
     "Gather": gathers,
     "LSTM": functools.partial(recurrents, op="LSTM"),
     "GRU": functools.partial(recurrents, op="GRU"),
+    "com.microsoft.Attention": attentions,
     "RNN": functools.partial(recurrents, op="RNN"),
 }
 """Every operator of OPS has its nodes here; a law asserts it."""

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.calibration.expose import expose
-from onnx_lowrank.ops import einsum_macs, first_output, operator
+from onnx_lowrank.ops import einsum_macs, first_output, op_name, operator
 from onnx_lowrank.options import Options
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.sites import Found
@@ -18,7 +18,7 @@ from onnx_lowrank.types import Feed, Positions
 
 LOOK = 8
 """How many samples, spread over the set, are looked at; of variable-length data the mean counts."""
-COUNTED = ("Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN", "Einsum")
+COUNTED = ("Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN", "Einsum", "com.microsoft.Attention")
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
@@ -36,7 +36,7 @@ class Observed:
 
 def observe(model: onnx.ModelProto, found: Found, feeds: Sequence[Feed], options: Options) -> Observed:
     """Return where the sites of `found` work, averaged over a few of `feeds`."""
-    counted = [node for node in model.graph.node if node.op_type in COUNTED and node.domain in ("", "ai.onnx")]
+    counted = [node for node in model.graph.node if op_name(node) in COUNTED]
     counted = [node for node in counted if node.op_type != "Einsum" or len(node.input) == 2]
     names = [name for node in counted for name in (node.input[0], node.input[1], first_output(node))]
     names += [
@@ -95,6 +95,8 @@ def _macs(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> float:
         return float(math.prod(out) * left[0 if transposed else 1])
     if node.op_type == "Einsum":
         return einsum_macs(next(a.s for a in node.attribute if a.name == "equation"), left, right)
+    if node.op_type == "Attention":  # and every query times every key, every weight times every value
+        return float(math.prod(left[:-1]) * right[1] * (left[2] + left[1] * 2 / 3))
     if node.op_type in GATES:  # at every step (gates · hidden) × in, and × hidden
         directions, width, inner = right
         return float(math.prod(left[:-1]) * directions * width * (inner + width // GATES[node.op_type]))

@@ -1,6 +1,7 @@
 """Operators: a node's weight in canonical form, its activations as vectors, and a chain written back as nodes."""
 
-from onnx_lowrank.ops.base import Call, Names, Op, Place, call_of, first_output
+from onnx_lowrank.ops.attention import Attention
+from onnx_lowrank.ops.base import Call, Names, Op, Place, call_of, first_output, op_name
 from onnx_lowrank.ops.conv import Conv
 from onnx_lowrank.ops.conv_transpose import ConvTranspose
 from onnx_lowrank.ops.einsum import Einsum, einsum_macs
@@ -11,12 +12,13 @@ from onnx_lowrank.ops.recurrent import Recurrent
 
 OPS: tuple[Op, ...] = (
     *(MatMul(), Gemm(), Conv(), ConvTranspose(), Gather(), Einsum()),
-    *map(Recurrent, ("LSTM", "GRU", "RNN")),
+    *(Recurrent("LSTM"), Recurrent("GRU"), Recurrent("RNN"), Attention()),
 )
 """Every operator whose weight can be factored."""
 
 __all__ = [
     "OPS",
+    "Attention",
     "Call",
     "Conv",
     "ConvTranspose",
@@ -32,6 +34,7 @@ __all__ = [
     "call_of",
     "einsum_macs",
     "first_output",
+    "op_name",
     "operator",
 ]
 

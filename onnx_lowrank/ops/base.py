@@ -103,7 +103,28 @@ def call_of(node: onnx.NodeProto, slot: int, opset: int, shape: tuple[int, ...] 
     """Return a node as the operators see it; `shape` is that of its stored weight."""
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
     outputs = tuple(node.output)
-    return Call(node.op_type, node.name, tuple(node.input), first_output(node), attributes, slot, opset, shape, outputs)
+    return Call(
+        op_name(node), node.name, tuple(node.input), first_output(node), attributes, slot, opset, shape, outputs
+    )
+
+
+def op_name(node: onnx.NodeProto) -> str:
+    """Return a node's type, with its domain where that is not ONNX's own."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+
+
+def narrowed(call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:
+    """Return a MatMul for every stage but the last, in front of the node as it was, whose weight the last becomes."""
+    nodes, current = [], call.inputs[0]
+    for index, (_, weight) in enumerate(stages[:-1]):
+        output, name = names(f"{call.output}.inner{index}"), names(f"{call.name or call.output}.{index}")
+        nodes.append(onnx.helper.make_node("MatMul", [current, weight], [output], name))
+        current = output
+    operands = [current, stages[-1][1], *call.inputs[2:]]
+    domain, _, kind = call.op.rpartition(".")
+    name = names(f"{call.name or call.output}.{len(stages) - 1}")
+    last = onnx.helper.make_node(kind, operands, call.outputs, name, None, domain or None, None, **call.attributes)
+    return Written((*nodes, last), {})
 
 
 def first_output(node: onnx.NodeProto) -> str:

@@ -6,9 +6,8 @@ import math
 from typing import Any
 
 import numpy as np
-import onnx
 
-from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written, as_vectors, no_patches
+from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written, as_vectors, narrowed, no_patches
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 INPUTS = {0: "constant input", 3: "bias", 4: "lengths", 5: "initial state", 6: "initial cell", 7: "peephole"}
@@ -76,15 +75,4 @@ class Recurrent:
 
     def write(self, call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:
         """Write a MatMul for every stage but the last, which becomes the cell's W; all else of the cell stays."""
-        nodes, current = [], self.data(call)
-        for index, (_, weight) in enumerate(stages[:-1]):
-            output = names(f"{call.output}.inner{index}")
-            name = names(f"{call.name or call.output}.{index}")
-            nodes.append(onnx.helper.make_node("MatMul", [current, weight], [output], name))
-            current = output
-        operands = [current, stages[-1][1], *call.inputs[2:]]
-        name = names(f"{call.name or call.output}.{len(stages) - 1}")
-        nodes.append(
-            onnx.helper.make_node(self.op_type, operands, call.outputs, name, None, None, None, **call.attributes)
-        )
-        return Written(tuple(nodes), {})
+        return narrowed(call, stages, names)

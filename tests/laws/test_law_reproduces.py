@@ -19,6 +19,7 @@ PAIRS = [
     ("MatMul", "svd"), ("Gemm", "svd"), ("Conv", "svd"), ("Conv", "kernel-first"), ("Conv", "kernel-last"),
     ("ConvTranspose", "svd"), ("ConvTranspose", "kernel-first"), ("ConvTranspose", "kernel-last"), ("Gather", "svd"),
     ("Einsum", "svd"), ("LSTM", "svd"), ("GRU", "svd"), ("RNN", "svd"),
+    ("com.microsoft.Attention", "svd"),
 ]  # fmt: skip
 """Every operator × every scheme that can meet it. Explicit, so that a new one is missed here, not forgotten."""
 

@@ -37,7 +37,7 @@ SLOTS = {
 }
 """The inputs that may hold a weight."""
 EXACT = {"Conv": 6, "ConvTranspose": 9, "MatMul": 2, "Gemm": 22, "LSTM": 6, "GRU": 6, "RNN": 6}
-"""At least so many are exact (onnx 1.23). Those of Gather are of other axes or dimensions, those of Einsum of batches."""
+"""At least so many are exact (onnx 1.23); of Gather they are of other axes or dimensions, of Einsum of batches."""
 EXACT_CONVERTED = {"Conv": 18, "ConvTranspose": 2, "Gather": 2}
 Taken = tuple[str, int, onnx.ModelProto, dict[str, Array], list[Array]]
 
