@@ -143,7 +143,7 @@ def _operator(use: Use, shape: tuple[int, ...]) -> tuple[Why, str] | None:
     if domain not in ("", "ai.onnx"):
         return Why.OPERATOR, f"{domain}.{kind}"
     if kind in EMBEDDING:
-        return Why.EMBEDDING, kind
+        return Why.EMBEDDING, f"{kind} takes single elements: only rows (Gather) are looked up in factors"
     if kind in QUANTISED_OPS:
         return Why.QUANTISED, kind
     if kind in PASSES_WEIGHTS:

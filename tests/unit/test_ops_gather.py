@@ -107,6 +107,13 @@ def test_only_the_second_moment_of_the_outputs_is_a_matrix():
     assert (moments.energy, moments.positions, moments.patches) == (5, 5, None)
 
 
+def test_a_table_of_many_rows_needs_no_matrix_as_wide():
+    """(rows, rows) in float64 would be 320 GB."""
+    rows = 200_000
+    moments = moments_of(lookup(normal([rows, 4], 1), [], "x"), [{"x": np.arange(7)}])["y"]
+    assert (moments.A.shape, moments.C.shape, moments.energy) == ((rows,), (4, 4), 7)
+
+
 def test_a_lookup_multiplies_nothing():
     model = classifier(None)
     seen = observed(model, found_in(model), [{"x": tokens(2, 1)[:1]}])

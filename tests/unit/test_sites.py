@@ -146,7 +146,8 @@ REFUSED = {
     "used by If through Identity": (used_by_an_if_through_identity, Why.SUBGRAPH, "read inside If, Loop or Scan"),
     "inside a function": (in_a_function, Why.SUBGRAPH, "lives in function Dense"),
     "given to a function": (given_to_a_function, Why.OPERATOR, "local.Dense"),
-    "GatherElements": (gather, Why.EMBEDDING, "GatherElements"),
+    "GatherElements": (gather, Why.EMBEDDING,
+                       "GatherElements takes single elements: only rows (Gather) are looked up in factors"),
     "Gather and MatMul": (gather_and_matmul, Why.SHARED, "an embedding table that another layer multiplies by"),
     "other domain": (microsoft, Why.OPERATOR, "com.microsoft.FusedMatMul"),
     "float16": (
