@@ -25,7 +25,7 @@ from builders import (
 from onnx import TensorProto
 
 from onnx_lowrank.curvature import SideMoments, bases
-from onnx_lowrank.options import Compact, Gate
+from onnx_lowrank.options import Compact, Gate, Lossless
 from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.types import Why
 
@@ -134,6 +134,32 @@ def test_optimize_finds_the_rank_of_a_table(sensitivity: str):
     assert ranks["T"] == (4,)
     x = tokens(20, 9)
     np.testing.assert_allclose(run(result.model, {"x": x})["y"], run(model, {"x": x})["y"], rtol=1e-3, atol=1e-3)
+
+
+def test_a_table_that_is_looked_up_twice_is_stored_once():
+    nodes = [node("Gather", ["W", "x"], ["one"], "first"), node("Gather", ["W", "z"], ["two"], "second")]
+    nodes.append(node("Add", ["one", "two"], ["y"], "add"))
+    ends = [value(name, ["n"], TensorProto.INT64) for name in "xz"], [value("y", ["n", WIDTH])]
+    model = build(nodes, *ends, {"W": table(None, 1)})
+    (site,) = found_in(model).sites
+    assert site.sharers == ("one", "two")
+    changed = factored(model, {"one": ("svd", WIDTH)})
+    assert {t.name: list(t.dims) for t in changed.graph.initializer} == {
+        "W.lowrank0": [ROWS, WIDTH],
+        "W.lowrank1": [WIDTH, WIDTH],
+    }
+    feed = {"x": np.array([1, 5]), "z": np.array([7, -1])}
+    np.testing.assert_allclose(run(changed, feed)["y"], run(model, feed)["y"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_goal_in_multiplications_leaves_the_table_alone():
+    """A factored lookup multiplies where the table itself did not."""
+    model = classifier(4)
+    model.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(weight((CLASSES, WIDTH), 2, rank=1), "W"))
+    goal = Lossless(target_macs=0.5, gate=Gate(max_drop=1e-4))
+    result = optimize(model, {"x": tokens(150, 3)}, goal, options(metric="relative-l2"))
+    assert result, result.reason
+    assert {c.weight for c in result.plan.factored} == {"W"}
 
 
 def test_refit_takes_the_product_behind_the_lookup():
