@@ -21,16 +21,18 @@ def layout_parameters(layout: Layout) -> int:
 def layout_macs(layout: Layout, positions: Positions) -> float:
     """Return the multiply-accumulates of a chain for one sample.
 
-    A stage works at the output extent of the axes that it or a stage before it owns, at the input extent of the rest.
+    A stage works at the output extent of the axes that it or a stage before it owns, at the input extent of the rest; a
+    transposed convolution at the input extent of its own. A lookup, the first stage of a table's chain, costs nothing.
     """
     done: set[int] = set()
     total = 0.0
-    for shape, owns in layout:
-        done.update(owns)
+    for shape, owns in layout[1:] if positions.at == "nowhere" else layout:
+        works = done | set(owns) if positions.at == "after" else done
         extent = [
-            positions.after[axis] if axis in done else positions.before[axis] for axis in range(len(positions.before))
+            positions.after[axis] if axis in works else positions.before[axis] for axis in range(len(positions.before))
         ]
         total += positions.calls * math.prod(extent) * math.prod(shape)
+        done = done | set(owns)
     return total
 
 

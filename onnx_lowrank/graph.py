@@ -31,13 +31,15 @@ class GraphView:
 
     weights: root name -> its tensor, an initializer's or a Constant node's; Identity chains are followed to the root.
     uses: root name -> the inputs it reaches, in graph order. inner: roots that a subgraph reads from outside.
-    hidden: tensors that live inside subgraphs and local functions.
+    hidden: tensors that live inside subgraphs and local functions. fed: tensors that depend on what the inputs hold,
+    not on their shapes alone.
     """
 
     weights: dict[str, onnx.TensorProto] = field(default_factory=dict)
     uses: dict[str, list[Use]] = field(default_factory=dict)
     inner: set[str] = field(default_factory=set)
     hidden: list[tuple[str, onnx.TensorProto]] = field(default_factory=list)
+    fed: set[str] = field(default_factory=set)
 
 
 def read_graph(model: onnx.ModelProto) -> GraphView:
@@ -63,7 +65,29 @@ def read_graph(model: onnx.ModelProto) -> GraphView:
     for inner in _inner_nodes(graph):
         view.inner.update(name for tensor in inner.inputs if (name := _root(tensor, view)))
     view.hidden.extend(_hidden(model))
+    view.fed.update(_fed(model))
     return view
+
+
+def _fed(model: onnx.ModelProto) -> set[str]:
+    """Return the tensors that depend on the inputs' values; whatever comes out of a subgraph counts as such."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    fed = {value.name for value in model.graph.input} - stored
+    for node in model.graph.node:
+        inner = any(a.HasField("g") or a.graphs for a in node.attribute)
+        if inner or (node.op_type not in ("Shape", "Size") and not fed.isdisjoint(node.input)):
+            fed.update(node.output)
+    return fed
+
+
+def tensor_ranks(model: onnx.ModelProto) -> dict[str, int]:
+    """Return how many axes tensors have, as far as the file and shape inference tell."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model).graph
+    except (onnx.shape_inference.InferenceError, ValueError):  # broken, or beyond what protobuf can copy
+        inferred = model.graph
+    values = (*inferred.input, *inferred.value_info, *inferred.output)
+    return {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}
 
 
 def constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:

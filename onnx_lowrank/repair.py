@@ -155,18 +155,24 @@ def _targets(found: Found, plan: Plan, factors: Mapping[Key, Factors]) -> Iterat
             raise PlanError(f"the plan factors {choice.weight!r}, which cannot be factored in this model")
         key = (choice.site, choice.option.scheme)
         chain = factors[key].chain(choice.option.ranks)
-        if not chain.stages[-1].owns and chain.stages[-1].groups == 1:
+        seen = operator(found.calls[choice.site][0]).seen
+        last = chain.stages[-1]
+        if not last.owns and last.groups == 1 and seen != "inputs":
             yield _Target(key, choice.option.ranks, chain, found.calls[choice.site])
 
 
 def _ends(candidate: onnx.ModelProto, group: Sequence[_Target]) -> dict[str, Call]:
     """Return the call of the last stage for every output of the group's sites."""
-    slots = {call.output: call.slot for target in group for call in target.calls}
+    calls = {call.output: call for target in group for call in target.calls}
     opset = main_opset(candidate)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in candidate.graph.initializer}
-    nodes = [node for node in candidate.graph.node if node.output and node.output[0] in slots]
-    ends = ((node, slots[node.output[0]]) for node in nodes)
-    return {node.output[0]: call_of(node, slot, opset, shapes[node.input[slot]]) for node, slot in ends}
+    ends = {}
+    for node in candidate.graph.node:
+        if node.output and node.output[0] in calls:
+            call = calls[node.output[0]]  # where the last stage is another operator, it has its weight second
+            slot = call.slot if node.op_type == call.op else 1
+            ends[call.output] = call_of(node, slot, opset, shapes[node.input[slot]])
+    return ends
 
 
 def _collect(
@@ -192,7 +198,8 @@ def _collect(
             values, inner = {**feed, **original.run(feed)}, compressed.run(feed)
             for target in group:
                 for call in target.calls:
-                    sums[target.key] += _seen(target.last, call, ends[call.output], values, inner)
+                    kernel = target.chain.stages[-1].weight.shape[2:]
+                    sums[target.key] += _seen(target.last, call, ends[call.output], kernel, values, inner)
             if progress:
                 progress(len(run))
         halves.append(sums)
@@ -206,12 +213,18 @@ def _runner(model: onnx.ModelProto, tensors: Sequence[str], options: Options) ->
     return Runner(upstream(model, names), provider=options.provider, threads=options.threads, outputs=names)
 
 
-def _seen(last: Array, call: Call, end: Call, values: Mapping[str, Array], inner: Mapping[str, Array]) -> _Sums:
+def _seen(
+    last: Array,
+    call: Call,
+    end: Call,
+    kernel: tuple[int, ...],
+    values: Mapping[str, Array],
+    inner: Mapping[str, Array],
+) -> _Sums:
     """Return the sums of one call: `values` are the original's, `inner` the candidate's."""
-    op = operator(call)
+    op, ending = operator(call), operator(end)
     y = np.asarray(op.linear(call, values[call.output], values.get(call.input(2))), np.float64)
-    u = inner[op.data(end)]
-    v = np.asarray(op.vectors(end, u, (1,) * (u.ndim - 2) if call.op == "Conv" else ()), np.float64) * op.scale(call)
+    v = np.asarray(ending.vectors(end, inner[ending.data(end)], kernel), np.float64) * op.scale(call)
     if len(v) != len(y):  # shapes that depend on values: nothing to compare
         return _Sums(np.full((v.shape[1],) * 2, np.nan), np.full(last.shape, np.nan))
     with np.errstate(all="ignore"):  # what is not finite is seen in the sums
@@ -236,5 +249,5 @@ def _put(candidate: onnx.ModelProto, end: Call, stage: Stage) -> None:
     name = end.inputs[end.slot]
     tensor = next(t for t in candidate.graph.initializer if t.name == name)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    array = np.ascontiguousarray(operator(end).stored(end, stage), dtype)
+    array = np.ascontiguousarray(operator(end).stored(end, stage, place="last"), dtype)
     tensor.CopyFrom(onnx.numpy_helper.from_array(array, name))

@@ -14,7 +14,7 @@ import onnx
 
 from onnx_lowrank.errors import PlanError
 from onnx_lowrank.graph import all_names, constant_value, subgraphs
-from onnx_lowrank.ops import Call, operator
+from onnx_lowrank.ops import Call, Place, first_output, operator
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Array, Plan, Site, Stage
@@ -67,8 +67,10 @@ def _write(
     """Write the chain once for every node that shares the weight; the factors are stored once."""
     dtype = np.float64 if site.itemsize == 8 else np.float32
     named = [(stage, names(f"{site.weight}.lowrank{index}")) for index, stage in enumerate(stages)]
-    for stage, name in named:
-        tensors[name] = np.ascontiguousarray(operator(calls[0]).stored(calls[0], stage), dtype)
+    for index, (stage, name) in enumerate(named):
+        place: Place = "first" if index == 0 else "last" if index == len(stages) - 1 else "inner"
+        stored = operator(calls[0]).stored(calls[0], stage, place=place)
+        tensors[name] = np.ascontiguousarray(stored, dtype)
     for call in calls:
         written = operator(call).write(call, named, names)
         replaced[call.output] = list(written.nodes)
@@ -79,7 +81,7 @@ def _splice(graph: onnx.GraphProto, replaced: Mapping[str, list[onnx.NodeProto]]
     """Put the new nodes where the old ones stood: topological order needs no sorting."""
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        new = replaced.get(node.output[0]) if node.output else None
+        new = replaced.get(first_output(node)) if node.output else None
         for position, written in enumerate(new or ()):
             if position == len(new or ()) - 1:
                 written.doc_string = node.doc_string

@@ -10,17 +10,16 @@ from fnmatch import fnmatchcase
 import numpy as np
 import onnx
 
-from onnx_lowrank.graph import GraphView, Use, read_graph
+from onnx_lowrank.graph import GraphView, Use, read_graph, tensor_ranks
 from onnx_lowrank.model_io import main_opset
-from onnx_lowrank.ops import Call, by_type, call_of, operator
-from onnx_lowrank.schemes import SCHEMES
+from onnx_lowrank.ops import Call, by_type, call_of, first_output, op_name, operator
+from onnx_lowrank.schemes import SCHEMES, ranks_of
 from onnx_lowrank.types import Array, Site, Skip, Why
 
 HANDLED_TYPES = {"FLOAT": 4, "DOUBLE": 8}
 INDEX_TYPES = {"INT64", "INT32", "INT16", "UINT16", "UINT32", "UINT64", "BOOL", "STRING", "UNDEFINED"}
 QUANTISED_TYPES = ("INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2", "FLOAT8", "FLOAT4")
-RECURRENT = {"LSTM", "GRU", "RNN"}
-EMBEDDING = {"Gather", "GatherElements", "GatherND", "EmbedLayerNormalization"}
+EMBEDDING = {"GatherElements", "GatherND"}
 QUANTISED_OPS = {"DequantizeLinear", "QuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"}
 PASSES_WEIGHTS = {"Transpose", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten"}
 ELEMENTWISE = {
@@ -71,7 +70,7 @@ def find_sites(
     sites: list[Site] = []
     skips = [_hidden(place, tensor) for place, tensor in view.hidden if _is_weight(tensor)]
     calls: dict[str, tuple[Call, ...]] = {}
-    constant = {(use.node.output[0], use.node.input[use.slot]) for uses in view.uses.values() for use in uses}
+    constant = {(first_output(use.node), use.node.input[use.slot]) for uses in view.uses.values() for use in uses}
     for name, tensor in view.weights.items():
         uses = view.uses.get(name, [])
         if not _is_weight(tensor) or (not uses and name not in view.inner):
@@ -79,7 +78,8 @@ def find_sites(
         used = tuple(call_of(use.node, use.slot, opset, tuple(tensor.dims)) for use in uses)
         refusal = (
             _unusable(view, interface, name, tensor, uses)
-            or _roles(used, uses, tuple(tensor.dims), constant)
+            or _roles(used, uses, tuple(tensor.dims), constant, view.fed)
+            or _slices(model, used)
             or _size(tensor, used, multiple)
             or _unselected(name, used, include, exclude)
         )
@@ -139,14 +139,12 @@ def _unusable(
 def _operator(use: Use, shape: tuple[int, ...]) -> tuple[Why, str] | None:
     """Return why one use is not a factorable one, None where an operator takes it."""
     kind, domain = use.node.op_type, use.node.domain
+    if by_type(op_name(use.node)) is not None:
+        return None
     if domain not in ("", "ai.onnx"):
         return Why.OPERATOR, f"{domain}.{kind}"
-    if by_type(kind) is not None:
-        return None
-    if kind in RECURRENT:
-        return Why.RECURRENT, kind
     if kind in EMBEDDING:
-        return Why.EMBEDDING, kind
+        return Why.EMBEDDING, f"{kind} takes single elements: only rows (Gather) are looked up in factors"
     if kind in QUANTISED_OPS:
         return Why.QUANTISED, kind
     if kind in PASSES_WEIGHTS:
@@ -157,11 +155,15 @@ def _operator(use: Use, shape: tuple[int, ...]) -> tuple[Why, str] | None:
 
 
 def _roles(
-    used: Sequence[Call], uses: Sequence[Use], shape: tuple[int, ...], constant: Container[tuple[str, str]]
+    used: Sequence[Call],
+    uses: Sequence[Use],
+    shape: tuple[int, ...],
+    constant: Container[tuple[str, str]],
+    fed: Container[str],
 ) -> tuple[Why, str] | None:
     """Return why the operators refuse, or that they disagree about a shared weight.
 
-    `constant`: (a node's output, its input) wherever that input is constant.
+    `constant`: (a node's output, its input) wherever that input is constant. `fed`: what depends on the inputs' values.
     """
     roles = set()
     for call, use in zip(used, uses, strict=True):
@@ -173,15 +175,29 @@ def _roles(
             return Why.SHAPE, "both operands are the same tensor"
         if (call.output, op.data(call)) in constant:
             return Why.SHAPE, "both operands are constant"
+        if op.seen == "outputs" and op.data(call) not in fed:
+            return Why.EMBEDDING, "all samples look up the same rows (of positions, say)"
         roles.add(op.role(call))
+    if len(roles) > 1 and any(operator(call).seen == "outputs" for call in used):
+        return Why.SHARED, "an embedding table that another layer multiplies by"
     if len(roles) > 1:
         return Why.SHARED, "its nodes read it in different layouts"
     return None
 
 
+def _slices(model: onnx.ModelProto, used: Sequence[Call]) -> tuple[Why, str] | None:
+    """Return why a matrix for every slice cannot be factored: what it is multiplied with may be a vector."""
+    if all(operator(call).groups(call) == 1 and len(call.shape) < 3 for call in used if call.op == "MatMul"):
+        return None
+    ranks = tensor_ranks(model)
+    if all(ranks.get(operator(call).data(call), 0) > 1 for call in used if call.op == "MatMul"):
+        return None
+    return Why.SHAPE, "a matrix for every slice meets a vector, or a tensor of unknown rank"
+
+
 def _size(tensor: onnx.TensorProto, used: Sequence[Call], multiple: int) -> tuple[Why, str] | None:
     site = _site("", tensor, used)
-    if any(scheme.ranks(site.shape, multiple, site.groups) for scheme in SCHEMES):
+    if any(ranks_of(scheme, site, multiple) for scheme in SCHEMES):
         return None
     return Why.TOO_SMALL, f"breaks even at rank {site.break_even:.3g}, ranks are multiples of {multiple}"
 
@@ -209,12 +225,13 @@ def _site(name: str, tensor: onnx.TensorProto, used: Sequence[Call]) -> Site:
         sharers=tuple(call.output for call in used),
         itemsize=HANDLED_TYPES[_type_name(tensor)],
         groups=operator(first).groups(first),
+        whole=any(operator(call).whole(call) for call in used),
     )
 
 
 def _skip(name: str, tensor: onnx.TensorProto, uses: Sequence[Use], why: Why, detail: str) -> Skip:
     node = uses[0].node if uses else None
-    place = (node.name or node.output[0]) if node else "a subgraph"
+    place = (node.name or first_output(node)) if node else "a subgraph"
     return Skip(name, place, node.op_type if node else "", tuple(tensor.dims), why, detail)
 
 

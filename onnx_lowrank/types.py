@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,15 @@ Layout: TypeAlias = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
 """A chain without its numbers: (weight shape, owned spatial axes) a stage."""
 
 
+Extent: TypeAlias = Literal["after", "before", "nowhere"]
+"""Where a stage multiplies along the axes that it owns: a convolution at its outputs, a transposed one at its inputs; a
+lookup in a table (the first stage of a chain without axes) multiplies nothing."""
+
+
 class Why(str, Enum):
     """Why a weight stays as it is."""
 
+    GROUPED = "grouped convolution"
     DEPTHWISE = "depthwise convolution"
     QUANTISED = "quantised weight"
     RECURRENT = "recurrent cell"
@@ -65,7 +71,7 @@ class Site:
 
     `shape` is canonical: (out, in, *spatial); `id` is the output tensor of the first node that uses the weight,
     `sharers` the output tensors of all of them (rewritten together or not at all). With `groups` W is block-diagonal:
-    `in` counts the channels of one group, `out` those of all.
+    `in` counts the channels of one group, `out` those of all. `whole`: its axes cannot be dealt to different stages.
     """
 
     id: str
@@ -76,6 +82,7 @@ class Site:
     sharers: tuple[str, ...]
     itemsize: int = 4
     groups: int = 1
+    whole: bool = False
 
     @property
     def parameters(self) -> int:
@@ -99,13 +106,15 @@ class Positions:
     calls: float = 1.0
     before: tuple[float, ...] = ()
     after: tuple[float, ...] = ()
+    at: Extent = "after"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
     """What calibration collects at a site; additive, so shards merge with `+`.
 
-    A: (in, in) sum of x xᵀ over positions (channels only for a convolution), float64.
+    A: (in, in) sum of x xᵀ over positions (channels only for a convolution), float64. Of a table, whose inputs are
+    one-hot, it is diagonal and only that is kept: (in,) how often every row was looked up.
     C: (out, out) sum of y yᵀ over positions, without the bias, float64; None where W A Wᵀ is exact.
     patches, keys: (n, in, *spatial) inputs at the n positions of smallest random key (a bottom-n sample).
     """
@@ -117,6 +126,11 @@ class Moments:
     positions: int = 0
     samples: int = 0
     room: int = 0
+
+    @property
+    def energy(self) -> float:
+        """Sum of |x|² over positions: the trace of A."""
+        return float(self.A.sum() if self.A.ndim == 1 else self.A.trace())
 
     def __add__(self, other: Moments) -> Moments:
         """Return the moments of both sets of samples together."""

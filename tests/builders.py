@@ -199,6 +199,11 @@ def fitting(shape: tuple[int, ...], groups: int = 1) -> list[str]:
     return ["kernel-first", "kernel-last", *(["tucker-2", *["separable"][: int(two)]] if groups == 1 else [])]
 
 
+def fits(site: Site) -> list[str]:
+    """Return the schemes made for a site."""
+    return [name for name in fitting(site.shape, site.groups) if not (site.whole and by_name(name).splits)]
+
+
 def elements(model: onnx.ModelProto) -> int:
     """Return the elements of all initializers and Constant nodes of the main graph."""
     total = sum(int(np.prod(t.dims)) for t in model.graph.initializer)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 from builders import ANY, build, constant, node, normal, value, weight
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from onnx_lowrank.types import Array
@@ -19,6 +21,8 @@ class Case:
     model: onnx.ModelProto
     x: Array
     bias: Array | float = 0.0
+    other: int = 0
+    """Multiply-accumulates of the node that are not W's."""
 
     def __repr__(self) -> str:
         operator = next(n for n in self.model.graph.node if n.op_type != "Constant")
@@ -135,5 +139,157 @@ def convs(draw: st.DrawFn, *, unpadded_points: bool = False) -> Case:
     return Case(model, x, 0.0 if bias is None else bias.reshape(1, -1, *[1] * axes))
 
 
-CASES = {"MatMul": matmuls, "Gemm": gemms, "Conv": convs}
+@st.composite
+def gathers(draw: st.DrawFn) -> Case:
+    """Indices of no to three dimensions, negative ones too, the axis left out or said from either end."""
+    width = draw(WIDTHS)
+    rows, seed = width + draw(st.integers(0, 4)), draw(SEEDS)
+    shape = draw(st.lists(SMALL, max_size=3))
+    kind = draw(st.sampled_from([np.int64, np.int32]))
+    x = np.random.default_rng(seed).integers(-rows, rows, shape).astype(kind)
+    axis = draw(st.sampled_from([{}, {"axis": 0}, {"axis": -2}]))
+    table = np.ascontiguousarray(weight((width, rows), seed + 1).T)
+    given = value("x", x.shape, onnx.helper.np_dtype_to_tensor_dtype(x.dtype))
+    return Case(
+        build([node("Gather", ["W", "x"], ["y"], "op", **axis)], [given], [value("y", [*shape, width])], {"W": table}),
+        x,
+    )
+
+
+@st.composite
+def conv_transposes(draw: st.DrawFn) -> Case:
+    """One to three axes, strides, dilations, output padding; pads given, automatic, or by the output's shape."""
+    axes = draw(st.integers(1, 3))
+    each = {"min_size": axes, "max_size": axes}
+    kernel = draw(st.lists(SMALL, **each))
+    channels, outer, batch, seed = draw(WIDTHS), draw(WIDTHS), draw(st.integers(1, 2)), draw(SEEDS)
+    extent = draw(st.lists(st.integers(1, 4), **each))
+    attributes: dict[str, object] = {}
+    if max(kernel) > 1:  # of a 1×1 kernel only the plain one is taken
+        strides, dilations = draw(st.lists(st.integers(1, 3), **each)), draw(st.lists(st.integers(1, 2), **each))
+        extra = [draw(st.integers(0, stride - 1)) for stride in strides]
+        attributes = {"strides": strides, "dilations": dilations, "output_padding": extra}
+        spread = zip(strides, extent, extra, dilations, kernel, strict=True)
+        whole = [s * (n - 1) + e + d * (k - 1) + 1 for s, n, e, d, k in spread]
+        style = draw(st.sampled_from(["none", "pads", "pads", "SAME_UPPER", "SAME_LOWER", "VALID", "shape"]))
+        if style == "pads":
+            begin = [draw(st.integers(0, min(2, (w - 1) // 2))) for w in whole]
+            end = [draw(st.integers(0, min(2, (w - 1) // 2))) for w in whole]
+            attributes["pads"] = [*begin, *end]
+        elif style == "shape":
+            # one smaller than the input is lost to ONNX's shape inference, and no Conv may follow it then
+            attributes["output_shape"] = [
+                draw(st.integers(min(max(w - 3, n), w), w)) for w, n in zip(whole, extent, strict=True)
+            ]
+        elif style != "none":
+            attributes["auto_pad"] = style
+            if style != "VALID":  # an output of input × stride has to be within what the windows touch
+                assume(all(w >= n * s for w, n, s in zip(whole, extent, strides, strict=True)))
+    if draw(st.booleans()):
+        attributes["kernel_shape"] = kernel
+    canonical = weight((outer, channels, *kernel), seed + 1)
+    weights, inputs, bias = {"W": np.ascontiguousarray(canonical.swapaxes(0, 1))}, ["x", "W"], None
+    if draw(st.booleans()):
+        bias = weights["b"] = normal([outer], seed + 2)
+        inputs.append("b")
+    x = normal([batch, channels, *extent], seed)
+    nodes = [node("ConvTranspose", inputs, ["y"], "op", **attributes)]
+    model = build(nodes, [value("x", x.shape)], [value("y", [ANY] * x.ndim)], weights)
+    return Case(model, x, 0.0 if bias is None else bias.reshape(1, -1, *[1] * axes))
+
+
+EINSUMS = (
+    *("bd,dk->bk", "bd,kd->bk", "dk,bd->bk", "bd,dk", "bd,dk->kb"),
+    *("abc,cde->abde", "abcd,cde->abe", "bcsd,ecd->bse", "ab,dbce->adec"),
+    *("...d,dk->...k", "b...d,kd->b...k", "d,dk->k", "ab,bc->ca"),
+)
+
+
+@st.composite
+def einsums(draw: st.DrawFn) -> Case:
+    """Matrices of one or several axes a side, in any order, on either side, with dots."""
+    equation = draw(st.sampled_from(EINSUMS))
+    terms = equation.split("->")[0].split(",")
+    slot = 0 if equation == "dk,bd->bk" else 1
+    sizes = {letter: draw(st.integers(2, 4)) for letter in "abcdeks"}
+    shape = [sizes[c] for c in terms[slot]]
+    dots = draw(st.lists(SMALL, max_size=2))
+    before, _, after = terms[1 - slot].partition("...")
+    given = [*(sizes[c] for c in before), *(dots if "..." in equation else ()), *(sizes[c] for c in after)]
+    seed = draw(SEEDS)
+    W, x = weight(tuple(shape), seed + 1), normal(given, seed)
+    inputs = ["x", "W"] if slot == 1 else ["W", "x"]
+    kept = sum(1 for c in terms[slot] if c not in terms[1 - slot])
+    axes = x.ndim + 2 * kept - len(shape)
+    nodes = [node("Einsum", inputs, ["y"], "op", equation=equation)]
+    return Case(build(nodes, [value("x", x.shape)], [value("y", [ANY] * axes)], {"W": W}), x)
+
+
+@st.composite
+def recurrents(draw: st.DrawFn, *, op: str) -> Case:
+    """Every direction, with and without bias, lengths, initial states and peepholes; any of the outputs is y."""
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
+    direction = draw(st.sampled_from(["forward", "reverse", "bidirectional"]))
+    sides = 2 if direction == "bidirectional" else 1
+    width, hidden, steps, batch, seed = draw(WIDTHS), draw(SMALL), draw(SMALL), draw(st.integers(1, 2)), draw(SEEDS)
+    W = weight((sides * gates * hidden, width), seed + 1).reshape(sides, gates * hidden, width)
+    weights = {"W": W, "R": normal([sides, gates * hidden, hidden], seed + 2)}
+    given = {
+        "B": lambda: normal([sides, 2 * gates * hidden], seed + 3),
+        "lengths": lambda: np.random.default_rng(seed).integers(1, steps + 1, batch).astype(np.int32),
+        "h0": lambda: normal([sides, batch, hidden], seed + 4),
+        "c0": lambda: normal([sides, batch, hidden], seed + 5),
+        "P": lambda: normal([sides, 3 * hidden], seed + 6),
+    }
+    inputs = ["x", "W", "R"]
+    for name, make in given.items():
+        use = draw(st.booleans()) and (op == "LSTM" or name not in ("c0", "P"))
+        inputs.append(name if use else "")
+        if use:
+            weights[name] = make()
+    while not inputs[-1]:
+        inputs.pop()
+    attributes: dict[str, object] = {"hidden_size": hidden, "direction": direction}
+    if op == "GRU":
+        attributes["linear_before_reset"] = draw(st.integers(0, 1))
+    place = draw(st.integers(0, 2 if op == "LSTM" else 1))
+    outputs = ["", "", ""][: place + 1]
+    outputs[place] = "y"
+    x = normal([steps, batch, width], seed)
+    cell = node(op, inputs, outputs, "op", **attributes)
+    rank = 3 if place else 4
+    model = build([cell], [value("x", x.shape)], [value("y", [ANY] * rank)], weights)
+    return Case(model, x, other=steps * batch * sides * gates * hidden * hidden)
+
+
+@st.composite
+def attentions(draw: st.DrawFn) -> Case:
+    """onnxruntime's Attention, of any width, with and without bias, mask, and what comes later hidden."""
+    width, batch, tokens, heads, seed = draw(WIDTHS), draw(SMALL), draw(SMALL), draw(st.integers(1, 2)), draw(SEEDS)
+    hidden = heads * draw(st.integers(1, 4))
+    weights = {"W": np.ascontiguousarray(weight((3 * hidden, width), seed + 1).T)}
+    weights["b"] = normal([3 * hidden], seed + 2)
+    inputs = ["x", "W", "b"]
+    if draw(st.booleans()):
+        weights["mask"] = np.random.default_rng(seed).integers(1, tokens + 1, batch).astype(np.int32)
+        inputs.append("mask")
+    settings = {"num_heads": heads, "unidirectional": draw(st.integers(0, 1)), "domain": "com.microsoft"}
+    nodes = [node("Attention", inputs, ["y"], "op", **settings)]
+    x = normal([batch, tokens, width], seed)
+    given = [value("x", x.shape)], [value("y", [batch, tokens, hidden])], weights
+    return Case(build(nodes, *given, domains={"com.microsoft": 1}), x, other=2 * batch * tokens * tokens * hidden)
+
+
+CASES = {
+    "MatMul": matmuls,
+    "Gemm": gemms,
+    "Conv": convs,
+    "ConvTranspose": conv_transposes,
+    "Einsum": einsums,
+    "Gather": gathers,
+    "LSTM": functools.partial(recurrents, op="LSTM"),
+    "GRU": functools.partial(recurrents, op="GRU"),
+    "com.microsoft.Attention": attentions,
+    "RNN": functools.partial(recurrents, op="RNN"),
+}
 """Every operator of OPS has its nodes here; a law asserts it."""

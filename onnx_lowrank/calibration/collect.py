@@ -103,10 +103,10 @@ def _stable(text: str) -> int:
 
 
 def _tensors(found: Found, site: Site) -> list[str]:
-    """Inputs, and for a k×k kernel outputs and their biases too: W A Wᵀ of a matrix needs no output."""
+    """Inputs, and for a k×k kernel or a table outputs and their biases too: W A Wᵀ of a matrix needs no output."""
     calls = found.calls[site.id]
     names = [operator(call).data(call) for call in calls]
-    if math.prod(site.shape[2:]) > 1:
+    if math.prod(site.shape[2:]) > 1 or operator(calls[0]).seen == "outputs":
         names += [call.output for call in calls]
         names += [call.input(2) for call in calls if call.input(2)]
     return names
@@ -124,6 +124,10 @@ def _moments(
     for call in found.calls[site.id]:
         op = operator(call)
         x = values[op.data(call)]
+        if op.seen == "outputs":
+            one = _looked_up(op, call, site, x, values[call.output], samples)
+            total = one if total is None else total + one
+            continue
         vectors = np.asarray(op.vectors(call, x, kernel), np.float64)
         A = vectors.T @ vectors
         if not np.isfinite(A).all():
@@ -137,6 +141,14 @@ def _moments(
     if total is None:
         raise KeyError(site.id)
     return total
+
+
+def _looked_up(op: Op, call: Call, site: Site, x: Array, y: Array, samples: int) -> Moments:
+    """Return how often every row was looked up, and the second moment of what came out."""
+    rows = op.vectors(call, x, ()) % site.shape[1]
+    results = np.asarray(op.results(call, y), np.float64)
+    counts = np.bincount(rows, minlength=site.shape[1]).astype(np.float64)
+    return Moments(A=counts, C=results.T @ results, positions=len(results), samples=samples)
 
 
 def _with_kernel(
@@ -156,12 +168,12 @@ def _with_kernel(
     room = max(min(PATCH_BYTES // (4 * math.prod(site.shape[1:])), PATCH_MOST), 16)
     keys = rng.random(count)
     picks = np.sort(np.argsort(keys, kind="stable")[:room])
-    patches = op.patches(call, x, site.shape[2:], picks, count).astype(np.float32)
+    patches = op.patches(call, x, site.shape[2:], picks, count)
     return Moments(
         A=one.A,
         C=results.T @ results,
-        patches=patches,
-        keys=keys[picks],
+        patches=None if patches is None else patches.astype(np.float32),
+        keys=None if patches is None else keys[picks],
         positions=count,
         samples=one.samples,
         room=room,

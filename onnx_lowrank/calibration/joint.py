@@ -27,9 +27,9 @@ from onnx_lowrank.gradient.values import Dims
 from onnx_lowrank.ops import Call, operator
 from onnx_lowrank.options import Options
 from onnx_lowrank.runtime import batches, join, rows_of, runs_on_cpu
-from onnx_lowrank.schemes import SCHEMES
+from onnx_lowrank.schemes import SCHEMES, ranks_of
 from onnx_lowrank.sites import Found
-from onnx_lowrank.types import Array, Chain, Feed, Site
+from onnx_lowrank.types import Array, Chain, Feed, Site, Stage
 
 Head = Callable[[Mapping[str, Array], int, Sequence[int]], Seeds]
 """(forward values, samples in them, their numbers in the set) -> the loss's gradient at the seeded tensors."""
@@ -37,7 +37,7 @@ Head = Callable[[Mapping[str, Array], int, Sequence[int]], Seeds]
 
 def sides_of(site: Site, multiple: int = 1) -> tuple[SideName, ...]:
     """Return the sides that the schemes of a site project on: both of a kernel, the smaller one of a matrix."""
-    fitting = (s for s in SCHEMES if s.ranks(site.shape, multiple, site.groups))
+    fitting = (s for s in SCHEMES if ranks_of(s, site, multiple))
     return tuple(dict.fromkeys(side for s in fitting for side in s.sides(site.shape, site.groups)))
 
 
@@ -99,13 +99,15 @@ class JointFlow:
         self._pulls: dict[str, Pull] = {}
         self._throughs: dict[tuple[str, int, int], Through] = {}
         self._weights: dict[str, Array] = {}
+        inside = {site.id: f"{site.op} keeps its product inside" for site in sites if not _shows(found, site)}
+        sites = [site for site in sites if site.id not in inside]
         calls = [(site, call) for site in sites for call in found.calls[site.id]]
         once = _read_once(model)
         self._direct = {call.output: x for site, call in calls if (x := _sole_data(once, site, call))}
         targets = [*(call.output for _, call in calls), *dict.fromkeys(self._direct.values())]
         keep = self._keep = [name for name in dict.fromkeys(self._kept(sites)) if name not in self._given]
         graph = build_gradient(model, targets, seeded, shapes=shapes, keep=keep)
-        self.unreached = {site.id: why for site in sites if (why := self._missing(site, graph))}
+        self.unreached = inside | {site.id: why for site in sites if (why := self._missing(site, graph))}
         self.sites = [site for site in sites if site.id not in self.unreached]
         self._runner: GradientRunner | None = None
         if self.sites:
@@ -123,6 +125,9 @@ class JointFlow:
         for call in self.found.calls[site.id]:
             if self._direct.get(call.output) in graph.unreached:
                 del self._direct[call.output]
+        if math.prod(site.shape[2:]) > 1 and "in" in sides_of(site) and not any(reasons):
+            apart = [call for call in self.found.calls[site.id] if call.output not in self._direct]
+            reasons += [self._pull(site, call).reason for call in apart]
         return next((reason for reason in reasons if reason), "")
 
     def _kept(self, sites: Sequence[Site]) -> Iterator[str]:
@@ -245,9 +250,15 @@ class JointFlow:
 
     def _pull(self, site: Site, call: Call) -> Pull:
         if call.output not in self._pulls:
-            weight = operator(call).canonical(call, onnx.numpy_helper.to_array(self.found.weights[site.weight]))
-            self._pulls[call.output] = Pull(call, np.asarray(weight, np.float32), self._provider, self._threads)
+            stage = Stage(self.found.weight(site), tuple(range(len(site.shape) - 2)))
+            weight = np.asarray(operator(call).stored(call, stage), np.float32)
+            self._pulls[call.output] = Pull(call, weight, site.shape[1] * site.groups, self._provider, self._threads)
         return self._pulls[call.output]
+
+
+def _shows(found: Found, site: Site) -> bool:
+    """Whether a tensor of the graph holds W x, so that there can be a gradient at it."""
+    return all(operator(call).seen != "inputs" for call in found.calls[site.id])
 
 
 def _read_once(model: onnx.ModelProto) -> set[str]:

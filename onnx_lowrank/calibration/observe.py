@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.calibration.expose import expose
-from onnx_lowrank.ops import operator
+from onnx_lowrank.ops import einsum_macs, first_output, op_name, operator
 from onnx_lowrank.options import Options
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.sites import Found
@@ -18,14 +18,15 @@ from onnx_lowrank.types import Feed, Positions
 
 LOOK = 8
 """How many samples, spread over the set, are looked at; of variable-length data the mean counts."""
-COUNTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+COUNTED = ("Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN", "Einsum", "com.microsoft.Attention")
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
     """places: site id -> Positions of every sharer. bytes: site id -> its activations' bytes for one sample.
 
-    macs: multiply-accumulates of the whole model for one sample (Conv, ConvTranspose, MatMul, Gemm).
+    macs: multiply-accumulates of the whole model for one sample (those of the operators COUNTED).
     """
 
     places: Mapping[str, tuple[Positions, ...]]
@@ -35,8 +36,12 @@ class Observed:
 
 def observe(model: onnx.ModelProto, found: Found, feeds: Sequence[Feed], options: Options) -> Observed:
     """Return where the sites of `found` work, averaged over a few of `feeds`."""
-    counted = [node for node in model.graph.node if node.op_type in COUNTED and node.domain in ("", "ai.onnx")]
-    names = [name for node in counted for name in (node.input[0], node.input[1], node.output[0])]
+    counted = [node for node in model.graph.node if op_name(node) in COUNTED]
+    counted = [node for node in counted if node.op_type != "Einsum" or len(node.input) == 2]
+    names = [name for node in counted for name in (node.input[0], node.input[1], first_output(node))]
+    names += [
+        name for calls in found.calls.values() for call in calls for name in (operator(call).data(call), call.output)
+    ]
     known = _constant_shapes(model)
     runner = Runner(
         expose(model, [name for name in names if name not in known]),
@@ -70,6 +75,7 @@ def _places(
                 float(np.mean([p.calls for p in each])),
                 tuple(np.mean([p.before for p in each], axis=0).tolist()),
                 tuple(np.mean([p.after for p in each], axis=0).tolist()),
+                each[0].at,
             )
         )
     return tuple(places)
@@ -81,12 +87,19 @@ def _activation_bytes(found: Found, site: str, shapes: Mapping[str, tuple[int, .
 
 
 def _macs(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> float:
-    left, right, out = (shapes[name] for name in (node.input[0], node.input[1], node.output[0]))
+    left, right, out = (shapes[name] for name in (node.input[0], node.input[1], first_output(node)))
     if node.op_type == "MatMul":
         return float(math.prod(out) * left[-1])
     if node.op_type == "Gemm":
         transposed = any(a.name == "transA" and a.i for a in node.attribute)
         return float(math.prod(out) * left[0 if transposed else 1])
+    if node.op_type == "Einsum":
+        return einsum_macs(next(a.s for a in node.attribute if a.name == "equation"), left, right)
+    if node.op_type == "Attention":  # and every query times every key, every weight times every value
+        return float(math.prod(left[:-1]) * right[1] * (left[2] + left[1] * 2 / 3))
+    if node.op_type in GATES:  # at every step (gates · hidden) × in, and × hidden
+        directions, width, inner = right
+        return float(math.prod(left[:-1]) * directions * width * (inner + width // GATES[node.op_type]))
     if node.op_type == "ConvTranspose":
         return float(math.prod(left) * math.prod(right[1:]))
     return float(math.prod(out) * math.prod(right[1:]))

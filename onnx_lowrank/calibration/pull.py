@@ -12,12 +12,14 @@ from onnx_lowrank.types import Array
 
 
 class Pull:
-    """Wᵀ g of a convolution: its gradient with respect to its own input, whatever else reads that."""
+    """Wᵀ g of a convolution: its gradient with respect to its own input, whatever else reads that.
 
-    def __init__(self, call: Call, weight: Array, provider: str, threads: int) -> None:
+    weight: as the node stores it; channels: those of its input. `reason`: why there is none.
+    """
+
+    def __init__(self, call: Call, weight: Array, channels: int, provider: str, threads: int) -> None:
         attributes = {k: v for k, v in call.attributes.items() if v is not None}
         node = onnx.helper.make_node(call.op, ["x", "w"], ["y"], "conv", **attributes)
-        channels = weight.shape[1] * int(attributes.get("group", 1))
         dims: list[int | None] = [None, channels, *(None for _ in weight.shape[2:])]
         value = onnx.helper.make_tensor_value_info
         graph = onnx.helper.make_graph(
@@ -30,6 +32,9 @@ class Pull:
         opset = onnx.helper.make_opsetid("", max(call.opset, 13))
         model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8)
         built = build_gradient(model, ["x"], ["y"])
+        self.reason = built.unreached.get("x", "")
+        if self.reason:
+            return
         self._seed, self._gradient = built.seeds["y"], built.gradients["x"]
         for output in [o for o in built.model.graph.output if o.name != self._gradient]:
             built.model.graph.output.remove(output)  # so that nothing is computed for it

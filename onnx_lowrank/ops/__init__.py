@@ -1,14 +1,42 @@
 """Operators: a node's weight in canonical form, its activations as vectors, and a chain written back as nodes."""
 
-from onnx_lowrank.ops.base import Call, Names, Op, call_of
+from onnx_lowrank.ops.attention import Attention
+from onnx_lowrank.ops.base import Call, Names, Op, Place, call_of, first_output, op_name
 from onnx_lowrank.ops.conv import Conv
+from onnx_lowrank.ops.conv_transpose import ConvTranspose
+from onnx_lowrank.ops.einsum import Einsum, einsum_macs
+from onnx_lowrank.ops.gather import Gather
 from onnx_lowrank.ops.gemm import Gemm
 from onnx_lowrank.ops.matmul import MatMul
+from onnx_lowrank.ops.recurrent import Recurrent
 
-OPS: tuple[Op, ...] = (MatMul(), Gemm(), Conv())
+OPS: tuple[Op, ...] = (
+    *(MatMul(), Gemm(), Conv(), ConvTranspose(), Gather(), Einsum()),
+    *(Recurrent("LSTM"), Recurrent("GRU"), Recurrent("RNN"), Attention()),
+)
 """Every operator whose weight can be factored."""
 
-__all__ = ["OPS", "Call", "Conv", "Gemm", "MatMul", "Names", "Op", "by_type", "call_of", "operator"]
+__all__ = [
+    "OPS",
+    "Attention",
+    "Call",
+    "Conv",
+    "ConvTranspose",
+    "Einsum",
+    "Gather",
+    "Gemm",
+    "MatMul",
+    "Names",
+    "Op",
+    "Place",
+    "Recurrent",
+    "by_type",
+    "call_of",
+    "einsum_macs",
+    "first_output",
+    "op_name",
+    "operator",
+]
 
 
 def by_type(op_type: str) -> Op | None:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 
-from onnx_lowrank.ops.base import Call, Names, Refusal, Written
+from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written, divisible
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 GEOMETRY = ("strides", "dilations")
@@ -19,6 +19,7 @@ class Conv:
     """A stage gets stride, pad and dilation on the axes it owns, and 1 / 0 / 1 elsewhere; the last has the bias."""
 
     op_type = "Conv"
+    seen: Seen = "both"
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
         """Refuse a channel by itself, and other than one to three axes."""
@@ -35,13 +36,15 @@ class Conv:
         """ONNX stores (out, in, *spatial) already."""
         return weight
 
-    def stored(self, call: Call, stage: Stage) -> Array:
+    def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
         """ONNX stores (out, in, *spatial) already."""
         return stage.weight
 
     def groups(self, call: Call) -> int:
         """Return the groups of channels."""
         return int(call.attributes.get("group", 1))
+
+    whole = staticmethod(divisible)
 
     def role(self, call: Call) -> tuple[Any, ...]:
         """Any geometry may share a kernel, but for the groups."""

@@ -7,7 +7,18 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.base import Call, Names, Refusal, Written, as_vectors, no_patches, one_group
+from onnx_lowrank.ops.base import (
+    Call,
+    Names,
+    Place,
+    Refusal,
+    Seen,
+    Written,
+    as_vectors,
+    divisible,
+    no_patches,
+    one_group,
+)
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 OPTIONAL_BIAS = 11
@@ -22,6 +33,7 @@ class Gemm:
     """
 
     op_type = "Gemm"
+    seen: Seen = "both"
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
         """Refuse W as the bias."""
@@ -37,7 +49,7 @@ class Gemm:
         """Return W as (out, in); α stays with the node."""
         return weight.T if self._weight_flag(call) == (call.slot == 0) else weight
 
-    def stored(self, call: Call, stage: Stage) -> Array:
+    def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
         """Return the factor with W's own flag."""
         return self.canonical(call, stage.weight)
 
@@ -72,6 +84,7 @@ class Gemm:
         return float(call.attributes.get("alpha", 1.0))
 
     groups = staticmethod(one_group)
+    whole = staticmethod(divisible)
     patches = staticmethod(no_patches)
 
     def write(self, call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:

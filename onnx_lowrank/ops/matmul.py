@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.base import Call, Names, Refusal, Written, as_vectors, no_patches
+from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written, as_vectors, divisible, no_patches
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 
@@ -20,6 +20,7 @@ class MatMul:
     """
 
     op_type = "MatMul"
+    seen: Seen = "both"
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
         """Refuse a vector, and slices of slices."""
@@ -36,12 +37,14 @@ class MatMul:
         turned = np.swapaxes(weight, -1, -2) if call.slot == 1 else weight
         return turned.reshape(-1, turned.shape[-1])
 
-    def stored(self, call: Call, stage: Stage) -> Array:
+    def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
         """Return the factor as the side asks for."""
         weight = stage.weight
         if len(call.shape) == 3:
             weight = weight.reshape(call.shape[0], -1, weight.shape[1])
         return np.swapaxes(weight, -1, -2) if call.slot == 1 else weight
+
+    whole = staticmethod(divisible)
 
     def role(self, call: Call) -> tuple[Any, ...]:
         """The side, and whether there are slices."""

@@ -19,7 +19,7 @@ from onnx_lowrank.rewrite import rewrite
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.samples import Source
 from onnx_lowrank.saved_plan import SavedChoice, SavedPlan, read_plan
-from onnx_lowrank.schemes import Factors, by_name
+from onnx_lowrank.schemes import Factors, by_name, ranks_of
 from onnx_lowrank.sensitivity import Decomposed, decompose_plain
 from onnx_lowrank.sites import Found, find_sites
 from onnx_lowrank.types import Choice, Option, Plan, Site
@@ -114,7 +114,7 @@ def _choice(choice: SavedChoice, site: Site | None, decomposed: Decomposed, mult
         raise PlanError(f"the plan factors {choice.weight!r} of shape {choice.shape}, and the model has {have}")
     if (choice.site, choice.scheme) not in decomposed.factors:
         raise PlanError(f"the plan factors {choice.weight!r} by {choice.scheme!r}, which is not possible here")
-    if choice.ranks not in by_name(choice.scheme).ranks(site.shape, multiple, site.groups):
+    if choice.ranks not in ranks_of(by_name(choice.scheme), site, multiple):
         rank = "x".join(map(str, choice.ranks))
         raise PlanError(f"the plan gives {choice.weight!r} rank {rank}, which is none of those that save here")
     curve = next(c for c in decomposed.curves if c.site == choice.site)

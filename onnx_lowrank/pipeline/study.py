@@ -140,7 +140,7 @@ class Study:
     def _warn_narrow(self, calibrated: Calibrated) -> None:
         """Say how many samples the widest linear site wants: fewer vectors than dimensions leave directions unseen."""
         samples, places = calibrated.fitted, calibrated.observed.places
-        linear = [site for site in self.found.sites if len(site.shape) == 2]
+        linear = [s for s in self.found.sites if len(s.shape) == 2 and places[s.id][0].at != "nowhere"]
         seen = [(site, samples * sum(place.calls for place in places[site.id])) for site in linear]
         worst = max(((s, n) for s, n in seen if n < 4 * s.shape[1]), key=lambda p: p[0].shape[1] / p[1], default=None)
         if worst is not None:

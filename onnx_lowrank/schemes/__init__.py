@@ -1,6 +1,6 @@
 """Schemes: a canonical weight (out, in, *spatial) becomes a chain of factors. They know nothing of operators."""
 
-from onnx_lowrank.schemes.base import ChainScheme, Factors, Scheme, largest
+from onnx_lowrank.schemes.base import ChainScheme, Factors, Scheme, largest, ranks_of
 from onnx_lowrank.schemes.kernel_last import KernelLast
 from onnx_lowrank.schemes.pair import NestedPair
 from onnx_lowrank.schemes.product import product
@@ -28,6 +28,7 @@ __all__ = [
     "by_name",
     "largest",
     "product",
+    "ranks_of",
     "spectrum",
 ]
 

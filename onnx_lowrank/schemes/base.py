@@ -11,7 +11,7 @@ import numpy as np
 
 from onnx_lowrank.curvature import Basis, SideName
 from onnx_lowrank.schemes.pair import NestedPair
-from onnx_lowrank.types import Array, Chain, Layout, Moments, Ranks
+from onnx_lowrank.types import Array, Chain, Layout, Moments, Ranks, Site
 
 
 class Factors(Protocol):
@@ -38,6 +38,8 @@ class Scheme(Protocol):
     """
 
     name: str
+    splits: bool
+    """Whether different stages own different axes."""
 
     def ranks(self, shape: tuple[int, ...], multiple: int, groups: int = 1) -> list[Ranks]:
         """Return the ranks that cost fewer parameters than the weight, rising; empty where the scheme does not fit."""
@@ -80,6 +82,11 @@ class ChainScheme(Scheme, Protocol):
 
         Its errors are those in this metric.
         """
+
+
+def ranks_of(scheme: Scheme, site: Site, multiple: int) -> list[Ranks]:
+    """Return the ranks that a scheme offers a site; empty where it does not fit."""
+    return [] if scheme.splits and site.whole else scheme.ranks(site.shape, multiple, site.groups)
 
 
 def saving_ranks(most: int, dense: int, each: int, multiple: int) -> list[Ranks]:

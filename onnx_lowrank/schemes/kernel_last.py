@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class KernelLast:
     """A k×k convolution as 1×1 to `rank` channels, then k×k."""
 
     name = "kernel-last"
+    splits = False
 
     def sides(self, shape: tuple[int, ...], groups: int = 1) -> tuple[SideName, ...]:
         """Return the inputs: the kernel comes after the projection."""
@@ -66,7 +68,8 @@ class KernelLast:
         """Return the pair in the metric of the input channels."""
         parts = np.split(np.asarray(weight, np.float64), groups)
         found = [self._one(w, of_group(fit, g, groups), of_group(score, g, groups), most) for g, w in enumerate(parts)]
-        return found[0][0] if groups == 1 else joined(found)
+        pair = found[0][0] if groups == 1 else joined(found)
+        return replace(pair, errors=enveloped(pair.errors))
 
     def _one(self, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks) -> tuple[NestedPair, float]:
         """Return the pair of one group, and the energy of its outputs."""
@@ -104,7 +107,7 @@ def mixed(weight: Array, write: Array) -> Array:
 
 
 def _measured(first: Array, last: Array, patches: Array) -> tuple[Array, float]:
-    """Return `falling_errors` on patches (n, in, *k).
+    """Return `lost_at_ranks` on patches (n, in, *k).
 
     Adds one component's share of the output at a time, from the last to the first: the error at rank k is the energy
     of what the components from k on give together.
@@ -112,11 +115,17 @@ def _measured(first: Array, last: Array, patches: Array) -> tuple[Array, float]:
     count = patches.shape[0]
     flat = np.asarray(patches, np.float64).reshape(count, patches.shape[1], -1)  # (n, in, k)
     inner = np.einsum("ri,nik->rnk", first, flat, optimize=True)
-    return falling_errors(inner, np.moveaxis(last, 1, 0).reshape(len(first), last.shape[0], -1))
+    return lost_at_ranks(inner, np.moveaxis(last, 1, 0).reshape(len(first), last.shape[0], -1))
 
 
-def falling_errors(inner: Array, kernels: Array) -> tuple[Array, float]:
-    """Return the relative squared error at every rank, made non-increasing, and the energy of the whole output.
+def enveloped(errors: Array) -> Array:
+    """Return the least errors that never rise with the rank, are not below the given ones, and are at most 1."""
+    rising: Array = np.maximum.accumulate(errors[::-1])[::-1]
+    return np.minimum(rising, 1.0)
+
+
+def lost_at_ranks(inner: Array, kernels: Array) -> tuple[Array, float]:
+    """Return the squared error at every rank over the whole output's energy, and that energy.
 
     inner: (r, n, k) what every component's first factor makes of n positions; kernels: (r, out, k) its last factor.
     """
@@ -128,6 +137,4 @@ def falling_errors(inner: Array, kernels: Array) -> tuple[Array, float]:
         errors[component] = float(np.vdot(lost, lost))
     if errors[0] <= 0:  # of the whole output: what cancels in it may make a part of it larger
         return np.zeros_like(errors), 0.0
-    rising: Array = np.maximum.accumulate(errors[::-1])[::-1]
-    relative: Array = rising / errors[0]
-    return np.minimum(relative, 1.0), float(errors[0])
+    return errors / errors[0], float(errors[0])

@@ -16,7 +16,7 @@ import numpy as np
 from onnx_lowrank import linalg
 from onnx_lowrank.curvature import Basis, SideName
 from onnx_lowrank.schemes.base import saving_ranks
-from onnx_lowrank.schemes.kernel_last import FLOOR, falling_errors
+from onnx_lowrank.schemes.kernel_last import FLOOR, enveloped, lost_at_ranks
 from onnx_lowrank.schemes.pair import NestedPair
 from onnx_lowrank.types import Array, Layout, Moments, Ranks
 
@@ -28,6 +28,7 @@ class Separable:
     """A convolution over two or three axes as one over the first and one over the others; one group only."""
 
     name = "separable"
+    splits = True
 
     def sides(self, shape: tuple[int, ...], groups: int = 1) -> tuple[SideName, ...]:
         """Return none: what it truncates is no side of the weight."""
@@ -68,7 +69,8 @@ class Separable:
             patches = np.asarray(measured.patches, np.float64)
             flat = patches.reshape(*patches.shape[:3], -1)  # (n, in, k₁, k₂ …)
             inner = np.einsum("rih,nihw->rnw", first.reshape(*first.shape[:3]), flat, optimize=True)
-            errors, _ = falling_errors(inner, np.moveaxis(last, 1, 0).reshape(len(first), len(last), -1))
+            measured_errors, _ = lost_at_ranks(inner, np.moveaxis(last, 1, 0).reshape(len(first), len(last), -1))
+            errors = enveloped(measured_errors)
         return NestedPair.kept(self.name, first, last, errors, most, owns=_owned(weight.ndim - 2))
 
     def chained(self, weight: Array, A: Array | None, B: Array | None, most: Ranks) -> NestedPair:

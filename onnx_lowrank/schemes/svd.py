@@ -53,7 +53,7 @@ def _plain(matrix: Array) -> tuple[Array, Array]:
 
 def _whitened(matrix: Array, fit: Moments, second: Array | None, shrink: float) -> tuple[Array, Array]:
     """Return eigenvalues (r,) and leading eigenvectors (out, r) of W (A + λ tr(A)/n) Wᵀ; `second` is W A Wᵀ."""
-    power = shrink * float(np.trace(fit.A)) / len(fit.A) / fit.positions
+    power = shrink * fit.energy / len(fit.A) / fit.positions
     if second is None:
         return _plain(matrix @ linalg.root(fit.A / fit.positions + power * np.eye(len(fit.A))))
     values, vectors = linalg.eigen(second + power * (matrix @ matrix.T))
@@ -114,6 +114,7 @@ class Svd:
     """A matrix, or a 1×1 convolution, as a pair."""
 
     name = "svd"
+    splits = False
 
     def sides(self, shape: tuple[int, ...], groups: int = 1) -> tuple[SideName, ...]:
         """Return the smaller side: both give the same factors. Of groups the outputs, which are apart as they are."""
@@ -150,6 +151,7 @@ class KernelFirst:
     """A k×k convolution as k×k to `rank` channels, then 1×1."""
 
     name = "kernel-first"
+    splits = False
 
     def sides(self, shape: tuple[int, ...], groups: int = 1) -> tuple[SideName, ...]:
         """Return the outputs: the kernel comes before the projection."""

@@ -59,6 +59,7 @@ class Tucker2:
     """A k×k convolution as 1×1, k×k, 1×1; ranks (r₁ after the inputs, r₂ before the outputs)."""
 
     name = "tucker-2"
+    splits = False
 
     def sides(self, shape: tuple[int, ...], groups: int = 1) -> tuple[SideName, ...]:
         """Return both."""

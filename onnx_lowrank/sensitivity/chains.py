@@ -11,7 +11,7 @@ import numpy as np
 from onnx_lowrank.calibration.joint import Batch, JointFlow
 from onnx_lowrank.curvature import SideMoments, SideName, rises, tails
 from onnx_lowrank.linalg import Workers
-from onnx_lowrank.schemes import SCHEMES, ChainScheme, NestedPair
+from onnx_lowrank.schemes import SCHEMES, ChainScheme, NestedPair, ranks_of
 from onnx_lowrank.sensitivity.scored import Scored, never_rising
 from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Array, Ranks, Site
@@ -44,7 +44,7 @@ class Chains:
             _Chained(site, scheme, ranks)
             for site in (flow.sites if multiple is not None else ())
             for scheme in SCHEMES
-            if isinstance(scheme, ChainScheme) and (ranks := scheme.ranks(site.shape, multiple or 1, site.groups))
+            if isinstance(scheme, ChainScheme) and (ranks := ranks_of(scheme, site, multiple or 1))
         ]
 
     def fit(self, parts: Sequence[Mapping[Key, SideMoments]], workers: Workers) -> None:

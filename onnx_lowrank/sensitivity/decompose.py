@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from onnx_lowrank.calibration import Observed
 from onnx_lowrank.cost import dense_layout, layout_cost
-from onnx_lowrank.schemes import SCHEMES, Factors, Scheme, largest
+from onnx_lowrank.schemes import SCHEMES, Factors, Scheme, largest, ranks_of
 from onnx_lowrank.sites import Found
 from onnx_lowrank.types import DENSE, Cost, Curve, Moments, Option, Positions, Site, Skip, Why
 
@@ -43,12 +43,12 @@ def decompose(
     factors: dict[tuple[str, str], Factors] = {}
     dead: list[Skip] = []
     for site, fit, score in moments:
-        if fit.A.trace() <= DEAD or score.A.trace() <= DEAD:
+        if fit.energy <= DEAD or score.energy <= DEAD:
             dead.append(Skip(site.weight, site.node, site.op, site.shape, Why.UNREACHED, "its input is always zero"))
             continue
         weight = found.weight(site)
         for scheme in SCHEMES:
-            ranks = scheme.ranks(site.shape, multiple, site.groups)
+            ranks = ranks_of(scheme, site, multiple)
             if ranks:
                 factors[site.id, scheme.name] = scheme.factor(
                     weight, fit if whiten else None, score, largest(ranks), site.groups
@@ -64,7 +64,7 @@ def decompose_plain(found: Found, multiple: int) -> Decomposed:
     for site in found.sites:
         weight = found.weight(site)
         for scheme in SCHEMES:
-            ranks = scheme.ranks(site.shape, multiple, site.groups)
+            ranks = ranks_of(scheme, site, multiple)
             if ranks:
                 factors[site.id, scheme.name] = scheme.factor(weight, None, None, largest(ranks), site.groups)
         nowhere = Positions(0.0, *(((0.0,) * (len(site.shape) - 2),) * 2))
@@ -82,7 +82,7 @@ def cost_curves(found: Found, multiple: int) -> tuple[Curve, ...]:
                 *(
                     Option(scheme.name, ranks, layout_cost(site, scheme.layout(site.shape, ranks, site.groups), ()))
                     for scheme in SCHEMES
-                    for ranks in scheme.ranks(site.shape, multiple, site.groups)
+                    for ranks in ranks_of(scheme, site, multiple)
                 ),
             ),
         )
@@ -110,7 +110,7 @@ def _options(
             layout_cost(site, scheme.layout(site.shape, ranks, site.groups), places),
             factors[site.id, scheme.name].error(ranks),
         )
-        for ranks in scheme.ranks(site.shape, multiple, site.groups)
+        for ranks in ranks_of(scheme, site, multiple)
     ]
 
 

@@ -24,7 +24,7 @@ from onnx_lowrank.curvature import (
     rises,
     tails,
 )
-from onnx_lowrank.schemes import SCHEMES, Scheme, largest
+from onnx_lowrank.schemes import SCHEMES, Scheme, largest, ranks_of
 from onnx_lowrank.sensitivity.chains import Chains
 from onnx_lowrank.sensitivity.grams import LARGE, add_gram, mirror, weight_gram
 from onnx_lowrank.sensitivity.scored import Joint, Scored, never_rising
@@ -212,7 +212,7 @@ class Passes:
             for scheme in SCHEMES:
                 keys = [(site.id, side) for side in scheme.sides(site.shape, site.groups)]
                 plain = self.given.metric == "weights"  # there, what is compared is truncations of one matrix
-                fits = scheme.ranks(site.shape, self.multiple, site.groups) and not (plain and len(keys) > 1)
+                fits = ranks_of(scheme, site, self.multiple) and not (plain and len(keys) > 1)
                 if keys and fits and all(key in found for key in keys) and site not in self.joint.dead:
                     jobs.append((site, scheme, found, signed))
         large = [job for job in jobs if job[0].parameters > LARGE]  # one at a time: each takes several copies
@@ -252,7 +252,7 @@ class Passes:
         self, site: Site, scheme: Scheme, found: Mapping[Key, list[Array]], signed: Mapping[Key, list[Array]]
     ) -> Scored:
         sides = scheme.sides(site.shape, site.groups)
-        ranks = tuple(scheme.ranks(site.shape, self.multiple, site.groups))
+        ranks = tuple(ranks_of(scheme, site, self.multiple))
         tail = _added(site, sides, ranks, found)
         rise, deviation = rises(tail)
         krons = {side: self.kron[site.id, side] for side in sides}

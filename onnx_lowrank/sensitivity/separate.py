@@ -21,6 +21,7 @@ def tells_samples_apart(model: onnx.ModelProto, found: Found, feeds: Sequence[Fe
     False where that cannot be seen: every feed is then one unit, which is right whatever the layout, but slower.
     """
     calls = [call for site in found.sites for call in found.calls[site.id]]
+    calls = [call for call in calls if operator(call).seen != "inputs"]  # those are not asked for gradients
     names = [name for call in calls for name in (operator(call).data(call), call.output)]
     given = {value.name for value in model.graph.input}
     wanted = [name for name in dict.fromkeys(names) if name not in given]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import factored, fitting, found_in, full_rank, linear, moments_of, plan_of, run, the_site, weight
+from builders import factored, fits, fitting, found_in, full_rank, linear, moments_of, plan_of, run, the_site, weight
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import CASES, Case
@@ -18,6 +18,10 @@ from onnx_lowrank.types import Site
 PAIRS = [
     ("MatMul", "svd"), ("Gemm", "svd"), ("Conv", "svd"), ("Conv", "kernel-first"), ("Conv", "kernel-last"),
     ("Conv", "tucker-2"), ("Conv", "separable"),
+    ("ConvTranspose", "svd"), ("ConvTranspose", "kernel-first"), ("ConvTranspose", "kernel-last"),
+    ("ConvTranspose", "tucker-2"), ("ConvTranspose", "separable"), ("Gather", "svd"),
+    ("Einsum", "svd"), ("LSTM", "svd"), ("GRU", "svd"), ("RNN", "svd"),
+    ("com.microsoft.Attention", "svd"),
 ]  # fmt: skip
 """Every operator × every scheme that can meet it. Explicit, so that a new one is missed here, not forgotten."""
 
@@ -30,7 +34,7 @@ def test_the_table_names_every_operator_and_every_scheme():
 def cases(op: str, scheme: str) -> st.SearchStrategy[tuple[Case, Found, Site]]:
     """Nodes whose weight the tool finds worth factoring and the scheme is made for."""
     located = CASES[op]().map(lambda case: (case, *_located(case)))
-    return located.filter(lambda found: found[2] is not None and scheme in fitting(found[2].shape, found[2].groups))
+    return located.filter(lambda found: found[2] is not None and scheme in fits(found[2]))
 
 
 def _located(case: Case) -> tuple[Found | None, Site | None]:

@@ -1,0 +1,149 @@
+"""ConvTranspose in one, two or three dimensions, one group: every input is put, times the kernel, into its window."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written, channel_vectors, one_group
+from onnx_lowrank.types import Array, Positions, Stage, Why
+
+NEUTRAL = {"strides": 1, "dilations": 1, "output_padding": 0}
+"""Attributes with one number an axis, and what they are on an axis that a stage does not own."""
+
+
+class ConvTranspose:
+    """The stage that owns axes is a ConvTranspose with their attributes, one that owns none a 1×1 Conv.
+
+    The last has the bias. The kernel is stored (in, out, *spatial), that of a 1×1 Conv (out, in, 1…).
+    """
+
+    op_type = "ConvTranspose"
+    seen: Seen = "both"
+
+    def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
+        """Refuse groups, bad ranks, and kernels of one element that leave outputs empty or out."""
+        if call.slot != 1:
+            return Why.ELEMENTWISE, "bias of ConvTranspose" if call.slot else "constant input of ConvTranspose"
+        group = int(call.attributes.get("group", 1))
+        if group > 1:
+            return Why.DEPTHWISE if shape[1] == 1 else Why.GROUPED, f"{group} groups of a transposed convolution"
+        if not 3 <= len(shape) <= 5:
+            return Why.SHAPE, f"{len(shape)}-D kernel: one to three spatial axes are handled"
+        if math.prod(shape[2:]) == 1 and self._spread(call, len(shape) - 2):
+            return Why.OPERATOR, "1×1 ConvTranspose with fewer or more outputs than inputs"
+        return None
+
+    def _spread(self, call: Call, axes: int) -> bool:
+        shifts = (call.integers("pads", (0,) * (2 * axes)), call.integers("output_padding", (0,) * axes))
+        strides = call.integers("strides", (1,) * axes)
+        return any(map(any, shifts)) or max(strides) > 1 or "output_shape" in call.attributes
+
+    def canonical(self, call: Call, weight: Array) -> Array:
+        """Return the kernel as (out, in, *spatial)."""
+        return np.swapaxes(weight, 0, 1)
+
+    def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
+        """Return (in, out, *spatial), of a stage that owns no axes (out, in, 1…)."""
+        return np.swapaxes(stage.weight, 0, 1) if stage.owns else stage.weight
+
+    groups = staticmethod(one_group)
+
+    def whole(self, call: Call) -> bool:
+        """Return whether there is an output_shape: of a part of the axes the rest is not known."""
+        return "output_shape" in call.attributes
+
+    def role(self, call: Call) -> tuple[Any, ...]:
+        """Any geometry may share a kernel."""
+        return (self.op_type,)
+
+    def data(self, call: Call) -> str:
+        """Return the activations (N, in, *spatial)."""
+        return call.inputs[0]
+
+    def places(self, call: Call, x: tuple[int, ...], y: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
+        """Return batch and spatial extents; it multiplies at its inputs."""
+        return Positions(float(x[0]), tuple(map(float, x[2:])), tuple(map(float, y[2:])), "before")
+
+    def vectors(self, call: Call, x: Array, kernel: tuple[int, ...]) -> Array:
+        """Return channel vectors."""
+        return channel_vectors(x)
+
+    def results(self, call: Call, y: Array) -> Array:
+        """Return channel vectors of the output, bias included."""
+        return channel_vectors(y)
+
+    def linear(self, call: Call, y: Array, bias: Array | None) -> Array:
+        """Return channel vectors of the output, without the bias."""
+        rows = channel_vectors(y)
+        return rows if bias is None else rows - bias.reshape(1, -1).astype(rows.dtype)
+
+    def scale(self, call: Call) -> float:
+        """Return 1."""
+        return 1.0
+
+    def patches(self, call: Call, x: Array, kernel: tuple[int, ...], picks: Array, count: int) -> Array | None:
+        """Return the inputs that every kernel element brings to an output, zero where it brings none.
+
+        None where what is cut off the output is not said as pads.
+        """
+        axes = len(kernel)
+        if "output_shape" in call.attributes or call.attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", "NOTSET"):
+            return None
+        strides, dilations, extra = (call.integers(key, (value,) * axes) for key, value in NEUTRAL.items())
+        pads = call.integers("pads", (0,) * (2 * axes))
+        extent = [
+            s * (n - 1) + e + d * (k - 1) + 1 - before - after
+            for s, n, e, d, k, before, after in zip(
+                strides, x.shape[2:], extra, dilations, kernel, pads[:axes], pads[axes:], strict=True
+            )
+        ]
+        if x.shape[0] * math.prod(extent) != count:
+            raise ValueError(f"{call.name}: extents {extent} for {count} output positions")
+        batch, *where = np.unravel_index(picks, (x.shape[0], *extent))
+        index: list[Array] = []
+        hit = np.ones((len(picks), *kernel), bool)
+        for axis, (s, d, k) in enumerate(zip(strides, dilations, kernel, strict=True)):
+            shifted = where[axis][:, None] + pads[axis] - d * np.arange(k)  # (n, k): which input, times the stride
+            wide = shifted.reshape(len(picks), *(k if other == axis else 1 for other in range(axes)))
+            hit &= (wide % s == 0) & (wide >= 0) & (wide < s * x.shape[2 + axis])
+            index.append(np.clip(wide // s, 0, x.shape[2 + axis] - 1))
+        picked = np.moveaxis(x, 1, -1)[(batch.reshape(-1, *(1,) * axes), *index)]  # (n, *k, in)
+        return np.ascontiguousarray(np.moveaxis(picked * hit[..., None], -1, 1))
+
+    def write(self, call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:
+        """Write one node a stage."""
+        nodes, current = [], self.data(call)
+        for index, (stage, weight) in enumerate(stages):
+            last = index == len(stages) - 1
+            output = call.output if last else names(f"{call.output}.inner{index}")
+            operands = [current, weight, *(call.inputs[2:] if last else ())]
+            name = names(f"{call.name or call.output}.{index}")
+            kind = self.op_type if stage.owns else "Conv"
+            attributes = self._attributes(call, stage) if stage.owns else {"kernel_shape": stage.weight.shape[2:]}
+            nodes.append(onnx.helper.make_node(kind, operands, [output], name, None, None, None, **attributes))
+            current = output
+        return Written(tuple(nodes), {})
+
+    def _attributes(self, call: Call, stage: Stage) -> dict[str, Any]:
+        """Raises ValueError for an output_shape of which the stage owns only a part: the rest is not known."""
+        kernel = stage.weight.shape[2:]
+        axes = len(kernel)
+        attributes: dict[str, Any] = {"kernel_shape": kernel, "group": 1}
+        for key, neutral in NEUTRAL.items():
+            if key in call.attributes:
+                values = call.integers(key, (neutral,) * axes)
+                attributes[key] = [v if axis in stage.owns else neutral for axis, v in enumerate(values)]
+        if "output_shape" in call.attributes:
+            if len(stage.owns) < axes:
+                raise ValueError(f"{call.name}: output_shape cannot be dealt to stages")
+            attributes["output_shape"] = call.integers("output_shape", ())
+        if "auto_pad" in call.attributes:
+            attributes["auto_pad"] = call.attributes["auto_pad"]
+        if "pads" in call.attributes:
+            pads = call.integers("pads", (0,) * (2 * axes))
+            attributes["pads"] = [v if position % axes in stage.owns else 0 for position, v in enumerate(pads)]
+        return attributes
