@@ -93,7 +93,8 @@ class Search:
         if isinstance(goal, Compact):
             return compact(self.problem)
         if self._stacked(goal):
-            return plans_within(goal.target_size or 0, self.problem, self.budget(goal), self._stack_bytes)
+            alone = self.study.stack.alone().ByteSize() + FILE_BYTES
+            return plans_within(goal.target_size or 0, self.problem, alone, self._stack_bytes)
         return lossless(self.problem, self.budget(goal))
 
     def budget(self, goal: Lossless) -> float:
