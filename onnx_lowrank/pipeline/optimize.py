@@ -98,6 +98,8 @@ class _Run:
         judge = self.study.judge(self.goal.gate)[0]
         search = Search(self.study, stand, self.study.problem(self.goal.resource, stand), judge, None, self.before)
         steps = [self.study.stack.int8(judge, self.before)]
+        if not self.trials and getattr(self.goal, "target_size", None) and not self._too_large(steps[0].size):
+            reason = "int8 alone is within the target size already: nothing has to be factored for it"
         if self.trials:
             nearest = _nearest(self.trials)
             steps = [self.study.stack.factored(search.factored(nearest.plan), nearest, judge), *steps]

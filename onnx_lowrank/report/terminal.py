@@ -30,8 +30,9 @@ def render_result(result: Result) -> Iterator[RenderableType]:
         yield Text("both predicted from calibration samples")
         if any(_beyond(curve, o) for curve, o in _taken(result)):
             yield Text("* beyond the range in which substituted weights agreed: measured")
-    elif result.trials:
-        yield _trials_table(result)
+    else:
+        if result.trials:
+            yield _trials_table(result)
         yield from _step_tables(result)
     yield ""
     yield _skips_table(result.skips, result.before.parameters)

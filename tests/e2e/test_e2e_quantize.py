@@ -112,6 +112,13 @@ def test_a_target_size_out_of_reach_names_the_smallest_and_that_works(tmp_path: 
     assert (tmp_path / "o.onnx").stat().st_size <= named
 
 
+def test_a_target_that_int8_alone_meets_needs_no_factors():
+    result = optimize(MODEL, sources(), Lossless(target_size=10**6, gate=LOOSE), stacked())
+    assert not result
+    assert "int8 alone is within the target size already" in result.reason
+    assert [step.name for step in result.steps] == [INT8]
+
+
 def ladder() -> Problem:
     """One weight of 1000 parameters, or 990, 980, … 10 with growing loss."""
     picks = [Option("svd", (n,), Cost(n, 4 * n), error=1 - n / 1000, loss=1000.0 - n) for n in range(990, 0, -10)]
