@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from onnx_lowrank.metrics import Metric
 from onnx_lowrank.options import Compact, Goal, Lossless, Options
 from onnx_lowrank.pipeline.continuation import Stand
 from onnx_lowrank.pipeline.finish import Reloaded, on_disk, reopen, stamp, timed_feeds
+from onnx_lowrank.pipeline.reasons import blame, nearest, refuted, why_nothing
 from onnx_lowrank.pipeline.search import Search, budget_of, ranked
-from onnx_lowrank.pipeline.stack import blame, settings_of
+from onnx_lowrank.pipeline.stack import settings_of
 from onnx_lowrank.pipeline.study import Study
 from onnx_lowrank.pipeline.subject import RANDOM_WARNING, DataSources, make_judge
 from onnx_lowrank.plan import Problem
@@ -92,7 +93,7 @@ class _Run:
 
     def _nothing(self, stand: Stand) -> Result:
         """Return the original with the reason; where a stack failed, with what each of its steps does by itself."""
-        reason = _why_nothing(self.trials)
+        reason = why_nothing(self.trials)
         if not self.study.stack.active:
             return self.unchanged(reason)
         judge = self.study.judge(self.goal.gate)[0]
@@ -101,8 +102,8 @@ class _Run:
         if not self.trials and getattr(self.goal, "target_size", None) and not self._too_large(steps[0].size):
             reason = "int8 alone is within the target size already: nothing has to be factored for it"
         if self.trials:
-            nearest = _nearest(self.trials)
-            steps = [self.study.stack.factored(search.factored(nearest.plan), nearest, judge), *steps]
+            near = nearest(self.trials)
+            steps = [self.study.stack.factored(search.factored(near.plan), near, judge), *steps]
         return replace(self.unchanged(f"{reason}; {blame(steps)}"), steps=tuple(steps))
 
     def _searched(self, stand: Stand) -> Iterator[tuple[Search, Trial]]:
@@ -153,7 +154,8 @@ class _Run:
                 return None
             test = self._test(reloaded.runner, metric)
             if test is not None and test.drop.low > test.allowed:
-                return replace(self.unchanged(_refuted(reloaded.verdict, test)), test=test)
+                steps = self._steps(search, trial, Step(BOTH, size, reloaded.verdict, test), metric)
+                return replace(self.unchanged(refuted(reloaded.verdict, test, steps)), test=test, steps=steps)
             latency = self._latency(stage.path)
             steps = self._steps(search, trial, Step(BOTH, size, reloaded.verdict, test, latency), metric)
             if output is not None and not dry_run:
@@ -173,7 +175,8 @@ class _Run:
         steps = []
         for step, model in zip(found, models, strict=True):
             runner = Runner(model, provider=self.study.options.provider, threads=self.study.options.threads)
-            steps.append(replace(step, test=self._test(runner, metric), latency=self._latency(model)))
+            latency = self._latency(model) if both.latency is not None else None
+            steps.append(replace(step, test=self._test(runner, metric), latency=latency))
         if both.size.bytes >= found[1].size.bytes:
             self.notes.append("the stack is no smaller than int8 alone: factoring gained nothing that int8 has not")
         return (*steps, both)
@@ -242,22 +245,3 @@ class _Run:
             seconds=dict(self.study.clock.seconds),
             divergence=self.study.divergence,
         )
-
-
-def _refuted(verdict: Verdict, test: Verdict) -> str:
-    """Say that the test samples contradict what validation found: even the drop's lower end is not allowed."""
-    drop = test.drop
-    return (
-        f"a plan held on validation (drop {verdict.drop.estimate:.4g}) but not on the test samples (drop"
-        f" {drop.estimate:.4g}, {drop.low:.4g} at the least): give validation samples that resemble them, or more"
-    )
-
-
-def _why_nothing(trials: Sequence[Trial]) -> str:
-    if not trials:
-        return "no plan that saves anything could be formed"
-    return f"none of {len(trials)} plans passed; the nearest: {_nearest(trials).verdict.reason}"
-
-
-def _nearest(trials: Sequence[Trial]) -> Trial:
-    return min(trials, key=lambda trial: trial.verdict.drop.estimate)

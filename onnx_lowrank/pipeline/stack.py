@@ -97,15 +97,3 @@ class Stack:
 def settings_of(options: Options) -> Mapping[str, str]:
     """Return what a model's provenance says of the step, nothing where there is none."""
     return {} if options.then is None else settings(options.then)
-
-
-def blame(steps: Sequence[Step]) -> str:
-    """Say what the steps of a failed stack do by themselves: which of them broke it."""
-    names = {FACTORED: "factored alone it", INT8: "int8 of the original alone"}
-    said = []
-    for step in steps:
-        if step.name in names:
-            does = "holds" if step.verdict.passed else "does not hold"
-            drop = step.verdict.drop.estimate
-            said.append(f"{names[step.name]} {does} (drop {drop:.4g}, {step.size.bytes:,} bytes)")
-    return "; ".join(said)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from rich import box
 from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from onnx_lowrank.report import numbers
+from onnx_lowrank.report.layout import titled as _table
+from onnx_lowrank.report.steps import step_tables
 from onnx_lowrank.result import Comparison, Inspection, Result, Size
 from onnx_lowrank.timing import Timing
 from onnx_lowrank.types import Curve, Option, Skip, Verdict, Why
@@ -24,7 +25,7 @@ def render_result(result: Result) -> Iterator[RenderableType]:
     if result.changed and result.plan is not None and result.verdict is not None:
         yield _before_after(result)
         yield ""
-        yield from _step_tables(result)
+        yield from step_tables(result)
         yield _sites_table(result)
         yield Text("error: relative squared error at the weight's output; loss: what it adds;")
         yield Text("both predicted from calibration samples")
@@ -33,26 +34,11 @@ def render_result(result: Result) -> Iterator[RenderableType]:
     else:
         if result.trials:
             yield _trials_table(result)
-        yield from _step_tables(result)
+        yield from step_tables(result)
     yield ""
     yield _skips_table(result.skips, result.before.parameters)
     yield from _notes([result.metric, *result.notes, *_verdict_notes(result.verdict, "validation")])
     yield from _notes(_verdict_notes(result.test, "test"))
-
-
-def _table(title: str, *columns: str) -> Table:
-    """Return a table whose first column is text and whose others are numbers."""
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-    return table
 
 
 def _before_after(result: Result) -> Table:
@@ -67,31 +53,6 @@ def _before_after(result: Result) -> Table:
     if result.latency is not None:
         _latency_row(table, result.latency)
     return table
-
-
-def _step_tables(result: Result) -> Iterator[RenderableType]:
-    """Yield what each step does by itself, where there is more than one."""
-    if not result.steps:
-        return
-    name = numbers.shorten(result.steps[0].verdict.metric.rpartition(":")[2], 16)
-    timed = any(step.latency is not None for step in result.steps)
-    table = _table("Each step, on validation", "", "file", name, "drop", *(["latency ×"] if timed else []))
-    original = result.steps[0].verdict.original
-    table.add_row("original", numbers.size(result.before.bytes), numbers.metric(original.estimate))
-    for step in result.steps:
-        latency = [] if step.latency is None else [numbers.interval(step.latency.ratio, 2)]
-        size, value = numbers.size(step.size.bytes), numbers.metric(step.verdict.candidate.estimate)
-        table.add_row(step.name, size, value, numbers.interval(step.verdict.drop), *latency)
-    yield table
-    yield ""
-    tested = [(step.name, step.test) for step in result.steps if step.test is not None]
-    if tested:
-        table = _table("Each step, on test", "", name, "drop")
-        table.add_row("original", numbers.metric(tested[0][1].original.estimate), "")
-        for label, test in tested:
-            table.add_row(label, numbers.metric(test.candidate.estimate), numbers.interval(test.drop))
-        yield table
-        yield ""
 
 
 def _size_rows(table: Table, before: Size, after: Size) -> None:

@@ -92,6 +92,20 @@ def test_a_stack_that_fails_says_which_step_broke_it(tmp_path: Path):
     assert f"int8 of the original alone does not hold (drop {int8.verdict.drop.estimate:.4g}, " in result.reason
 
 
+def test_a_test_set_that_refutes_the_stack_shows_the_steps_on_it(tmp_path: Path):
+    """Half of the inputs lie far beyond all ranges that int8 was made for, and are cut off there."""
+    x = normal([200, 64], 3) * np.where(np.arange(64) < 32, 100, 1).astype(np.float32)
+    wrong = {"x": x, "labels": run(MODEL, {"x": x})["y"].argmax(1)}
+    given = DataSources(data=samples(64, 1), validation=samples(120, 2), test=wrong)
+    result = optimize(MODEL, given, Compact(gate=Gate(max_drop=0.02)), stacked(), output=tmp_path / "o.onnx")
+    assert not result
+    assert "held on validation" in result.reason
+    assert "; there factored alone it has a drop of " in result.reason
+    assert "; there int8 of the original alone has a drop of " in result.reason
+    assert [(step.name, step.latency) for step in result.steps] == [(FACTORED, None), (INT8, None), (BOTH, None)]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_target_size_counts_the_bytes_of_the_stack(tmp_path: Path):
     alone = quantised(MODEL, "quantize", [{"x": x[None]} for x in samples(64, 1)["x"]]).ByteSize()
     goal = Lossless(target_size=alone - 4000, gate=LOOSE)
