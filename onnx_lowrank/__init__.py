@@ -11,7 +11,7 @@ from onnx_lowrank.errors import (
 )
 from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options
 from onnx_lowrank.pipeline import DataSources, Point, Study, apply, compare, inspect, optimize, pareto, reach
-from onnx_lowrank.result import Comparison, Inspection, Result, Size, Trial, WeightRow
+from onnx_lowrank.result import Comparison, Inspection, Result, Size, Step, Trial, WeightRow
 from onnx_lowrank.samples import Samples, read
 from onnx_lowrank.saved_plan import SavedPlan, read_plan
 from onnx_lowrank.types import Interval, Plan, Site, Skip, Verdict, Why
@@ -42,6 +42,7 @@ __all__ = [
     "Site",
     "Size",
     "Skip",
+    "Step",
     "Study",
     "Trial",
     "Verdict",

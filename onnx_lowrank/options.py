@@ -11,6 +11,7 @@ from onnx_lowrank.errors import GoalError
 DropType: TypeAlias = Literal["absolute", "relative"]
 Sensitivity: TypeAlias = Literal["joint", "inputs", "weights", "paper"]
 Resource: TypeAlias = Literal["parameters", "bytes", "macs"]
+Then: TypeAlias = Literal["quantize", "quantize-dynamic"]
 
 
 LEAST_MEMORY = 2**24
@@ -95,7 +96,8 @@ class Options:
     memory: bytes that collection may hold at once. signed: add the first-order term of a labelled loss, cross-fitted.
     inter_layer: add what sites do to each other. refit: ridge least squares of the last factors on the compressed
     prefix. continuation: steps in which to shrink, collecting again after each. gamma: bound on the relative error of
-    a layer under `paper`. loss: FILE.py:function(outputs, label) -> {output: gradient}, a loss of one's own.
+    a layer under `paper`. loss: FILE.py:function(outputs, label) -> {output: gradient}, a loss of one's own. then: what
+    is done to the factored model, and judged with it: int8 by onnxruntime, static or dynamic.
     """
 
     sensitivity: Sensitivity = "joint"
@@ -113,8 +115,11 @@ class Options:
     continuation: int = 1
     gamma: float = 0.1
     loss: str | None = None
+    then: Then | None = None
 
     def __post_init__(self) -> None:
+        if self.then not in (None, "quantize", "quantize-dynamic"):
+            raise GoalError(f"unknown step {self.then!r} after factoring: take 'quantize' or 'quantize-dynamic'")
         if self.sensitivity not in ("joint", "inputs", "weights", "paper"):
             raise GoalError(
                 f"unknown sensitivity {self.sensitivity!r}: take 'joint' (inputs and loss gradients),"

@@ -34,13 +34,30 @@ class Trial:
     size: Size
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One of the models that a stack is made of or compared with: FACTORED, INT8 (of the original) or BOTH.
+
+    Judged against the original like the stack itself; `test` and `latency` where the stack passed.
+    """
+
+    name: str
+    size: Size
+    verdict: Verdict
+    test: Verdict | None = None
+    latency: Timing | None = None
+
+
+FACTORED, INT8, BOTH = "factored alone", "int8 alone", "both"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
     """Outcome of `optimize`. Truthy when a smaller model passed; otherwise `model` is the original.
 
     `verdict` was measured on the model as reloaded from disk; `test` likewise, on samples nothing was chosen on.
     `trials` are all plans measured, in order; `reason` says in one line how it ended. `divergence` is the loss that
-    sensitivity was predicted for.
+    sensitivity was predicted for. `steps`, with `then`: what factoring, int8 and both do, on the same samples.
     """
 
     changed: bool
@@ -65,6 +82,7 @@ class Result:
     seconds: Mapping[str, float] = field(default_factory=dict)
     output: Path | None = None
     divergence: Kind = "relative-l2"
+    steps: tuple[Step, ...] = ()
 
     def __bool__(self) -> bool:
         return self.changed

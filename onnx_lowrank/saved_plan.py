@@ -10,7 +10,7 @@ from typing import Any
 
 from onnx_lowrank.errors import PlanError
 from onnx_lowrank.metrics.divergence import Kind
-from onnx_lowrank.options import Options, Sensitivity
+from onnx_lowrank.options import Options, Sensitivity, Then
 from onnx_lowrank.types import Plan, Ranks
 
 FORMAT = "onnx-lowrank plan"
@@ -32,7 +32,8 @@ class SavedChoice:
 class SavedPlan:
     """What is needed to repeat a plan: the model's hash, how the factors were made, and the choices.
 
-    `divergence` is the loss whose gradient entered the factors (sensitivity joint); `refit`: so were the last factors.
+    `divergence` is the loss whose gradient entered the factors (sensitivity joint); `refit`: so were the last factors;
+    `then`: what came after factoring.
     """
 
     model_sha256: str
@@ -43,10 +44,16 @@ class SavedPlan:
     tool: str = ""
     divergence: Kind = "relative-l2"
     refit: bool = False
+    then: Then | None = None
 
     @property
     def needs_data(self) -> bool:
-        """Whether the factors depend on calibration samples."""
+        """Whether the factors, or the ranges of int8, depend on calibration samples."""
+        return self.factors_need_data or self.then == "quantize"
+
+    @property
+    def factors_need_data(self) -> bool:
+        """Whether the factors do."""
         return self.sensitivity != "weights" or self.refit
 
     @staticmethod
@@ -71,6 +78,7 @@ class SavedPlan:
             tool,
             divergence,
             options.refit,
+            options.then,
         )
 
     def to_json(self) -> str:
@@ -83,6 +91,7 @@ class SavedPlan:
             "sensitivity": self.sensitivity,
             "divergence": self.divergence,
             "refit": self.refit,
+            **({"then": self.then} if self.then is not None else {}),
             "seed": self.seed,
             "rank_multiple": self.rank_multiple,
             "choices": [
@@ -125,6 +134,7 @@ def read_plan(path: Path) -> SavedPlan:
             str(content.get("tool", "")),
             content.get("divergence", "relative-l2"),
             bool(content.get("refit", False)),
+            content.get("then"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise PlanError(f"{path} is damaged ({type(error).__name__}: {error}); save the plan again") from error

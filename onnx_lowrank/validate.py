@@ -162,8 +162,9 @@ class Judge:
         moved = {name: Difference(name) for name in self.reference.runner.names}
         agreed: list[float] = []
         collector = Collector(self.metric, self.labels, self.seed, original=candidate is None)
+        alone = candidate is not None and 1 == batch_size(candidate, self.reference.feeds) < self.reference.batch
         for feeds, reference in self.reference.batches():
-            outputs = reference if candidate is None else split(candidate.run(join(feeds)), feeds)
+            outputs = reference if candidate is None else _outputs(candidate, feeds, alone=alone)
             if self._classes is _UNKNOWN:
                 self._classes = class_output(self.metric, listed(reference))
             for expected, got in zip(reference, outputs, strict=True):
@@ -185,6 +186,13 @@ class Judge:
             if not broken or self._baseline is None:
                 raise
             return self._baseline.measured.without_number()  # a metric may choke on NaN: the verdict says why
+
+
+def _outputs(candidate: Runner, feeds: Sequence[Feed], *, alone: bool) -> list[dict[str, Array]]:
+    """Return a candidate's outputs; `alone`: it gives others in a batch (int8 with ranges found at run time, say)."""
+    if alone:
+        return [candidate.run(feed) for feed in feeds]
+    return split(candidate.run(join(feeds)), feeds)
 
 
 def within(bound: float, allowed: float, scale: float) -> bool:

@@ -1,4 +1,4 @@
-"""Run the README's session for real, in an empty directory, and put its real output into the README."""
+"""Run the README's sessions for real, in an empty directory, and put their real output into the README."""
 
 from __future__ import annotations
 
@@ -9,34 +9,54 @@ import tempfile
 from pathlib import Path
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-BEGIN, END = "<!-- session: begin -->", "<!-- session: end -->"
-SESSION = (
-    "onnx-lowrank demo --files demo",
-    "onnx-lowrank optimize demo/demo.onnx --data demo/calibration.npz \\\n"
-    "      --validation demo/validation.npz --test demo/test.npz",
-)
+DEMO = "--data demo/calibration.npz \\\n      --validation demo/validation.npz --test demo/test.npz"
+SESSION = ("onnx-lowrank demo --files demo", f"onnx-lowrank optimize demo/demo.onnx {DEMO}")
+INT8 = f"onnx-lowrank optimize demo/demo.onnx {DEMO} \\\n      --max-drop 0.005 --then quantize -o demo/int8.onnx"
+FROM, UNTIL, LAST = "Each step, on validation", "Factored weights", 2
+"""What is shown of the int8 session: these tables, and the last lines."""
 
 
-def run(folder: Path) -> str:
-    """Return the session as a terminal of 80 columns shows it."""
+def run(command: str, folder: Path) -> list[str]:
+    """Return what a command prints on a terminal of 80 columns."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "80"}
-    lines = []
-    for command in SESSION:
-        done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
-        if done.returncode or done.stderr:
-            raise SystemExit(f"{command!r} ended with {done.returncode}: {done.stderr}")
-        lines += [f"$ {command}", *(line.rstrip() for line in done.stdout.splitlines()), ""]
+    done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode or done.stderr:
+        raise SystemExit(f"{command!r} ended with {done.returncode}: {done.stderr}")
+    return [line.rstrip() for line in done.stdout.splitlines()]
+
+
+def session(folder: Path) -> str:
+    """Return the first session, whole."""
+    lines = [line for command in SESSION for line in (f"$ {command}", *run(command, folder), "")]
     return "\n".join(lines).rstrip()
 
 
+def int8(folder: Path) -> str:
+    """Return what matters of the second."""
+    lines = run(INT8, folder)
+    shown = "\n".join(lines[lines.index(FROM) : lines.index(UNTIL)]).rstrip()
+    return "\n".join([f"$ {INT8}", "…", shown, "…", *lines[-LAST:]])
+
+
+def put(text: str, name: str, block: str) -> str:
+    """Return the README with the block between the markers of this name."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    head, rest = text.split(begin)
+    return f"{head}{begin}\n```console\n{block}\n```\n{end}{rest.split(end)[1]}"
+
+
 def main() -> None:
-    """Rewrite the block between the markers."""
-    with tempfile.TemporaryDirectory() as folder:
-        session = run(Path(folder))
+    """Rewrite the blocks, or only those named on the command line."""
+    names = sys.argv[1:] or ["session", "int8"]
     text = README.read_text(encoding="utf-8")
-    head, rest = text.split(BEGIN)
-    tail = rest.split(END)[1]
-    README.write_text(f"{head}{BEGIN}\n```console\n{session}\n```\n{END}{tail}", encoding="utf-8")
+    with tempfile.TemporaryDirectory() as folder:
+        if "session" in names:
+            text = put(text, "session", session(Path(folder)))
+        else:
+            run(SESSION[0], Path(folder))
+        if "int8" in names:
+            text = put(text, "int8", int8(Path(folder)))
+    README.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -90,6 +90,12 @@ SENSITIVITY = stacked(
         "--memory", type=Bytes(), default="1GB", show_default=True, help="What collection may hold at once, about."
     ),
 )
+THEN = click.option(
+    "--then",
+    type=click.Choice(["quantize", "quantize-dynamic"]),
+    help="Also make it int8 by onnxruntime; gate and report are of both together. quantize: static (QDQ), ranges from"
+    " --data. quantize-dynamic: ranges at run time, for models of MatMul.",
+)
 
 
 @click.command()
@@ -99,6 +105,7 @@ SENSITIVITY = stacked(
 @GOAL
 @METRIC
 @SENSITIVITY
+@THEN
 @SELECT
 @RUNTIME
 @REPORT

@@ -12,12 +12,13 @@ from onnx_lowrank.errors import DataError, PlanError
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline.calibrate import calibrate
 from onnx_lowrank.pipeline.finish import checked, on_disk, stamp
+from onnx_lowrank.pipeline.stack import Stack, settings_of
 from onnx_lowrank.pipeline.study import refitted
 from onnx_lowrank.pipeline.subject import DataSources, Subject, read_samples
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.rewrite import rewrite
 from onnx_lowrank.runtime import Runner
-from onnx_lowrank.samples import Source
+from onnx_lowrank.samples import Source, Split
 from onnx_lowrank.saved_plan import SavedChoice, SavedPlan, read_plan
 from onnx_lowrank.schemes import Factors, by_name, ranks_of
 from onnx_lowrank.sensitivity import Decomposed, decompose_plain
@@ -49,6 +50,7 @@ def apply(
         seed=saved.seed,
         rank_multiple=saved.rank_multiple,
         refit=saved.refit,
+        then=saved.then,
     )
     subject = Subject.of(model, options)
     if subject.sha256 != saved.model_sha256:
@@ -60,12 +62,15 @@ def apply(
     found = find_sites(subject.model, multiple=saved.rank_multiple)
     if saved.sensitivity != "joint":  # there, what samples are run in depends on all sites
         found = replace(found, sites=tuple(site for site in found.sites if site.weight in names))
-    decomposed, factors = _decomposed(saved, subject, found, data, validation, options, progress or Silent())
+    progress = progress or Silent()
+    split = _samples(saved, subject, data, validation, options, progress)
+    stack = Stack(subject, split.calibration.feeds if split is not None else (), options, progress)
+    decomposed, factors = _decomposed(saved, subject, found, split, options, progress)
     chosen = _plan(saved, found, decomposed)
-    rewritten = rewrite(subject.model, found, chosen, factors(chosen))
+    rewritten = stack.on(rewrite(subject.model, found, chosen, factors(chosen)), chosen.choices)
     stamp(
         rewritten, chosen, version=__version__, goal="apply", options=options,
-        sha256=subject.sha256, warning="",
+        sha256=subject.sha256, warning="", then=settings_of(options),
     )  # fmt: skip
     with on_disk(rewritten, Path(output) if output is not None else None) as stage:
         checked(stage.path, subject)
@@ -75,25 +80,32 @@ def apply(
     return rewritten
 
 
-def _decomposed(
+def _samples(
     saved: SavedPlan,
     subject: Subject,
-    found: Found,
     data: Source | None,
     validation: Source | None,
     options: Options,
     progress: Progress,
-) -> tuple[Decomposed, Callable[[Plan], Mapping[tuple[str, str], Factors]]]:
+) -> Split | None:
+    """Return the samples, None where the plan needs none. Raises DataError where they are missing."""
     if not saved.needs_data:
+        return None
+    if data is None:
+        sensitivity = f"--sensitivity {saved.sensitivity}{', --refit' if saved.refit else ''}"
+        what = (
+            f"factors depend on the inputs ({sensitivity})" if saved.factors_need_data else "int8 ranges come from them"
+        )
+        raise DataError(f"this plan's {what}: give the calibration samples with --data")
+    return read_samples(subject, DataSources(data=data, validation=validation), options, progress)
+
+
+def _decomposed(
+    saved: SavedPlan, subject: Subject, found: Found, split: Split | None, options: Options, progress: Progress
+) -> tuple[Decomposed, Callable[[Plan], Mapping[tuple[str, str], Factors]]]:
+    if split is None or not saved.factors_need_data:
         plain = decompose_plain(found, multiple=saved.rank_multiple)
         return plain, lambda plan: plain.factors
-    if data is None:
-        raise DataError(
-            f"this plan's factors depend on the inputs (--sensitivity {saved.sensitivity}"
-            f"{', --refit' if saved.refit else ''}):"
-            " give the calibration samples with --data"
-        )
-    split = read_samples(subject, DataSources(data=data, validation=validation), options, progress)
     done = calibrate(subject, split.calibration, found, options, progress, saved.divergence).decomposed
 
     def factors(plan: Plan) -> Mapping[tuple[str, str], Factors]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +26,18 @@ TIMED = 32
 
 
 def stamp(
-    model: onnx.ModelProto, plan: Plan, *, version: str, goal: str, options: Options, sha256: str, warning: str
+    model: onnx.ModelProto,
+    plan: Plan,
+    *,
+    version: str,
+    goal: str,
+    options: Options,
+    sha256: str,
+    warning: str,
+    then: Mapping[str, str],
 ) -> None:
     """Write provenance into the model's metadata: no time, no path, so equal runs give equal bytes."""
-    record = {
+    record: dict[str, object] = {
         "tool": f"onnx-lowrank {version}",
         "algorithm": goal,
         "sensitivity": options.sensitivity,
@@ -38,6 +46,8 @@ def stamp(
         "source_sha256": sha256,
         "ranks": {c.weight: f"{c.option.scheme} {'x'.join(map(str, c.option.ranks))}" for c in plan.factored},
     }
+    if then:
+        record["quantised"] = dict(then)
     if warning:
         record["warning"] = warning
     for entry in [p for p in model.metadata_props if p.key == METADATA_KEY]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,17 +12,20 @@ from onnx_lowrank.metrics import Metric
 from onnx_lowrank.options import Compact, Goal, Lossless, Options
 from onnx_lowrank.pipeline.continuation import Stand
 from onnx_lowrank.pipeline.finish import Reloaded, on_disk, reopen, stamp, timed_feeds
+from onnx_lowrank.pipeline.reasons import blame, nearest, refuted, why_nothing
 from onnx_lowrank.pipeline.search import Search, budget_of, ranked
+from onnx_lowrank.pipeline.stack import settings_of
 from onnx_lowrank.pipeline.study import Study
 from onnx_lowrank.pipeline.subject import RANDOM_WARNING, DataSources, make_judge
 from onnx_lowrank.plan import Problem
 from onnx_lowrank.plan.problem import amount
 from onnx_lowrank.progress import Progress
-from onnx_lowrank.result import Result, Size, Trial
+from onnx_lowrank.result import BOTH, Result, Size, Step, Trial
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.sensitivity import cost_curves
 from onnx_lowrank.timing import Timing, interleaved
 from onnx_lowrank.types import Verdict
+from onnx_lowrank.validate import Judge
 from onnx_lowrank.version import __version__
 
 
@@ -64,6 +67,7 @@ class _Run:
     trials: list[Trial] = field(default_factory=list)
     metric: str = ""
     notes: list[str] = field(default_factory=list)
+    tester: Judge | None = None
 
     @property
     def before(self) -> Size:
@@ -72,17 +76,35 @@ class _Run:
     def result(self, output: Path | None, *, dry_run: bool) -> Result:
         """Go the whole way."""
         study = self.study
-        if isinstance(self.goal, Lossless) and self.goal.resource != "macs":  # tell at once what can never be reached
+        measured = ("macs", "bytes") if study.stack.active else ("macs",)
+        if isinstance(self.goal, Lossless) and self.goal.resource not in measured:  # tell at once what is never reached
             costs = cost_curves(study.found, study.options.rank_multiple)
             budget_of(self.goal, Problem(costs, {}, self.goal.resource), self.before)
         metric, self.metric = study.metric(self.goal.gate)
+        if study.stack.active:  # what cannot be quantised is told before minutes are spent
+            study.stack.alone()
         stand = study.collect(metric)
         self.macs = stand.calibrated.observed.macs
         for search, trial in self._searched(stand):
             result = self._publish(trial, search, metric, output, dry_run=dry_run)
             if result is not None:
                 return result
-        return self.unchanged(_why_nothing(self.trials))
+        return self._nothing(stand)
+
+    def _nothing(self, stand: Stand) -> Result:
+        """Return the original with the reason; where a stack failed, with what each of its steps does by itself."""
+        reason = why_nothing(self.trials)
+        if not self.study.stack.active:
+            return self.unchanged(reason)
+        judge = self.study.judge(self.goal.gate)[0]
+        search = Search(self.study, stand, self.study.problem(self.goal.resource, stand), judge, None, self.before)
+        steps = [self.study.stack.int8(judge, self.before)]
+        if not self.trials and getattr(self.goal, "target_size", None) and not self._too_large(steps[0].size):
+            reason = "int8 alone is within the target size already: nothing has to be factored for it"
+        if self.trials:
+            near = nearest(self.trials)
+            steps = [self.study.stack.factored(search.factored(near.plan), near, judge), *steps]
+        return replace(self.unchanged(f"{reason}; {blame(steps)}"), steps=tuple(steps))
 
     def _searched(self, stand: Stand) -> Iterator[tuple[Search, Trial]]:
         """Yield the trials that passed, best first, each with the search that made it.
@@ -96,7 +118,7 @@ class _Run:
             problem = study.problem(self.goal.resource, stand)
             search = Search(study, stand, problem, *study.judge(self.goal.gate), self.before)
             if isinstance(self.goal, Lossless) and step < steps - 1:
-                budget = budget_of(self.goal, problem, self.before)
+                budget = search.budget(self.goal)
                 share = (steps - 1 - step) / steps
                 plan = problem.best(budget + share * (problem.dense - budget), "step")
             else:
@@ -122,7 +144,7 @@ class _Run:
         warning = RANDOM_WARNING if self.study.random else ""
         stamp(
             candidate, trial.plan, version=__version__, goal=self.goal.name, options=self.study.options,
-            sha256=self.study.subject.sha256, warning=warning,
+            sha256=self.study.subject.sha256, warning=warning, then=settings_of(self.study.options),
         )  # fmt: skip
         with on_disk(candidate, None if dry_run else output) as stage:
             reloaded, notes = reopen(stage, self.study.subject, search.judge, self.study.options)
@@ -130,31 +152,53 @@ class _Run:
             if not reloaded.verdict.passed or self._too_large(size):
                 self.notes.append(f"plan {trial.plan.origin!r} passed in memory but not from its file: left out")
                 return None
-            test = self._test(reloaded, metric)
+            test = self._test(reloaded.runner, metric)
             if test is not None and test.drop.low > test.allowed:
-                return replace(self.unchanged(_refuted(reloaded.verdict, test)), test=test)
+                steps = self._steps(search, trial, Step(BOTH, size, reloaded.verdict, test), metric)
+                return replace(self.unchanged(refuted(reloaded.verdict, test, steps)), test=test, steps=steps)
             latency = self._latency(stage.path)
+            steps = self._steps(search, trial, Step(BOTH, size, reloaded.verdict, test, latency), metric)
             if output is not None and not dry_run:
                 stage.publish()
         self.notes.extend(notes)
-        return self._changed(trial, reloaded, size, test, latency, None if dry_run else output)
+        changed = self._changed(trial, reloaded, size, test, latency, None if dry_run else output)
+        return replace(changed, steps=steps)
+
+    def _steps(self, search: Search, trial: Trial, both: Step, metric: Metric) -> tuple[Step, ...]:
+        """Return what factoring alone and int8 alone do, and both: measured alike, for the report."""
+        stack = self.study.stack
+        if not stack.active:
+            return ()
+        factored = search.factored(trial.plan)
+        models = (factored, stack.alone())
+        found = (stack.factored(factored, trial, search.judge), stack.int8(search.judge, self.before))
+        steps = []
+        for step, model in zip(found, models, strict=True):
+            runner = Runner(model, provider=self.study.options.provider, threads=self.study.options.threads)
+            latency = self._latency(model) if both.latency is not None else None
+            steps.append(replace(step, test=self._test(runner, metric), latency=latency))
+        if both.size.bytes >= found[1].size.bytes:
+            self.notes.append("the stack is no smaller than int8 alone: factoring gained nothing that int8 has not")
+        return (*steps, both)
 
     def _too_large(self, size: Size) -> bool:
         target = getattr(self.goal, "target_size", None)
         return target is not None and size.bytes > target
 
-    def _test(self, reloaded: Reloaded, metric: Metric) -> Verdict | None:
-        if self.study.split.test is None:
+    def _test(self, runner: Runner, metric: Metric) -> Verdict | None:
+        test = self.study.split.test
+        if test is None:
             return None
-        judge = make_judge(self.study.subject, self.study.split.test, metric, self.goal.gate, self.study.options.seed)
-        with self.study.clock.step("testing", 2 * len(self.study.split.test)) as advance:
-            return judge.judge(reloaded.runner, advance)
+        if self.tester is None:
+            self.tester = make_judge(self.study.subject, test, metric, self.goal.gate, self.study.options.seed)
+        with self.study.clock.step("testing", 2 * len(test)) as advance:
+            return self.tester.judge(runner, advance)
 
-    def _latency(self, path: Path) -> Timing:
+    def _latency(self, model: Path | onnx.ModelProto) -> Timing:
         settings = {"provider": self.study.options.provider, "threads": self.study.options.threads}
         with self.study.clock.step("timing", 1) as advance:
             first = Runner(self.study.subject.model, spin=True, **settings)  # type: ignore[arg-type]
-            second = Runner(path, spin=True, **settings)  # type: ignore[arg-type]
+            second = Runner(model, spin=True, **settings)  # type: ignore[arg-type]
             timing = interleaved(
                 first, second, timed_feeds(iter(self.study.split.validation.feeds)), seed=self.study.options.seed
             )
@@ -201,19 +245,3 @@ class _Run:
             seconds=dict(self.study.clock.seconds),
             divergence=self.study.divergence,
         )
-
-
-def _refuted(verdict: Verdict, test: Verdict) -> str:
-    """Say that the test samples contradict what validation found: even the drop's lower end is not allowed."""
-    drop = test.drop
-    return (
-        f"a plan held on validation (drop {verdict.drop.estimate:.4g}) but not on the test samples (drop"
-        f" {drop.estimate:.4g}, {drop.low:.4g} at the least): give validation samples that resemble them, or more"
-    )
-
-
-def _why_nothing(trials: Sequence[Trial]) -> str:
-    if not trials:
-        return "no plan that saves anything could be formed"
-    best = min(trials, key=lambda trial: trial.verdict.drop.estimate)
-    return f"none of {len(trials)} plans passed; the nearest: {best.verdict.reason}"

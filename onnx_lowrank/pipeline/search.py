@@ -10,6 +10,7 @@ import onnx
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.options import Compact, Goal, Lossless
 from onnx_lowrank.pipeline.continuation import Stand
+from onnx_lowrank.pipeline.stack_size import plans_within, stack_budget
 from onnx_lowrank.pipeline.study import Study
 from onnx_lowrank.plan import Problem, compact, lossless, paper_compact, paper_lossless
 from onnx_lowrank.plan.problem import amount
@@ -22,7 +23,7 @@ from onnx_lowrank.validate import Judge
 
 NODE_BYTES = 700
 """What a factored site adds to a file besides weights: a node, names, provenance. Generous: a target is a promise."""
-FILE_BYTES = 2048
+FILE_BYTES, RANK_BYTES = 2048, 48
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +38,11 @@ class Search:
     before: Size
 
     def candidate(self, plan: Plan) -> onnx.ModelProto:
-        """Return the model that a plan stands for."""
+        """Return the model that a plan stands for, after all steps: what is judged and saved."""
+        return self.study.stack.on(self.factored(plan), plan.choices)
+
+    def factored(self, plan: Plan) -> onnx.ModelProto:
+        """Return the model that a plan stands for, factored and nothing else."""
         study = self.study
         return rewrite(study.subject.model, study.found, plan, study.factors(plan, self.stand))
 
@@ -56,16 +61,30 @@ class Search:
 
     def measure(self, plan: Plan, progress: Callable[[int], None]) -> Trial:
         """Return what validation says of a plan, measured on the model in memory."""
-        candidate = self.candidate(plan)
+        candidate = self.factored(plan)
+        runner = self._runner(candidate)
+        hopeless = self._glance(runner, plan, candidate.ByteSize())
+        if hopeless is None and self.study.stack.active:  # a glance costs less than to quantise what cannot hold
+            candidate = self.study.stack.on(candidate, plan.choices)
+            runner = self._runner(candidate)
+            hopeless = self._glance(runner, plan, candidate.ByteSize())
+        if hopeless is not None:
+            return hopeless
+        return Trial(plan, self.judge.judge(runner, progress), self.size(plan, candidate.ByteSize()))
+
+    def _glance(self, runner: Runner, plan: Plan, file_bytes: int) -> Trial | None:
+        """Return the trial of a candidate that a part of the samples shows to be hopeless, None of any other."""
+        if self.screen is None:
+            return None
+        glance = self.screen.judge(runner)
+        if glance.drop.low <= glance.allowed:
+            return None
+        reason = f"{glance.reason}; hopeless after {glance.samples} samples"
+        return Trial(plan, replace(glance, passed=False, reason=reason), self.size(plan, file_bytes))
+
+    def _runner(self, candidate: onnx.ModelProto) -> Runner:
         options = self.study.options
-        runner = Runner(candidate, provider=options.provider, threads=options.threads)
-        size = self.size(plan, candidate.ByteSize())
-        if self.screen is not None:
-            glance = self.screen.judge(runner)
-            if glance.drop.low > glance.allowed:
-                reason = f"{glance.reason}; hopeless after {glance.samples} samples"
-                return Trial(plan, replace(glance, passed=False, reason=reason), size)
-        return Trial(plan, self.judge.judge(runner, progress), size)
+        return Runner(candidate, provider=options.provider, threads=options.threads)
 
     def proposals(self, goal: Goal) -> Generator[Plan, bool, None]:
         """Return the plans to measure, by the algorithm asked for."""
@@ -73,14 +92,33 @@ class Search:
             return self._paper(goal)
         if isinstance(goal, Compact):
             return compact(self.problem)
-        return lossless(self.problem, budget_of(goal, self.problem, self.before))
+        if self._stacked(goal):
+            alone = self.study.stack.alone().ByteSize() + FILE_BYTES
+            return plans_within(goal.target_size or 0, self.problem, alone, self._stack_bytes)
+        return lossless(self.problem, self.budget(goal))
+
+    def budget(self, goal: Lossless) -> float:
+        """Return what the sites may cost. Raises GoalError like `budget_of`; what a stack can reach shows later."""
+        if self._stacked(goal):
+            alone = self.study.stack.alone().ByteSize()
+            return stack_budget(goal.target_size or 0, self.problem, alone)
+        return budget_of(goal, self.problem, self.before)
+
+    def _stacked(self, goal: Lossless) -> bool:
+        """Return whether the budget is bytes of a file that has more than factoring behind it."""
+        return goal.target_size is not None and self.study.stack.active
+
+    def _stack_bytes(self, plan: Plan) -> int:
+        """Return the bytes of a plan's file, provenance included."""
+        names = sum(len(choice.weight) + RANK_BYTES for choice in plan.factored)
+        return int(self.candidate(plan).ByteSize()) + names + FILE_BYTES
 
     def _paper(self, goal: Goal) -> Generator[Plan, bool, None]:
         gamma = self.study.options.gamma
         if isinstance(goal, Compact):
             plan: Plan | None = paper_compact(self.problem, gamma)
         else:
-            plan = paper_lossless(self.problem, budget_of(goal, self.problem, self.before), gamma)
+            plan = paper_lossless(self.problem, self.budget(goal), gamma)
         if plan is None:
             raise GoalError(
                 f"the paper's rule reaches this size with no rank within --gamma {gamma:g}; give a larger one"

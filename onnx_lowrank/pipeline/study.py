@@ -14,6 +14,7 @@ from onnx_lowrank.metrics.divergence import Kind
 from onnx_lowrank.options import Gate, Options, Resource
 from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate, kind_of, predicted_notes, probe
 from onnx_lowrank.pipeline.continuation import Stand, go_on
+from onnx_lowrank.pipeline.stack import Stack
 from onnx_lowrank.pipeline.subject import (
     DataSources,
     Subject,
@@ -58,6 +59,10 @@ class Study:
     trials: dict[tuple[tuple[Choice, ...], Gate], Trial] = field(default_factory=dict)
     judges: dict[Gate, tuple[Judge, Judge | None]] = field(default_factory=dict)
     repaired: dict[tuple[Choice, ...], dict[Key, Factors]] = field(default_factory=dict)
+    stack: Stack = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stack = Stack(self.subject, self.split.calibration.feeds, self.options, self.clock)
 
     @staticmethod
     def of(

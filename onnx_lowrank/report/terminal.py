@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from rich import box
 from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from onnx_lowrank.report import numbers
+from onnx_lowrank.report.layout import titled as _table
+from onnx_lowrank.report.steps import step_tables
 from onnx_lowrank.result import Comparison, Inspection, Result, Size
 from onnx_lowrank.timing import Timing
 from onnx_lowrank.types import Curve, Option, Skip, Verdict, Why
@@ -24,32 +25,20 @@ def render_result(result: Result) -> Iterator[RenderableType]:
     if result.changed and result.plan is not None and result.verdict is not None:
         yield _before_after(result)
         yield ""
+        yield from step_tables(result)
         yield _sites_table(result)
         yield Text("error: relative squared error at the weight's output; loss: what it adds;")
         yield Text("both predicted from calibration samples")
         if any(_beyond(curve, o) for curve, o in _taken(result)):
             yield Text("* beyond the range in which substituted weights agreed: measured")
-    elif result.trials:
-        yield _trials_table(result)
+    else:
+        if result.trials:
+            yield _trials_table(result)
+        yield from step_tables(result)
     yield ""
     yield _skips_table(result.skips, result.before.parameters)
     yield from _notes([result.metric, *result.notes, *_verdict_notes(result.verdict, "validation")])
     yield from _notes(_verdict_notes(result.test, "test"))
-
-
-def _table(title: str, *columns: str) -> Table:
-    """Return a table whose first column is text and whose others are numbers."""
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-    return table
 
 
 def _before_after(result: Result) -> Table:

@@ -343,3 +343,28 @@ def test_the_curve_is_a_row_a_model(bench: Any) -> None:
     text = document(bench, lines)
     assert "| crepe | 34 | 275, 564 | 53.9 | 0.2 | 1.7 | 100 | 0 | — | 4.1 |" in text
     assert "| efficientnet | 34 | 275, 564 | 53.9 | 0.2 | 1.7 | 100 | 10 | 0.12 | 4.1 |" in text
+
+
+def test_int8_alone_and_behind_factors_stand_side_by_side(bench: Any) -> None:
+    tables = bench("benchmarks.quantize_table")
+    about = {"original_bytes": 88_900_000, "allowed": 0.005}
+    made = {
+        **about,
+        "outcome": "made",
+        "reason": "",
+        "bytes": 22_300_000,
+        "validation": said(0.966, 0.964, [0.002, -0.001, 0.007]),
+        "tests": {"test": said(0.956, 0.951, [0.005, -0.002, 0.012])},
+        "latency": [0.44, 0.42, 0.47],
+    }
+    none = {**about, "outcome": "nothing", "reason": "none of 9 plans passed", "bytes": 0}
+    found = {("quantize", "crepe", "int8 static"): made, ("quantize", "crepe", "ours + int8 static"): none}
+    text = tables.quantize(found, "crepe")
+    assert "| original | 88.9 | .966 | .956 | 1 |" in text
+    assert (
+        "| int8 static | 22.3 (25.1 %) | .964 (−.002 [−.007, .001]) | .951 (−.005 [−.012, .002]) | .44 [.42, .47] |"
+        in text
+    )
+    assert "| ours + int8 static | — | — | — | — |" in text
+    assert "- ours + int8 static: none of 9 plans passed" in text
+    assert tables.quantize(found, "minilm") == []

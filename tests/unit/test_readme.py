@@ -11,6 +11,7 @@ import pytest
 
 import onnx_lowrank
 from onnx_lowrank.cli import main
+from onnx_lowrank.result import BOTH, FACTORED, INT8
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,6 +55,13 @@ def test_the_session_is_real_output() -> None:
     session = README.split("<!-- session: begin -->")[1].split("<!-- session: end -->")[0]
     assert "$ onnx-lowrank optimize" in session
     assert "Before and after" in session
+    assert max(map(len, session.splitlines())) <= 80
+
+
+def test_the_int8_session_shows_every_step() -> None:
+    session = README.split("<!-- int8: begin -->")[1].split("<!-- int8: end -->")[0]
+    assert "--then quantize" in session
+    assert all(name in session for name in ("original", FACTORED, INT8, BOTH, "latency ×"))
     assert max(map(len, session.splitlines())) <= 80
 
 

@@ -13,6 +13,7 @@ from benchmarks.goal_table import goal_table
 from benchmarks.lines import Line, Setting, source_digest
 from benchmarks.pareto_table import pareto_table
 from benchmarks.prediction_table import plot, prediction
+from benchmarks.quantize_table import quantize
 from benchmarks.targets import MOST_MEMORY, OLDER, Found, targets
 from benchmarks.wording import KINDS, NONE, changed, megabytes, number, percent, table, with_interval
 
@@ -61,6 +62,7 @@ def document(lines: Sequence[Line], models: tuple[str, ...], setting: Setting) -
     text += ["## How to read it", "", *(line for part in READING for line in (part, ""))]
     for model in measured:
         text += [*_model(found, model), *ablation(found, model), *prediction(found, model), *floor(found, model)]
+        text += quantize(found, model)
     text += [*plot(found), *pareto_table(found, models), *_memory(found), *_how(lines, measured, setting)]
     return "\n".join(text).rstrip() + "\n"
 
