@@ -6,9 +6,8 @@ vectors on the side of the weight that is asked for. Nothing is kept from batch 
 
 from __future__ import annotations
 
-import math
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,10 +16,9 @@ from threading import Lock
 import numpy as np
 import onnx
 
-from onnx_lowrank.calibration.pull import Pull
 from onnx_lowrank.curvature import SideName
 from onnx_lowrank.gradient import GradientRunner, build_gradient
-from onnx_lowrank.gradient.build import GradientGraph
+from onnx_lowrank.gradient.build import GradientGraph, through
 from onnx_lowrank.gradient.run import Seeds, pack
 from onnx_lowrank.gradient.values import Dims
 from onnx_lowrank.ops import Call, operator
@@ -50,19 +48,14 @@ class Batch:
     samples: int
     units: int
 
-    def vectors(self, site: Site, side: SideName) -> Iterator[tuple[Array, Array]]:
-        """Yield z and e, both (units · positions, d) float32, for every call of the site."""
-        for z, raw in self.raw(site, side):
-            yield z, self.flow.finish(site, side, raw)
-
-    def raw(self, site: Site, side: SideName, every: int = 1) -> Iterator[tuple[Array, Array]]:
-        """Yield z and what `JointFlow.finish` makes e of, whatever rows are put together in between.
+    def vectors(self, site: Site, side: SideName, every: int = 1) -> Iterator[tuple[Array, Array]]:
+        """Yield z and e, both (units · positions, d) float32, for every call of the site.
 
         Of an image only every so manieth line is taken, beginning at another one in every batch.
         """
         lines = slice(self.numbers[0] % every, None, every) if every > 1 else None
         for call in self.flow.found.calls[site.id]:
-            yield self.flow.raw(site, side, call, self.values, self.gradients, lines)
+            yield self.flow.vectors(site, side, call, self.values, self.gradients, lines)
 
 
 class JointFlow:
@@ -89,14 +82,11 @@ class JointFlow:
         stored = {tensor.name for tensor in model.graph.initializer}  # before IR 4 they are listed as inputs, too
         self._given = {value.name for value in model.graph.input} - stored
         self._provider, self._threads = options.provider, options.threads
-        self._pulls: dict[str, Pull] = {}
-        self._weights: dict[str, Array] = {}
         calls = [(site, call) for site in sites for call in found.calls[site.id]]
-        once = _read_once(model)
-        self._direct = {call.output: x for site, call in calls if (x := _sole_data(once, site, call))}
-        targets = [*(call.output for _, call in calls), *dict.fromkeys(self._direct.values())]
+        outputs = [call.output for site, call in calls if "out" in sides_of(site)]
+        shares = {call.output: operator(call).data(call) for site, call in calls if "in" in sides_of(site)}
         keep = self._keep = [name for name in dict.fromkeys(self._kept(sites)) if name not in self._given]
-        graph = build_gradient(model, targets, seeded, shapes=shapes, keep=keep)
+        graph = build_gradient(model, outputs, seeded, shapes=shapes, keep=keep, shares=shares)
         self.unreached = {site.id: why for site in sites if (why := self._missing(site, graph))}
         self.sites = [site for site in sites if site.id not in self.unreached]
         self._runner: GradientRunner | None = None
@@ -107,15 +97,19 @@ class JointFlow:
             self._runner = GradientRunner(packed, provider=self._provider, threads=threads)
 
     def _wanted(self) -> set[str]:
-        outputs = {call.output for site in self.sites for call in self.found.calls[site.id]}
-        return outputs | {x for output, x in self._direct.items() if output in outputs}
+        return {name for site in self.sites for name in self._gradients(site)}
 
     def _missing(self, site: Site, graph: GradientGraph) -> str:
-        reasons = [graph.unreached.get(call.output, "") for call in self.found.calls[site.id]]
-        for call in self.found.calls[site.id]:
-            if self._direct.get(call.output) in graph.unreached:
-                del self._direct[call.output]
+        reasons = [graph.unreached.get(name, "") for name in self._gradients(site)]
         return next((reason for reason in reasons if reason), "")
+
+    def _gradients(self, site: Site) -> Iterator[str]:
+        """Yield what is asked of the gradient graph: e of every side and call."""
+        for call in self.found.calls[site.id]:
+            if "out" in sides_of(site):
+                yield call.output
+            if "in" in sides_of(site):
+                yield through(operator(call).data(call), call.output)
 
     def _kept(self, sites: Sequence[Site]) -> Iterator[str]:
         for site in sites:
@@ -183,9 +177,8 @@ class JointFlow:
     def close(self) -> None:
         """Give up the sessions and their weights: nothing is run after this."""
         self._runner = None
-        self._pulls.clear()
 
-    def raw(
+    def vectors(
         self,
         site: Site,
         side: SideName,
@@ -194,52 +187,16 @@ class JointFlow:
         gradients: Mapping[str, Array],
         lines: slice | None = None,
     ) -> tuple[Array, Array]:
-        """Return z (positions, d) and the gradient's rows of one call, float32; of an image only its `lines`."""
-        op, gradient = operator(call), gradients[call.output]
+        """Return z and e (positions, d) of one call, float32; of an image only its `lines`."""
+        op = operator(call)
         if side == "out":
             bias = values.get(call.input(2)) if len(call.inputs) > 2 and call.input(2) else None
-            y = _part(values[call.output], lines)
-            return _single(op.linear(call, y, bias)), _single(op.results(call, _part(gradient, lines)))
-        x = values[op.data(call)]
-        if math.prod(site.shape[2:]) > 1:  # the kernel reaches over lines: only its whole gradient can be cut
-            direct = self._direct.get(call.output)
-            pulled = gradients[direct] if direct else self._pull(site, call).run(x, gradient)
-            return _channels(_part(x, lines)), _channels(_part(pulled, lines))
-        rows, scale = _single(op.results(call, _part(gradient, lines))), op.scale(call)
-        z = _single(op.vectors(call, _part(x, lines), site.shape[2:]))
-        return z, rows if scale == 1.0 else rows * np.float32(scale)
-
-    def finish(self, site: Site, side: SideName, raw: Array) -> Array:
-        """Return e (positions, d): the rows themselves, but Wᵀ g for the inputs of a matrix."""
-        if side == "out" or math.prod(site.shape[2:]) > 1:
-            return raw
-        return np.asarray(raw @ self._matrix(site))
-
-    def _matrix(self, site: Site) -> Array:
-        if site.id not in self._weights:
-            self._weights[site.id] = _single(self.found.weight(site).reshape(site.shape[:2]))
-        return self._weights[site.id]
-
-    def _pull(self, site: Site, call: Call) -> Pull:
-        if call.output not in self._pulls:
-            weight = operator(call).canonical(call, onnx.numpy_helper.to_array(self.found.weights[site.weight]))
-            self._pulls[call.output] = Pull(call, np.asarray(weight, np.float32), self._provider, self._threads)
-        return self._pulls[call.output]
-
-
-def _read_once(model: onnx.ModelProto) -> set[str]:
-    """Return the tensors between nodes that one node alone reads; none where subgraphs may read as well."""
-    if any(a.HasField("g") or a.graphs for node in model.graph.node for a in node.attribute):
-        return set()
-    uses = Counter(name for node in model.graph.node for name in node.input)
-    ends = {v.name for v in (*model.graph.output, *model.graph.input)}
-    return {name for name, count in uses.items() if count == 1 and name not in ends}
-
-
-def _sole_data(once: set[str], site: Site, call: Call) -> str:
-    """Return the data of a kernel that nobody else reads: its own gradient is Wᵀ g. Empty for all others."""
-    x = operator(call).data(call)
-    return x if math.prod(site.shape[2:]) > 1 and "in" in sides_of(site) and x in once else ""
+            z = op.linear(call, _part(values[call.output], lines), bias)
+            return _single(z), _single(op.results(call, _part(gradients[call.output], lines)))
+        data = op.data(call)  # the gradient there through this call alone is Wᵀ g
+        x, pulled = (_part(array, lines) for array in (values[data], gradients[through(data, call.output)]))
+        kernel = site.shape[2:]
+        return _single(op.vectors(call, x, kernel)), _single(op.vectors(call, pulled, kernel))
 
 
 def _without(graph: GradientGraph, wanted: set[str]) -> GradientGraph:
@@ -267,7 +224,3 @@ def _part(array: Array, lines: slice | None) -> Array:
 
 def _single(array: Array) -> Array:
     return np.ascontiguousarray(array, np.float32)
-
-
-def _channels(array: Array) -> Array:
-    return _single(np.moveaxis(array, 1, -1).reshape(-1, array.shape[1]))

@@ -92,11 +92,11 @@ class Passes:
             for site, side in self.sides:
                 every, rows = self._thinned(site, side)
                 part = slice(batch.numbers[0] % rows, None, rows)
-                for z, raw in batch.raw(site, side, every):
+                for z, e in batch.vectors(site, side, every):
                     if rows > 1:  # copies: a view would hold all the rows
-                        z, raw = z[part].copy(), raw[part].copy()
-                    waiting.setdefault((site.id, side), []).append((z, raw, batch.samples))
-                    held += z.nbytes + raw.nbytes
+                        z, e = z[part].copy(), e[part].copy()
+                    waiting.setdefault((site.id, side), []).append((z, e, batch.samples))
+                    held += z.nbytes + e.nbytes
             if held > self.given.options.memory // WAITING:
                 self._sum(waiting, sums)
                 held = 0
@@ -124,7 +124,7 @@ class Passes:
         if not parts:
             return total
         z = np.concatenate([part[0] for part in parts])
-        e = self.flow.finish(site, side, np.concatenate([part[1] for part in parts]))
+        e = np.concatenate([part[1] for part in parts])
         scale = math.prod(self._thinned(site, side))
         if total is None:
             total = SideMoments(np.zeros((z.shape[1],) * 2), np.zeros((z.shape[1],) * 2), 0, 0)
