@@ -223,4 +223,4 @@ def _part(array: Array, lines: slice | None) -> Array:
 
 
 def _single(array: Array) -> Array:
-    return np.ascontiguousarray(array, np.float32)
+    return np.asarray(array, np.float32)

@@ -17,7 +17,8 @@ LARGE = 2**21
 def add_gram(total: Array, vectors: Array, scale: int) -> None:
     """Add Σ v vᵀ · scale to the upper triangle of `total`: a float32 symmetric rank-k update, half a product's work."""
     if len(vectors):
-        total += scale * scipy.linalg.blas.ssyrk(1.0, vectors.T)
+        columns = vectors.flags.f_contiguous  # as images are: nothing is copied either way
+        total += scale * scipy.linalg.blas.ssyrk(1.0, vectors if columns else vectors.T, trans=int(columns))
 
 
 def mirror(upper: Array) -> None:

@@ -26,8 +26,9 @@ from onnx_lowrank.curvature import (
 )
 from onnx_lowrank.schemes import SCHEMES, Scheme
 from onnx_lowrank.sensitivity.grams import LARGE, add_gram, mirror, weight_gram
+from onnx_lowrank.sensitivity.kept import Kept, Seen, projected, seen, size
 from onnx_lowrank.sensitivity.scored import Joint, Scored
-from onnx_lowrank.types import Array, Site
+from onnx_lowrank.types import Array, Positions, Site
 
 if TYPE_CHECKING:
     from onnx_lowrank.sensitivity.joint import Collection
@@ -65,11 +66,27 @@ class Passes:
         self.kron: dict[Key, Array] = {}
         self.first = 0
         self.sides = [(site, side) for site in flow.sites for side in sides_of(site, self.multiple)]
+        self.kept = Kept(self._kept_bytes(), collection.options.memory)
+
+    def _kept_bytes(self) -> float:
+        """Return what is kept of all samples that are scored; a kernel's inputs may be more than its outputs."""
+        each = 0.0
+        for site, side in self.sides:
+            width = site.shape[0] if side == "out" else site.shape[1]
+            at = (place.calls * math.prod(map(max, place.before, place.after)) for place in self._places(site))
+            each += size(width, sum(at))
+        return each * sum(map(len, self.given.parts_scored()))
+
+    def _places(self, site: Site) -> Sequence[Positions]:
+        return self.given.observed.places[site.id]
 
     def run(self) -> None:
         """Put what is found into `joint`."""
         with linalg.Workers(self.given.options.threads) as self.workers:
-            moments = [self._moments(part) for part in self.given.parts()]
+            scored = self.given.parts_scored()
+            moments = [self._moments(part, picks) for part, picks in zip(self.given.parts(), scored, strict=True)]
+            if self.kept.open and not self.given.objective.signed:
+                self.flow.close()  # nothing is run again
             linalg.trim()
             fits = self.workers.each(
                 lambda one: self._fit(*one, [part.pop((one[0].id, one[1]), None) for part in moments]), self.sides
@@ -83,8 +100,8 @@ class Passes:
         feeds = [self.given.feeds[i] for i in numbers]
         return self.flow.run(feeds, numbers, head, batch=self.given.batch, separate=self.given.separate)
 
-    def _moments(self, numbers: Sequence[int]) -> dict[Key, SideMoments]:
-        """Pass 1: products of a batch in float32, their sums in float64."""
+    def _moments(self, numbers: Sequence[int], scored: Sequence[int]) -> dict[Key, SideMoments]:
+        """Pass 1: products of a batch in float32, their sums in float64. Of samples to be scored all is kept."""
         sums: dict[Key, SideMoments] = {}
         waiting: dict[Key, list[tuple[Array, Array, int]]] = {}
         held = 0
@@ -93,19 +110,38 @@ class Passes:
                 every, rows = self._thinned(site, side)
                 part = slice(batch.numbers[0] % rows, None, rows)
                 for z, e in batch.vectors(site, side, every):
-                    if rows > 1:  # copies: a view would hold all the rows
-                        z, e = z[part].copy(), e[part].copy()
+                    if rows > 1 or every > 1:  # copies: a view would hold all the rows
+                        z, e = z[part].copy("K"), e[part].copy("K")
                     waiting.setdefault((site.id, side), []).append((z, e, batch.samples))
                     held += z.nbytes + e.nbytes
             if held > self.given.options.memory // WAITING:
                 self._sum(waiting, sums)
                 held = 0
+            self._remember(batch, scored)
             self.progress(len(batch.numbers))
         self._sum(waiting, sums)
         for one in sums.values():
             mirror(one.Z)
             mirror(one.E)
         return sums
+
+    def _remember(self, batch: Batch, scored: Sequence[int]) -> None:
+        picks = [i for i, number in enumerate(batch.numbers) if number in scored]
+        if batch.units != len(batch.numbers):  # samples of several units, or that cannot be told apart
+            self.kept.close()
+        if not picks or not self.kept.open:
+            return
+        found = self.workers.dealt(lambda place: self._seen(batch, picks, *place), self.sides)
+        for nth, index in enumerate(picks):
+            each = {(site.id, side): one[nth] for (site, side), one in zip(self.sides, found, strict=True)}
+            self.kept.put(batch.numbers[index], batch.samples / batch.units, each)
+
+    def _seen(self, batch: Batch, picks: Sequence[int], site: Site, side: SideName) -> list[Seen]:
+        pairs = [
+            (z.reshape(batch.units, -1, z.shape[1]), e.reshape(batch.units, -1, e.shape[1]))
+            for z, e in batch.vectors(site, side)
+        ]
+        return [seen([(z[i], e[i]) for z, e in pairs]) for i in picks]
 
     def _sum(self, waiting: dict[Key, list[tuple[Array, Array, int]]], sums: dict[Key, SideMoments]) -> None:
         """Add what has gathered to upper triangles: one product of many rows is faster than many of few."""
@@ -138,7 +174,7 @@ class Passes:
 
         1 but where the samples have far more positions than moments need.
         """
-        places = self.given.observed.places[site.id]
+        places = self._places(site)
         positions = len(self.given.feeds) * sum(place.calls * math.prod(place.after) for place in places)
         width = site.shape[0] if side == "out" else site.shape[1]
         lines = 1
@@ -195,12 +231,16 @@ class Passes:
         objective = self.given.objective
         for fold, numbers in enumerate(self.given.parts_scored()):
             if fold < len(self.fitted):
-                self._project(fold, numbers, objective.sampled, found)
+                if self.kept.open:
+                    self._recall(fold, numbers, found)
+                else:
+                    self._project(fold, numbers, objective.sampled, found)
                 self.first = self.first or sum(map(len, next(iter(found.values()), [])))
                 if objective.signed:
                     self._project(fold, numbers, objective.labelled, signed, mean=True)
             self.progress(len(numbers))
         self.flow.close()
+        self.kept.close()
         linalg.trim()
         jobs = []
         for site in self.flow.sites:
@@ -214,6 +254,17 @@ class Passes:
         scored = [self._scored(*job) for job in large] + self.workers.each(lambda job: self._scored(*job), small)
         for (site, scheme, *_), one in zip(large + small, scored, strict=True):
             self.joint.scored[site.id, scheme.name] = one
+
+    def _recall(self, fold: int, numbers: Sequence[int], into: dict[Key, list[Array]]) -> None:
+        """Project what pass 1 kept, instead of running it again."""
+        for number in (number for number in numbers if number not in self.flow.broken):
+            weight, given = self.kept.get(number)
+            keys = [key for key in given if key in self.fitted[fold]]
+            for key, one in zip(keys, self._projections(fold, keys, given), strict=True):
+                into.setdefault(key, []).append(one / math.sqrt(weight))
+
+    def _projections(self, fold: int, keys: Sequence[Key], given: Mapping[Key, Seen]) -> list[Array]:
+        return self.workers.dealt(lambda key: projected(self.fitted[fold][key], given[key]), keys)
 
     def _project(
         self,
