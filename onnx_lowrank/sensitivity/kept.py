@@ -31,7 +31,7 @@ def seen(pairs: Sequence[tuple[Array, Array]]) -> Seen:
     """Return what to keep of one sample's z and e (positions, d), one pair a call of the site."""
     positions, dimensions = sum(len(z) for z, _ in pairs), pairs[0][0].shape[1]
     if 2 * positions >= dimensions:
-        return (np.sum([z.T @ e for z, e in pairs], axis=0, dtype=np.float32),)
+        return (np.asarray(np.sum([z.T @ e for z, e in pairs], axis=0), np.float32),)
     return np.concatenate([z for z, _ in pairs]), np.concatenate([e for _, e in pairs])
 
 

@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from onnx_lowrank.curvature import (
 )
 from onnx_lowrank.schemes import SCHEMES, Scheme
 from onnx_lowrank.sensitivity.grams import LARGE, add_gram, mirror, weight_gram
-from onnx_lowrank.sensitivity.kept import Kept, Seen, projected, seen, size
+from onnx_lowrank.sensitivity.kept import Kept, Key, Seen, projected, seen, size
 from onnx_lowrank.sensitivity.scored import Joint, Scored
 from onnx_lowrank.types import Array, Positions, Site
 
@@ -43,7 +43,8 @@ PLENTY = 256
 WAITING = 32
 """Rows gather before their products are formed, all sites of a group together: this part of the memory allowed."""
 
-Key = tuple[str, SideName]
+WIDE = 256
+"""Sides with more dimensions than this are decomposed one at a time, fold by fold on as many threads."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,9 +73,8 @@ class Passes:
         """Return what is kept of all samples that are scored; a kernel's inputs may be more than its outputs."""
         each = 0.0
         for site, side in self.sides:
-            width = site.shape[0] if side == "out" else site.shape[1]
             at = (place.calls * math.prod(map(max, place.before, place.after)) for place in self._places(site))
-            each += size(width, sum(at))
+            each += size(_width(site, side), sum(at))
         return each * sum(map(len, self.given.parts_scored()))
 
     def _places(self, site: Site) -> Sequence[Positions]:
@@ -88,10 +88,11 @@ class Passes:
             if self.kept.open and not self.given.objective.signed:
                 self.flow.close()  # nothing is run again
             linalg.trim()
-            fits = self.workers.each(
-                lambda one: self._fit(*one, [part.pop((one[0].id, one[1]), None) for part in moments]), self.sides
-            )
-            for (site, side), fit in zip(self.sides, fits, strict=True):
+            wide = [one for one in self.sides if _width(*one) > WIDE]  # one after the other, its folds at a time
+            rest = [one for one in self.sides if _width(*one) <= WIDE]
+            fits = [self._fit(*one, moments, self.workers.each) for one in wide]
+            fits += self.workers.each(lambda one: self._fit(*one, moments, _in_turn), rest)
+            for (site, side), fit in sorted(zip(wide + rest, fits, strict=True), key=lambda p: self.sides.index(p[0])):
                 self._keep(site, side, fit)
             linalg.trim()
             self._score()
@@ -176,33 +177,36 @@ class Passes:
         """
         places = self._places(site)
         positions = len(self.given.feeds) * sum(place.calls * math.prod(place.after) for place in places)
-        width = site.shape[0] if side == "out" else site.shape[1]
+        width = _width(site, side)
         lines = 1
         if all(place.after and place.before == place.after for place in places):
             lines = int(max(min(positions // (ENOUGH * width), MOST_LINES, places[0].after[0] // 2), 1))
         return lines, int(max(positions / lines // (PLENTY * width), 1))
 
-    def _fit(self, site: Site, side: SideName, parts: Sequence[SideMoments | None]) -> _Fit | None:
+    def _fit(
+        self, site: Site, side: SideName, moments: Sequence[dict[Key, SideMoments]], each: Callable[..., list[Any]]
+    ) -> _Fit | None:
         """Return the bases of every fold and of all samples; the shrinkage is the one that loses least where held out.
 
-        None: some fold has nothing to fit them to.
+        The moments are taken out of `moments`, a mapping a fold. None: some fold has nothing to fit them to.
         """
-        given = [part for part in parts if part is not None]
-        if not given or len(given) < len(parts) or any(part.empty for part in given):
+        given = [one for part in moments if (one := part.pop((site.id, side), None)) is not None]
+        if not given or len(given) < len(moments) or any(part.empty for part in given):
             return None
         total = given[0]
         for part in given[1:]:
             total = total + part
         gram = weight_gram(self.given.found.stored(site), side)
         rank = min(len(gram), math.prod(site.shape) // len(gram))
-        tried, losses = [], []
-        for held in given:
+
+        def without(held: SideMoments) -> tuple[list[Basis], list[Array]]:
             rest = SideMoments(
                 total.Z - held.Z, total.E - held.E, total.positions - held.positions, total.samples - held.samples
             )
             fold = bases(in_metric(rest, side, gram, self.given.metric), side, gram, rank, SHRINK)
-            losses.append([kronecker(basis, held) for basis in fold])
-            tried.append([basis.single() for basis in fold])
+            return [basis.single() for basis in fold], [kronecker(basis, held) for basis in fold]
+
+        tried, losses = zip(*each(without, given), strict=True)
         worth = [sum(float(np.log(loss[i][1:] + TINY).sum()) for loss in losses) for i in range(len(SHRINK))]
         best = int(np.argmin(worth))
         whole = in_metric(total, side, gram, self.given.metric)
@@ -314,3 +318,11 @@ class Passes:
             held=scheme.pair(weight, self.fitted[0][key], relative, options[-1]),
             first=self.first,
         )
+
+
+def _width(site: Site, side: SideName) -> int:
+    return site.shape[0 if side == "out" else 1]
+
+
+def _in_turn(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    return [function(item) for item in items]
