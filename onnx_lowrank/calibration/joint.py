@@ -129,24 +129,24 @@ class JointFlow:
         A batch that is not finite is run again sample by sample, so that only those are left out that are not.
         """
         for run, which, whole in self._ahead(feeds, numbers, head, batch=batch, separate=separate):
-            if whole is not None:
-                yield whole
+            if whole:
+                yield whole.pop()  # popped: what one batch gave is let go before the next one runs
                 continue
             for one, number in zip(run, which, strict=True):
-                alone = self._tried([one], [number], head, separate) if len(run) > 1 else None
-                if alone is None:
-                    self.broken.add(number)
+                alone = self._tried([one], [number], head, separate) if len(run) > 1 else []
+                if alone:
+                    yield alone.pop()
                 else:
-                    yield alone
+                    self.broken.add(number)
 
     def _ahead(
         self, feeds: Sequence[Feed], numbers: Sequence[int], head: Head, *, batch: int, separate: bool
-    ) -> Iterator[tuple[list[Feed], Sequence[int], Batch | None]]:
+    ) -> Iterator[tuple[list[Feed], Sequence[int], list[Batch]]]:
         """Yield every batch and what it gives, in order; as many as `flights` are on their way, a thread each.
 
         Several runs on one thread each keep the cores busier than one run on several.
         """
-        waiting: deque[tuple[list[Feed], Sequence[int], Future[Batch | None]]] = deque()
+        waiting: deque[tuple[list[Feed], Sequence[int], Future[list[Batch]]]] = deque()
         with ThreadPoolExecutor(self.flights) as pool:
             start = 0
             for run in batches(feeds, batch) if self._runner is not None else ():
@@ -154,15 +154,14 @@ class JointFlow:
                 start += len(run)
                 waiting.append((run, which, pool.submit(self._tried, run, which, head, separate)))
                 if len(waiting) >= self.flights:
-                    done, count, found = waiting.popleft()
-                    yield done, count, found.result()
-            for done, count, found in waiting:
-                yield done, count, found.result()
+                    yield _landed(waiting.popleft())
+            while waiting:
+                yield _landed(waiting.popleft())
 
-    def _tried(self, run: Sequence[Feed], numbers: Sequence[int], head: Head, separate: bool) -> Batch | None:
-        """Return what one run of samples gives, None where a value or a gradient at the sites is not finite."""
+    def _tried(self, run: Sequence[Feed], numbers: Sequence[int], head: Head, separate: bool) -> list[Batch]:
+        """Return what one run of samples gives, empty where a value or a gradient at the sites is not finite."""
         if self._runner is None:
-            return None
+            return []
         feed, count = join(run), sum(rows_of(one) for one in run)
 
         def loss(values: Mapping[str, Array]) -> Seeds:
@@ -171,8 +170,8 @@ class JointFlow:
 
         found = self._runner.run(feed, loss)
         if not all(map(_finite, (*found.gradients.values(), *(found.values[name] for name in self._keep)))):
-            return None
-        return Batch(self, {**feed, **found.values}, found.gradients, numbers, count, count if separate else 1)
+            return []
+        return [Batch(self, {**feed, **found.values}, found.gradients, numbers, count, count if separate else 1)]
 
     def close(self) -> None:
         """Give up the sessions and their weights: nothing is run after this."""
@@ -197,6 +196,13 @@ class JointFlow:
         x, pulled = (_part(array, lines) for array in (values[data], gradients[through(data, call.output)]))
         kernel = site.shape[2:]
         return _single(op.vectors(call, x, kernel)), _single(op.vectors(call, pulled, kernel))
+
+
+def _landed(
+    flight: tuple[list[Feed], Sequence[int], Future[list[Batch]]],
+) -> tuple[list[Feed], Sequence[int], list[Batch]]:
+    run, numbers, future = flight
+    return run, numbers, future.result()
 
 
 def _without(graph: GradientGraph, wanted: set[str]) -> GradientGraph:

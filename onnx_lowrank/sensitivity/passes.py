@@ -107,24 +107,31 @@ class Passes:
         waiting: dict[Key, list[tuple[Array, Array, int]]] = {}
         held = 0
         for batch in self._batches(numbers, self.given.objective.sampled):
-            for site, side in self.sides:
-                every, rows = self._thinned(site, side)
-                part = slice(batch.numbers[0] % rows, None, rows)
-                for z, e in batch.vectors(site, side, every):
-                    if rows > 1 or every > 1:  # copies: a view would hold all the rows
-                        z, e = z[part].copy("K"), e[part].copy("K")
-                    waiting.setdefault((site.id, side), []).append((z, e, batch.samples))
-                    held += z.nbytes + e.nbytes
+            held += self._gather(batch, waiting)
             if held > self.given.options.memory // WAITING:
                 self._sum(waiting, sums)
                 held = 0
             self._remember(batch, scored)
             self.progress(len(batch.numbers))
+            del batch  # before the next one runs
         self._sum(waiting, sums)
         for one in sums.values():
             mirror(one.Z)
             mirror(one.E)
         return sums
+
+    def _gather(self, batch: Batch, waiting: dict[Key, list[tuple[Array, Array, int]]]) -> int:
+        """Add what moments need of a batch. Return its bytes."""
+        held = 0
+        for site, side in self.sides:
+            every, rows = self._thinned(site, side)
+            part = slice(batch.numbers[0] % rows, None, rows)
+            for z, e in batch.vectors(site, side, every):
+                if rows > 1 or every > 1:  # copies: a view would hold all the rows
+                    z, e = z[part].copy("K"), e[part].copy("K")
+                waiting.setdefault((site.id, side), []).append((z, e, batch.samples))
+                held += z.nbytes + e.nbytes
+        return held
 
     def _remember(self, batch: Batch, scored: Sequence[int]) -> None:
         picks = [i for i, number in enumerate(batch.numbers) if number in scored]
@@ -285,6 +292,7 @@ class Passes:
             for key, one in self.workers.dealt(functools.partial(self._projected, fold, batch), self.sides):
                 if one is not None:
                     into.setdefault(key, []).append(one / scale)
+            del batch
 
     def _projected(self, fold: int, batch: Batch, place: tuple[Site, SideName]) -> tuple[Key, Array | None]:
         site, side = place
