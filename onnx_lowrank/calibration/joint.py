@@ -218,9 +218,10 @@ def _without(graph: GradientGraph, wanted: set[str]) -> GradientGraph:
 
 
 def _finite(array: Array) -> bool:
-    """Whether all is finite. A sum is quicker than a test of every value; it may itself overflow."""
+    """Whether all is finite. A sum of squares is quicker than a test of every value; it may itself overflow."""
+    flat = array.reshape(-1)
     with np.errstate(all="ignore"):
-        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
+        return bool(np.isfinite(np.vdot(flat, flat)) or np.isfinite(array).all())
 
 
 def _part(array: Array, lines: slice | None) -> Array:

@@ -50,7 +50,7 @@ class Kept:
         self._file: IO[bytes] | None = None
         self._places: dict[int, tuple[int, float, dict[Key, list[tuple[int, ...]]]]] = {}
         with contextlib.suppress(OSError):
-            if need <= min(limit, shutil.disk_usage(tempfile.gettempdir()).free / 2):
+            if 0 < need <= min(limit, shutil.disk_usage(tempfile.gettempdir()).free / 2):
                 self._file = tempfile.TemporaryFile(prefix="onnx-lowrank-")  # noqa: SIM115 - closed with the passes
 
     @property

@@ -2,58 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnx_lowrank import linalg
 from onnx_lowrank.calibration.joint import Batch, JointFlow, sides_of
-from onnx_lowrank.curvature import (
-    SHRINK,
-    Basis,
-    SideMoments,
-    SideName,
-    bases,
-    in_metric,
-    kronecker,
-    project,
-    rises,
-    tails,
-)
+from onnx_lowrank.curvature import Basis, SideMoments, SideName, project, rises, tails
 from onnx_lowrank.schemes import SCHEMES, Scheme
-from onnx_lowrank.sensitivity.grams import LARGE, add_gram, mirror, weight_gram
+from onnx_lowrank.sensitivity.fit import Each, Fit, fitted, in_turn
+from onnx_lowrank.sensitivity.grams import LARGE
 from onnx_lowrank.sensitivity.kept import Kept, Key, Seen, projected, seen, size
+from onnx_lowrank.sensitivity.moments import Gathering, thinned, width_of
 from onnx_lowrank.sensitivity.scored import Joint, Scored
-from onnx_lowrank.types import Array, Positions, Site
+from onnx_lowrank.types import Array, Site
 
 if TYPE_CHECKING:
     from onnx_lowrank.sensitivity.joint import Collection
 
-TINY = 1e-300
-ENOUGH = 128
-"""Positions for every dimension, over all samples, that moments are sums of, at least."""
-MOST_LINES = 8
-"""Of so many lines of an image at least one is looked at."""
-PLENTY = 256
-"""With more positions than this for every dimension, evenly spread rows are taken as well."""
 WAITING = 32
 """Rows gather before their products are formed, all sites of a group together: this part of the memory allowed."""
-
 WIDE = 256
 """Sides with more dimensions than this are decomposed one at a time, fold by fold on as many threads."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Fit:
-    """One side of one site: the basis fitted without every fold, that of all samples, the A ⊗ B score held out."""
-
-    folds: list[Basis]
-    final: Basis
-    kron: Array
 
 
 class Passes:
@@ -67,71 +41,45 @@ class Passes:
         self.kron: dict[Key, Array] = {}
         self.first = 0
         self.sides = [(site, side) for site in flow.sites for side in sides_of(site, self.multiple)]
-        self.kept = Kept(self._kept_bytes(), collection.options.memory)
+        self.kept = Kept(0, 0)
+
+    def run(self) -> None:
+        """Put what is found into `joint`."""
+        scored = self.given.parts_scored()
+        self.kept = Kept(self._kept_bytes(), self.given.options.memory)
+        with linalg.Workers(self.given.options.threads) as self.workers, contextlib.closing(self.kept):
+            moments = [self._moments(part, picks) for part, picks in zip(self.given.parts(), scored, strict=True)]
+            if self.kept.open and not self.given.objective.signed:
+                self.flow.close()  # nothing is run again
+            linalg.trim()
+            self._fit_all(moments)
+            linalg.trim()
+            self._score()
 
     def _kept_bytes(self) -> float:
         """Return what is kept of all samples that are scored; a kernel's inputs may be more than its outputs."""
         each = 0.0
         for site, side in self.sides:
-            at = (place.calls * math.prod(map(max, place.before, place.after)) for place in self._places(site))
-            each += size(_width(site, side), sum(at))
+            places = self.given.observed.places[site.id]
+            positions = sum(place.calls * math.prod(map(max, place.before, place.after)) for place in places)
+            each += size(width_of(site, side), positions)
         return each * sum(map(len, self.given.parts_scored()))
-
-    def _places(self, site: Site) -> Sequence[Positions]:
-        return self.given.observed.places[site.id]
-
-    def run(self) -> None:
-        """Put what is found into `joint`."""
-        with linalg.Workers(self.given.options.threads) as self.workers:
-            scored = self.given.parts_scored()
-            moments = [self._moments(part, picks) for part, picks in zip(self.given.parts(), scored, strict=True)]
-            if self.kept.open and not self.given.objective.signed:
-                self.flow.close()  # nothing is run again
-            linalg.trim()
-            wide = [one for one in self.sides if _width(*one) > WIDE]  # one after the other, its folds at a time
-            rest = [one for one in self.sides if _width(*one) <= WIDE]
-            fits = [self._fit(*one, moments, self.workers.each) for one in wide]
-            fits += self.workers.each(lambda one: self._fit(*one, moments, _in_turn), rest)
-            for (site, side), fit in sorted(zip(wide + rest, fits, strict=True), key=lambda p: self.sides.index(p[0])):
-                self._keep(site, side, fit)
-            linalg.trim()
-            self._score()
 
     def _batches(self, numbers: Sequence[int], head: Callable[..., Mapping[str, Array]]) -> Iterator[Batch]:
         feeds = [self.given.feeds[i] for i in numbers]
         return self.flow.run(feeds, numbers, head, batch=self.given.batch, separate=self.given.separate)
 
     def _moments(self, numbers: Sequence[int], scored: Sequence[int]) -> dict[Key, SideMoments]:
-        """Pass 1: products of a batch in float32, their sums in float64. Of samples to be scored all is kept."""
-        sums: dict[Key, SideMoments] = {}
-        waiting: dict[Key, list[tuple[Array, Array, int]]] = {}
-        held = 0
-        for batch in self._batches(numbers, self.given.objective.sampled):
-            held += self._gather(batch, waiting)
-            if held > self.given.options.memory // WAITING:
-                self._sum(waiting, sums)
-                held = 0
+        """Pass 1: the sums of one fold. Of samples to be scored all is kept."""
+        given = self.given
+        sides = [(one, thinned(*one, given.observed, len(given.feeds))) for one in self.sides]
+        gathering = Gathering(sides, self.workers, given.options.memory // WAITING)
+        for batch in self._batches(numbers, given.objective.sampled):
+            gathering.add(batch)
             self._remember(batch, scored)
             self.progress(len(batch.numbers))
             del batch  # before the next one runs
-        self._sum(waiting, sums)
-        for one in sums.values():
-            mirror(one.Z)
-            mirror(one.E)
-        return sums
-
-    def _gather(self, batch: Batch, waiting: dict[Key, list[tuple[Array, Array, int]]]) -> int:
-        """Add what moments need of a batch. Return its bytes."""
-        held = 0
-        for site, side in self.sides:
-            every, rows = self._thinned(site, side)
-            part = slice(batch.numbers[0] % rows, None, rows)
-            for z, e in batch.vectors(site, side, every):
-                if rows > 1 or every > 1:  # copies: a view would hold all the rows
-                    z, e = z[part].copy("K"), e[part].copy("K")
-                waiting.setdefault((site.id, side), []).append((z, e, batch.samples))
-                held += z.nbytes + e.nbytes
-        return held
+        return gathering.total()
 
     def _remember(self, batch: Batch, scored: Sequence[int]) -> None:
         picks = [i for i, number in enumerate(batch.numbers) if number in scored]
@@ -151,79 +99,23 @@ class Passes:
         ]
         return [seen([(z[i], e[i]) for z, e in pairs]) for i in picks]
 
-    def _sum(self, waiting: dict[Key, list[tuple[Array, Array, int]]], sums: dict[Key, SideMoments]) -> None:
-        """Add what has gathered to upper triangles: one product of many rows is faster than many of few."""
-        found = self.workers.each(lambda one: self._summed(*one, waiting, sums), self.sides)
-        sums.update({(site.id, side): one for (site, side), one in zip(self.sides, found, strict=True) if one})
+    def _fit_all(self, moments: Sequence[dict[Key, SideMoments]]) -> None:
+        wide = [one for one in self.sides if width_of(*one) > WIDE]
+        rest = [one for one in self.sides if width_of(*one) <= WIDE]
+        fits = [self._fit(*one, moments, self.workers.each) for one in wide]
+        fits += self.workers.each(lambda one: self._fit(*one, moments, in_turn), rest)
+        found = {(site.id, side): fit for (site, side), fit in zip(wide + rest, fits, strict=True)}
+        for site, side in self.sides:
+            self._keep(site, side, found[site.id, side])
 
-    def _summed(
-        self,
-        site: Site,
-        side: SideName,
-        waiting: dict[Key, list[tuple[Array, Array, int]]],
-        sums: Mapping[Key, SideMoments],
-    ) -> SideMoments | None:
-        parts = waiting.pop((site.id, side), [])
-        total = sums.get((site.id, side))
-        if not parts:
-            return total
-        z = np.concatenate([part[0] for part in parts])
-        e = np.concatenate([part[1] for part in parts])
-        scale = math.prod(self._thinned(site, side))
-        if total is None:
-            total = SideMoments(np.zeros((z.shape[1],) * 2), np.zeros((z.shape[1],) * 2), 0, 0)
-        add_gram(total.Z, z, scale)
-        add_gram(total.E, e, scale)
-        positions, samples = total.positions + len(z) * scale, total.samples + sum(part[2] for part in parts)
-        return SideMoments(total.Z, total.E, positions, samples)
-
-    def _thinned(self, site: Site, side: SideName) -> tuple[int, int]:
-        """Return of how many lines of an image, and then of how many rows, one is looked at.
-
-        1 but where the samples have far more positions than moments need.
-        """
-        places = self._places(site)
-        positions = len(self.given.feeds) * sum(place.calls * math.prod(place.after) for place in places)
-        width = _width(site, side)
-        lines = 1
-        if all(place.after and place.before == place.after for place in places):
-            lines = int(max(min(positions // (ENOUGH * width), MOST_LINES, places[0].after[0] // 2), 1))
-        return lines, int(max(positions / lines // (PLENTY * width), 1))
-
-    def _fit(
-        self, site: Site, side: SideName, moments: Sequence[dict[Key, SideMoments]], each: Callable[..., list[Any]]
-    ) -> _Fit | None:
-        """Return the bases of every fold and of all samples; the shrinkage is the one that loses least where held out.
-
-        The moments are taken out of `moments`, a mapping a fold. None: some fold has nothing to fit them to.
-        """
+    def _fit(self, site: Site, side: SideName, moments: Sequence[dict[Key, SideMoments]], each: Each) -> Fit | None:
+        """Return the bases, None where some fold has nothing to fit them to. The moments are taken out of `moments`."""
         given = [one for part in moments if (one := part.pop((site.id, side), None)) is not None]
         if not given or len(given) < len(moments) or any(part.empty for part in given):
             return None
-        total = given[0]
-        for part in given[1:]:
-            total = total + part
-        gram = weight_gram(self.given.found.stored(site), side)
-        rank = min(len(gram), math.prod(site.shape) // len(gram))
+        return fitted(self.given.found.stored(site), side, given, self.given.metric, each)
 
-        def without(held: SideMoments) -> tuple[list[Basis], list[Array]]:
-            rest = SideMoments(
-                total.Z - held.Z, total.E - held.E, total.positions - held.positions, total.samples - held.samples
-            )
-            fold = bases(in_metric(rest, side, gram, self.given.metric), side, gram, rank, SHRINK)
-            return [basis.single() for basis in fold], [kronecker(basis, held) for basis in fold]
-
-        tried, losses = zip(*each(without, given), strict=True)
-        worth = [sum(float(np.log(loss[i][1:] + TINY).sum()) for loss in losses) for i in range(len(SHRINK))]
-        best = int(np.argmin(worth))
-        whole = in_metric(total, side, gram, self.given.metric)
-        return _Fit(
-            folds=[one[best] for one in tried],
-            final=bases(whole, side, gram, rank, SHRINK[best : best + 1])[0],
-            kron=np.mean([loss[best] for loss in losses], axis=0),
-        )
-
-    def _keep(self, site: Site, side: SideName, fit: _Fit | None) -> None:
+    def _keep(self, site: Site, side: SideName, fit: Fit | None) -> None:
         key = (site.id, side)
         if fit is not None:
             self.final[key], self.kron[key] = fit.final, fit.kron
@@ -251,7 +143,6 @@ class Passes:
                     self._project(fold, numbers, objective.labelled, signed, mean=True)
             self.progress(len(numbers))
         self.flow.close()
-        self.kept.close()
         linalg.trim()
         jobs = []
         for site in self.flow.sites:
@@ -326,11 +217,3 @@ class Passes:
             held=scheme.pair(weight, self.fitted[0][key], relative, options[-1]),
             first=self.first,
         )
-
-
-def _width(site: Site, side: SideName) -> int:
-    return site.shape[0 if side == "out" else 1]
-
-
-def _in_turn(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    return [function(item) for item in items]
