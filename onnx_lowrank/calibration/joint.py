@@ -6,9 +6,8 @@ vectors on the side of the weight that is asked for. Nothing is kept from batch 
 
 from __future__ import annotations
 
-import math
 import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,11 +16,10 @@ from threading import Lock
 import numpy as np
 import onnx
 
-from onnx_lowrank.calibration.pull import Pull
 from onnx_lowrank.calibration.through import Through
 from onnx_lowrank.curvature import SideName
 from onnx_lowrank.gradient import GradientRunner, build_gradient
-from onnx_lowrank.gradient.build import GradientGraph
+from onnx_lowrank.gradient.build import GradientGraph, through
 from onnx_lowrank.gradient.run import Seeds, pack
 from onnx_lowrank.gradient.values import Dims
 from onnx_lowrank.ops import Call, operator
@@ -29,7 +27,7 @@ from onnx_lowrank.options import Options
 from onnx_lowrank.runtime import batches, join, rows_of, runs_on_cpu
 from onnx_lowrank.schemes import SCHEMES, ranks_of
 from onnx_lowrank.sites import Found
-from onnx_lowrank.types import Array, Chain, Feed, Site, Stage
+from onnx_lowrank.types import Array, Chain, Feed, Site
 
 Head = Callable[[Mapping[str, Array], int, Sequence[int]], Seeds]
 """(forward values, samples in them, their numbers in the set) -> the loss's gradient at the seeded tensors."""
@@ -57,19 +55,19 @@ class Batch:
     samples: int
     units: int
 
-    def vectors(self, site: Site, side: SideName) -> Iterator[tuple[Array, Array]]:
-        """Yield z and e, both (units · positions, d) float32, for every call of the site."""
-        for z, raw in self.raw(site, side):
-            yield z, self.flow.finish(site, side, raw)
-
-    def raw(self, site: Site, side: SideName, every: int = 1) -> Iterator[tuple[Array, Array]]:
-        """Yield z and what `JointFlow.finish` makes e of, whatever rows are put together in between.
+    def vectors(self, site: Site, side: SideName, every: int = 1) -> Iterator[tuple[Array, Array]]:
+        """Yield z and e, both (units · positions, d) float32, for every call of the site.
 
         Of an image only every so manieth line is taken, beginning at another one in every batch.
         """
         lines = slice(self.numbers[0] % every, None, every) if every > 1 else None
         for call in self.flow.found.calls[site.id]:
-            yield self.flow.raw(site, side, call, self.values, self.gradients, lines)
+            yield self.flow.vectors(site, side, call, self.values, self.gradients, lines)
+
+    def ends(self, site: Site) -> list[tuple[Array, Array]]:
+        """Return the input and the gradient at the output of every call, as they are in the graph."""
+        calls = self.flow.found.calls[site.id]
+        return [(self.values[operator(call).data(call)], self.gradients[call.output]) for call in calls]
 
 
 class JointFlow:
@@ -96,17 +94,14 @@ class JointFlow:
         stored = {tensor.name for tensor in model.graph.initializer}  # before IR 4 they are listed as inputs, too
         self._given = {value.name for value in model.graph.input} - stored
         self._provider, self._threads = options.provider, options.threads
-        self._pulls: dict[str, Pull] = {}
         self._throughs: dict[tuple[str, int, int], Through] = {}
-        self._weights: dict[str, Array] = {}
         inside = {site.id: f"{site.op} keeps its product inside" for site in sites if not _shows(found, site)}
         sites = [site for site in sites if site.id not in inside]
         calls = [(site, call) for site in sites for call in found.calls[site.id]]
-        once = _read_once(model)
-        self._direct = {call.output: x for site, call in calls if (x := _sole_data(once, site, call))}
-        targets = [*(call.output for _, call in calls), *dict.fromkeys(self._direct.values())]
+        outputs = [call.output for site, call in calls if "out" in sides_of(site)]
+        shares = {call.output: operator(call).data(call) for site, call in calls if "in" in sides_of(site)}
         keep = self._keep = [name for name in dict.fromkeys(self._kept(sites)) if name not in self._given]
-        graph = build_gradient(model, targets, seeded, shapes=shapes, keep=keep)
+        graph = build_gradient(model, outputs, seeded, shapes=shapes, keep=keep, shares=shares)
         self.unreached = inside | {site.id: why for site in sites if (why := self._missing(site, graph))}
         self.sites = [site for site in sites if site.id not in self.unreached]
         self._runner: GradientRunner | None = None
@@ -117,18 +112,19 @@ class JointFlow:
             self._runner = GradientRunner(packed, provider=self._provider, threads=threads)
 
     def _wanted(self) -> set[str]:
-        outputs = {call.output for site in self.sites for call in self.found.calls[site.id]}
-        return outputs | {x for output, x in self._direct.items() if output in outputs}
+        return {name for site in self.sites for name in self._gradients(site)}
 
     def _missing(self, site: Site, graph: GradientGraph) -> str:
-        reasons = [graph.unreached.get(call.output, "") for call in self.found.calls[site.id]]
-        for call in self.found.calls[site.id]:
-            if self._direct.get(call.output) in graph.unreached:
-                del self._direct[call.output]
-        if math.prod(site.shape[2:]) > 1 and "in" in sides_of(site) and not any(reasons):
-            apart = [call for call in self.found.calls[site.id] if call.output not in self._direct]
-            reasons += [self._pull(site, call).reason for call in apart]
+        reasons = [graph.unreached.get(name, "") for name in self._gradients(site)]
         return next((reason for reason in reasons if reason), "")
+
+    def _gradients(self, site: Site) -> Iterator[str]:
+        """Yield what is asked of the gradient graph: e of every side and call."""
+        for call in self.found.calls[site.id]:
+            if "out" in sides_of(site):
+                yield call.output
+            if "in" in sides_of(site):
+                yield through(operator(call).data(call), call.output)
 
     def _kept(self, sites: Sequence[Site]) -> Iterator[str]:
         for site in sites:
@@ -148,24 +144,24 @@ class JointFlow:
         A batch that is not finite is run again sample by sample, so that only those are left out that are not.
         """
         for run, which, whole in self._ahead(feeds, numbers, head, batch=batch, separate=separate):
-            if whole is not None:
-                yield whole
+            if whole:
+                yield whole.pop()  # popped: what one batch gave is let go before the next one runs
                 continue
             for one, number in zip(run, which, strict=True):
-                alone = self._tried([one], [number], head, separate) if len(run) > 1 else None
-                if alone is None:
-                    self.broken.add(number)
+                alone = self._tried([one], [number], head, separate) if len(run) > 1 else []
+                if alone:
+                    yield alone.pop()
                 else:
-                    yield alone
+                    self.broken.add(number)
 
     def _ahead(
         self, feeds: Sequence[Feed], numbers: Sequence[int], head: Head, *, batch: int, separate: bool
-    ) -> Iterator[tuple[list[Feed], Sequence[int], Batch | None]]:
+    ) -> Iterator[tuple[list[Feed], Sequence[int], list[Batch]]]:
         """Yield every batch and what it gives, in order; as many as `flights` are on their way, a thread each.
 
         Several runs on one thread each keep the cores busier than one run on several.
         """
-        waiting: deque[tuple[list[Feed], Sequence[int], Future[Batch | None]]] = deque()
+        waiting: deque[tuple[list[Feed], Sequence[int], Future[list[Batch]]]] = deque()
         with ThreadPoolExecutor(self.flights) as pool:
             start = 0
             for run in batches(feeds, batch) if self._runner is not None else ():
@@ -173,15 +169,14 @@ class JointFlow:
                 start += len(run)
                 waiting.append((run, which, pool.submit(self._tried, run, which, head, separate)))
                 if len(waiting) >= self.flights:
-                    done, count, found = waiting.popleft()
-                    yield done, count, found.result()
-            for done, count, found in waiting:
-                yield done, count, found.result()
+                    yield _landed(waiting.popleft())
+            while waiting:
+                yield _landed(waiting.popleft())
 
-    def _tried(self, run: Sequence[Feed], numbers: Sequence[int], head: Head, separate: bool) -> Batch | None:
-        """Return what one run of samples gives, None where a value or a gradient at the sites is not finite."""
+    def _tried(self, run: Sequence[Feed], numbers: Sequence[int], head: Head, separate: bool) -> list[Batch]:
+        """Return what one run of samples gives, empty where a value or a gradient at the sites is not finite."""
         if self._runner is None:
-            return None
+            return []
         feed, count = join(run), sum(rows_of(one) for one in run)
 
         def loss(values: Mapping[str, Array]) -> Seeds:
@@ -190,16 +185,15 @@ class JointFlow:
 
         found = self._runner.run(feed, loss)
         if not all(map(_finite, (*found.gradients.values(), *(found.values[name] for name in self._keep)))):
-            return None
-        return Batch(self, {**feed, **found.values}, found.gradients, numbers, count, count if separate else 1)
+            return []
+        return [Batch(self, {**feed, **found.values}, found.gradients, numbers, count, count if separate else 1)]
 
     def close(self) -> None:
         """Give up the sessions and their weights: nothing is run after this."""
         self._runner = None
-        self._pulls.clear()
         self._throughs.clear()
 
-    def raw(
+    def vectors(
         self,
         site: Site,
         side: SideName,
@@ -208,52 +202,32 @@ class JointFlow:
         gradients: Mapping[str, Array],
         lines: slice | None = None,
     ) -> tuple[Array, Array]:
-        """Return z (positions, d) and the gradient's rows of one call, float32; of an image only its `lines`."""
-        op, gradient = operator(call), gradients[call.output]
+        """Return z and e (positions, d) of one call, float32; of an image only its `lines`."""
+        op = operator(call)
         if side == "out":
             bias = values.get(call.input(2)) if len(call.inputs) > 2 and call.input(2) else None
-            y = _part(values[call.output], lines)
-            return _single(op.linear(call, y, bias)), _single(op.results(call, _part(gradient, lines)))
-        x = values[op.data(call)]
-        if math.prod(site.shape[2:]) > 1:  # the kernel reaches over lines: only its whole gradient can be cut
-            direct = self._direct.get(call.output)
-            pulled = gradients[direct] if direct else self._pull(site, call).run(x, gradient)
-            return _channels(_part(x, lines)), _channels(_part(pulled, lines))
-        rows, scale = _single(op.results(call, _part(gradient, lines))), op.scale(call)
-        z = _single(op.vectors(call, _part(x, lines), site.shape[2:]))
-        return z, rows if scale == 1.0 else rows * np.float32(scale)
+            z = op.linear(call, _part(values[call.output], lines), bias)
+            return _single(z), _single(op.results(call, _part(gradients[call.output], lines)))
+        data = op.data(call)  # the gradient there through this call alone is Wᵀ g
+        x, pulled = (_part(array, lines) for array in (values[data], gradients[through(data, call.output)]))
+        kernel = site.shape[2:]
+        return _single(op.vectors(call, x, kernel)), _single(op.vectors(call, pulled, kernel))
 
-    def through(self, batch: Batch, site: Site, chain: Chain, key: tuple[str, int]) -> Array:
-        """Return (units, r) ⟨Γ_s, component⟩ of every component of a chain of two stages; `key` names the chain."""
+    def through(self, site: Site, chain: Chain, key: tuple[str, int], ends: Sequence[tuple[Array, Array]]) -> Array:
+        """Return (rows, r) ⟨Γ, component⟩ of every component of a chain of two stages, summed over the site's calls.
+
+        ends: the input and the gradient at the output of every call, for the same rows; `key` names the chain.
+        """
         total: Array | None = None
-        for number, call in enumerate(self.found.calls[site.id]):
+        for number, (call, (x, gradient)) in enumerate(zip(self.found.calls[site.id], ends, strict=True)):
             place = (*key, number)
             if place not in self._throughs:
                 self._throughs[place] = Through(call, chain, self._provider, self._threads)
-            rows = self._throughs[place].run(batch.values[operator(call).data(call)], batch.gradients[call.output])
-            found = rows.reshape(batch.units, -1, rows.shape[1]).sum(1)
+            found = self._throughs[place].run(x, gradient)
             total = found if total is None else total + found
         if total is None:
             raise KeyError(site.id)
         return total
-
-    def finish(self, site: Site, side: SideName, raw: Array) -> Array:
-        """Return e (positions, d): the rows themselves, but Wᵀ g for the inputs of a matrix."""
-        if side == "out" or math.prod(site.shape[2:]) > 1:
-            return raw
-        return np.asarray(raw @ self._matrix(site))
-
-    def _matrix(self, site: Site) -> Array:
-        if site.id not in self._weights:
-            self._weights[site.id] = _single(self.found.weight(site).reshape(site.shape[:2]))
-        return self._weights[site.id]
-
-    def _pull(self, site: Site, call: Call) -> Pull:
-        if call.output not in self._pulls:
-            stage = Stage(self.found.weight(site), tuple(range(len(site.shape) - 2)))
-            weight = np.asarray(operator(call).stored(call, stage), np.float32)
-            self._pulls[call.output] = Pull(call, weight, site.shape[1] * site.groups, self._provider, self._threads)
-        return self._pulls[call.output]
 
 
 def _shows(found: Found, site: Site) -> bool:
@@ -261,19 +235,11 @@ def _shows(found: Found, site: Site) -> bool:
     return all(operator(call).seen != "inputs" for call in found.calls[site.id])
 
 
-def _read_once(model: onnx.ModelProto) -> set[str]:
-    """Return the tensors between nodes that one node alone reads; none where subgraphs may read as well."""
-    if any(a.HasField("g") or a.graphs for node in model.graph.node for a in node.attribute):
-        return set()
-    uses = Counter(name for node in model.graph.node for name in node.input)
-    ends = {v.name for v in (*model.graph.output, *model.graph.input)}
-    return {name for name, count in uses.items() if count == 1 and name not in ends}
-
-
-def _sole_data(once: set[str], site: Site, call: Call) -> str:
-    """Return the data of a kernel that nobody else reads: its own gradient is Wᵀ g. Empty for all others."""
-    x = operator(call).data(call)
-    return x if math.prod(site.shape[2:]) > 1 and "in" in sides_of(site) and x in once else ""
+def _landed(
+    flight: tuple[list[Feed], Sequence[int], Future[list[Batch]]],
+) -> tuple[list[Feed], Sequence[int], list[Batch]]:
+    run, numbers, future = flight
+    return run, numbers, future.result()
 
 
 def _without(graph: GradientGraph, wanted: set[str]) -> GradientGraph:
@@ -289,9 +255,10 @@ def _without(graph: GradientGraph, wanted: set[str]) -> GradientGraph:
 
 
 def _finite(array: Array) -> bool:
-    """Whether all is finite. A sum is quicker than a test of every value; it may itself overflow."""
+    """Whether all is finite. A sum of squares is quicker than a test of every value; it may itself overflow."""
+    flat = array.reshape(-1)
     with np.errstate(all="ignore"):
-        return bool(np.isfinite(array.sum()) or np.isfinite(array).all())
+        return bool(np.isfinite(np.vdot(flat, flat)) or np.isfinite(array).all())
 
 
 def _part(array: Array, lines: slice | None) -> Array:
@@ -300,8 +267,4 @@ def _part(array: Array, lines: slice | None) -> Array:
 
 
 def _single(array: Array) -> Array:
-    return np.ascontiguousarray(array, np.float32)
-
-
-def _channels(array: Array) -> Array:
-    return _single(np.moveaxis(array, 1, -1).reshape(-1, array.shape[1]))
+    return np.asarray(array, np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 
@@ -26,8 +27,8 @@ class GradientGraph:
     model: inputs are the model's and a seed for every differentiated output; outputs are the model's, the
         differentiated ones, and the gradients.
     seeds: differentiated output -> input that takes the loss's gradient there (same shape and type).
-    gradients: target -> output that holds its gradient.
-    unreached: target -> why it has none, naming the operator without a rule.
+    gradients: target -> output that holds its gradient; a share stands under `through(data, output)`.
+    unreached: target or share -> why it has none, naming the operator without a rule.
     backward: the nodes, by name, that only the gradient needs.
     elems: tensor -> element type.
     """
@@ -40,6 +41,11 @@ class GradientGraph:
     elems: Mapping[str, int]
 
 
+def through(data: str, output: str) -> str:
+    """Return the name of a share: what `data` gets of the loss's gradient by the node that makes `output` alone."""
+    return f"{data} through {output}"
+
+
 def build_gradient(
     model: ModelProto,
     targets: Sequence[str],
@@ -47,22 +53,26 @@ def build_gradient(
     *,
     shapes: Mapping[str, Dims] | None = None,
     keep: Sequence[str] = (),
+    shares: Mapping[str, str] = MappingProxyType({}),
 ) -> GradientGraph:
     """Return the graph that computes ∂loss/∂target for every target that a gradient reaches.
 
     The loss enters by its gradient at `outputs` (any float tensors of the graph; default: all float outputs).
     `shapes` are observed ones, tensor -> one entry an axis: a number where every run has this extent, else None
     (`observed_ranks` makes them). They come before what shape inference finds. Tensors named in `keep` stay what they
-    are, to be returned by a `GradientRunner`. The model is not changed.
+    are, to be returned by a `GradientRunner`. `shares`: the first output of a node -> one of its inputs, of whose
+    gradient the node's own part is returned, whoever else reads that input. The model is not changed.
     """
     try:
         forward = Forward(model, shapes)
     except NoRule as refusal:
-        return GradientGraph(model, {}, {}, dict.fromkeys(targets, str(refusal)), frozenset(), {})
+        asked = [*targets, *(through(data, output) for output, data in shares.items())]
+        return GradientGraph(model, {}, {}, dict.fromkeys(asked, str(refusal)), frozenset(), {})
+    ends = [*targets, *shares.values()]
     chosen = [v.name for v in forward.outputs if forward.is_float(v.name)] if outputs is None else list(outputs)
-    simplify(forward, [*targets, *chosen, *keep])
-    take_apart(forward, targets, chosen)
-    backward = _Backward(forward, targets, chosen)
+    simplify(forward, [*ends, *shares, *chosen, *keep])
+    take_apart(forward, ends, chosen)
+    backward = _Backward(forward, targets, chosen, shares)
     backward.run()
     return backward.result()
 
@@ -70,11 +80,15 @@ def build_gradient(
 class _Backward:
     """One walk from the outputs to the targets."""
 
-    def __init__(self, forward: Forward, targets: Sequence[str], outputs: Sequence[str]) -> None:
+    def __init__(
+        self, forward: Forward, targets: Sequence[str], outputs: Sequence[str], shares: Mapping[str, str]
+    ) -> None:
         self.forward = forward
         self.targets = list(dict.fromkeys(targets))
+        self.shares = shares
+        self.shared: dict[str, Value] = {}
         self.emit = Emitter(forward.names, forward.opset, "gradient/")
-        self.reach: Reach = reach_of(forward, self.targets, outputs)
+        self.reach: Reach = reach_of(forward, [*self.targets, *shares.values()], outputs)
         self.seeds: dict[str, str] = {}
         self.parts: dict[str, list[Value]] = {}
         self.blocked: dict[str, str] = {}
@@ -107,6 +121,8 @@ class _Backward:
         for name, wants, value in zip(node.input, wanted, found, strict=False):
             if wants and value is not None:
                 self.parts.setdefault(name, []).append(value)
+                if self.shares.get(node.output[0]) == name:
+                    self.shared[node.output[0]] = value
         return None
 
     def gradient(self, name: str) -> Value | None:
@@ -128,7 +144,7 @@ class _Backward:
                 self.blocked.setdefault(name, reason)
 
     def _named(self, gradients: Mapping[str, Value]) -> dict[str, str]:
-        """Return target -> the output of its gradient: what makes it is renamed; a seed, or one given away, is copied.
+        """Return target -> the output of its gradient: what makes it is renamed, a seed is copied.
 
         All in one pass over the nodes: a walk for every target would be quadratic in the depth of the model.
         """
@@ -136,9 +152,12 @@ class _Backward:
         renamed: dict[str, str] = {}
         names: dict[str, str] = {}
         for target, value in gradients.items():
+            if value.name in renamed:  # of a tensor with one reader the share is the gradient
+                names[target] = renamed[value.name]
+                continue
             name = names[target] = self._free(f"gradient@{target}")
             self.emit.elems[name], self.emit.dims[name] = value.elem, value.dims
-            if value.name in made and value.name not in renamed:
+            if value.name in made:
                 renamed[value.name] = name
             else:
                 self.emit.nodes.append(helper.make_node("Identity", [value.name], [name], name=name))
@@ -167,6 +186,12 @@ class _Backward:
                 unreached[target] = NO_PATH
             else:
                 reached[target] = gradient
+        for output, data in self.shares.items():
+            if output in self.shared:
+                reached[through(data, output)] = self.shared[output]
+            else:
+                reason = self.blocked.get(output) or self.blocked.get(data) or NO_PATH
+                unreached[through(data, output)] = reason
         gradients = self._named(reached)
         model = self._model(gradients)
         kept = {node.name for node in model.graph.node}
@@ -183,10 +208,12 @@ class _Backward:
     def _model(self, gradients: Mapping[str, str]) -> ModelProto:
         forward = self.forward
         given = {value.name for value in forward.outputs}
+        likes = {through(data, output): data for output, data in self.shares.items()}
+        named = {name: target for target, name in gradients.items()}
         outputs = [
             *forward.outputs,
             *(_info(forward, name, name) for name in self.seeds if name not in given),
-            *(_info(forward, target, name) for target, name in gradients.items()),
+            *(_info(forward, likes.get(target, target), name) for name, target in named.items()),
         ]
         nodes = _needed([*forward.nodes, *self.emit.nodes], {value.name for value in outputs})
         nodes = apart_from_wide_pads(nodes, lambda name: self.emit.dims.get(name) or forward.dims(name), self.emit)

@@ -9,17 +9,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnx_lowrank.calibration.joint import Batch, JointFlow
-from onnx_lowrank.curvature import SideMoments, SideName, rises, tails
+from onnx_lowrank.curvature import SideMoments, rises, tails
 from onnx_lowrank.linalg import Workers
 from onnx_lowrank.schemes import SCHEMES, ChainScheme, NestedPair, ranks_of
+from onnx_lowrank.sensitivity.kept import Key, Seen
 from onnx_lowrank.sensitivity.scored import Scored, never_rising
 from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Array, Ranks, Site
 
 SHRINK = 1e-2
 """Share of the mean eigenvalue that is added to A and to B."""
-
-Key = tuple[str, SideName]
 
 
 @dataclass(slots=True, eq=False)
@@ -61,20 +60,57 @@ class Chains:
                 functools.partial(_fitted, one.scheme, weight, one.ranks[-1]), [*metrics, (inner.Z, outer.E)]
             )
 
+    @property
+    def sites(self) -> list[Site]:
+        """All sites that such schemes fit."""
+        return list({one.site.id: one.site for one in self._all}.values())
+
+    def seen(self, batch: Batch, index: int) -> dict[Key, Seen]:
+        """Return what to keep of one row of a batch: ⟨Γ, W⟩, and input and output gradient of every call."""
+        row = slice(index, index + 1)
+        return {
+            (site.id, "chain"): (
+                self._whole(batch, site)[row, None],
+                *(array[row] for pair in batch.ends(site) for array in pair),
+            )
+            for site in self.sites
+        }
+
+    def recall(self, fold: int, given: Mapping[Key, Seen], scale: float, workers: Workers) -> None:
+        """Score a sample that was kept by the factors that were fitted without its fold."""
+
+        def projected(one: _Chained) -> Array:
+            whole, *ends = given[one.site.id, "chain"]
+            return self._components(one, fold, whole[0], list(zip(ends[::2], ends[1::2], strict=True)), 1)
+
+        ready = [one for one in self._all if one.final is not None]
+        for one, found in zip(ready, workers.dealt(projected, ready), strict=True):
+            one.sampled.append(found / scale)
+
     def project(self, fold: int, batch: Batch, scale: float, workers: Workers, *, mean: bool) -> None:
         """Score a batch by the factors that were fitted without its fold."""
         ready = [one for one in self._all if one.final is not None]
 
         def projected(one: _Chained) -> Array:
-            chain = one.folds[fold].chain(one.ranks[-1])
-            parts = self._flow.through(batch, one.site, chain, (f"{one.site.id}/{one.scheme.name}", fold))
-            each = (np.einsum("pd,pd->p", z, e, dtype=np.float64) for z, e in batch.vectors(one.site, "out"))
-            whole = sum(call.reshape(batch.units, -1).sum(1) for call in each)
-            rest = whole - parts.sum(1)  # of the components beyond the largest rank
-            return np.column_stack([parts, rest])
+            return self._components(one, fold, self._whole(batch, one.site), batch.ends(one.site), batch.units)
 
         for one, found in zip(ready, workers.dealt(projected, ready), strict=True):
             (one.signed if mean else one.sampled).append(found / scale)
+
+    def _components(
+        self, one: _Chained, fold: int, whole: Array, ends: Sequence[tuple[Array, Array]], units: int
+    ) -> Array:
+        """Return (units, r + 1) ⟨Γ_s, component⟩, and at last that of all components beyond the largest rank."""
+        chain = one.folds[fold].chain(one.ranks[-1])
+        rows = self._flow.through(one.site, chain, (f"{one.site.id}/{one.scheme.name}", fold), ends)
+        parts = rows.reshape(units, -1, rows.shape[1]).sum(1)
+        return np.column_stack([parts, whole - parts.sum(1)])
+
+    @staticmethod
+    def _whole(batch: Batch, site: Site) -> Array:
+        """Return (units,) ⟨Γ_s, W⟩."""
+        each = (np.einsum("pd,pd->p", z, e, dtype=np.float64) for z, e in batch.vectors(site, "out"))
+        return np.asarray(sum(call.reshape(batch.units, -1).sum(1) for call in each))
 
     def scored(self, first: int) -> Iterator[tuple[tuple[str, str], Scored]]:
         """Yield (site id, scheme) and what was found; `first`: samples of the first fold."""

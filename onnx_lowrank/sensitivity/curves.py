@@ -15,6 +15,8 @@ from onnx_lowrank.sensitivity.joint import Joint, Scored
 from onnx_lowrank.sites import Found
 from onnx_lowrank.types import DENSE, Array, Cost, Curve, Option, Skip, Why
 
+ROUNDING = 1e-12
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JointCurves:
@@ -65,11 +67,19 @@ def _option(scored: Scored, name: str, index: int, cost: Cost) -> Option:
         ranks,
         cost,
         error=scored.factors.error(ranks),
-        loss=float(scored.rise[index]),
+        loss=_above_rounding(scored.rise, index),
         deviation=float(scored.deviation[index]),
         slope=slope,
         slope_deviation=deviation,
     )
+
+
+def _above_rounding(rise: Array, index: int) -> float:
+    """Return an option's rise, 0 where it is the rounding of float32, which says nothing of ranks.
+
+    Compared with the rise of the smallest rank: tails are differences of that size, and enter squared.
+    """
+    return float(rise[index]) if rise[index] > ROUNDING * float(rise.max()) else 0.0
 
 
 def _columns(options: Sequence[Option], arrays: Mapping[str, Array], mine: Mapping[str, Scored]) -> Array:

@@ -23,7 +23,8 @@ def add_gram(total: Array, vectors: Array, scale: int) -> None:
         for block, part in zip(total, np.split(vectors, len(total), axis=1), strict=True):
             add_gram(block, np.ascontiguousarray(part), scale)
     elif len(vectors):
-        total += scale * scipy.linalg.blas.ssyrk(1.0, vectors.T)
+        columns = vectors.flags.f_contiguous  # as images are: nothing is copied either way
+        total += scale * scipy.linalg.blas.ssyrk(1.0, vectors if columns else vectors.T, trans=int(columns))
 
 
 def mirror(upper: Array) -> None:

@@ -2,57 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnx_lowrank import linalg
 from onnx_lowrank.calibration.joint import Batch, JointFlow, sides_of, width_of
-from onnx_lowrank.curvature import (
-    SHRINK,
-    Basis,
-    SideMoments,
-    SideName,
-    bases,
-    in_metric,
-    kronecker,
-    project,
-    rises,
-    tails,
-)
+from onnx_lowrank.curvature import Basis, SideMoments, SideName, project, rises, tails
 from onnx_lowrank.schemes import SCHEMES, Scheme, largest, ranks_of
 from onnx_lowrank.sensitivity.chains import Chains
-from onnx_lowrank.sensitivity.grams import LARGE, add_gram, mirror, weight_gram
+from onnx_lowrank.sensitivity.fit import Each, Fit, fitted, in_turn
+from onnx_lowrank.sensitivity.grams import LARGE
+from onnx_lowrank.sensitivity.kept import Kept, Key, Seen, projected, seen, size
+from onnx_lowrank.sensitivity.moments import Gathering, thinned
 from onnx_lowrank.sensitivity.scored import Joint, Scored, never_rising
 from onnx_lowrank.types import Array, Ranks, Site
 
 if TYPE_CHECKING:
     from onnx_lowrank.sensitivity.joint import Collection
 
-TINY = 1e-300
-ENOUGH = 128
-"""Positions for every dimension, over all samples, that moments are sums of, at least."""
-MOST_LINES = 8
-"""Of so many lines of an image at least one is looked at."""
-PLENTY = 256
-"""With more positions than this for every dimension, evenly spread rows are taken as well."""
 WAITING = 32
 """Rows gather before their products are formed, all sites of a group together: this part of the memory allowed."""
-
-Key = tuple[str, SideName]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Fit:
-    """One side of one site: the basis fitted without every fold, that of all samples, the A ⊗ B score held out."""
-
-    folds: list[Basis]
-    final: Basis
-    kron: Array
+WIDE = 256
+"""Sides with more dimensions than this are decomposed one at a time, fold by fold on as many threads."""
 
 
 class Passes:
@@ -67,121 +43,85 @@ class Passes:
         self.first = 0
         self.sides = [(site, side) for site in flow.sites for side in sides_of(site, self.multiple)]
         self.chains = Chains(flow, collection.found, self.multiple if collection.metric == "joint" else None)
+        self.kept = Kept(0, 0)
 
     def run(self) -> None:
         """Put what is found into `joint`."""
-        with linalg.Workers(self.given.options.threads) as self.workers:
-            moments = [self._moments(part) for part in self.given.parts()]
+        scored = self.given.parts_scored()
+        self.kept = Kept(self._kept_bytes(), self.given.options.memory)
+        with linalg.Workers(self.given.options.threads) as self.workers, contextlib.closing(self.kept):
+            moments = [self._moments(part, picks) for part, picks in zip(self.given.parts(), scored, strict=True)]
+            if self.kept.open and not self.given.objective.signed:
+                self.flow.close()  # nothing is run again
             linalg.trim()
             self.chains.fit(moments, self.workers)
-            fits = self.workers.each(
-                lambda one: self._fit(*one, [part.pop((one[0].id, one[1]), None) for part in moments]), self.sides
-            )
-            for (site, side), fit in zip(self.sides, fits, strict=True):
-                self._keep(site, side, fit)
+            self._fit_all(moments)
             linalg.trim()
             self._score()
+
+    def _kept_bytes(self) -> float:
+        """Return what is kept of all samples that are scored; a kernel's inputs may be more than its outputs."""
+        each = float(sum(self.given.observed.bytes[site.id] for site in self.chains.sites))
+        for site, side in self.sides:
+            places = self.given.observed.places[site.id]
+            positions = sum(place.calls * math.prod(map(max, place.before, place.after)) for place in places)
+            each += size(width_of(site, side), positions) * site.groups
+        return each * sum(map(len, self.given.parts_scored()))
 
     def _batches(self, numbers: Sequence[int], head: Callable[..., Mapping[str, Array]]) -> Iterator[Batch]:
         feeds = [self.given.feeds[i] for i in numbers]
         return self.flow.run(feeds, numbers, head, batch=self.given.batch, separate=self.given.separate)
 
-    def _moments(self, numbers: Sequence[int]) -> dict[Key, SideMoments]:
-        """Pass 1: products of a batch in float32, their sums in float64."""
-        sums: dict[Key, SideMoments] = {}
-        waiting: dict[Key, list[tuple[Array, Array, int]]] = {}
-        held = 0
-        for batch in self._batches(numbers, self.given.objective.sampled):
-            for site, side in self.sides:
-                every, rows = self._thinned(site, side)
-                part = slice(batch.numbers[0] % rows, None, rows)
-                for z, raw in batch.raw(site, side, every):
-                    if rows > 1:  # copies: a view would hold all the rows
-                        z, raw = z[part].copy(), raw[part].copy()
-                    waiting.setdefault((site.id, side), []).append((z, raw, batch.samples))
-                    held += z.nbytes + raw.nbytes
-            if held > self.given.options.memory // WAITING:
-                self._sum(waiting, sums)
-                held = 0
+    def _moments(self, numbers: Sequence[int], scored: Sequence[int]) -> dict[Key, SideMoments]:
+        """Pass 1: the sums of one fold. Of samples to be scored all is kept."""
+        given = self.given
+        sides = [(one, thinned(*one, given.observed, len(given.feeds))) for one in self.sides]
+        gathering = Gathering(sides, self.workers, given.options.memory // WAITING)
+        for batch in self._batches(numbers, given.objective.sampled):
+            gathering.add(batch)
+            self._remember(batch, scored)
             self.progress(len(batch.numbers))
-        self._sum(waiting, sums)
-        for one in sums.values():
-            mirror(one.Z)
-            mirror(one.E)
-        return sums
+            del batch  # before the next one runs
+        return gathering.total()
 
-    def _sum(self, waiting: dict[Key, list[tuple[Array, Array, int]]], sums: dict[Key, SideMoments]) -> None:
-        """Add what has gathered to upper triangles: one product of many rows is faster than many of few."""
-        found = self.workers.each(lambda one: self._summed(*one, waiting, sums), self.sides)
-        sums.update({(site.id, side): one for (site, side), one in zip(self.sides, found, strict=True) if one})
+    def _remember(self, batch: Batch, scored: Sequence[int]) -> None:
+        picks = [i for i, number in enumerate(batch.numbers) if number in scored]
+        if batch.units != len(batch.numbers):  # samples of several units, or that cannot be told apart
+            self.kept.close()
+        if not picks or not self.kept.open:
+            return
+        found = self.workers.dealt(lambda place: self._seen(batch, picks, *place), self.sides)
+        for nth, index in enumerate(picks):
+            each: dict[Key, Seen] = {
+                (site.id, side): one[nth] for (site, side), one in zip(self.sides, found, strict=True)
+            }
+            each |= self.chains.seen(batch, index)
+            self.kept.put(batch.numbers[index], batch.samples / batch.units, each)
 
-    def _summed(
-        self,
-        site: Site,
-        side: SideName,
-        waiting: dict[Key, list[tuple[Array, Array, int]]],
-        sums: Mapping[Key, SideMoments],
-    ) -> SideMoments | None:
-        parts = waiting.pop((site.id, side), [])
-        total = sums.get((site.id, side))
-        if not parts:
-            return total
-        z = np.concatenate([part[0] for part in parts])
-        e = self.flow.finish(site, side, np.concatenate([part[1] for part in parts]))
-        scale = math.prod(self._thinned(site, side))
-        if total is None:
-            zeros = functools.partial(np.zeros, _shape(site, z.shape[1]))
-            total = SideMoments(zeros(), zeros(), 0, 0)
-        add_gram(total.Z, z, scale)
-        add_gram(total.E, e, scale)
-        positions, samples = total.positions + len(z) * scale, total.samples + sum(part[2] for part in parts)
-        return SideMoments(total.Z, total.E, positions, samples)
+    def _seen(self, batch: Batch, picks: Sequence[int], site: Site, side: SideName) -> list[Seen]:
+        pairs = [
+            (z.reshape(batch.units, -1, z.shape[1]), e.reshape(batch.units, -1, e.shape[1]))
+            for z, e in batch.vectors(site, side)
+        ]
+        return [seen([(z[i], e[i]) for z, e in pairs], site.groups) for i in picks]
 
-    def _thinned(self, site: Site, side: SideName) -> tuple[int, int]:
-        """Return of how many lines of an image, and then of how many rows, one is looked at.
+    def _fit_all(self, moments: Sequence[dict[Key, SideMoments]]) -> None:
+        wide = [one for one in self.sides if width_of(*one) > WIDE]
+        rest = [one for one in self.sides if width_of(*one) <= WIDE]
+        fits = [self._fit(*one, moments, self.workers.each) for one in wide]
+        fits += self.workers.each(lambda one: self._fit(*one, moments, in_turn), rest)
+        found = {(site.id, side): fit for (site, side), fit in zip(wide + rest, fits, strict=True)}
+        for site, side in self.sides:
+            self._keep(site, side, found[site.id, side])
 
-        1 but where the samples have far more positions than moments need.
-        """
-        places = self.given.observed.places[site.id]
-        positions = len(self.given.feeds) * sum(place.calls * math.prod(place.after) for place in places)
-        width = width_of(site, side)
-        lines = 1
-        if all(place.after and place.before == place.after for place in places):
-            lines = int(max(min(positions // (ENOUGH * width), MOST_LINES, places[0].after[0] // 2), 1))
-        return lines, int(max(positions / lines // (PLENTY * width), 1))
-
-    def _fit(self, site: Site, side: SideName, parts: Sequence[SideMoments | None]) -> _Fit | None:
-        """Return the bases of every fold and of all samples; the shrinkage is the one that loses least where held out.
-
-        None: some fold has nothing to fit them to.
-        """
-        given = [part for part in parts if part is not None]
-        if not given or len(given) < len(parts) or any(part.empty for part in given):
+    def _fit(self, site: Site, side: SideName, moments: Sequence[dict[Key, SideMoments]], each: Each) -> Fit | None:
+        """Return the bases, None where some fold has nothing to fit them to. The moments are taken out of `moments`."""
+        given = [one for part in moments if (one := part.pop((site.id, side), None)) is not None]
+        if not given or len(given) < len(moments) or any(part.empty for part in given):
             return None
-        total = given[0]
-        for part in given[1:]:
-            total = total + part
-        gram = weight_gram(self.given.found.stored(site), side, site.groups)
-        width = gram.shape[-1]
-        rank = min(width, math.prod(site.shape) // site.groups // width)
-        tried, losses = [], []
-        for held in given:
-            rest = SideMoments(
-                total.Z - held.Z, total.E - held.E, total.positions - held.positions, total.samples - held.samples
-            )
-            fold = bases(in_metric(rest, side, gram, self.given.metric), side, gram, rank, SHRINK)
-            losses.append([kronecker(basis, held) for basis in fold])
-            tried.append([basis.single() for basis in fold])
-        worth = [sum(float(np.log(loss[i][1:] + TINY).sum()) for loss in losses) for i in range(len(SHRINK))]
-        best = int(np.argmin(worth))
-        whole = in_metric(total, side, gram, self.given.metric)
-        return _Fit(
-            folds=[one[best] for one in tried],
-            final=bases(whole, side, gram, rank, SHRINK[best : best + 1])[0],
-            kron=np.mean([loss[best] for loss in losses], axis=0),
-        )
+        return fitted(self.given.found.stored(site), side, given, self.given.metric, each, site.groups)
 
-    def _keep(self, site: Site, side: SideName, fit: _Fit | None) -> None:
+    def _keep(self, site: Site, side: SideName, fit: Fit | None) -> None:
         key = (site.id, side)
         if fit is not None:
             self.final[key], self.kron[key] = fit.final, fit.kron
@@ -200,7 +140,10 @@ class Passes:
         objective = self.given.objective
         for fold, numbers in enumerate(self.given.parts_scored()):
             if fold < len(self.fitted):
-                self._project(fold, numbers, objective.sampled, found)
+                if self.kept.open:
+                    self._recall(fold, numbers, found)
+                else:
+                    self._project(fold, numbers, objective.sampled, found)
                 self.first = self.first or sum(map(len, next(iter(found.values()), [])))
                 if objective.signed:
                     self._project(fold, numbers, objective.labelled, signed, mean=True)
@@ -223,6 +166,18 @@ class Passes:
         dead = {site.id for site in self.joint.dead}
         self.joint.scored |= {key: one for key, one in self.chains.scored(self.first) if key[0] not in dead}
 
+    def _recall(self, fold: int, numbers: Sequence[int], into: dict[Key, list[Array]]) -> None:
+        """Project what pass 1 kept, instead of running it again."""
+        for number in (number for number in numbers if number not in self.flow.broken):
+            weight, given = self.kept.get(number)
+            keys = [key for key in given if key in self.fitted[fold]]  # not those of chains
+            for key, one in zip(keys, self._projections(fold, keys, given), strict=True):
+                into.setdefault(key, []).append(one / math.sqrt(weight))
+            self.chains.recall(fold, given, math.sqrt(weight), self.workers)
+
+    def _projections(self, fold: int, keys: Sequence[Key], given: Mapping[Key, Seen]) -> list[Array]:
+        return self.workers.dealt(lambda key: projected(self.fitted[fold][key], given[key]), keys)
+
     def _project(
         self,
         fold: int,
@@ -239,6 +194,7 @@ class Passes:
                 if one is not None:
                     into.setdefault(key, []).append(one / scale)
             self.chains.project(fold, batch, scale, self.workers, mean=mean)
+            del batch
 
     def _projected(self, fold: int, batch: Batch, place: tuple[Site, SideName]) -> tuple[Key, Array | None]:
         site, side = place
@@ -272,12 +228,6 @@ class Passes:
             held=scheme.cut(weight, {s: self.fitted[0][site.id, s] for s in sides}, errors, most, site.groups),
             first=self.first,
         )
-
-
-def _shape(site: Site, width: int) -> tuple[int, ...]:
-    """Return the shape of a second moment of `width` channels: the diagonal blocks of a grouped weight."""
-    each = width // site.groups
-    return (each, each) if site.groups == 1 else (site.groups, each, each)
 
 
 def _added(site: Site, sides: Sequence[SideName], ranks: Sequence[Ranks], found: Mapping[Key, list[Array]]) -> Array:

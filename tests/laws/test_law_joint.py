@@ -90,7 +90,7 @@ def check_chain(scheme: ChainScheme, batch: Batch, site: Site, W: np.ndarray, lo
     full = full_rank(scheme.name, site.shape)
     factors = scheme.chained(W, None, None, full)
     np.testing.assert_allclose(factors.dense(full), W, rtol=0, atol=1e-4)
-    v = batch.flow.through(batch, site, factors.chain(full), ("law", 0))
+    v = batch.flow.through(site, factors.chain(full), ("law", 0), batch.ends(site)).sum(0, keepdims=True)
     got = tails(v, range(1, full[0] + 1))[0]
     found = batch.flow.found
     expected = [

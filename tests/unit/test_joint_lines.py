@@ -43,8 +43,8 @@ def test_some_lines_are_those_of_the_whole(end: str, kernel: int):
     (batch,) = flow.run([feed], [3], ones, batch=1, separate=True)
     (site,) = found.sites
     for side in sides_of(site):
-        ((z, e),) = batch.raw(site, side)
-        ((part_z, part_e),) = batch.raw(site, side, 2)
+        ((z, e),) = batch.vectors(site, side)
+        ((part_z, part_e),) = batch.vectors(site, side, 2)
         for whole, part in ((z, part_z), (e, part_e)):
             lines = whole.reshape(2, 6, 6, 8)[:, 3 % 2 :: 2].reshape(-1, 8)
             np.testing.assert_allclose(part, lines, rtol=1e-6, atol=1e-6)

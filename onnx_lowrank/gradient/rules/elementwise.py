@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+import numpy as np
+
 from onnx_lowrank.gradient.step import Gradients, Step
 from onnx_lowrank.gradient.tensor_ops import total, unbroadcast, where
-from onnx_lowrank.gradient.values import NoRule, Value
+from onnx_lowrank.gradient.values import FLOAT, NoRule, Value
 
 
 def add(step: Step) -> Gradients:
@@ -101,9 +103,34 @@ def _inside(step: Step, x: Value, y: Value) -> Value:
         return y.mask("Equal", x)
     if not float(low.item()) < float(high.item()):
         return y.mask("Equal", x)
+    near = _within(y, float(low.item()), float(high.item()))
+    if near is not None:
+        return near
     # y is above the one bound or below the other, so both hold where the answers agree (cheaper than And).
     above, below = y.compare("Greater", float(low.item())), y.compare("Less", float(high.item()))
     return above.compare("Equal", below).cast(y.elem)
+
+
+def _within(y: Value, low: float, high: float) -> Value | None:
+    """The same by the distance from the middle, None where single precision does not have that exactly.
+
+    Passes over floats are quicker in onnxruntime than comparisons with their answers put together. What is closer to
+    a bound than the precision of the middle counts as the bound.
+    """
+    middle, half = np.float32((low + high) / 2), np.float32((high - low) / 2)
+    if y.elem != FLOAT or not 2.0**-60 < half < 2.0**60:
+        return None
+    if np.float32(high) - middle != half or middle - np.float32(low) != half:
+        return None
+    steep = 2.0 ** (60 - math.frexp(half)[1])  # a power of two: what it multiplies stays exact
+    return (y - float(middle)).apply("Abs").apply("HardSigmoid", alpha=-steep, beta=steep * float(half))
+
+
+def _positive(y: Value) -> Value:
+    """1 where y is above 0, else 0: a comparison and its Cast are two passes, this is one."""
+    if y.elem != FLOAT:
+        return y.mask("Greater", 0.0)
+    return y.apply("HardSigmoid", alpha=2.0**100, beta=0.0)
 
 
 def choose(step: Step) -> Gradients:
@@ -195,7 +222,7 @@ SLOPES: Mapping[str, Slope] = MappingProxyType(
         "Sigmoid": lambda x, y: y * (1.0 - y),
         "Softplus": lambda x, y: x.apply("Sigmoid"),
         "Softsign": lambda x, y: _square_inverse(1.0 + x.apply("Abs")),
-        "Relu": lambda x, y: y.mask("Greater", 0.0),
+        "Relu": lambda x, y: _positive(y),
     }
 )
 """Functions of one operand without attributes."""

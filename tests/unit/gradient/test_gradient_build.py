@@ -9,6 +9,7 @@ from gradient_finite import Case, check, draw, function, gradients, ints, node
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_lowrank.gradient import GradientRunner, build_gradient, final_activation, observed_ranks, split_gradient
+from onnx_lowrank.gradient.build import through
 from onnx_lowrank.gradient.observe import unknown_ranks
 from onnx_lowrank.gradient.rules.table import RULES
 from onnx_lowrank.runtime import Runner
@@ -85,7 +86,7 @@ def test_two_targets_with_one_gradient():
     nodes = [node("Relu", ["x"], ["a"]), node("Identity", ["a"], ["b"]), node("Exp", ["b"], ["y"])]
     check(Case(nodes, {"x": draw(0, 3)}), rtol=1e-6, seed=0)
     graph = build_gradient(Case(nodes, {"x": draw(0, 3)}).model, ["a", "b"])
-    assert len(set(graph.gradients.values())) == 2
+    assert graph.gradients["a"] == graph.gradients["b"]  # one output: nothing is copied
     Runner(graph.model, provider="cpu")  # which refuses a graph that is not sound
 
 
@@ -384,3 +385,45 @@ def test_an_operator_set_that_cannot_be_raised_is_said(monkeypatch):
     assert graph.unreached == {"x": "opset 11 cannot be raised to 17: no adapter for Odd from 11 to 12"}
     assert final_activation(model, "y").kind == "none"
     assert unknown_ranks(model) == []
+
+
+def test_a_share_is_what_one_reader_gives_back_whoever_else_reads():
+    """Of x, an input, read by two products and a sum; of h, read once, the share is the whole gradient."""
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]),
+        node("MatMul", ["x", "v"], ["k"]),
+        node("MatMul", ["h", "u"], ["l"]),
+        node("Sum", ["l", "k", "x"], ["y"]),
+    ]
+    weights = {name: draw(i, 4, 4) for i, name in enumerate("wvu")}
+    case = Case(nodes, {"x": draw(5, 3, 4)}, weights)
+    shares = {"h": "x", "k": "x", "l": "h"}
+    graph = build_gradient(case.model, ["h", "x"], shares=shares)
+    assert not graph.unreached
+    assert graph.gradients[through("h", "l")] == graph.gradients["h"]
+    seed = draw(6, 3, 4)
+    found = GradientRunner(graph, threads=1).run(case.inputs, lambda values: {"y": seed}).gradients
+    expected = {
+        "h": seed @ weights["u"].T,
+        "x": seed @ (weights["w"] @ weights["u"] + weights["v"] + np.eye(4)).T,
+        through("x", "h"): seed @ (weights["w"] @ weights["u"]).T,
+        through("x", "k"): seed @ weights["v"].T,
+        through("h", "l"): seed @ weights["u"].T,
+    }
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        np.testing.assert_allclose(found[name], gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_a_share_that_no_gradient_reaches_says_why():
+    nodes = [
+        node("MatMul", ["x", "w"], ["h"]),
+        node("Det", ["h"], ["d"]),
+        node("Relu", ["x"], ["r"]),
+        node("MatMul", ["r", "w"], ["aside"]),
+        node("Add", ["d", "d"], ["y"]),
+    ]
+    case = Case(nodes, {"x": draw(0, 4, 4)}, {"w": draw(1, 4, 4)}, outputs=("y", "aside"))
+    graph = build_gradient(case.model, [], ["y"], shares={"h": "x", "aside": "r"})
+    assert graph.gradients == {}
+    assert graph.unreached == {through("x", "h"): "no rule for Det", through("r", "aside"): "no differentiable path"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gradient_finite import Case, check, draw, ints, law, node, positive
-from hypothesis import given
+from gradient_finite import Case, check, draw, gradients, ints, law, node, positive
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 SEEDS = st.integers(0, 2**16)
@@ -214,3 +214,23 @@ def test_expand(shapes, seed, static):
     full = [3 if size == 1 else size for size in shapes[0]]
     case = Case([node("Expand", ["x", "s"])], {"x": draw(seed, *shapes[0]), "s": ints(2, *full)}, static=static)
     check(case, rtol=1e-6, seed=seed)
+
+
+@given(low=st.floats(-1e6, 1e6, width=32), width=st.floats(2**-10, 1e6, width=32), seed=st.integers(0, 99))
+@example(low=0.0, width=6.0, seed=0)
+@example(low=0.0, width=float(np.float32(3.4e38)), seed=0)
+@law
+def test_the_slope_of_clip_and_relu_is_1_inside_and_0_at_the_bounds_and_beyond(low, width, seed):
+    """In single precision, where the answer comes from the distance to the middle: exact but for its own precision."""
+    low32, high32 = np.float32(low), np.float32(low + width)
+    assume(low32 < high32)
+    middle = np.float32(low32 / 2 + high32 / 2)
+    inside = np.float32([middle, high32 - np.spacing(np.float32(abs(low) / 2 + width)), low32 + (high32 - low32) / 8])
+    x = np.concatenate([inside[(inside > low32) & (inside < high32)], [low32, high32, low32 - abs(low32) - 1]])
+    constants = {"low": np.asarray(low32), "high": np.asarray(high32)}
+    for made in (node("Clip", ["x", "low", "high"]), node("Relu", ["x"])):
+        case = Case([made], {"x": x}, constants if made.op_type == "Clip" else {}, single=True)
+        case.inputs = {"x": x.astype(np.float32)}
+        _, seeds, found = gradients(case, rng=np.random.default_rng(seed))
+        passes = (x > low32) & (x < high32) if made.op_type == "Clip" else x > 0
+        np.testing.assert_array_equal(found["x"], np.where(passes, seeds["y"], 0))

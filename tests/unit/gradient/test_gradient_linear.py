@@ -112,6 +112,35 @@ def test_conv(geometry, seed, static, bias):
     )
 
 
+@given(data=st.data(), seed=SEEDS, static=st.booleans(), n=st.integers(1, 3))
+@law
+def test_single_channels_with_strides(data, seed, static, n):
+    """By a convolution of the spread gradient where the window allows it: odd sizes, whatever is left over."""
+
+    def each(low: int, high: int) -> list[int]:
+        return data.draw(st.lists(st.integers(low, high), min_size=n, max_size=n))
+
+    kernel, strides, dilations, channels = each(1, 4), each(1, 3), each(1, 2), data.draw(st.integers(1, 3))
+    auto = data.draw(st.sampled_from(["NOTSET", "SAME_UPPER", "SAME_LOWER"]))
+    attributes = {"group": channels, "strides": strides, "dilations": dilations if auto == "NOTSET" else [1] * n}
+    attributes |= {"pads": each(0, 2) + each(0, 2)} if auto == "NOTSET" else {"auto_pad": auto}
+    sizes = [d * (k - 1) + 1 + more for k, d, more in zip(kernel, dilations, each(0, 5), strict=True)]
+    width = channels * data.draw(st.integers(1, 2))
+    inputs, weights = {"x": draw(seed, 2, channels, *sizes)}, {"w": draw(seed + 1, width, 1, *kernel)}
+    case = Case([node("Conv", ["x", "w"], **attributes)], inputs, weights, static=static, single=True, step=1.0)
+    check(case, rtol=5e-5, seed=seed)
+
+
+@pytest.mark.parametrize("static", [True, False])
+@pytest.mark.parametrize(("channels", "expected"), [(1, "Conv"), (2, "ConvTranspose")])
+def test_strides_go_back_by_a_convolution_where_channels_are_single(channels: int, expected: str, static: bool):
+    conv = node("Conv", ["x", "w"], pads=[1, 1, 1, 1], strides=[2, 1], group=4)
+    inputs, weights = {"x": draw(0, 1, 4 * channels, 6, 5)}, {"w": draw(1, 4, channels, 3, 3)}
+    graph = check(Case([conv], inputs, weights, static=static, single=True, step=1.0), rtol=5e-5, seed=0)
+    kinds = [made.op_type for made in graph.model.graph.node if made.name in graph.backward]
+    assert [kind for kind in kinds if kind.startswith("Conv")] == [expected]
+
+
 @given(geometry=convolutions(), seed=SEEDS)
 @law
 def test_conv_with_a_kernel_made_in_the_graph(geometry, seed):

@@ -1,0 +1,96 @@
+"""Moments of every side of a group's sites, summed over the batches of one fold.
+
+Where the samples have far more positions than moments need, only some lines and rows are looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from onnx_lowrank import linalg
+from onnx_lowrank.calibration import Observed
+from onnx_lowrank.calibration.joint import Batch, width_of
+from onnx_lowrank.curvature import SideMoments, SideName
+from onnx_lowrank.sensitivity.grams import add_gram, mirror
+from onnx_lowrank.sensitivity.kept import Key
+from onnx_lowrank.types import Array, Site
+
+ENOUGH = 128
+"""Positions for every dimension, over all samples, that moments are sums of, at least."""
+MOST_LINES = 8
+"""Of so many lines of an image at least one is looked at."""
+PLENTY = 256
+"""With more positions than this for every dimension, evenly spread rows are taken as well."""
+
+Side: TypeAlias = tuple[Site, SideName]
+Thinning: TypeAlias = tuple[int, int]
+"""Of how many lines of an image, and then of how many rows, one is looked at."""
+
+
+def thinned(site: Site, side: SideName, observed: Observed, samples: int) -> Thinning:
+    """Return what to look at of so many samples: all, but where they have more positions than moments need."""
+    places, width = observed.places[site.id], width_of(site, side)
+    positions = samples * sum(place.calls * math.prod(place.after) for place in places)
+    lines = 1
+    if all(place.after and place.before == place.after for place in places):
+        lines = int(max(min(positions // (ENOUGH * width), MOST_LINES, places[0].after[0] // 2), 1))
+    return lines, int(max(positions / lines // (PLENTY * width), 1))
+
+
+class Gathering:
+    """Sums over batches: products in float32, their sums in float64.
+
+    Rows wait until there are `most` bytes of them, all sides together: one product of many rows is faster than many
+    of few.
+    """
+
+    def __init__(self, sides: Sequence[tuple[Side, Thinning]], workers: linalg.Workers, most: int) -> None:
+        self._sides, self._workers, self._most = sides, workers, most
+        self._sums: dict[Key, SideMoments] = {}
+        self._waiting: dict[Key, list[tuple[Array, Array, int]]] = {}
+        self._held = 0
+
+    def add(self, batch: Batch) -> None:
+        """Take what moments need of a batch."""
+        for (site, side), (every, rows) in self._sides:
+            part = slice(batch.numbers[0] % rows, None, rows)
+            for z, e in batch.vectors(site, side, every):
+                if rows > 1 or every > 1:  # copies: a view would hold all the rows
+                    z, e = z[part].copy("K"), e[part].copy("K")
+                self._waiting.setdefault((site.id, side), []).append((z, e, batch.samples))
+                self._held += z.nbytes + e.nbytes
+        if self._held > self._most:
+            self._sum()
+
+    def total(self) -> dict[Key, SideMoments]:
+        """Return the sums; nothing is added after this."""
+        self._sum()
+        for one in self._sums.values():
+            mirror(one.Z)
+            mirror(one.E)
+        return self._sums
+
+    def _sum(self) -> None:
+        """Add what has gathered to upper triangles."""
+        found = self._workers.each(lambda one: self._summed(*one), self._sides)
+        self._sums.update({(s.id, side): one for ((s, side), _), one in zip(self._sides, found, strict=True) if one})
+        self._held = 0
+
+    def _summed(self, place: Side, thinning: Thinning) -> SideMoments | None:
+        key, scale = (place[0].id, place[1]), math.prod(thinning)
+        parts, total = self._waiting.pop(key, []), self._sums.get(key)
+        if not parts:
+            return total
+        z, e = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        if total is None:
+            groups, width = place[0].groups, width_of(*place)
+            shape = (width, width) if groups == 1 else (groups, width, width)
+            total = SideMoments(np.zeros(shape), np.zeros(shape), 0, 0)
+        add_gram(total.Z, z, scale)
+        add_gram(total.E, e, scale)
+        positions, samples = total.positions + len(z) * scale, total.samples + sum(part[2] for part in parts)
+        return SideMoments(total.Z, total.E, positions, samples)
