@@ -30,6 +30,7 @@ from onnx_lowrank.rewrite import rewrite
 from onnx_lowrank.runtime import Runner, batches, join
 from onnx_lowrank.schemes import Factors, Refitted
 from onnx_lowrank.sites import Found
+from onnx_lowrank.storage import Storage
 from onnx_lowrank.types import Array, Chain, Feed, Plan, Ranks, Stage
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -40,12 +41,13 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Target:
-    """A site to refit: its chain at the plan's ranks and the calls that share its weight."""
+    """A site to refit: its chain at the plan's ranks, as it is stored, and the calls that share its weight."""
 
     key: Key
     ranks: Ranks
     chain: Chain
     calls: tuple[Call, ...]
+    storage: Storage
 
     @property
     def last(self) -> Array:
@@ -115,7 +117,10 @@ def refit(
             stage = Stage(last.reshape(old.weight.shape).astype(old.weight.dtype), old.owns)
             chain = Chain((*target.chain.stages[:-1], stage))
             refitted[target.key] = Refitted(factors[target.key], target.ranks, chain)
-            _put(candidate, ends[target.calls[0].output], stage)
+            if not target.storage.narrow:
+                _put(candidate, ends[target.calls[0].output], stage)
+        if any(target.storage.narrow for target in group):  # both factors change where they are balanced and rounded
+            candidate = rewrite(model, found, plan, refitted)
     return refitted
 
 
@@ -154,9 +159,10 @@ def _targets(found: Found, plan: Plan, factors: Mapping[Key, Factors]) -> Iterat
         if choice.site not in found.calls:
             raise PlanError(f"the plan factors {choice.weight!r}, which cannot be factored in this model")
         key = (choice.site, choice.option.scheme)
-        chain = factors[key].chain(choice.option.ranks)
+        calls, storage = found.calls[choice.site], found.sources[choice.site].storage
+        chain = storage.seen(calls[0], factors[key].chain(choice.option.ranks))
         if len(chain.stages) == 2 and not chain.stages[-1].owns:
-            yield _Target(key, choice.option.ranks, chain, found.calls[choice.site])
+            yield _Target(key, choice.option.ranks, chain, calls, storage)
 
 
 def _ends(candidate: onnx.ModelProto, group: Sequence[_Target]) -> dict[str, Call]:
@@ -207,13 +213,18 @@ def _runner(model: onnx.ModelProto, tensors: Sequence[str], options: Options) ->
 def _seen(last: Array, call: Call, end: Call, values: Mapping[str, Array], inner: Mapping[str, Array]) -> _Sums:
     """Return the sums of one call: `values` are the original's, `inner` the candidate's."""
     op = operator(call)
-    y = np.asarray(op.linear(call, values[call.output], values.get(call.input(2))), np.float64)
-    u = inner[op.data(end)]
+    y = np.asarray(op.linear(call, _wide(values[call.output]), values.get(call.input(2))), np.float64)
+    u = _wide(inner[op.data(end)])
     v = np.asarray(op.vectors(end, u, (1,) * (u.ndim - 2) if call.op == "Conv" else ()), np.float64) * op.scale(call)
     if len(v) != len(y):  # shapes that depend on values: nothing to compare
         return _Sums(np.full((v.shape[1],) * 2, np.nan), np.full(last.shape, np.nan))
     with np.errstate(all="ignore"):  # what is not finite is seen in the sums
         return _Sums(v.T @ v, (y - v @ last.T).T @ v)
+
+
+def _wide(array: Array) -> Array:
+    """Return half precision as single: what follows is subtracted and summed."""
+    return array.astype(np.float32) if array.dtype.itemsize < 4 else array
 
 
 def _solve(last: Array, halves: Sequence[_Sums], ridges: Sequence[float]) -> Array | None:

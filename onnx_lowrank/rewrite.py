@@ -7,17 +7,18 @@ gone; everything else of the file (names, opsets, metadata, documentation, other
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import onnx
 
 from onnx_lowrank.errors import PlanError
-from onnx_lowrank.graph import all_names, constant_value, subgraphs
+from onnx_lowrank.graph import PASSES, all_names, constant_value, subgraphs
 from onnx_lowrank.ops import Call, operator
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.sites import Found
-from onnx_lowrank.types import Array, Plan, Site, Stage
+from onnx_lowrank.sources import Source
+from onnx_lowrank.steps import tensor_of
+from onnx_lowrank.types import Chain, Plan, Site, Stage
 
 
 def rewrite(
@@ -27,12 +28,13 @@ def rewrite(
     names = _Fresh(all_names(model))
     sites = {site.id: site for site in found.sites}
     replaced: dict[str, list[onnx.NodeProto]] = {}
-    tensors: dict[str, Array] = {}
+    tensors: list[onnx.TensorProto] = []
     for choice in plan.factored:
         if choice.site not in sites:
             raise PlanError(f"the plan factors {choice.weight!r}, which cannot be factored in this model")
         chain = factors[choice.site, choice.option.scheme].chain(choice.option.ranks)
-        _write(sites[choice.site], found.calls[choice.site], chain.stages, names, replaced, tensors)
+        site = sites[choice.site]
+        _write(site, found.calls[site.id], found.sources[site.id], chain, names, replaced, tensors)
     kept = onnx.ModelProto()
     kept.CopyFrom(model)
     _splice(kept.graph, replaced)
@@ -59,20 +61,26 @@ class _Fresh:
 def _write(
     site: Site,
     calls: tuple[Call, ...],
-    stages: tuple[Stage, ...],
+    source: Source,
+    chain: Chain,
     names: _Fresh,
     replaced: dict[str, list[onnx.NodeProto]],
-    tensors: dict[str, Array],
+    tensors: list[onnx.TensorProto],
 ) -> None:
     """Write the chain once for every node that shares the weight; the factors are stored once."""
-    dtype = np.float64 if site.itemsize == 8 else np.float32
-    named = [(stage, names(f"{site.weight}.lowrank{index}")) for index, stage in enumerate(stages)]
-    for stage, name in named:
-        tensors[name] = np.ascontiguousarray(operator(calls[0]).stored(calls[0], stage), dtype)
-    for call in calls:
+    storage = source.storage
+    named: list[tuple[Stage, str]] = []
+    before: list[onnx.NodeProto] = []
+    for index, stage in enumerate(storage.settled(chain).stages):
+        stored = storage.store(calls[0], stage, f"{site.weight}.lowrank{index}", names)
+        named.append((stage, stored.name))
+        tensors.extend(stored.tensors)
+        before.extend(stored.nodes)
+    for call in calls:  # in graph order: what the factors come through stands before the first
         written = operator(call).write(call, named, names)
-        replaced[call.output] = list(written.nodes)
-        tensors.update({name: np.asarray(array, dtype) for name, array in written.extra.items()})
+        replaced[call.output] = [*before, *written.nodes]
+        before = []
+        tensors.extend(tensor_of(array, storage.arrives, name) for name, array in written.extra.items())
 
 
 def _splice(graph: onnx.GraphProto, replaced: Mapping[str, list[onnx.NodeProto]]) -> None:
@@ -91,11 +99,11 @@ def _splice(graph: onnx.GraphProto, replaced: Mapping[str, list[onnx.NodeProto]]
 
 
 def _remove_dead(model: onnx.ModelProto, weights: set[str]) -> None:
-    """Remove the factored weights and the Constant and Identity nodes that only led to them."""
+    """Remove the factored weights, the nodes that only led to them, and what only those read (a shape, a scale)."""
     graph = model.graph
     led = set(weights)  # what carries a factored weight: nodes are in topological order, so one pass finds it all
     for node in graph.node:
-        if node.op_type == "Identity" and node.input[0] in led:
+        if node.op_type in PASSES and node.input[0] in led:
             led.update(node.output)
     dead = set(weights)
     while True:
@@ -104,7 +112,8 @@ def _remove_dead(model: onnx.ModelProto, weights: set[str]) -> None:
         if not gone:
             break
         for node in gone:
-            dead.update(node.output)
+            dead.update([*node.output, *node.input[1:]])
+            led.update(node.input[1:])
             graph.node.remove(node)
     dead -= _read_names(model)
     for values in (graph.initializer, graph.input, graph.value_info):
@@ -113,7 +122,7 @@ def _remove_dead(model: onnx.ModelProto, weights: set[str]) -> None:
 
 
 def _carries(node: onnx.NodeProto, led: set[str]) -> bool:
-    if node.op_type == "Identity":
+    if node.op_type in PASSES:
         return node.input[0] in led
     return constant_value(node) is not None and node.output[0] in led
 
@@ -125,10 +134,9 @@ def _read_names(model: onnx.ModelProto) -> set[str]:
     return read | {value.name for graph in graphs for value in graph.output}
 
 
-def _store(model: onnx.ModelProto, tensors: Mapping[str, Array]) -> None:
-    for name, array in tensors.items():
-        tensor = onnx.numpy_helper.from_array(array, name)
+def _store(model: onnx.ModelProto, tensors: Sequence[onnx.TensorProto]) -> None:
+    for tensor in tensors:
         model.graph.initializer.append(tensor)
         if model.ir_version < 4:  # there, every initializer must be listed as an input as well
-            value = onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims))
+            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             model.graph.input.append(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -14,9 +14,9 @@ from onnx_lowrank.graph import GraphView, Use, read_graph
 from onnx_lowrank.model_io import main_opset
 from onnx_lowrank.ops import Call, by_type, call_of, operator
 from onnx_lowrank.schemes import SCHEMES
+from onnx_lowrank.sources import Source, source_of
 from onnx_lowrank.types import Array, Site, Skip, Why
 
-HANDLED_TYPES = {"FLOAT": 4, "DOUBLE": 8}
 INDEX_TYPES = {"INT64", "INT32", "INT16", "UINT16", "UINT32", "UINT64", "BOOL", "STRING", "UNDEFINED"}
 QUANTISED_TYPES = ("INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2", "FLOAT8", "FLOAT4")
 RECURRENT = {"LSTM", "GRU", "RNN"}
@@ -35,6 +35,7 @@ class Found:
     """What a graph holds.
 
     calls: site id -> the calls that share its weight. parameters: elements of all weights (index tensors aside).
+    sources: site id -> where its weight comes from.
     """
 
     sites: tuple[Site, ...]
@@ -42,6 +43,7 @@ class Found:
     calls: Mapping[str, tuple[Call, ...]]
     weights: Mapping[str, onnx.TensorProto]
     parameters: int
+    sources: Mapping[str, Source]
 
     @property
     def site_parameters(self) -> int:
@@ -53,9 +55,16 @@ class Found:
         return self.stored(site).astype(np.float64)
 
     def stored(self, site: Site) -> Array:
-        """Return the same as it is stored, without a copy in double precision."""
+        """Return the same as it arrives at the operator, without a copy in double precision."""
         call = self.calls[site.id][0]
-        return operator(call).canonical(call, onnx.numpy_helper.to_array(self.weights[site.weight]))
+        return operator(call).canonical(call, self.sources[site.id].value(self.weights[site.weight]))
+
+    def moved(self, weights: Mapping[str, Array]) -> Found:
+        """Return the same sites with other numbers: site id -> what arrives at its operators."""
+        named = {site.weight: weights[site.id] for site in self.sites if site.id in weights}
+        tensors = {name: onnx.numpy_helper.from_array(np.ascontiguousarray(w), name) for name, w in named.items()}
+        sources = {key: replace(source, steps=()) for key, source in self.sources.items() if key in weights}
+        return replace(self, weights={**self.weights, **tensors}, sources={**self.sources, **sources})
 
 
 def find_sites(
@@ -71,26 +80,31 @@ def find_sites(
     sites: list[Site] = []
     skips = [_hidden(place, tensor) for place, tensor in view.hidden if _is_weight(tensor)]
     calls: dict[str, tuple[Call, ...]] = {}
+    sources: dict[str, Source] = {}
     constant = {(use.node.output[0], use.node.input[use.slot]) for uses in view.uses.values() for use in uses}
     for name, tensor in view.weights.items():
         uses = view.uses.get(name, [])
         if not _is_weight(tensor) or (not uses and name not in view.inner):
             continue
         used = tuple(call_of(use.node, use.slot, opset) for use in uses)
-        refusal = (
-            _unusable(view, interface, name, tensor, uses)
-            or _roles(used, uses, tuple(tensor.dims), constant)
-            or _size(tensor, used, multiple)
-            or _unselected(name, used, include, exclude)
-        )
-        if refusal:
-            skips.append(_skip(name, tensor, uses, *refusal))
-        else:
-            site = _site(name, tensor, used)
-            sites.append(site)
-            calls[site.id] = used
+        refusal = _unusable(view, interface, name, tensor, uses)
+        source = refusal or source_of(view, name, uses, opset)
+        if isinstance(source, Source):
+            shape = source.shape(tensor)
+            refusal = (
+                _roles(used, uses, shape, constant)
+                or _size(shape, used, multiple)
+                or _unselected(name, used, include, exclude)
+            )
+            if not refusal:
+                site = _site(name, shape, used, source)
+                sites.append(site)
+                calls[site.id], sources[site.id] = used, source
+                continue
+            source = refusal
+        skips.append(_skip(name, tensor, uses, *source))
     total = sum(site.parameters for site in sites) + sum(skip.parameters for skip in skips)
-    return Found(tuple(sites), tuple(skips), calls, view.weights, total)
+    return Found(tuple(sites), tuple(skips), calls, view.weights, total, sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +143,7 @@ def _unusable(
     refusals = [refusal for use in uses if (refusal := _operator(use, tuple(tensor.dims)))]
     if refusals and len(refusals) < len(uses):
         return Why.SHARED, f"also used as {refusals[0][0].value} ({refusals[0][1] or 'another operator'})"
-    if refusals:
-        return refusals[0]
-    if kind not in HANDLED_TYPES:
-        return Why.DTYPE, f"{kind.lower()}: only float32 and float64 are factored so far"
-    return None
+    return refusals[0] if refusals else None
 
 
 def _operator(use: Use, shape: tuple[int, ...]) -> tuple[Why, str] | None:
@@ -179,8 +189,8 @@ def _roles(
     return None
 
 
-def _size(tensor: onnx.TensorProto, used: Sequence[Call], multiple: int) -> tuple[Why, str] | None:
-    site = _site("", tensor, used)
+def _size(shape: tuple[int, ...], used: Sequence[Call], multiple: int) -> tuple[Why, str] | None:
+    site = _site("", shape, used, None)
     if any(scheme.ranks(site.shape, multiple) for scheme in SCHEMES):
         return None
     return Why.TOO_SMALL, f"breaks even at rank {site.break_even:.3g}, ranks are multiples of {multiple}"
@@ -197,17 +207,16 @@ def _unselected(
     return (Why.EXCLUDED, f"--exclude {hit}") if hit is not None else None
 
 
-def _site(name: str, tensor: onnx.TensorProto, used: Sequence[Call]) -> Site:
+def _site(name: str, shape: tuple[int, ...], used: Sequence[Call], source: Source | None) -> Site:
     first = used[0]
-    shape = operator(first).canonical(first, np.broadcast_to(np.float32(0), tuple(tensor.dims))).shape
     return Site(
         id=first.output,
         node=first.name or first.output,
         op=first.op,
         weight=name,
-        shape=shape,
+        shape=operator(first).canonical(first, np.broadcast_to(np.float32(0), shape)).shape,
         sharers=tuple(call.output for call in used),
-        itemsize=HANDLED_TYPES[_type_name(tensor)],
+        itemsize=source.storage.itemsize if source else 4,
     )
 
 

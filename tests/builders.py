@@ -15,6 +15,7 @@ from onnx_lowrank.rewrite import rewrite
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.schemes import Factors, by_name
 from onnx_lowrank.sites import Found, find_sites
+from onnx_lowrank.steps import tensor_of
 from onnx_lowrank.types import Array, Choice, Cost, Feed, Moments, Option, Plan, Ranks, Site
 
 OPSET = 17
@@ -203,3 +204,35 @@ def relative_squared(expected: Array, got: Array, *, without: Array | float = 0.
     """Return ‖got − expected‖² over ‖expected − without‖² (`without`: the bias), float64."""
     first, second = np.asarray(expected, np.float64), np.asarray(got, np.float64)
     return float(((second - first) ** 2).sum() / ((first - without) ** 2).sum())
+
+
+def halved(model: onnx.ModelProto, kind: int = TensorProto.FLOAT16) -> onnx.ModelProto:
+    """Return a float32 model in half precision, inputs and outputs too."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    constants = [a.t for each in copy.graph.node for a in each.attribute if a.HasField("t")]
+    for tensor in (*copy.graph.initializer, *constants):
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(tensor_of(numpy_helper.to_array(tensor), kind, tensor.name))
+    for each in (*copy.graph.input, *copy.graph.output, *copy.graph.value_info):
+        if each.type.tensor_type.elem_type == TensorProto.FLOAT:
+            each.type.tensor_type.elem_type = kind
+    return copy
+
+
+def behind_cast(model: onnx.ModelProto, weights: Sequence[str], kind: int) -> onnx.ModelProto:
+    """Return a float32 model that holds some initializers in half precision, with a Cast in front of their use."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    casts = []
+    for tensor in copy.graph.initializer:
+        if tensor.name in weights:
+            tensor.CopyFrom(tensor_of(numpy_helper.to_array(tensor), kind, tensor.name))
+            casts.append(node("Cast", [tensor.name], [f"{tensor.name}.single"], f"cast_{tensor.name}",
+                              to=TensorProto.FLOAT))  # fmt: skip
+    for each in copy.graph.node:
+        each.input[:] = [f"{name}.single" if name in weights else name for name in each.input]
+    nodes = [*casts, *(onnx.NodeProto.FromString(each.SerializeToString()) for each in copy.graph.node)]
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
+    return copy

@@ -222,8 +222,8 @@ class JointFlow:
 
     def _pull(self, site: Site, call: Call) -> Pull:
         if call.output not in self._pulls:
-            weight = operator(call).canonical(call, onnx.numpy_helper.to_array(self.found.weights[site.weight]))
-            self._pulls[call.output] = Pull(call, np.asarray(weight, np.float32), self._provider, self._threads)
+            weight = np.asarray(self.found.stored(site), np.float32)
+            self._pulls[call.output] = Pull(call, weight, self._provider, self._threads)
         return self._pulls[call.output]
 
 

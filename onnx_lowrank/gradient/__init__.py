@@ -12,6 +12,7 @@ from onnx_lowrank.gradient.final import Final, final_activation
 from onnx_lowrank.gradient.observe import observed_ranks
 from onnx_lowrank.gradient.run import GradientRunner, Pass
 from onnx_lowrank.gradient.split import SplitGradient, split_gradient
+from onnx_lowrank.gradient.widen import widened
 
 __all__ = [
     "Final",
@@ -24,4 +25,5 @@ __all__ = [
     "heads",
     "observed_ranks",
     "split_gradient",
+    "widened",
 ]

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph import all_names, read_graph, subgraphs
 from onnx_lowrank.sites import find_sites, largest_first
+from onnx_lowrank.steps import tensor_of
 from onnx_lowrank.types import Skip, Why
 
 W8 = weight((8, 8), 1)
@@ -126,6 +127,16 @@ def passed_through(op: str) -> onnx.ModelProto:
     return small([node(op, ["W", *more], ["V"], "turn", **attributes), matmul("V")], {"W": W8, **more})
 
 
+def integer() -> onnx.ModelProto:
+    nodes = [node("Cast", ["W"], ["V"], "turn", to=TensorProto.INT32), matmul("V")]
+    return small(nodes, {"W": W8}, kind=TensorProto.INT32)
+
+
+def two_forms() -> onnx.ModelProto:
+    nodes = [node("Transpose", ["W"], ["V"], "turn", perm=[1, 0]), matmul("V", out="h"), matmul("W", left="h")]
+    return small(nodes, {"W": W8})
+
+
 def both_sides() -> onnx.ModelProto:
     nodes = [matmul(out="h"), node("MatMul", ["W", "h"], ["y"], "left")]
     return small(nodes, {"W": W8}, shape=[8, 8])
@@ -149,19 +160,13 @@ REFUSED = {
     "Gather": (gather, Why.EMBEDDING, "Gather"),
     "Gather and MatMul": (gather_and_matmul, Why.SHARED, "also used as embedding table (Gather)"),
     "other domain": (microsoft, Why.OPERATOR, "com.microsoft.FusedMatMul"),
-    "float16": (
-        lambda: small([matmul()], {"W": W8.astype(np.float16)}, kind=F16),
-        Why.DTYPE,
-        "float16: only float32 and float64 are factored so far",
-    ),
+    "made an integer": (integer, Why.DTYPE, "cast to int32"),
+    "two forms": (two_forms, Why.SHARED, "its nodes read it in different forms"),
     "3-D MatMul": (
         lambda: small([matmul()], {"W": normal([2, 8, 8], 1)}, shape=[2, 3, 8], out=[ANY] * 3),
         Why.SHAPE,
         "3-D operand of MatMul: only matrices are factored",
     ),
-    "behind Transpose": (lambda: passed_through("Transpose"), Why.OPERATOR, "behind Transpose"),
-    "behind Cast": (lambda: passed_through("Cast"), Why.OPERATOR, "behind Cast"),
-    "behind Reshape": (lambda: passed_through("Reshape"), Why.OPERATOR, "behind Reshape"),
     "elementwise": (lambda: small([node("Mul", ["x", "W"], ["y"], "mul")], {"W": W8}), Why.ELEMENTWISE, "Mul"),
     "bias of Gemm": (
         lambda: small([node("Gemm", ["x", "x", "W"], ["y"], "g", transB=1)], {"W": W8}, shape=[8, 8]),
@@ -216,12 +221,14 @@ def test_every_reason_but_two_can_be_seen_here():
     assert {why for _, why, _ in REFUSED.values()} == set(Why) - {Why.EXCLUDED, Why.UNREACHED}
 
 
-def test_bfloat16_is_left_with_its_type():
-    tensor = helper.make_tensor("W", TensorProto.BFLOAT16, [8, 8], W8.ravel().tolist())
-    model = small([matmul()], {"W": W8}, kind=TensorProto.BFLOAT16)
-    model.graph.initializer[0].CopyFrom(tensor)
-    (skip,) = found_in(model).skips
-    assert (skip.why, skip.detail) == (Why.DTYPE, "bfloat16: only float32 and float64 are factored so far")
+@pytest.mark.parametrize("kind", [F16, TensorProto.BFLOAT16])
+def test_half_precision_is_a_site_of_two_bytes(kind: int):
+    model = small([matmul()], {"W": W8}, kind=kind)
+    model.graph.initializer[0].CopyFrom(tensor_of(W8, kind, "W"))
+    found = found_in(model)
+    (site,) = found.sites
+    assert (site.itemsize, site.shape) == (2, (8, 8))
+    np.testing.assert_allclose(found.weight(site), W8.T, rtol=2**-8, atol=0)
 
 
 def test_a_weight_times_a_weight_is_left_alone():
@@ -284,7 +291,8 @@ def test_parameters_are_all_weights():
 def test_index_tensors_and_unused_initializers_are_no_weights():
     model = passed_through("Reshape")
     model.graph.initializer.append(onnx.numpy_helper.from_array(W8, "nobody"))
-    assert {skip.weight for skip in found_in(model).skips} == {"W"}
+    found = found_in(model)
+    assert ([site.weight for site in found.sites], found.skips) == (["W"], ())
 
 
 def test_a_foreign_domain_elsewhere_does_no_harm():
