@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 import onnx
 
-from onnx_lowrank.graph import GraphView, Use, read_graph
+from onnx_lowrank.graph import PASSES, GraphView, Use, read_graph
 from onnx_lowrank.model_io import main_opset
 from onnx_lowrank.ops import Call, by_type, call_of, operator
 from onnx_lowrank.schemes import SCHEMES
@@ -22,7 +22,6 @@ QUANTISED_TYPES = ("INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2", "FLOAT8", 
 RECURRENT = {"LSTM", "GRU", "RNN"}
 EMBEDDING = {"Gather", "GatherElements", "GatherND", "EmbedLayerNormalization"}
 QUANTISED_OPS = {"DequantizeLinear", "QuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"}
-PASSES_WEIGHTS = {"Transpose", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten"}
 ELEMENTWISE = {
     *("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Where", "Clip", "PRelu", "Concat", "Equal", "Pad", "Resize"),
     *("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization"),
@@ -140,13 +139,13 @@ def _unusable(
         return Why.OUTPUT, "the graph returns it"
     if name in interface.inputs:
         return Why.OVERRIDABLE, "also listed as a graph input; remove it there to have it factored"
-    refusals = [refusal for use in uses if (refusal := _operator(use, tuple(tensor.dims)))]
+    refusals = [refusal for use in uses if (refusal := _operator(use, tuple(tensor.dims), interface.outputs))]
     if refusals and len(refusals) < len(uses):
         return Why.SHARED, f"also used as {refusals[0][0].value} ({refusals[0][1] or 'another operator'})"
     return refusals[0] if refusals else None
 
 
-def _operator(use: Use, shape: tuple[int, ...]) -> tuple[Why, str] | None:
+def _operator(use: Use, shape: tuple[int, ...], outputs: Container[str]) -> tuple[Why, str] | None:
     """Return why one use is not a factorable one, None where an operator takes it."""
     kind, domain = use.node.op_type, use.node.domain
     if domain not in ("", "ai.onnx"):
@@ -159,11 +158,17 @@ def _operator(use: Use, shape: tuple[int, ...]) -> tuple[Why, str] | None:
         return Why.EMBEDDING, kind
     if kind in QUANTISED_OPS:
         return Why.QUANTISED, kind
-    if kind in PASSES_WEIGHTS:
-        return Why.OPERATOR, f"behind {kind}"
+    if kind in PASSES and use.slot:
+        return Why.ELEMENTWISE, f"read by {kind}"
+    if kind in PASSES - {"Identity"}:
+        return Why.OPERATOR, f"behind {kind}, {_why_not_passed(use.node, outputs)}"
     if kind in ELEMENTWISE or len(shape) < 2:
         return Why.ELEMENTWISE, kind
     return Why.OPERATOR, kind
+
+
+def _why_not_passed(node: onnx.NodeProto, outputs: Container[str]) -> str:
+    return "whose output the graph returns" if node.output[0] in outputs else "which also reads what the graph computes"
 
 
 def _roles(
