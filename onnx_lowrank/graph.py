@@ -6,8 +6,10 @@ protobuf nodes and leaves everything else of the file as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -18,6 +20,8 @@ from onnx_lowrank.errors import ModelError
 gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.CRITICAL
 
 
+Function: TypeAlias = tuple[str, str]
+"""Domain and name of a local function."""
 PASSES = {"Identity", "Cast", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "DequantizeLinear"}
 """Operators that hand a constant on, in another form at most; whatever else they read must be constant, too."""
 
@@ -36,13 +40,13 @@ class GraphView:
     """Constant tensors by name, and where they go.
 
     weights: root name -> its tensor, an initializer's or a Constant node's; chains of PASSES are followed to the root.
-    uses: root name -> the inputs it reaches, in graph order. inner: roots that a subgraph reads from outside.
+    uses: root name -> the inputs it reaches, in graph order. inner: roots that a subgraph reads from outside -> the node it is in.
     hidden: tensors that live inside subgraphs and local functions.
     """
 
     weights: dict[str, onnx.TensorProto] = field(default_factory=dict)
     uses: dict[str, list[Use]] = field(default_factory=dict)
-    inner: set[str] = field(default_factory=set)
+    inner: dict[str, str] = field(default_factory=dict)
     hidden: list[tuple[str, onnx.TensorProto]] = field(default_factory=list)
 
 
@@ -67,9 +71,10 @@ def read_graph(model: onnx.ModelProto) -> GraphView:
             continue
         for slot, name in enumerate(node.input):
             _used(view, origins, Use(node, slot), name)
-    for _, inner in subgraphs(model.graph):
+    for holder, inner in subgraphs(model.graph):
         names = [*(name for node in inner.node for name in node.input), *(value.name for value in inner.output)]
-        view.inner.update(origin[0] for name in names if (origin := origins.of(name)))
+        for root in {origin[0] for name in names if (origin := origins.of(name))}:
+            view.inner.setdefault(root, _place(holder))
     view.hidden.extend(_hidden(model))
     return view
 
@@ -128,14 +133,37 @@ def subgraphs(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, onnx.Gra
                 yield from subgraphs(inner)
 
 
+def _place(holder: onnx.NodeProto) -> str:
+    return f"{holder.op_type} {holder.name or holder.output[0]}"
+
+
 def _hidden(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
     for holder, graph in subgraphs(model.graph):
-        place = f"{holder.op_type} {holder.name or holder.output[0]}"
-        yield from ((place, tensor) for tensor in graph.initializer)
-        yield from ((place, value) for node in graph.node if (value := constant_value(node)) is not None)
+        yield from ((_place(holder), tensor) for tensor in graph.initializer)
+        yield from ((_place(holder), value) for node in graph.node if (value := constant_value(node)) is not None)
+    calls = function_calls(model)
     for function in model.functions:
-        place = f"function {function.name}"
+        times = calls[function.domain, function.name]
+        more = f", which is called {times} times: inlined, it would be stored as often" if times > 1 else ""
+        place = f"function {function.name}{more}"
         yield from ((place, value) for node in function.node if (value := constant_value(node)) is not None)
+
+
+def function_calls(model: onnx.ModelProto) -> Counter[Function]:
+    """Return how often every local function is called, through other functions as well."""
+    bodies = {(function.domain, function.name): function for function in model.functions}
+    calls: Counter[Function] = Counter()
+
+    def count(nodes: Iterable[onnx.NodeProto]) -> None:
+        for node in nodes:
+            key = (node.domain, node.op_type)
+            if key in bodies:
+                calls[key] += 1
+                count(bodies[key].node)
+
+    for graph in [model.graph, *(inner for _, inner in subgraphs(model.graph))] if bodies else []:
+        count(graph.node)
+    return calls
 
 
 def all_names(model: onnx.ModelProto) -> set[str]:

@@ -134,7 +134,7 @@ def _unusable(
     if kind.startswith(QUANTISED_TYPES):
         return Why.QUANTISED, kind.lower()
     if name in view.inner:
-        return Why.SUBGRAPH, "read inside If, Loop or Scan"
+        return Why.SUBGRAPH, f"read inside {view.inner[name]}"
     if name in interface.outputs:
         return Why.OUTPUT, "the graph returns it"
     if name in interface.inputs:

@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 
 from onnx_lowrank import linalg, model_io
+from onnx_lowrank.local_functions import inlined
+from onnx_lowrank.pipeline.subject import inlined_note
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.result import Inspection, WeightRow
 from onnx_lowrank.sites import Found, find_sites, largest_first
@@ -30,6 +32,7 @@ def inspect(
         proto, source, size = model, "the model given", model.ByteSize()
     else:
         proto, source, size = model_io.load(Path(model)), str(model), model_io.file_bytes(Path(model))
+    proto, names = inlined(proto)
     found = find_sites(proto, include=include, exclude=exclude, multiple=rank_multiple)
     rows = []
     with (progress or Silent()).step("decomposing weights", len(found.sites)) as advance:
@@ -38,7 +41,8 @@ def inspect(
             advance(1)
     rows.sort(key=lambda row: (-row.site.parameters, row.site.weight))
     skips = tuple(largest_first(found.skips))
-    return Inspection(source, model_io.main_opset(proto), found.parameters, size, tuple(rows), skips)
+    notes = (inlined_note(names),) if names else ()
+    return Inspection(source, model_io.main_opset(proto), found.parameters, size, tuple(rows), skips, notes)
 
 
 def _row(found: Found, site: Site) -> WeightRow:

@@ -184,7 +184,7 @@ class _Run:
         dead = stand.calibrated.decomposed.dead if stand is not None else ()
         return Result(
             changed=False,
-            model=self.study.subject.model,
+            model=self.study.subject.original or self.study.subject.model,
             reason=reason,
             goal=self.goal,
             options=self.study.options,

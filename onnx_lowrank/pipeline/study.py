@@ -18,6 +18,7 @@ from onnx_lowrank.pipeline.subject import (
     DataSources,
     Subject,
     first_outputs,
+    inlined_note,
     make_judge,
     make_screen,
     pick_metric,
@@ -76,7 +77,8 @@ class Study:
         found = find_sites(
             subject.model, include=options.include, exclude=options.exclude, multiple=options.rank_multiple
         )
-        return Study(subject, split, found, options, clock, sources.random)
+        notes = [inlined_note(subject.inlined)] if subject.inlined else []
+        return Study(subject, split, found, options, clock, sources.random, notes=notes)
 
     def metric(self, gate: Gate) -> tuple[Metric, str]:
         """Return the metric and why. Raises GoalError where the gate cannot be met with it."""

@@ -11,6 +11,7 @@ import onnx
 
 from onnx_lowrank import model_io
 from onnx_lowrank.errors import DataError, GoalError, ModelError
+from onnx_lowrank.local_functions import inlined
 from onnx_lowrank.metrics import Metric, MetricSpec, choose_metric, impossible_goal, listed
 from onnx_lowrank.options import Gate, Options
 from onnx_lowrank.progress import Progress
@@ -47,13 +48,18 @@ class DataSources:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Subject:
-    """A loaded model with its original in onnxruntime; `bytes` is the size of its files."""
+    """A loaded model with its original in onnxruntime; `bytes` is the size of its files.
+
+    model: what is worked on: the original, where functions that hold weights are `inlined` (their names).
+    """
 
     model: onnx.ModelProto
     runner: Runner
     source: str
     sha256: str
     bytes: int
+    original: onnx.ModelProto | None = None
+    inlined: tuple[str, ...] = ()
 
     @staticmethod
     def of(model: onnx.ModelProto | Path | str, options: Options) -> Subject:
@@ -63,7 +69,14 @@ class Subject:
         else:
             proto, source, size = model_io.load(Path(model)), str(model), model_io.file_bytes(Path(model))
         runner = Runner(proto, provider=options.provider, threads=options.threads)
-        return Subject(proto, runner, source, model_io.content_hash(proto), size)
+        model, names = inlined(proto)
+        return Subject(model, runner, source, model_io.content_hash(proto), size, proto, names)
+
+
+def inlined_note(names: Sequence[str]) -> str:
+    """Return what a user has to know of local functions that are gone."""
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return f"local functions are inlined, so that weights in them can be factored: {shown}"
 
 
 def read_samples(subject: Subject, sources: DataSources, options: Options, progress: Progress) -> Split:
