@@ -40,7 +40,8 @@ class GraphView:
     """Constant tensors by name, and where they go.
 
     weights: root name -> its tensor, an initializer's or a Constant node's; chains of PASSES are followed to the root.
-    uses: root name -> the inputs it reaches, in graph order. inner: roots that a subgraph reads from outside -> the node it is in.
+    uses: root name -> the inputs it reaches, in graph order.
+    inner: root that a subgraph reads from outside -> the node that holds the subgraph.
     hidden: tensors that live inside subgraphs and local functions.
     """
 

@@ -160,7 +160,7 @@ def _targets(found: Found, plan: Plan, factors: Mapping[Key, Factors]) -> Iterat
             raise PlanError(f"the plan factors {choice.weight!r}, which cannot be factored in this model")
         key = (choice.site, choice.option.scheme)
         calls, storage = found.calls[choice.site], found.sources[choice.site].storage
-        chain = storage.seen(calls[0], factors[key].chain(choice.option.ranks))
+        chain = storage.seen(factors[key].chain(choice.option.ranks))
         if len(chain.stages) == 2 and not chain.stages[-1].owns:
             yield _Target(key, choice.option.ranks, chain, calls, storage)
 

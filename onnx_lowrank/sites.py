@@ -18,10 +18,15 @@ from onnx_lowrank.sources import Source, source_of
 from onnx_lowrank.types import Array, Site, Skip, Why
 
 INDEX_TYPES = {"INT64", "INT32", "INT16", "UINT16", "UINT32", "UINT64", "BOOL", "STRING", "UNDEFINED"}
-QUANTISED_TYPES = ("INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2", "FLOAT8", "FLOAT4")
 RECURRENT = {"LSTM", "GRU", "RNN"}
 EMBEDDING = {"Gather", "GatherElements", "GatherND", "EmbedLayerNormalization"}
-QUANTISED_OPS = {"DequantizeLinear", "QuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"}
+QUANTISED_OPS: Mapping[str, tuple[int, ...]] = {
+    **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), (0,)),
+    **dict.fromkeys(("MatMulInteger", "ConvInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"), (0, 1)),
+    **dict.fromkeys(("QLinearMatMul", "QLinearConv"), (0, 3)),
+    **dict.fromkeys(("MatMulNBits", "MatMulBnb4", "GatherBlockQuantized", "QAttention", "QGemm"), (0, 1, 3)),
+}
+"""Operators on integers -> the inputs that may be a weight."""
 ELEMENTWISE = {
     *("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Where", "Clip", "PRelu", "Concat", "Equal", "Pad", "Resize"),
     *("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization"),
@@ -130,9 +135,6 @@ def _unusable(
     view: GraphView, interface: _Interface, name: str, tensor: onnx.TensorProto, uses: Sequence[Use]
 ) -> tuple[Why, str] | None:
     """Return why no operator may touch this tensor at all."""
-    kind = _type_name(tensor)
-    if kind.startswith(QUANTISED_TYPES):
-        return Why.QUANTISED, kind.lower()
     if name in view.inner:
         return Why.SUBGRAPH, f"read inside {view.inner[name]}"
     if name in interface.outputs:
@@ -148,6 +150,12 @@ def _unusable(
 def _operator(use: Use, shape: tuple[int, ...], outputs: Container[str]) -> tuple[Why, str] | None:
     """Return why one use is not a factorable one, None where an operator takes it."""
     kind, domain = use.node.op_type, use.node.domain
+    if kind in QUANTISED_OPS and use.slot not in QUANTISED_OPS[kind]:
+        return Why.ELEMENTWISE, f"scale, zero point or bias of {kind}"
+    if kind == "QuantizeLinear":
+        return Why.QUANTISED, "stored as float and quantised in the graph: fold it into integers first"
+    if kind in QUANTISED_OPS and (kind != "DequantizeLinear" or domain == "com.microsoft"):
+        return Why.QUANTISED, f"{kind}: only int8 and uint8 behind a plain DequantizeLinear are factored"
     if domain not in ("", "ai.onnx"):
         return Why.OPERATOR, f"{domain}.{kind}"
     if by_type(kind) is not None:
@@ -156,8 +164,6 @@ def _operator(use: Use, shape: tuple[int, ...], outputs: Container[str]) -> tupl
         return Why.RECURRENT, kind
     if kind in EMBEDDING:
         return Why.EMBEDDING, kind
-    if kind in QUANTISED_OPS:
-        return Why.QUANTISED, kind
     if kind in PASSES and use.slot:
         return Why.ELEMENTWISE, f"read by {kind}"
     if kind in PASSES - {"Identity"}:
@@ -221,7 +227,7 @@ def _site(name: str, shape: tuple[int, ...], used: Sequence[Call], source: Sourc
         weight=name,
         shape=operator(first).canonical(first, np.broadcast_to(np.float32(0), shape)).shape,
         sharers=tuple(call.output for call in used),
-        itemsize=source.storage.itemsize if source else 4,
+        **(source.sizes if source else {}),
     )
 
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+import numpy as np
 import onnx
 
 from onnx_lowrank.graph import GraphView, Use
-from onnx_lowrank.steps import FAILURES, TYPES, attribute, read, through
+from onnx_lowrank.grid import Grid
+from onnx_lowrank.ops import Call, call_of, operator
+from onnx_lowrank.steps import BFLOAT16, FAILURES, TYPES, attribute, read, through
 from onnx_lowrank.storage import ITEMSIZES, Storage
 from onnx_lowrank.types import Array, Why
+
+INTEGERS = frozenset({int(onnx.TensorProto.INT8), int(onnx.TensorProto.UINT8)})
+QUANTISED = ("int", "uint", "float8", "float4")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,6 +34,16 @@ class Source:
     steps: tuple[onnx.NodeProto, ...] = ()
     constants: Mapping[str, Array] = field(default_factory=dict)
     opset: int = 0
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """What a Site says of how its numbers are stored."""
+        grid = self.storage.grid
+        return {
+            "itemsize": self.storage.itemsize,
+            "scale_bytes": self.storage.scale_bytes,
+            "scale_axis": grid.axis if grid is not None else None,
+        }
 
     def value(self, tensor: onnx.TensorProto) -> Array:
         """Return what arrives at the operators. Raises one of FAILURES where a step cannot be computed."""
@@ -44,23 +61,76 @@ class Source:
 def source_of(view: GraphView, name: str, uses: Sequence[Use], opset: int) -> Source | tuple[Why, str]:
     """Return where a weight comes from, or why its factors cannot be stored as it is."""
     tensor, steps = view.weights[name], uses[0].steps
-    if tensor.data_type not in ITEMSIZES:
-        return Why.DTYPE, f"{_called(tensor.data_type)}: only float16, bfloat16, float32 and float64 are factored"
     if any(_form(use, view) != _form(uses[0], view) for use in uses[1:]):
         return Why.SHARED, "its nodes read it in different forms"
-    casts = tuple(int(attribute(step, "to")) for step in steps if step.op_type == "Cast")
-    odd = [elem for elem in casts if elem not in TYPES]
-    if odd:
-        return Why.DTYPE, f"cast to {_called(odd[0])}"
+    refusal = _unhandled(int(tensor.data_type), steps)
+    if refusal:
+        return refusal
     entries = tuple(dict.fromkeys(use.node.input[use.slot] for use in uses)) if steps else (name,)
     read_too = {name for step in steps for name in step.input[1:] if name in view.weights}
     constants = {other: read(view.weights[other]) for other in read_too}
+    casts = tuple(int(attribute(step, "to")) for step in steps if step.op_type == "Cast")
     source = Source(Storage(int(tensor.data_type), casts), entries, steps, constants, opset)
+    dequantize = next((step for step in steps if step.op_type == "DequantizeLinear"), None)
+    if dequantize is not None and (attribute(dequantize, "block_size") or constants[dequantize.input[1]].ndim > 1):
+        return Why.QUANTISED, "scales of blocks: only one scale for all, or one for each channel, can be kept"
     try:
         source.shape(tensor)
+        if dequantize is None:
+            return source
+        return _quantised(source, view, tensor, dequantize, call_of(uses[0].node, uses[0].slot, opset))
     except FAILURES as error:
         return Why.OPERATOR, f"behind {steps[-1].op_type}, which cannot be computed here ({type(error).__name__})"
-    return source
+
+
+def _unhandled(elem: int, steps: Sequence[onnx.NodeProto]) -> tuple[Why, str] | None:
+    """Return why numbers of this type, on this way, are not handled."""
+    kinds = [step.op_type for step in steps]
+    if "DequantizeLinear" in kinds:
+        if elem not in INTEGERS:
+            return Why.QUANTISED, f"{_called(elem)}: only int8 and uint8 are factored and quantised again"
+        if kinds.count("DequantizeLinear") > 1 or "Cast" in kinds[: kinds.index("DequantizeLinear")]:
+            return Why.QUANTISED, f"made of {_called(elem)} by {', '.join(kinds)}"
+    elif elem not in TYPES:
+        why = Why.QUANTISED if _called(elem).startswith(QUANTISED) else Why.DTYPE
+        return why, f"{_called(elem)}: only float16, bfloat16, float32 and float64 are factored"
+    odd = [to for step in steps if step.op_type == "Cast" and (to := int(attribute(step, "to"))) not in TYPES]
+    return (Why.DTYPE, f"cast to {_called(odd[0])}") if odd else None
+
+
+def _quantised(
+    source: Source, view: GraphView, tensor: onnx.TensorProto, node: onnx.NodeProto, call: Call
+) -> Source | tuple[Why, str]:
+    """Return a source of integers, or why its factors cannot be quantised in the same way."""
+    scale = source.constants[node.input[1]]
+    elem = int(view.weights[node.input[1]].data_type)
+    q = read(tensor)
+    zero = source.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(1, q.dtype)
+    if elem == BFLOAT16:
+        return Why.QUANTISED, "bfloat16 scales"
+    if operator(call).refuse(call, source.shape(tensor)):  # said by whoever asks about the operator
+        return source
+    axis = _channels(source, tensor, node, call) if scale.size > 1 else None
+    if axis is not None and axis > 1:
+        return Why.QUANTISED, "its scales belong neither to inputs nor to outputs"
+    grid = Grid.of(q, zero, axis, TYPES[elem])
+    return replace(source, storage=replace(source.storage, grid=grid, scale=elem))
+
+
+def _channels(source: Source, tensor: onnx.TensorProto, node: onnx.NodeProto, call: Call) -> int:
+    """Return the axis of (out, in, *spatial) that has a scale for each of its channels; 2 where none has."""
+    place = list(source.steps).index(node)
+    shape = replace(source, steps=source.steps[:place]).shape(tensor)
+    axis = int(1 if (given := attribute(node, "axis")) is None else given) % len(shape)
+    numbers = np.arange(shape[axis], dtype=np.float64).reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    later = [step for step in source.steps[place + 1 :] if step.op_type != "Cast"]
+    moved = through(np.broadcast_to(numbers, shape).copy(), later, source.constants, source.opset)
+    canonical = operator(call).canonical(call, moved)
+    for at in range(min(canonical.ndim, 2)):
+        rows = np.moveaxis(canonical, at, 0).reshape(canonical.shape[at], -1)
+        if len(rows) == shape[axis] and (rows == np.arange(shape[axis])[:, None]).all():
+            return at
+    return 2
 
 
 def _called(elem: int) -> str:

@@ -42,7 +42,8 @@ def tensor_of(array: Array, elem: int, name: str) -> onnx.TensorProto:
     """Return a tensor of an element type; the values are rounded to it where it is a float type."""
     if elem != BFLOAT16:
         values = as_type(array, elem) if elem in TYPES else array
-        return onnx.numpy_helper.from_array(np.ascontiguousarray(values), name)
+        whole = np.ascontiguousarray(values).reshape(array.shape)  # it makes a vector of a scalar
+        return onnx.numpy_helper.from_array(whole, name)
     bits = (np.ascontiguousarray(_as_bfloat16(array)).view(np.uint32) >> 16).astype("<u2")
     return onnx.helper.make_tensor(name, elem, array.shape, bits.tobytes(), raw=True)
 
@@ -63,12 +64,29 @@ def attribute(node: onnx.NodeProto, name: str) -> Any:
 def through(array: Array, steps: Sequence[onnx.NodeProto], constants: Mapping[str, Array], opset: int) -> Array:
     """Return what comes out of a chain of steps. Raises one of FAILURES where a step cannot be computed."""
     for node in steps:
-        array = _cast(array, node) if node.op_type == "Cast" else _computed(array, node, constants, opset)
+        if node.op_type == "Cast":
+            array = as_type(array, int(attribute(node, "to")))
+        elif node.op_type == "DequantizeLinear":
+            array = _dequantised(array, node, constants)
+        else:
+            array = _computed(array, node, constants, opset)
     return array
 
 
-def _cast(array: Array, node: onnx.NodeProto) -> Array:
-    return as_type(array, int(attribute(node, "to")))
+def _dequantised(q: Array, node: onnx.NodeProto, constants: Mapping[str, Array]) -> Array:
+    """Return scale · (q − zero); the reference evaluator knows the operator from opset 19 on only."""
+    scale = constants[node.input[1]]
+    if attribute(node, "block_size") or attribute(node, "output_dtype") or scale.ndim > 1:
+        raise NotImplementedError(node.op_type)
+    zero = constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros_like(scale)
+    if scale.size > 1:
+        axis = int(1 if (given := attribute(node, "axis")) is None else given) % q.ndim
+        shape = [-1 if i == axis else 1 for i in range(q.ndim)]
+        scale, zero = scale.reshape(shape), zero.reshape(shape)
+    else:
+        scale, zero = scale.reshape(()), zero.reshape(())
+    exact = (q.astype(np.float64) - zero.astype(np.float64)) * scale.astype(np.float64)
+    return exact.astype(scale.dtype)
 
 
 def _computed(array: Array, node: onnx.NodeProto, constants: Mapping[str, Array], opset: int) -> Array:

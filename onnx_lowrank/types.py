@@ -65,7 +65,9 @@ class Site:
     """A weight that can be factored: y = W x, at every position of the input.
 
     `shape` is canonical: (out, in, *spatial); `id` is the output tensor of the first node that uses the weight,
-    `sharers` the output tensors of all of them (rewritten together or not at all).
+    `sharers` the output tensors of all of them (rewritten together or not at all). `itemsize`: bytes of a stored
+    number; of integers, `scale_bytes` are those of a scale and its zero point, one for each channel of `scale_axis`
+    (None: one for the whole weight).
     """
 
     id: str
@@ -75,6 +77,8 @@ class Site:
     shape: tuple[int, ...]
     sharers: tuple[str, ...]
     itemsize: int = 4
+    scale_bytes: int = 0
+    scale_axis: int | None = None
 
     @property
     def parameters(self) -> int:

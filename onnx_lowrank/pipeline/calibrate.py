@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from onnx_lowrank.calibration import Observed, observe, passes, stream_moments
 from onnx_lowrank.errors import GoalError
-from onnx_lowrank.gradient import observed_ranks, widened
+from onnx_lowrank.gradient import observed_ranks, straightened, widened
 from onnx_lowrank.metrics import Metric
 from onnx_lowrank.metrics.custom import from_file
 from onnx_lowrank.metrics.divergence import Kind, divergence_kind
@@ -127,7 +127,7 @@ def joint_collection(
 ) -> Collection:
     """Return the two passes, ready to run, with the batch at which they fit in the memory allowed."""
     settings = {"provider": options.provider, "threads": options.threads}
-    twin = widened(subject.model)
+    twin = straightened(widened(subject.model))  # the model but for rounding: what has a gradient
     shapes = observed_ranks(twin, samples.feeds[0], **settings)  # type: ignore[arg-type]
     # where two samples cannot run together (a fixed batch, rows that mix) every feed is one unit
     separate = batch > 1 and tells_samples_apart(subject.model, found, samples.feeds, options)

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from onnx_lowrank import linalg, model_io
+from onnx_lowrank.cost import dense_layout, layout_cost
 from onnx_lowrank.local_functions import inlined
 from onnx_lowrank.pipeline.subject import inlined_note
 from onnx_lowrank.progress import Progress, Silent
@@ -51,7 +52,7 @@ def _row(found: Found, site: Site) -> WeightRow:
     ranks = {share: int(np.searchsorted(energy, share * total) + 1) if total > 0 else 0 for share in SHARES}
     return WeightRow(
         site=site,
-        bytes=site.parameters * site.itemsize,
+        bytes=layout_cost(site, dense_layout(site), ()).bytes,
         share=site.parameters / max(found.parameters, 1),
         break_even=site.break_even,
         full_rank=min(site.shape[0], math.prod(site.shape[1:])),

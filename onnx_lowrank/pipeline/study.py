@@ -22,6 +22,7 @@ from onnx_lowrank.pipeline.subject import (
     make_judge,
     make_screen,
     pick_metric,
+    quantised_note,
     read_samples,
 )
 from onnx_lowrank.plan import Problem, signed
@@ -78,6 +79,8 @@ class Study:
             subject.model, include=options.include, exclude=options.exclude, multiple=options.rank_multiple
         )
         notes = [inlined_note(subject.inlined)] if subject.inlined else []
+        integers = sum(site.itemsize == 1 for site in found.sites)
+        notes += [quantised_note(integers)] if integers else []
         return Study(subject, split, found, options, clock, sources.random, notes=notes)
 
     def metric(self, gate: Gate) -> tuple[Metric, str]:

@@ -79,6 +79,16 @@ def inlined_note(names: Sequence[str]) -> str:
     return f"local functions are inlined, so that weights in them can be factored: {shown}"
 
 
+def quantised_note(count: int) -> str:
+    """Return what a user has to know of factors that are integers."""
+    which = (
+        "1 weight is stored as 8-bit integers, and so are its"
+        if count == 1
+        else (f"{count} weights are stored as 8-bit integers, and so are their")
+    )
+    return f"{which} factors, with scales of the same kind; what lies between two factors stays float"
+
+
 def read_samples(subject: Subject, sources: DataSources, options: Options, progress: Progress) -> Split:
     """Return disjoint calibration, validation and test samples. Raises DataError."""
     inputs = subject.runner.inputs

@@ -90,10 +90,8 @@ def stored_weight(found: Found, site: Site, factors: Factors, option: Option) ->
     Where factors are rounded to be stored it is the product of the rounded ones: the loss of rounding is measured, too.
     """
     call, storage = found.calls[site.id][0], found.sources[site.id].storage
-    if storage.narrow:
-        dense = product(storage.seen(call, factors.chain(option.ranks)).stages)
-    else:
-        dense = factors.dense(option.ranks)
+    ranks = option.ranks
+    dense = product(storage.seen(factors.chain(ranks)).stages) if storage.narrow else factors.dense(ranks)
     stage = Stage(dense, tuple(range(dense.ndim - 2)))
     return np.ascontiguousarray(as_type(operator(call).stored(call, stage), storage.arrives))
 

@@ -55,7 +55,7 @@ def pair(first: float, last: float, kernel: tuple[int, ...] = ()) -> Chain:
 @given(st.floats(-6, 6), st.floats(-6, 6), st.sampled_from([(), (3,), (3, 2)]))
 def test_balancing_keeps_the_product_and_evens_the_norms(first: float, last: float, kernel: tuple[int, ...]):
     chain = pair(10.0**first, 10.0**last, kernel)
-    even = balanced(chain)
+    even = balanced(chain, 0.5)
     np.testing.assert_allclose(product(even.stages), product(chain.stages), rtol=1e-9, atol=0)
     before = np.sqrt((even.stages[0].weight.reshape(3, -1) ** 2).sum(1))
     after = np.sqrt((np.moveaxis(even.stages[1].weight, 1, 0).reshape(3, -1) ** 2).sum(1))
@@ -65,14 +65,14 @@ def test_balancing_keeps_the_product_and_evens_the_norms(first: float, last: flo
 def test_factors_beyond_the_range_of_half_precision_fit_when_balanced():
     chain = pair(1e8, 1e-8)
     assert not np.isfinite(as_type(chain.stages[0].weight, F16)).all()
-    rounded = Storage(F16).seen(None, chain)
+    rounded = Storage(F16).seen(chain)
     np.testing.assert_allclose(product(rounded.stages), product(chain.stages), rtol=5e-2, atol=3e-3)
 
 
 def test_a_component_that_is_zero_on_one_side_stays():
     first = np.array([[1.0, 2.0], [0.0, 0.0]])
     chain = Chain((Stage(first), Stage(np.array([[3.0, 4.0]]))))
-    even = balanced(chain)
+    even = balanced(chain, 0.5)
     np.testing.assert_allclose(product(even.stages), [[3.0, 6.0]], rtol=1e-12)
     assert np.isfinite(even.stages[1].weight).all()
 
