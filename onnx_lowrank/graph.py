@@ -28,11 +28,20 @@ PASSES = {"Identity", "Cast", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "F
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One input of one node of the main graph. `steps`: the nodes that a constant comes through, Identity aside."""
+    """One input of one node. `steps`: the nodes that a constant comes through, Identity aside.
+
+    body: which If, Loop or Scan body the node is in, as `bodies` calls it; empty in the main graph.
+    """
 
     node: onnx.NodeProto
     slot: int
     steps: tuple[onnx.NodeProto, ...] = ()
+    body: str = ""
+
+    @property
+    def place(self) -> str:
+        """The node that holds the body, as a user knows it."""
+        return self.body.rsplit("#", 1)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +49,8 @@ class GraphView:
     """Constant tensors by name, and where they go.
 
     weights: root name -> its tensor, an initializer's or a Constant node's; chains of PASSES are followed to the root.
-    uses: root name -> the inputs it reaches, in graph order.
-    inner: root that a subgraph reads from outside -> the node that holds the subgraph.
+    uses: root name -> the inputs it reaches, in graph order, those in bodies last.
+    inner: root that a body returns as it is -> the node that holds the body.
     hidden: tensors that live inside subgraphs and local functions.
     """
 
@@ -72,9 +81,11 @@ def read_graph(model: onnx.ModelProto) -> GraphView:
             continue
         for slot, name in enumerate(node.input):
             _used(view, origins, Use(node, slot), name)
-    for holder, inner in subgraphs(model.graph):
-        names = [*(name for node in inner.node for name in node.input), *(value.name for value in inner.output)]
-        for root in {origin[0] for name in names if (origin := origins.of(name))}:
+    for body, holder, inner in bodies(model.graph):
+        for node in inner.node:
+            for slot, name in enumerate(node.input):
+                _used(view, origins, Use(node, slot, body=body), name)
+        for root in {origin[0] for value in inner.output if (origin := origins.of(value.name))}:
             view.inner.setdefault(root, _place(holder))
     view.hidden.extend(_hidden(model))
     return view
@@ -96,7 +107,7 @@ def constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
 def _used(view: GraphView, origins: _Origins, use: Use, name: str) -> None:
     origin = origins.of(name)
     if origin is not None:
-        view.uses.setdefault(origin[0], []).append(Use(use.node, use.slot, origin[1]))
+        view.uses.setdefault(origin[0], []).append(Use(use.node, use.slot, origin[1], use.body))
 
 
 class _Origins:
@@ -132,6 +143,17 @@ def subgraphs(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, onnx.Gra
             for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
                 yield node, inner
                 yield from subgraphs(inner)
+
+
+def bodies(graph: onnx.GraphProto, above: str = "") -> Iterator[tuple[str, onnx.NodeProto, onnx.GraphProto]]:
+    """Yield every graph below this one, under a name of its own, with the node that holds it; outer ones first."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            inner = [attribute.g] if attribute.HasField("g") else attribute.graphs
+            for index, each in enumerate(inner):
+                name = f"{above}{_place(node)}#{attribute.name}{index or ''}"
+                yield name, node, each
+                yield from bodies(each, f"{name} > ")
 
 
 def _place(holder: onnx.NodeProto) -> str:

@@ -158,6 +158,8 @@ def _targets(found: Found, plan: Plan, factors: Mapping[Key, Factors]) -> Iterat
     for choice in plan.factored:
         if choice.site not in found.calls:
             raise PlanError(f"the plan factors {choice.weight!r}, which cannot be factored in this model")
+        if choice.site in found.bodies:  # nothing in there can be looked at
+            continue
         key = (choice.site, choice.option.scheme)
         calls, storage = found.calls[choice.site], found.sources[choice.site].storage
         chain = storage.seen(factors[key].chain(choice.option.ranks))

@@ -8,15 +8,15 @@ gone; everything else of the file (names, opsets, metadata, documentation, other
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import onnx
 
 from onnx_lowrank.errors import PlanError
-from onnx_lowrank.graph import PASSES, all_names, constant_value, subgraphs
-from onnx_lowrank.ops import Call, operator
+from onnx_lowrank.graph import PASSES, all_names, bodies, constant_value, subgraphs
+from onnx_lowrank.ops import operator
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.sites import Found
-from onnx_lowrank.sources import Source
 from onnx_lowrank.steps import tensor_of
 from onnx_lowrank.types import Chain, Plan, Site, Stage
 
@@ -27,20 +27,30 @@ def rewrite(
     """Return a copy of `model` with the plan's sites factored. Raises PlanError for a site that is not in `found`."""
     names = _Fresh(all_names(model))
     sites = {site.id: site for site in found.sites}
-    replaced: dict[str, list[onnx.NodeProto]] = {}
+    new = _New()
     tensors: list[onnx.TensorProto] = []
     for choice in plan.factored:
         if choice.site not in sites:
             raise PlanError(f"the plan factors {choice.weight!r}, which cannot be factored in this model")
         chain = factors[choice.site, choice.option.scheme].chain(choice.option.ranks)
         site = sites[choice.site]
-        _write(site, found.calls[site.id], found.sources[site.id], chain, names, replaced, tensors)
+        _write(site, found, chain, names, new, tensors)
     kept = onnx.ModelProto()
     kept.CopyFrom(model)
-    _splice(kept.graph, replaced)
+    for body, _, inner in reversed(list(bodies(kept.graph))):  # what is spliced is copied: innermost first
+        _splice(inner, new.nodes.get(body, {}))
+    _splice(kept.graph, new.nodes.get("", {}), new.first)
     _remove_dead(kept, {choice.weight for choice in plan.factored})
     _store(kept, tensors)
     return kept
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _New:
+    """New nodes: body -> output of the node that they replace -> the nodes; and those to come first of all."""
+
+    nodes: dict[str, dict[str, list[onnx.NodeProto]]] = field(default_factory=dict)
+    first: list[onnx.NodeProto] = field(default_factory=list)
 
 
 class _Fresh:
@@ -60,15 +70,14 @@ class _Fresh:
 
 def _write(
     site: Site,
-    calls: tuple[Call, ...],
-    source: Source,
+    found: Found,
     chain: Chain,
     names: _Fresh,
-    replaced: dict[str, list[onnx.NodeProto]],
+    new: _New,
     tensors: list[onnx.TensorProto],
 ) -> None:
     """Write the chain once for every node that shares the weight; the factors are stored once."""
-    storage = source.storage
+    calls, storage = found.calls[site.id], found.sources[site.id].storage
     named: list[tuple[Stage, str]] = []
     before: list[onnx.NodeProto] = []
     for index, stage in enumerate(storage.settled(chain).stages):
@@ -76,16 +85,21 @@ def _write(
         named.append((stage, stored.name))
         tensors.extend(stored.tensors)
         before.extend(stored.nodes)
-    for call in calls:  # in graph order: what the factors come through stands before the first
-        written = operator(call).write(call, named, names)
-        replaced[call.output] = [*before, *written.nodes]
+    if site.body:  # bodies read what the main graph makes
+        new.first.extend(before)
+        before = []
+    for call, body in zip(calls, found.bodies.get(site.id, ("",) * len(calls)), strict=True):
+        written = operator(call).write(call, named, names)  # what the factors come through stands before the first
+        new.nodes.setdefault(body, {})[call.output] = [*before, *written.nodes]
         before = []
         tensors.extend(tensor_of(array, storage.arrives, name) for name, array in written.extra.items())
 
 
-def _splice(graph: onnx.GraphProto, replaced: Mapping[str, list[onnx.NodeProto]]) -> None:
+def _splice(
+    graph: onnx.GraphProto, replaced: Mapping[str, list[onnx.NodeProto]], first: Sequence[onnx.NodeProto] = ()
+) -> None:
     """Put the new nodes where the old ones stood: topological order needs no sorting."""
-    nodes: list[onnx.NodeProto] = []
+    nodes: list[onnx.NodeProto] = list(first)
     for node in graph.node:
         new = replaced.get(node.output[0]) if node.output else None
         for position, written in enumerate(new or ()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -39,7 +39,8 @@ class Found:
     """What a graph holds.
 
     calls: site id -> the calls that share its weight. parameters: elements of all weights (index tensors aside).
-    sources: site id -> where its weight comes from.
+    sources: site id -> where its weight comes from. bodies: site id -> the body that each of its calls is in; sites
+    of the main graph are not in it.
     """
 
     sites: tuple[Site, ...]
@@ -48,6 +49,11 @@ class Found:
     weights: Mapping[str, onnx.TensorProto]
     parameters: int
     sources: Mapping[str, Source]
+    bodies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def part(self, *, bodies: bool) -> Found:
+        """Return what holds the sites inside bodies alone, or the others."""
+        return replace(self, sites=tuple(site for site in self.sites if bool(site.body) == bodies))
 
     @property
     def site_parameters(self) -> int:
@@ -85,6 +91,7 @@ def find_sites(
     skips = [_hidden(place, tensor) for place, tensor in view.hidden if _is_weight(tensor)]
     calls: dict[str, tuple[Call, ...]] = {}
     sources: dict[str, Source] = {}
+    bodies: dict[str, tuple[str, ...]] = {}
     constant = {(use.node.output[0], use.node.input[use.slot]) for uses in view.uses.values() for use in uses}
     for name, tensor in view.weights.items():
         uses = view.uses.get(name, [])
@@ -101,14 +108,16 @@ def find_sites(
                 or _unselected(name, used, include, exclude)
             )
             if not refusal:
-                site = _site(name, shape, used, source)
+                site = _site(name, shape, used, source, uses[0].body)
                 sites.append(site)
                 calls[site.id], sources[site.id] = used, source
+                if site.body:
+                    bodies[site.id] = tuple(use.body for use in uses)
                 continue
             source = refusal
         skips.append(_skip(name, tensor, uses, *source))
     total = sum(site.parameters for site in sites) + sum(skip.parameters for skip in skips)
-    return Found(tuple(sites), tuple(skips), calls, view.weights, total, sources)
+    return Found(tuple(sites), tuple(skips), calls, view.weights, total, sources, bodies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +145,10 @@ def _unusable(
 ) -> tuple[Why, str] | None:
     """Return why no operator may touch this tensor at all."""
     if name in view.inner:
-        return Why.SUBGRAPH, f"read inside {view.inner[name]}"
+        return Why.SUBGRAPH, f"returned as it is by a body of {view.inner[name]}"
+    inside = next((use for use in uses if use.body), None)
+    if inside is not None and any(not use.body for use in uses):
+        return Why.SUBGRAPH, f"read inside {inside.place}, and outside of it"
     if name in interface.outputs:
         return Why.OUTPUT, "the graph returns it"
     if name in interface.inputs:
@@ -166,6 +178,8 @@ def _operator(use: Use, shape: tuple[int, ...], outputs: Container[str]) -> tupl
         return Why.EMBEDDING, kind
     if kind in PASSES and use.slot:
         return Why.ELEMENTWISE, f"read by {kind}"
+    if kind in PASSES and use.body:
+        return Why.OPERATOR, f"behind {kind} inside {use.place}"
     if kind in PASSES - {"Identity"}:
         return Why.OPERATOR, f"behind {kind}, {_why_not_passed(use.node, outputs)}"
     if kind in ELEMENTWISE or len(shape) < 2:
@@ -201,7 +215,7 @@ def _roles(
 
 
 def _size(shape: tuple[int, ...], used: Sequence[Call], multiple: int) -> tuple[Why, str] | None:
-    site = _site("", shape, used, None)
+    site = _site("", shape, used, None, "")
     if any(scheme.ranks(site.shape, multiple) for scheme in SCHEMES):
         return None
     return Why.TOO_SMALL, f"breaks even at rank {site.break_even:.3g}, ranks are multiples of {multiple}"
@@ -218,15 +232,16 @@ def _unselected(
     return (Why.EXCLUDED, f"--exclude {hit}") if hit is not None else None
 
 
-def _site(name: str, shape: tuple[int, ...], used: Sequence[Call], source: Source | None) -> Site:
+def _site(name: str, shape: tuple[int, ...], used: Sequence[Call], source: Source | None, body: str) -> Site:
     first = used[0]
     return Site(
-        id=first.output,
+        id=f"{body}/{first.output}" if body else first.output,  # bodies may have the same names inside
         node=first.name or first.output,
         op=first.op,
         weight=name,
         shape=operator(first).canonical(first, np.broadcast_to(np.float32(0), shape)).shape,
         sharers=tuple(call.output for call in used),
+        body=body,
         **(source.sizes if source else {}),
     )
 

@@ -67,7 +67,7 @@ class Site:
     `shape` is canonical: (out, in, *spatial); `id` is the output tensor of the first node that uses the weight,
     `sharers` the output tensors of all of them (rewritten together or not at all). `itemsize`: bytes of a stored
     number; of integers, `scale_bytes` are those of a scale and its zero point, one for each channel of `scale_axis`
-    (None: one for the whole weight).
+    (None: one for the whole weight). `body`: the If, Loop or Scan body whose nodes use it, empty in the main graph.
     """
 
     id: str
@@ -79,6 +79,7 @@ class Site:
     itemsize: int = 4
     scale_bytes: int = 0
     scale_axis: int | None = None
+    body: str = ""
 
     @property
     def parameters(self) -> int:

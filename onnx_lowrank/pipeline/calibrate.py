@@ -16,7 +16,7 @@ from onnx_lowrank.pipeline.subject import Subject, batch_of, first_outputs, spre
 from onnx_lowrank.plan import Problem
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.samples import Samples
-from onnx_lowrank.sensitivity import Decomposed, decompose, probe_curves
+from onnx_lowrank.sensitivity import Decomposed, decompose, decompose_plain, probe_curves
 from onnx_lowrank.sensitivity.curves import JointCurves, joint_curves, merged
 from onnx_lowrank.sensitivity.joint import Collection, Joint, notes_of
 from onnx_lowrank.sensitivity.objective import Objective
@@ -73,11 +73,32 @@ def calibrate_on(
     subject: Subject, samples: Samples, found: Found, options: Options, progress: Progress, objective: Objective
 ) -> Calibrated:
     """Return the sites decomposed for an objective."""
+    if found.bodies and any(site.body for site in found.sites):
+        return _with_bodies(subject, samples, found, options, progress, objective)
     batch = batch_of(subject, samples.feeds)
     observed = observe(subject.model, found, samples.feeds, options)
-    if options.sensitivity in ("joint", "paper"):
+    if options.sensitivity in ("joint", "paper") and found.sites:
         return _joint(subject, samples, found, observed, objective, options, batch, progress)
     return _one_sided(subject, samples, found, observed, objective, options, batch, progress)
+
+
+def _with_bodies(
+    subject: Subject, samples: Samples, found: Found, options: Options, progress: Progress, objective: Objective
+) -> Calibrated:
+    """Add the sites inside If, Loop and Scan: nothing can be observed in there, but their weights can be replaced."""
+    done = calibrate_on(subject, samples, found.part(bodies=False), options, progress, objective)
+    inside = found.part(bodies=True)
+    many = f"{len(inside.sites)} of {len(found.sites)} weights are used inside If, Loop or Scan"
+    if options.sensitivity == "paper":  # which measures nothing
+        return replace(done, notes=(*done.notes, f"{many}: left as they are, no gradient gets there"))
+    plain = decompose_plain(inside, multiple=options.rank_multiple)
+    note = f"{many}, where nothing can be observed: plain SVD, and their losses are measured"
+    return replace(
+        done,
+        decomposed=merged(found, done.decomposed, plain),
+        fallback={**done.fallback, **{site.id: "used inside a body" for site in inside.sites}},
+        notes=(*done.notes, note),
+    )
 
 
 def objective_of(subject: Subject, samples: Samples, options: Options, kind: Kind) -> Objective:

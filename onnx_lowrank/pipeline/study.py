@@ -21,6 +21,7 @@ from onnx_lowrank.pipeline.subject import (
     inlined_note,
     make_judge,
     make_screen,
+    moved_note,
     pick_metric,
     quantised_note,
     read_samples,
@@ -79,6 +80,7 @@ class Study:
             subject.model, include=options.include, exclude=options.exclude, multiple=options.rank_multiple
         )
         notes = [inlined_note(subject.inlined)] if subject.inlined else []
+        notes += [moved_note(subject.moved)] if subject.moved else []
         integers = sum(site.itemsize == 1 for site in found.sites)
         notes += [quantised_note(integers)] if integers else []
         return Study(subject, split, found, options, clock, sources.random, notes=notes)
@@ -145,7 +147,7 @@ class Study:
     def _warn_narrow(self, calibrated: Calibrated) -> None:
         """Say how many samples the widest linear site wants: fewer vectors than dimensions leave directions unseen."""
         samples, places = calibrated.fitted, calibrated.observed.places
-        linear = [site for site in self.found.sites if len(site.shape) == 2]
+        linear = [site for site in self.found.sites if len(site.shape) == 2 and site.id in places]
         seen = [(site, samples * sum(place.calls for place in places[site.id])) for site in linear]
         worst = max(((s, n) for s, n in seen if n < 4 * s.shape[1]), key=lambda p: p[0].shape[1] / p[1], default=None)
         if worst is not None:
