@@ -34,7 +34,8 @@ class Observed:
 
 
 def observe(model: onnx.ModelProto, found: Found, feeds: Sequence[Feed], options: Options) -> Observed:
-    """Return where the sites of `found` work, averaged over a few of `feeds`."""
+    """Return where the sites of `found` work, averaged over a few of `feeds`; nothing of those inside bodies."""
+    found = found.part(bodies=False)
     counted = [node for node in model.graph.node if node.op_type in COUNTED and node.domain in ("", "ai.onnx")]
     names = [name for node in counted for name in (node.input[0], node.input[1], node.output[0])]
     known = _constant_shapes(model)
