@@ -52,12 +52,14 @@ class GraphView:
     uses: root name -> the inputs it reaches, in graph order, those in bodies last.
     inner: root that a body returns as it is -> the node that holds the body.
     hidden: tensors that live inside subgraphs and local functions.
+    constant: every tensor that comes of a root alone -> the root, and the steps to it.
     """
 
     weights: dict[str, onnx.TensorProto] = field(default_factory=dict)
     uses: dict[str, list[Use]] = field(default_factory=dict)
     inner: dict[str, str] = field(default_factory=dict)
     hidden: list[tuple[str, onnx.TensorProto]] = field(default_factory=list)
+    constant: dict[str, tuple[str, tuple[onnx.NodeProto, ...]]] = field(default_factory=dict)
 
 
 def read_graph(model: onnx.ModelProto) -> GraphView:
@@ -88,6 +90,7 @@ def read_graph(model: onnx.ModelProto) -> GraphView:
         for root in {origin[0] for value in inner.output if (origin := origins.of(value.name))}:
             view.inner.setdefault(root, _place(holder))
     view.hidden.extend(_hidden(model))
+    view.constant.update(origins.known)
     return view
 
 
@@ -115,11 +118,11 @@ class _Origins:
 
     def __init__(self, model: onnx.ModelProto, weights: Mapping[str, onnx.TensorProto]) -> None:
         self._returned = {value.name for value in model.graph.output}
-        self._known: dict[str, tuple[str, tuple[onnx.NodeProto, ...]]] = {name: (name, ()) for name in weights}
+        self.known: dict[str, tuple[str, tuple[onnx.NodeProto, ...]]] = {name: (name, ()) for name in weights}
         for node in model.graph.node:  # in topological order
             if self.passes(node):
-                root, steps = self._known[node.input[0]]
-                self._known[node.output[0]] = (root, steps if node.op_type == "Identity" else (*steps, node))
+                root, steps = self.known[node.input[0]]
+                self.known[node.output[0]] = (root, steps if node.op_type == "Identity" else (*steps, node))
 
     def passes(self, node: onnx.NodeProto) -> bool:
         """Whether a node only hands a constant on, to other nodes alone."""
@@ -127,13 +130,13 @@ class _Origins:
             node.op_type in PASSES
             and node.domain in ("", "ai.onnx")
             and node.output[0] not in self._returned
-            and all(name in self._known for name in node.input if name)
+            and all(name in self.known for name in node.input if name)
             and bool(node.input)
         )
 
     def of(self, name: str) -> tuple[str, tuple[onnx.NodeProto, ...]] | None:
         """Return a tensor's root and its steps, first to last; None where no constant is behind it."""
-        return self._known.get(name)
+        return self.known.get(name)
 
 
 def subgraphs(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, onnx.GraphProto]]:

@@ -42,12 +42,12 @@ class Grid:
         least, most = int(np.iinfo(q.dtype).min), int(np.iinfo(q.dtype).max)
         middles = {0} if least < 0 else {127, 128}
         points = {int(point) for point in np.unique(zero)}
-        values = q.astype(np.int64)
+        used = (int(q.min()), int(q.max())) if q.size else (0, 0)
         if len(points) == 1 and points <= middles:
             (middle,) = points
-            reach = REDUCED if q.size and int(np.abs(values - middle).max()) <= REDUCED else 127
+            reach = REDUCED if max(middle - used[0], used[1] - middle) <= REDUCED else 127
             return Grid(middle - reach, middle + reach, middle, axis, scale)
-        if q.size and int(values.max() - values.min()) <= 2 * REDUCED:
+        if used[1] - used[0] <= 2 * REDUCED:
             least, most = (-REDUCED, REDUCED) if least < 0 else (0, 2 * REDUCED - 1)
         return Grid(least, most, None, axis, scale)
 

@@ -126,8 +126,8 @@ def _remove_dead(model: onnx.ModelProto, weights: set[str]) -> None:
         if not gone:
             break
         for node in gone:
-            dead.update([*node.output, *node.input[1:]])
-            led.update(node.input[1:])
+            dead.update([*node.output, *node.input])
+            led.update(node.input)
             graph.node.remove(node)
     dead -= _read_names(model)
     for values in (graph.initializer, graph.input, graph.value_info):
@@ -137,7 +137,7 @@ def _remove_dead(model: onnx.ModelProto, weights: set[str]) -> None:
 
 def _carries(node: onnx.NodeProto, led: set[str]) -> bool:
     if node.op_type in PASSES:
-        return node.input[0] in led
+        return node.input[0] in led or node.output[0] in led
     return constant_value(node) is not None and node.output[0] in led
 
 

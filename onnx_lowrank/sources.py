@@ -51,11 +51,12 @@ class Source:
 
     def shape(self, tensor: onnx.TensorProto) -> tuple[int, ...]:
         """Return the shape in which the weight arrives. Raises one of FAILURES."""
-        if not self.steps:
+        steps = [step for step in self.steps if step.op_type not in ("Cast", "DequantizeLinear")]
+        if not steps:
             return tuple(tensor.dims)
         empty = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims)
         empty.raw_data = bytes(math.prod(tensor.dims) * ITEMSIZES[tensor.data_type])
-        return tuple(self.value(empty).shape)
+        return through(read(empty), steps, self.constants, self.opset).shape
 
 
 def source_of(view: GraphView, name: str, uses: Sequence[Use], opset: int) -> Source | tuple[Why, str]:
@@ -67,20 +68,25 @@ def source_of(view: GraphView, name: str, uses: Sequence[Use], opset: int) -> So
     if refusal:
         return refusal
     entries = tuple(dict.fromkeys(use.node.input[use.slot] for use in uses)) if steps else (name,)
-    read_too = {name for step in steps for name in step.input[1:] if name in view.weights}
-    constants = {other: read(view.weights[other]) for other in read_too}
     casts = tuple(int(attribute(step, "to")) for step in steps if step.op_type == "Cast")
-    source = Source(Storage(int(tensor.data_type), casts), entries, steps, constants, opset)
     dequantize = next((step for step in steps if step.op_type == "DequantizeLinear"), None)
-    if dequantize is not None and (attribute(dequantize, "block_size") or constants[dequantize.input[1]].ndim > 1):
-        return Why.QUANTISED, "scales of blocks: only one scale for all, or one for each channel, can be kept"
     try:
+        source = Source(Storage(int(tensor.data_type), casts), entries, steps, _read_by(steps, view, opset), opset)
         source.shape(tensor)
         if dequantize is None:
             return source
         return _quantised(source, view, tensor, dequantize, call_of(uses[0].node, uses[0].slot, opset))
     except FAILURES as error:
         return Why.OPERATOR, f"behind {steps[-1].op_type}, which cannot be computed here ({type(error).__name__})"
+
+
+def _read_by(steps: Sequence[onnx.NodeProto], view: GraphView, opset: int) -> dict[str, Array]:
+    """Return what steps read besides the weight. Raises one of FAILURES where it cannot be computed."""
+    found = {}
+    for name in {name for step in steps for name in step.input[1:] if name}:
+        root, before = view.constant[name]
+        found[name] = through(read(view.weights[root]), before, _read_by(before, view, opset), opset)
+    return found
 
 
 def _unhandled(elem: int, steps: Sequence[onnx.NodeProto]) -> tuple[Why, str] | None:
@@ -103,11 +109,12 @@ def _quantised(
 ) -> Source | tuple[Why, str]:
     """Return a source of integers, or why its factors cannot be quantised in the same way."""
     scale = source.constants[node.input[1]]
-    elem = int(view.weights[node.input[1]].data_type)
-    q = read(tensor)
-    zero = source.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(1, q.dtype)
-    if elem == BFLOAT16:
+    if attribute(node, "block_size") or scale.ndim > 1:
+        return Why.QUANTISED, "scales of blocks: only one scale for all, or one for each channel, can be kept"
+    if view.weights[view.constant[node.input[1]][0]].data_type == BFLOAT16:
         return Why.QUANTISED, "bfloat16 scales"
+    q, elem = read(tensor), int(onnx.helper.np_dtype_to_tensor_dtype(scale.dtype))
+    zero = source.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(1, q.dtype)
     if operator(call).refuse(call, source.shape(tensor)):  # said by whoever asks about the operator
         return source
     axis = _channels(source, tensor, node, call) if scale.size > 1 else None
@@ -122,7 +129,7 @@ def _channels(source: Source, tensor: onnx.TensorProto, node: onnx.NodeProto, ca
     place = list(source.steps).index(node)
     shape = replace(source, steps=source.steps[:place]).shape(tensor)
     axis = int(1 if (given := attribute(node, "axis")) is None else given) % len(shape)
-    numbers = np.arange(shape[axis], dtype=np.float64).reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    numbers = np.arange(shape[axis], dtype=np.int32).reshape([-1 if i == axis else 1 for i in range(len(shape))])
     later = [step for step in source.steps[place + 1 :] if step.op_type != "Cast"]
     moved = through(np.broadcast_to(numbers, shape).copy(), later, source.constants, source.opset)
     canonical = operator(call).canonical(call, moved)
@@ -143,7 +150,12 @@ def _form(use: Use, view: GraphView) -> list[tuple[object, ...]]:
         (
             step.op_type,
             [a.SerializeToString() for a in sorted(step.attribute, key=lambda a: a.name)],
-            [read(view.weights[name]).tolist() if name in view.weights else name for name in step.input[1:]],
+            [_value(view, name) for name in step.input[1:]],
         )
         for step in use.steps
     ]
+
+
+def _value(view: GraphView, name: str) -> object:
+    """Return a constant's numbers, so that equal ones are equal under two names; the name where it is computed."""
+    return read(view.weights[name]).tolist() if name in view.weights else name

@@ -85,8 +85,9 @@ def _dequantised(q: Array, node: onnx.NodeProto, constants: Mapping[str, Array])
         scale, zero = scale.reshape(shape), zero.reshape(shape)
     else:
         scale, zero = scale.reshape(()), zero.reshape(())
-    exact = (q.astype(np.float64) - zero.astype(np.float64)) * scale.astype(np.float64)
-    return exact.astype(scale.dtype)
+    wide = np.float64 if scale.dtype == np.float64 else np.float32  # a product of 9 and 24 bits is rounded once
+    exact = (q.astype(wide) - zero.astype(wide)) * scale.astype(wide)
+    return np.asarray(exact, scale.dtype)
 
 
 def _computed(array: Array, node: onnx.NodeProto, constants: Mapping[str, Array], opset: int) -> Array:

@@ -153,7 +153,7 @@ class _Run:
     def _latency(self, path: Path) -> Timing:
         settings = {"provider": self.study.options.provider, "threads": self.study.options.threads}
         with self.study.clock.step("timing", 1) as advance:
-            first = Runner(self.study.subject.model, spin=True, **settings)  # type: ignore[arg-type]
+            first = Runner(self.study.subject.original or self.study.subject.model, spin=True, **settings)  # type: ignore[arg-type]
             second = Runner(path, spin=True, **settings)  # type: ignore[arg-type]
             timing = interleaved(
                 first, second, timed_feeds(iter(self.study.split.validation.feeds)), seed=self.study.options.seed

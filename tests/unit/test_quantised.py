@@ -300,6 +300,17 @@ def test_the_whole_way(activations: dict[str, float], switches: dict):
     assert math.isfinite(result.verdict.drop.estimate)
 
 
+def test_scales_and_shapes_may_come_through_nodes_themselves():
+    model = quantised(matmul_model(W.T.copy()), {"W": 1})
+    model.graph.node[0].input[1] = "s"
+    model.graph.node.insert(0, node("Identity", ["W.scale"], ["s"]))
+    changed = factored(model, {"y": ("svd", 3)})
+    onnx.checker.check_model(changed, full_check=True)
+    assert ops(changed).count("Identity") == 0
+    expected, got = (run(each, {"x": X})["y"] for each in (model, changed))
+    assert np.linalg.norm(got - expected) < 0.04 * np.linalg.norm(expected)
+
+
 def test_a_scale_of_half_precision():
     model = matmul_model(W.T.copy())
     model = quantised(model, {"W": 1}, scale=np.float16)
