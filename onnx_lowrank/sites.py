@@ -97,11 +97,11 @@ def find_sites(
         uses = view.uses.get(name, [])
         if not _is_weight(tensor) or (not uses and name not in view.inner):
             continue
-        used = tuple(call_of(use.node, use.slot, opset) for use in uses)
         refusal = _unusable(view, interface, name, tensor, uses)
         source = refusal or source_of(view, name, uses, opset)
         if isinstance(source, Source):
             shape = source.shape(tensor)
+            used = tuple(call_of(use.node, use.slot, opset, shape) for use in uses)
             refusal = (
                 _roles(used, uses, shape, constant)
                 or _size(shape, used, multiple)
@@ -216,7 +216,7 @@ def _roles(
 
 def _size(shape: tuple[int, ...], used: Sequence[Call], multiple: int) -> tuple[Why, str] | None:
     site = _site("", shape, used, None, "")
-    if any(scheme.ranks(site.shape, multiple) for scheme in SCHEMES):
+    if any(scheme.ranks(site.shape, multiple, site.groups) for scheme in SCHEMES):
         return None
     return Why.TOO_SMALL, f"breaks even at rank {site.break_even:.3g}, ranks are multiples of {multiple}"
 
@@ -241,6 +241,7 @@ def _site(name: str, shape: tuple[int, ...], used: Sequence[Call], source: Sourc
         weight=name,
         shape=operator(first).canonical(first, np.broadcast_to(np.float32(0), shape)).shape,
         sharers=tuple(call.output for call in used),
+        groups=operator(first).groups(first),
         body=body,
         **(source.sizes if source else {}),
     )

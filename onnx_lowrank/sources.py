@@ -72,10 +72,10 @@ def source_of(view: GraphView, name: str, uses: Sequence[Use], opset: int) -> So
     dequantize = next((step for step in steps if step.op_type == "DequantizeLinear"), None)
     try:
         source = Source(Storage(int(tensor.data_type), casts), entries, steps, _read_by(steps, view, opset), opset)
-        source.shape(tensor)
+        shape = source.shape(tensor)
         if dequantize is None:
             return source
-        return _quantised(source, view, tensor, dequantize, call_of(uses[0].node, uses[0].slot, opset))
+        return _quantised(source, view, tensor, dequantize, call_of(uses[0].node, uses[0].slot, opset, shape))
     except FAILURES as error:
         return Why.OPERATOR, f"behind {steps[-1].op_type}, which cannot be computed here ({type(error).__name__})"
 

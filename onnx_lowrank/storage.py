@@ -7,7 +7,6 @@ that has a scale for this component alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +83,9 @@ class Storage:
         if not self.narrow:
             return chain
         stages = self.settled(chain).stages
-        return Chain(tuple(Stage(self._rounded(stage.weight).astype(np.float64), stage.owns) for stage in stages))
+        return Chain(
+            tuple(Stage(self._rounded(stage.weight).astype(np.float64), stage.owns, stage.groups) for stage in stages)
+        )
 
     def _rounded(self, array: Array) -> Array:
         if self.grid is not None:
@@ -115,7 +116,7 @@ class Storage:
         kind = onnx.helper.tensor_dtype_to_np_dtype(self.elem)
         given = [names(hint), names(f"{hint}.scale"), names(f"{hint}.zero")]
         tensors = [
-            tensor_of(op.stored(call, Stage(made.q, stage.owns)).astype(kind), self.elem, given[0]),
+            tensor_of(op.stored(call, Stage(made.q, stage.owns, stage.groups)).astype(kind), self.elem, given[0]),
             tensor_of(made.scale, self.scale, given[1]),
             tensor_of(made.zero.astype(kind), self.elem, given[2]),
         ]
@@ -134,24 +135,14 @@ def balanced(chain: Chain, first_share: float) -> Chain:
     """
     weights = [np.asarray(stage.weight, np.float64) for stage in chain.stages]
     for index in range(len(weights) - 1):
-        first, last = weights[index : index + 2]
+        first, groups = weights[index], chain.stages[index + 1].groups
+        last = weights[index + 1]
+        blocks = last.reshape(groups, len(last) // groups, last.shape[1], -1)
         before = np.sqrt((first.reshape(len(first), -1) ** 2).sum(1))
-        after = np.sqrt((np.moveaxis(last, 1, 0).reshape(last.shape[1], -1) ** 2).sum(1))
+        after = np.sqrt((blocks**2).sum((1, 3))).reshape(-1)
         used = (before > 0) & (after > 0)
         scale = np.ones_like(before)
         scale[used] = (before[used] * after[used]) ** first_share / before[used]
         weights[index] = first * scale.reshape(-1, *(1,) * (first.ndim - 1))
-        weights[index + 1] = last / scale.reshape(1, -1, *(1,) * (last.ndim - 2))
-    return Chain(tuple(Stage(w, stage.owns) for w, stage in zip(weights, chain.stages, strict=True)))
-
-
-def product(stages: Sequence[Stage]) -> Array:
-    """Return the kernel (out, in, *spatial) that a chain stands for, float64."""
-    result = _kernel_first(stages[0])
-    for stage in stages[1:]:
-        result = _kernel_first(stage) @ result
-    return np.moveaxis(result, (-2, -1), (0, 1))
-
-
-def _kernel_first(stage: Stage) -> Array:
-    return np.moveaxis(np.asarray(stage.weight, np.float64), (0, 1), (-2, -1))
+        weights[index + 1] = (blocks / scale.reshape(groups, 1, -1, 1)).reshape(last.shape)
+    return Chain(tuple(Stage(w, stage.owns, stage.groups) for w, stage in zip(weights, chain.stages, strict=True)))

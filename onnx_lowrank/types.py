@@ -25,7 +25,6 @@ Layout: TypeAlias = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
 class Why(str, Enum):
     """Why a weight stays as it is."""
 
-    GROUPED = "grouped convolution"
     DEPTHWISE = "depthwise convolution"
     QUANTISED = "quantised weight"
     RECURRENT = "recurrent cell"
@@ -65,9 +64,10 @@ class Site:
     """A weight that can be factored: y = W x, at every position of the input.
 
     `shape` is canonical: (out, in, *spatial); `id` is the output tensor of the first node that uses the weight,
-    `sharers` the output tensors of all of them (rewritten together or not at all). `itemsize`: bytes of a stored
-    number; of integers, `scale_bytes` are those of a scale and its zero point, one for each channel of `scale_axis`
-    (None: one for the whole weight). `body`: the If, Loop or Scan body whose nodes use it, empty in the main graph.
+    `sharers` the output tensors of all of them (rewritten together or not at all). With `groups` W is block-diagonal:
+    `in` counts the channels of one group, `out` those of all. `itemsize`: bytes of a stored number; of integers,
+    `scale_bytes` are those of a scale and its zero point, one for each channel of `scale_axis` (None: one for the whole
+    weight). `body`: the If, Loop or Scan body whose nodes use it, empty in the main graph.
     """
 
     id: str
@@ -77,6 +77,7 @@ class Site:
     shape: tuple[int, ...]
     sharers: tuple[str, ...]
     itemsize: int = 4
+    groups: int = 1
     scale_bytes: int = 0
     scale_axis: int | None = None
     body: str = ""
@@ -88,8 +89,8 @@ class Site:
 
     @property
     def break_even(self) -> float:
-        """The rank at which a pair of factors is as large as W: nm / (n + m), kernel with the input."""
-        rows, columns = self.shape[0], math.prod(self.shape[1:])
+        """The rank (of a group) at which a pair of factors is as large as W: nm / (n + m), kernel with the input."""
+        rows, columns = self.shape[0] // self.groups, math.prod(self.shape[1:])
         return rows * columns / (rows + columns)
 
 
@@ -149,12 +150,18 @@ def _given(array: Array | None) -> Array:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stage:
-    """One factor: weight (out, in, *spatial) and the spatial axes whose stride, pad and dilation it carries."""
+    """One factor: weight (out, in, *spatial) and the spatial axes whose stride, pad and dilation it carries.
+
+    With `groups` it is block-diagonal: (out, in of one group, *spatial).
+    """
 
     weight: Array
     owns: tuple[int, ...] = ()
+    groups: int = 1
 
     def __post_init__(self) -> None:
+        if self.weight.shape[0] % self.groups:
+            raise ValueError(f"{self.weight.shape[0]} outputs cannot be dealt to {self.groups} groups")
         if self.weight.ndim < 2:
             raise ValueError(f"a stage needs (out, in, *spatial), got shape {self.weight.shape}")
         for axis, size in enumerate(self.weight.shape[2:]):
@@ -171,7 +178,7 @@ class Chain:
 
     def __post_init__(self) -> None:
         for first, second in zip(self.stages, self.stages[1:], strict=False):
-            if first.weight.shape[0] != second.weight.shape[1]:
+            if first.weight.shape[0] != second.weight.shape[1] * second.groups:
                 raise ValueError(f"widths differ: {first.weight.shape} then {second.weight.shape}")
         owned = [axis for stage in self.stages for axis in stage.owns]
         if len(owned) != len(set(owned)):

@@ -18,10 +18,10 @@ from onnx_lowrank.ops import operator
 from onnx_lowrank.options import Options
 from onnx_lowrank.runtime import Runner, batches, join
 from onnx_lowrank.schemes import Factors
+from onnx_lowrank.schemes.product import product
 from onnx_lowrank.sensitivity.decompose import Decomposed
 from onnx_lowrank.sites import Found
 from onnx_lowrank.steps import as_type
-from onnx_lowrank.storage import product
 from onnx_lowrank.types import Array, Curve, Feed, Option, Probe, Site, Stage
 
 PROBES = 3
@@ -91,7 +91,7 @@ def stored_weight(found: Found, site: Site, factors: Factors, option: Option) ->
     """
     call, storage = found.calls[site.id][0], found.sources[site.id].storage
     ranks = option.ranks
-    dense = product(storage.seen(factors.chain(ranks)).stages) if storage.narrow else factors.dense(ranks)
+    dense = product(storage.seen(factors.chain(ranks))) if storage.narrow else factors.dense(ranks)
     stage = Stage(dense, tuple(range(dense.ndim - 2)))
     return np.ascontiguousarray(as_type(operator(call).stored(call, stage), storage.arrives))
 

@@ -33,9 +33,10 @@ from onnx_lowrank import Gate, Lossless, optimize
 from onnx_lowrank.gradient import GradientRunner, build_gradient, widened
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.schemes import by_name
+from onnx_lowrank.schemes.product import product
 from onnx_lowrank.sensitivity.probe import stored_weight, substitutable, substitution
 from onnx_lowrank.steps import as_type, read, tensor_of
-from onnx_lowrank.storage import Storage, balanced, product
+from onnx_lowrank.storage import Storage, balanced
 from onnx_lowrank.types import Chain, Cost, Option, Stage
 
 F32, F16, B16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
@@ -56,7 +57,7 @@ def pair(first: float, last: float, kernel: tuple[int, ...] = ()) -> Chain:
 def test_balancing_keeps_the_product_and_evens_the_norms(first: float, last: float, kernel: tuple[int, ...]):
     chain = pair(10.0**first, 10.0**last, kernel)
     even = balanced(chain, 0.5)
-    np.testing.assert_allclose(product(even.stages), product(chain.stages), rtol=1e-9, atol=0)
+    np.testing.assert_allclose(product(even), product(chain), rtol=1e-9, atol=0)
     before = np.sqrt((even.stages[0].weight.reshape(3, -1) ** 2).sum(1))
     after = np.sqrt((np.moveaxis(even.stages[1].weight, 1, 0).reshape(3, -1) ** 2).sum(1))
     np.testing.assert_allclose(before, after, rtol=1e-9, atol=0)
@@ -66,14 +67,14 @@ def test_factors_beyond_the_range_of_half_precision_fit_when_balanced():
     chain = pair(1e8, 1e-8)
     assert not np.isfinite(as_type(chain.stages[0].weight, F16)).all()
     rounded = Storage(F16).seen(chain)
-    np.testing.assert_allclose(product(rounded.stages), product(chain.stages), rtol=5e-2, atol=3e-3)
+    np.testing.assert_allclose(product(rounded), product(chain), rtol=5e-2, atol=3e-3)
 
 
 def test_a_component_that_is_zero_on_one_side_stays():
     first = np.array([[1.0, 2.0], [0.0, 0.0]])
     chain = Chain((Stage(first), Stage(np.array([[3.0, 4.0]]))))
     even = balanced(chain, 0.5)
-    np.testing.assert_allclose(product(even.stages), [[3.0, 6.0]], rtol=1e-12)
+    np.testing.assert_allclose(product(even), [[3.0, 6.0]], rtol=1e-12)
     assert np.isfinite(even.stages[1].weight).all()
 
 
@@ -95,7 +96,7 @@ def test_factors_are_stored_in_half_precision_and_reproduce(make):
     feed = {"x": x.astype(np.float16)}
     for site in found_in(model).sites:
         scheme = "svd" if len(site.shape) == 2 else "kernel-last"
-        changed = factored(model, {site.id: (scheme, full_rank(scheme, site.shape))})
+        changed = factored(model, {site.id: (scheme, full_rank(scheme, site.shape, site.groups))})
         onnx.checker.check_model(changed, full_check=True)
         made = [tensor for tensor in changed.graph.initializer if ".lowrank" in tensor.name]
         assert [tensor.data_type for tensor in made] == [F16, F16]

@@ -149,7 +149,6 @@ def two_flags() -> onnx.ModelProto:
 
 
 REFUSED = {
-    "grouped": (lambda: conv((8, 4, 3, 3), 2, [1, 8, 5, 5]), Why.GROUPED, "2 groups"),
     "depthwise": (lambda: conv((8, 1, 3, 3), 8, [1, 8, 5, 5]), Why.DEPTHWISE, "8 groups of one channel"),
     "integers": (quantised, Why.QUANTISED,
                  "MatMulInteger: only int8 and uint8 behind a plain DequantizeLinear are factored"),
@@ -168,10 +167,10 @@ REFUSED = {
     "other domain": (microsoft, Why.OPERATOR, "com.microsoft.FusedMatMul"),
     "made an integer": (integer, Why.DTYPE, "cast to int32"),
     "two forms": (two_forms, Why.SHARED, "its nodes read it in different forms"),
-    "3-D MatMul": (
-        lambda: small([matmul()], {"W": normal([2, 8, 8], 1)}, shape=[2, 3, 8], out=[ANY] * 3),
+    "4-D MatMul": (
+        lambda: small([matmul()], {"W": normal([1, 2, 8, 8], 1)}, shape=[2, 3, 8], out=[ANY] * 4),
         Why.SHAPE,
-        "3-D operand of MatMul: only matrices are factored",
+        "4-D operand of MatMul: a matrix or one for every slice is factored",
     ),
     "elementwise": (lambda: small([node("Mul", ["x", "W"], ["y"], "mul")], {"W": W8}), Why.ELEMENTWISE, "Mul"),
     "bias of Gemm": (
