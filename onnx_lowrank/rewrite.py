@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import onnx
 
@@ -81,7 +82,8 @@ def _write(
     named: list[tuple[Stage, str]] = []
     before: list[onnx.NodeProto] = []
     for index, stage in enumerate(storage.settled(chain).stages):
-        stored = storage.store(calls[0], stage, f"{site.weight}.lowrank{index}", names)
+        layout = partial(operator(calls[0]).stored, calls[0])
+        stored = storage.store(stage, layout, f"{site.weight}.lowrank{index}", names)
         named.append((stage, stored.name))
         tensors.extend(stored.tensors)
         before.extend(stored.nodes)

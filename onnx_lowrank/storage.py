@@ -7,14 +7,14 @@ that has a scale for this component alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
 
 from onnx_lowrank.grid import Grid
-from onnx_lowrank.ops import Call, Names, operator
 from onnx_lowrank.steps import as_type, tensor_of
 from onnx_lowrank.types import Array, Chain, Stage
 
@@ -27,6 +27,8 @@ ITEMSIZES = {
     int(onnx.TensorProto.UINT8): 1,
 }
 """Element type that can be stored -> its bytes."""
+Laying: TypeAlias = Callable[[Stage], Array]
+"""Gives a stage's weight as the operator stores it."""
 NARROW = frozenset({int(onnx.TensorProto.FLOAT16), int(onnx.TensorProto.BFLOAT16)})
 
 
@@ -94,14 +96,14 @@ class Storage:
             array = as_type(array, elem)
         return array
 
-    def store(self, call: Call, stage: Stage, hint: str, names: Names) -> Stored:
+    def store(self, stage: Stage, layout: Laying, hint: str, names: Callable[[str], str]) -> Stored:
         """Return a stage of a settled chain as it goes to the file."""
         if self.grid is not None:
-            tensors, nodes = self._integers(self.grid, call, stage, hint, names)
+            tensors, nodes = self._integers(self.grid, stage, layout, hint, names)
             name = nodes[-1].output[0]
         else:
             name, nodes = names(hint), []
-            tensors = [tensor_of(operator(call).stored(call, stage), self.elem, name)]
+            tensors = [tensor_of(layout(stage), self.elem, name)]
         for elem in self.casts:
             made = names(f"{hint}.cast")
             nodes.append(onnx.helper.make_node("Cast", [name], [made], made, to=elem))
@@ -109,21 +111,21 @@ class Storage:
         return Stored(name, tuple(tensors), tuple(nodes))
 
     def _integers(
-        self, grid: Grid, call: Call, stage: Stage, hint: str, names: Names
+        self, grid: Grid, stage: Stage, layout: Laying, hint: str, names: Callable[[str], str]
     ) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
         """Return integers, scales and zero points, and the node that makes numbers of them."""
-        made, op = grid.quantised(stage.weight), operator(call)
+        made = grid.quantised(stage.weight)
         kind = onnx.helper.tensor_dtype_to_np_dtype(self.elem)
         given = [names(hint), names(f"{hint}.scale"), names(f"{hint}.zero")]
         tensors = [
-            tensor_of(op.stored(call, Stage(made.q, stage.owns, stage.groups)).astype(kind), self.elem, given[0]),
+            tensor_of(layout(Stage(made.q, stage.owns, stage.groups)).astype(kind), self.elem, given[0]),
             tensor_of(made.scale, self.scale, given[1]),
             tensor_of(made.zero.astype(kind), self.elem, given[2]),
         ]
         attributes: dict[str, Any] = {}
         if grid.axis is not None:  # where the channels are in the operator's own layout
             shape = [2 if axis == grid.axis else 1 for axis in range(stage.weight.ndim)]
-            attributes["axis"] = op.stored(call, Stage(np.zeros(shape))).shape.index(2)
+            attributes["axis"] = layout(Stage(np.zeros(shape))).shape.index(2)
         output = names(f"{hint}.float")
         return tensors, [onnx.helper.make_node("DequantizeLinear", given, [output], output, **attributes)]
 
