@@ -205,6 +205,20 @@ def test_the_joint_collection_runs_on_the_twin():
     assert 2 * saved == 2 * (32 * 16) - choice.option.cost.bytes
 
 
+@pytest.mark.usefixtures("no_timing")
+def test_gradients_beyond_the_range_of_half_precision_count():
+    """The loss's gradient is one over the outputs' size, 1e5 here: without the twin no sample would be left."""
+    model = halved(mlp([16, 32, 8], [4, None], 1))
+    model.graph.node[-1].output[0] = "large"
+    model.graph.node.append(node("Mul", ["large", "little"], ["y"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.float16(1e-5), "little"))
+    result = optimize(model, {"x": X.astype(np.float16)}, Lossless(keep=0.7, gate=Gate(max_drop=0.2)),
+                      options(metric="relative-l2", rank_multiple=2), dry_run=True)  # fmt: skip
+    assert result.changed, result.reason
+    assert not any("not finite" in note for note in result.notes), result.notes
+    assert [choice.weight for choice in result.plan.factored] == ["fc0"]
+
+
 @pytest.mark.parametrize("make", [
     lambda: halved(mlp([16, 32, 16, 8], [4, 6, None], 1)),
     lambda: behind_cast(mlp([16, 32, 16, 8], [4, 6, None], 1), ["fc0", "fc1", "fc2"], F16),
