@@ -162,17 +162,20 @@ def test_what_cannot_be_factored_in_there_is_told(then: list[onnx.NodeProto], wh
     assert (skip.why, skip.detail) == (why, detail)
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
-@pytest.mark.parametrize("sensitivity", ["joint", "inputs"])
+@pytest.mark.parametrize(("name", "switches"), [
+    *((name, {}) for name in sorted(MODELS)),
+    ("shared by both", {"sensitivity": "inputs", "refit": True}),
+    ("stored inside", {"continuation": 2}),
+])  # fmt: skip
 @pytest.mark.usefixtures("no_timing")
-def test_the_whole_way(name: str, sensitivity: str):
+def test_the_whole_way(name: str, switches: dict):
     make, weights, _ = MODELS[name]
     model = make()
     x = correlated(60, 16, 3)
     x *= np.where(np.arange(60) % 2, 1, -1)[:, None].astype(np.float32)
     keep = 0.75
     result = optimize(model, {"x": x}, Lossless(keep=keep, gate=Gate(max_drop=0.2)),
-                      options(metric="relative-l2", sensitivity=sensitivity))  # fmt: skip
+                      options(metric="relative-l2", **switches))  # fmt: skip
     assert result.changed, result.reason
     assert {choice.weight for choice in result.plan.factored} & set(weights)
     told = f"{len(weights)} of {len(weights) + 1} weights are used inside If, Loop or Scan, where nothing can be"

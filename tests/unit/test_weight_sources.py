@@ -179,8 +179,9 @@ def test_a_shape_that_others_read_stays():
     assert "s" in {tensor.name for tensor in changed.graph.initializer}
 
 
-@pytest.mark.parametrize("name", ["Transpose", "a chain"])
-@pytest.mark.parametrize("switches", [{}, {"sensitivity": "inputs", "refit": True}, {"continuation": 2}])
+@pytest.mark.parametrize(("name", "switches"), [
+    ("Transpose", {}), ("a chain", {"sensitivity": "inputs", "refit": True}), ("a chain", {"continuation": 2}),
+])  # fmt: skip
 @pytest.mark.usefixtures("no_timing")
 def test_the_whole_way(name: str, switches: dict):
     model = chain_model(name, out="h")
