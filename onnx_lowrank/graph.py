@@ -22,7 +22,10 @@ gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.CRITICAL
 
 Function: TypeAlias = tuple[str, str]
 """Domain and name of a local function."""
-PASSES = {"Identity", "Cast", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "DequantizeLinear"}
+PASSES = {
+    *("Identity", "Cast", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Flatten"),
+    *("QuantizeLinear", "DequantizeLinear"),
+}
 """Operators that hand a constant on, in another form at most; whatever else they read must be constant, too."""
 
 

@@ -164,9 +164,7 @@ def _operator(use: Use, shape: tuple[int, ...], outputs: Container[str]) -> tupl
     kind, domain = use.node.op_type, use.node.domain
     if kind in QUANTISED_OPS and use.slot not in QUANTISED_OPS[kind]:
         return Why.ELEMENTWISE, f"scale, zero point or bias of {kind}"
-    if kind == "QuantizeLinear":
-        return Why.QUANTISED, "stored as float and quantised in the graph: fold it into integers first"
-    if kind in QUANTISED_OPS and (kind != "DequantizeLinear" or domain == "com.microsoft"):
+    if kind in QUANTISED_OPS and (kind not in PASSES or domain == "com.microsoft"):
         return Why.QUANTISED, f"{kind}: only int8 and uint8 behind a plain DequantizeLinear are factored"
     if domain not in ("", "ai.onnx"):
         return Why.OPERATOR, f"{domain}.{kind}"

@@ -18,6 +18,7 @@ from onnx_lowrank.storage import ITEMSIZES, Storage
 from onnx_lowrank.types import Array, Why
 
 INTEGERS = frozenset({int(onnx.TensorProto.INT8), int(onnx.TensorProto.UINT8)})
+SAME_SHAPE = {"Cast", "QuantizeLinear", "DequantizeLinear"}
 QUANTISED = ("int", "uint", "float8", "float4")
 
 
@@ -26,7 +27,8 @@ class Source:
     """How a weight arrives, and how its factors are to be stored.
 
     entries: the tensors that the operators read; where all of them are replaced, so is the weight. steps: the nodes
-    that make them of the stored tensor, `constants` what else these read.
+    that make them of the stored tensor, `constants` what else these read. dense: bytes of one of its own numbers, where
+    they may not be those of the factors.
     """
 
     storage: Storage
@@ -34,6 +36,7 @@ class Source:
     steps: tuple[onnx.NodeProto, ...] = ()
     constants: Mapping[str, Array] = field(default_factory=dict)
     opset: int = 0
+    dense: int = 0
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -41,6 +44,7 @@ class Source:
         grid = self.storage.grid
         return {
             "itemsize": self.storage.itemsize,
+            "dense_itemsize": self.dense or self.storage.itemsize,
             "scale_bytes": self.storage.scale_bytes,
             "scale_axis": grid.axis if grid is not None else None,
         }
@@ -51,7 +55,7 @@ class Source:
 
     def shape(self, tensor: onnx.TensorProto) -> tuple[int, ...]:
         """Return the shape in which the weight arrives. Raises one of FAILURES."""
-        steps = [step for step in self.steps if step.op_type not in ("Cast", "DequantizeLinear")]
+        steps = [step for step in self.steps if step.op_type not in SAME_SHAPE]
         if not steps:
             return tuple(tensor.dims)
         empty = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims)
@@ -92,8 +96,11 @@ def _read_by(steps: Sequence[onnx.NodeProto], view: GraphView, opset: int) -> di
 def _unhandled(elem: int, steps: Sequence[onnx.NodeProto]) -> tuple[Why, str] | None:
     """Return why numbers of this type, on this way, are not handled."""
     kinds = [step.op_type for step in steps]
+    after = kinds[kinds.index("QuantizeLinear") + 1 :] if "QuantizeLinear" in kinds else ["DequantizeLinear"]
+    if after[:1] != ["DequantizeLinear"]:
+        return Why.QUANTISED, f"made of {_called(elem)} by {', '.join(kinds)}"
     if "DequantizeLinear" in kinds:
-        if elem not in INTEGERS:
+        if elem not in INTEGERS and (elem not in TYPES or "QuantizeLinear" not in kinds):
             return Why.QUANTISED, f"{_called(elem)}: only int8 and uint8 are factored and quantised again"
         if kinds.count("DequantizeLinear") > 1 or "Cast" in kinds[: kinds.index("DequantizeLinear")]:
             return Why.QUANTISED, f"made of {_called(elem)} by {', '.join(kinds)}"
@@ -111,9 +118,10 @@ def _quantised(
     scale = source.constants[node.input[1]]
     if attribute(node, "block_size") or scale.ndim > 1:
         return Why.QUANTISED, "scales of blocks: only one scale for all, or one for each channel, can be kept"
-    if view.weights[view.constant[node.input[1]][0]].data_type == BFLOAT16:
-        return Why.QUANTISED, "bfloat16 scales"
-    q, elem = read(tensor), int(onnx.helper.np_dtype_to_tensor_dtype(scale.dtype))
+    if attribute(node, "output_dtype") or view.weights[view.constant[node.input[1]][0]].data_type == BFLOAT16:
+        return Why.QUANTISED, "its numbers are not of the scales' own type, float or float16"
+    q = through(read(tensor), source.steps[: list(source.steps).index(node)], source.constants, source.opset)
+    elem, kind = (int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype)) for array in (scale, q))
     zero = source.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(1, q.dtype)
     if operator(call).refuse(call, source.shape(tensor)):  # said by whoever asks about the operator
         return source
@@ -121,7 +129,8 @@ def _quantised(
     if axis is not None and axis > 1:
         return Why.QUANTISED, "its scales belong neither to inputs nor to outputs"
     grid = Grid.of(q, zero, axis, TYPES[elem])
-    return replace(source, storage=replace(source.storage, grid=grid, scale=elem))
+    dense = ITEMSIZES[int(tensor.data_type)]
+    return replace(source, storage=replace(source.storage, elem=kind, grid=grid, scale=elem), dense=dense)
 
 
 def _channels(source: Source, tensor: onnx.TensorProto, node: onnx.NodeProto, call: Call) -> int:

@@ -66,6 +66,8 @@ def through(array: Array, steps: Sequence[onnx.NodeProto], constants: Mapping[st
     for node in steps:
         if node.op_type == "Cast":
             array = as_type(array, int(attribute(node, "to")))
+        elif node.op_type == "QuantizeLinear":
+            array = _quantised(array, node, constants)
         elif node.op_type == "DequantizeLinear":
             array = _dequantised(array, node, constants)
         else:
@@ -73,18 +75,32 @@ def through(array: Array, steps: Sequence[onnx.NodeProto], constants: Mapping[st
     return array
 
 
-def _dequantised(q: Array, node: onnx.NodeProto, constants: Mapping[str, Array]) -> Array:
-    """Return scale · (q − zero); the reference evaluator knows the operator from opset 19 on only."""
+def _scales(node: onnx.NodeProto, constants: Mapping[str, Array], dimensions: int) -> tuple[Array, Array]:
+    """Return scale and zero point of a node, ready to be broadcast; uint8 where there is no zero point."""
     scale = constants[node.input[1]]
     if attribute(node, "block_size") or attribute(node, "output_dtype") or scale.ndim > 1:
         raise NotImplementedError(node.op_type)
-    zero = constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros_like(scale)
+    given = len(node.input) > 2 and node.input[2]
+    zero = constants[node.input[2]] if given else np.zeros(scale.shape, np.uint8)
+    shape: list[int] = []
     if scale.size > 1:
-        axis = int(1 if (given := attribute(node, "axis")) is None else given) % q.ndim
-        shape = [-1 if i == axis else 1 for i in range(q.ndim)]
-        scale, zero = scale.reshape(shape), zero.reshape(shape)
-    else:
-        scale, zero = scale.reshape(()), zero.reshape(())
+        axis = int(1 if (given := attribute(node, "axis")) is None else given) % dimensions
+        shape = [-1 if i == axis else 1 for i in range(dimensions)]
+    return scale.reshape(shape), zero.reshape(shape)
+
+
+def _quantised(array: Array, node: onnx.NodeProto, constants: Mapping[str, Array]) -> Array:
+    """Return round(x / scale) + zero, cut to the zero point's type."""
+    scale, zero = _scales(node, constants, array.ndim)
+    if zero.dtype not in (np.int8, np.uint8):
+        raise NotImplementedError(node.op_type)
+    ends = np.iinfo(zero.dtype)
+    return np.asarray(np.clip(np.rint(array / scale) + zero, ends.min, ends.max), zero.dtype)
+
+
+def _dequantised(q: Array, node: onnx.NodeProto, constants: Mapping[str, Array]) -> Array:
+    """Return scale · (q − zero); the reference evaluator knows the operator from opset 19 on only."""
+    scale, zero = _scales(node, constants, q.ndim)
     wide = np.float64 if scale.dtype == np.float64 else np.float32  # a product of 9 and 24 bits is rounded once
     exact = (q.astype(wide) - zero.astype(wide)) * scale.astype(wide)
     return np.asarray(exact, scale.dtype)

@@ -65,9 +65,10 @@ class Site:
 
     `shape` is canonical: (out, in, *spatial); `id` is the output tensor of the first node that uses the weight,
     `sharers` the output tensors of all of them (rewritten together or not at all). With `groups` W is block-diagonal:
-    `in` counts the channels of one group, `out` those of all. `itemsize`: bytes of a stored number; of integers,
-    `scale_bytes` are those of a scale and its zero point, one for each channel of `scale_axis` (None: one for the whole
-    weight). `body`: the If, Loop or Scan body whose nodes use it, empty in the main graph.
+    `in` counts the channels of one group, `out` those of all. `itemsize`: bytes of a number of a factor,
+    `dense_itemsize` of the weight itself (0: the same). Of integers, `scale_bytes` are those of a scale and its zero
+    point, one for each channel of `scale_axis` (None: one for the whole weight). `body`: the If, Loop or Scan body whose
+    nodes use it, empty in the main graph.
     """
 
     id: str
@@ -78,6 +79,7 @@ class Site:
     sharers: tuple[str, ...]
     itemsize: int = 4
     groups: int = 1
+    dense_itemsize: int = 0
     scale_bytes: int = 0
     scale_axis: int | None = None
     body: str = ""

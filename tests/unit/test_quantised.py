@@ -101,6 +101,18 @@ def counted_from_the_end(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def trained_quantised() -> onnx.ModelProto:
+    """As quantisation-aware training exports it, and onnxruntime where a weight is a Constant: rounded in the graph."""
+    step = (np.abs(W).max(1) / 127).astype(np.float32)
+    nodes = [
+        node("QuantizeLinear", ["W", "W.scale", "W.zero"], ["q"], "q", axis=1),
+        node("DequantizeLinear", ["q", "W.scale", "W.zero"], ["w"], "dq", axis=1),
+        node("MatMul", ["x", "w"], ["y"], "fc"),
+    ]
+    stored = {"W": W.T.copy(), "W.scale": step, "W.zero": np.zeros(24, np.int8)}
+    return build(nodes, [value("x", ["n", 32])], [value("y", ["n", 24])], stored, opset=13)
+
+
 def turned_before(model: onnx.ModelProto) -> onnx.ModelProto:
     """The integers themselves come through a Transpose."""
     tensor = model.graph.initializer[0]
@@ -121,6 +133,7 @@ MODELS = {
     "Transpose": (lambda: quantised(turned_model(), {"W": 0}), 0, "svd"),
     "Conv": (lambda: quantised(conv_model(), {"W": 0}), 0, "kernel-first"),
     "Conv, kernel last": (lambda: quantised(conv_model(), {"W": 0}), 0, "kernel-last"),
+    "rounded in the graph": (trained_quantised, 0, "svd"),
     "uint8": (lambda: quantised(gemm_model(), {"W": None}, kind=np.uint8, symmetric=False), None, "svd"),
     "uint8, zero 128": (lambda: quantised(gemm_model(), {"W": 0}, kind=np.uint8), 0, "svd"),
     "int8, zeros of their own": (lambda: quantised(gemm_model(), {"W": 0}, symmetric=False), 0, "svd"),
@@ -149,12 +162,12 @@ def test_factors_are_quantised_like_the_weight(name: str):
     assert "Transpose" not in ops(changed)
     for index in range(2):
         q, scale, zero = (stored[f"W.lowrank{index}{part}"] for part in ("", ".scale", ".zero"))
-        assert q.dtype == zero.dtype == before["W"].dtype
+        assert q.dtype == zero.dtype == before["W.zero"].dtype
         assert scale.dtype == before["W.scale"].dtype
         assert scale.ndim == zero.ndim == before["W.scale"].ndim
         if name in ("uint8, zero 128", "Gemm", "outputs"):
             assert set(zero.ravel().tolist()) == set(before["W.zero"].ravel().tolist())
-    assert ops(changed).count("DequantizeLinear") == 2
+    assert [ops(changed).count(op) for op in ("DequantizeLinear", "QuantizeLinear")] == [2, 0]
     expected, got = (run(each, feed_of(model, 3))["y"].astype(float) for each in (model, changed))
     assert np.linalg.norm(got - expected) < 0.04 * np.linalg.norm(expected), "two roundings to 8 bits"
     new = {key: array for key, array in stored.items() if key.startswith("W.lowrank")}
@@ -231,13 +244,10 @@ def nibbles() -> onnx.ModelProto:
 
 
 def in_the_graph() -> onnx.ModelProto:
-    weights = {"W": W.T.copy(), "s": np.float32(0.01), "z": np.int8(0)}
-    nodes = [
-        node("QuantizeLinear", ["W", "s", "z"], ["q"], "q"),
-        node("DequantizeLinear", ["q", "s", "z"], ["w"], "dq"),
-        node("MatMul", ["x", "w"], ["y"], "fc"),
-    ]
-    return build(nodes, [value("x", ["n", 32])], [value("y", ["n", 24])], weights)
+    model = trained_quantised()
+    model.graph.node[0].input[0] = "same"
+    model.graph.node.insert(0, node("Cast", ["W"], ["same"], to=TensorProto.FLOAT))
+    return model
 
 
 def along_the_kernel() -> onnx.ModelProto:
@@ -249,7 +259,7 @@ REFUSED = {
     "blocks": (blocked, "scales of blocks: only one scale for all, or one for each channel, can be kept"),
     "MatMulInteger": (integers, "MatMulInteger: only int8 and uint8 behind a plain DequantizeLinear are factored"),
     "MatMulNBits": (nibbles, "MatMulNBits: only int8 and uint8 behind a plain DequantizeLinear are factored"),
-    "in the graph": (in_the_graph, "stored as float and quantised in the graph: fold it into integers first"),
+    "in the graph": (in_the_graph, "made of float by Cast, QuantizeLinear, DequantizeLinear"),
     "along the kernel": (along_the_kernel, "its scales belong neither to inputs nor to outputs"),
 }
 
