@@ -67,8 +67,8 @@ class Site:
     `sharers` the output tensors of all of them (rewritten together or not at all). With `groups` W is block-diagonal:
     `in` counts the channels of one group, `out` those of all. `itemsize`: bytes of a number of a factor,
     `dense_itemsize` of the weight itself (0: the same). Of integers, `scale_bytes` are those of a scale and its zero
-    point, one for each channel of `scale_axis` (None: one for the whole weight). `body`: the If, Loop or Scan body whose
-    nodes use it, empty in the main graph.
+    point, one for each channel of `scale_axis` (None: one for the whole weight). `body`: the If, Loop or Scan body
+    whose nodes use it, empty in the main graph.
     """
 
     id: str
