@@ -40,4 +40,12 @@ def layout_cost(site: Site, layout: Layout, places: Sequence[Positions]) -> Cost
     """Return the cost of a site stored as `layout`; `places` has one entry for each node that shares the weight."""
     parameters = layout_parameters(layout)
     macs = math.fsum(layout_macs(layout, place) for place in places)
-    return Cost(parameters=parameters, bytes=parameters * site.itemsize, macs=macs)
+    each = site.dense_itemsize or site.itemsize if layout == dense_layout(site) else site.itemsize
+    return Cost(parameters=parameters, bytes=parameters * each + scale_bytes(site, layout), macs=macs)
+
+
+def scale_bytes(site: Site, layout: Layout) -> int:
+    """Return what the scales of quantised factors take: each stage has its own."""
+    if not site.scale_bytes:
+        return 0
+    return site.scale_bytes * sum(1 if site.scale_axis is None else shape[site.scale_axis] for shape, _ in layout)

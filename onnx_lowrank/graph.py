@@ -6,9 +6,12 @@ protobuf nodes and leaves everything else of the file as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -17,35 +20,57 @@ from onnx_lowrank.errors import ModelError
 gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.CRITICAL
 
 
+Function: TypeAlias = tuple[str, str]
+"""Domain and name of a local function."""
+PASSES = {
+    *("Identity", "Cast", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Flatten"),
+    *("QuantizeLinear", "DequantizeLinear"),
+}
+"""Operators that hand a constant on, in another form at most; whatever else they read must be constant, too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One input of one node of the main graph."""
+    """One input of one node. `steps`: the nodes that a constant comes through, Identity aside.
+
+    body: which If, Loop or Scan body the node is in, as `bodies` calls it; empty in the main graph.
+    """
 
     node: onnx.NodeProto
     slot: int
+    steps: tuple[onnx.NodeProto, ...] = ()
+    body: str = ""
+
+    @property
+    def place(self) -> str:
+        """The node that holds the body, as a user knows it."""
+        return self.body.rsplit("#", 1)[0]
 
 
 @dataclass(frozen=True, slots=True)
 class GraphView:
     """Constant tensors by name, and where they go.
 
-    weights: root name -> its tensor, an initializer's or a Constant node's; Identity chains are followed to the root.
-    uses: root name -> the inputs it reaches, in graph order. inner: roots that a subgraph reads from outside.
-    hidden: tensors that live inside subgraphs and local functions. fed: tensors that depend on what the inputs hold,
-    not on their shapes alone.
+    weights: root name -> its tensor, an initializer's or a Constant node's; chains of PASSES are followed to the root.
+    uses: root name -> the inputs it reaches, in graph order, those in bodies last.
+    inner: root that a body returns as it is -> the node that holds the body.
+    hidden: tensors that live inside subgraphs and local functions.
+    constant: every tensor that comes of a root alone -> the root, and the steps to it.
+    fed: tensors that depend on what the inputs hold, not on their shapes alone.
     """
 
     weights: dict[str, onnx.TensorProto] = field(default_factory=dict)
     uses: dict[str, list[Use]] = field(default_factory=dict)
-    inner: set[str] = field(default_factory=set)
+    inner: dict[str, str] = field(default_factory=dict)
     hidden: list[tuple[str, onnx.TensorProto]] = field(default_factory=list)
+    constant: dict[str, tuple[str, tuple[onnx.NodeProto, ...]]] = field(default_factory=dict)
     fed: set[str] = field(default_factory=set)
 
 
 def read_graph(model: onnx.ModelProto) -> GraphView:
     """Return the view. Raises ModelError where graphsurgeon cannot read the graph."""
     try:
-        graph = gs.import_onnx(model)
+        gs.import_onnx(model)
     except (gs.util.exception.OnnxGraphSurgeonException, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"the graph cannot be read by onnx-graphsurgeon: {error}; export it again") from error
     view = GraphView()
@@ -55,16 +80,22 @@ def read_graph(model: onnx.ModelProto) -> GraphView:
         value = constant_value(node)
         if value is not None:
             view.weights[node.output[0]] = value
-    for proto, node in zip(model.graph.node, graph.nodes, strict=True):
-        if node.op == "Identity" and _root(node.inputs[0], view) and not _is_output(model, proto.output[0]):
+    origins = _Origins(model, view.weights)
+    for node in model.graph.node:
+        if origins.passes(node):
+            for slot, name in enumerate(node.input[1:], 1):
+                _used(view, origins, Use(node, slot), name)
             continue
-        for slot, tensor in enumerate(node.inputs):
-            name = _root(tensor, view)
-            if name:
-                view.uses.setdefault(name, []).append(Use(proto, slot))
-    for inner in _inner_nodes(graph):
-        view.inner.update(name for tensor in inner.inputs if (name := _root(tensor, view)))
+        for slot, name in enumerate(node.input):
+            _used(view, origins, Use(node, slot), name)
+    for body, holder, inner in bodies(model.graph):
+        for node in inner.node:
+            for slot, name in enumerate(node.input):
+                _used(view, origins, Use(node, slot, body=body), name)
+        for root in {origin[0] for value in inner.output if (origin := origins.of(value.name))}:
+            view.inner.setdefault(root, _place(holder))
     view.hidden.extend(_hidden(model))
+    view.constant.update(origins.known)
     view.fed.update(_fed(model))
     return view
 
@@ -91,32 +122,48 @@ def tensor_ranks(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    """Return the tensor of a Constant node, None for other nodes and for values that are not tensors."""
+    """Return the tensor of a Constant node (whole numbers as well), None for other nodes and for other values."""
     if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
         return None
-    return next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
+    for a in node.attribute:
+        if a.name == "value" and a.HasField("t"):
+            tensor: onnx.TensorProto = a.t
+            return tensor
+        if a.name in ("value_int", "value_ints") and not a.ref_attr_name:
+            return onnx.numpy_helper.from_array(np.array(onnx.helper.get_attribute_value(a), np.int64), node.output[0])
+    return None
 
 
-def _root(tensor: gs.Tensor, view: GraphView) -> str:
-    """Return the constant behind a tensor, through Identity nodes; empty where there is none."""
-    while tensor.name not in view.weights:
-        producer = tensor.inputs[0] if tensor.inputs else None
-        if producer is None or producer.op != "Identity" or not producer.inputs:
-            return ""
-        tensor = producer.inputs[0]
-    return str(tensor.name)
+def _used(view: GraphView, origins: _Origins, use: Use, name: str) -> None:
+    origin = origins.of(name)
+    if origin is not None:
+        view.uses.setdefault(origin[0], []).append(Use(use.node, use.slot, origin[1], use.body))
 
 
-def _is_output(model: onnx.ModelProto, name: str) -> bool:
-    return any(value.name == name for value in model.graph.output)
+class _Origins:
+    """The constant behind a tensor, and the steps in between."""
 
+    def __init__(self, model: onnx.ModelProto, weights: Mapping[str, onnx.TensorProto]) -> None:
+        self._returned = {value.name for value in model.graph.output}
+        self.known: dict[str, tuple[str, tuple[onnx.NodeProto, ...]]] = {name: (name, ()) for name in weights}
+        for node in model.graph.node:  # in topological order
+            if self.passes(node):
+                root, steps = self.known[node.input[0]]
+                self.known[node.output[0]] = (root, steps if node.op_type == "Identity" else (*steps, node))
 
-def _inner_nodes(graph: gs.Graph) -> Iterator[gs.Node]:
-    for node in graph.nodes:
-        for value in node.attrs.values():
-            if isinstance(value, gs.Graph):
-                yield from value.nodes
-                yield from _inner_nodes(value)
+    def passes(self, node: onnx.NodeProto) -> bool:
+        """Whether a node only hands a constant on, to other nodes alone."""
+        return (
+            node.op_type in PASSES
+            and node.domain in ("", "ai.onnx")
+            and node.output[0] not in self._returned
+            and all(name in self.known for name in node.input if name)
+            and bool(node.input)
+        )
+
+    def of(self, name: str) -> tuple[str, tuple[onnx.NodeProto, ...]] | None:
+        """Return a tensor's root and its steps, first to last; None where no constant is behind it."""
+        return self.known.get(name)
 
 
 def subgraphs(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, onnx.GraphProto]]:
@@ -128,14 +175,48 @@ def subgraphs(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, onnx.Gra
                 yield from subgraphs(inner)
 
 
+def bodies(graph: onnx.GraphProto, above: str = "") -> Iterator[tuple[str, onnx.NodeProto, onnx.GraphProto]]:
+    """Yield every graph below this one, under a name of its own, with the node that holds it; outer ones first."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            inner = [attribute.g] if attribute.HasField("g") else attribute.graphs
+            for index, each in enumerate(inner):
+                name = f"{above}{_place(node)}#{attribute.name}{index or ''}"
+                yield name, node, each
+                yield from bodies(each, f"{name} > ")
+
+
+def _place(holder: onnx.NodeProto) -> str:
+    return f"{holder.op_type} {holder.name or holder.output[0]}"
+
+
 def _hidden(model: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
     for holder, graph in subgraphs(model.graph):
-        place = f"{holder.op_type} {holder.name or holder.output[0]}"
-        yield from ((place, tensor) for tensor in graph.initializer)
-        yield from ((place, value) for node in graph.node if (value := constant_value(node)) is not None)
+        yield from ((_place(holder), tensor) for tensor in graph.initializer)
+        yield from ((_place(holder), value) for node in graph.node if (value := constant_value(node)) is not None)
+    calls = function_calls(model)
     for function in model.functions:
-        place = f"function {function.name}"
+        times = calls[function.domain, function.name]
+        more = f", which is called {times} times: inlined, it would be stored as often" if times > 1 else ""
+        place = f"function {function.name}{more}"
         yield from ((place, value) for node in function.node if (value := constant_value(node)) is not None)
+
+
+def function_calls(model: onnx.ModelProto) -> Counter[Function]:
+    """Return how often every local function is called, through other functions as well."""
+    bodies = {(function.domain, function.name): function for function in model.functions}
+    calls: Counter[Function] = Counter()
+
+    def count(nodes: Iterable[onnx.NodeProto]) -> None:
+        for node in nodes:
+            key = (node.domain, node.op_type)
+            if key in bodies:
+                calls[key] += 1
+                count(bodies[key].node)
+
+    for graph in [model.graph, *(inner for _, inner in subgraphs(model.graph))] if bodies else []:
+        count(graph.node)
+    return calls
 
 
 def all_names(model: onnx.ModelProto) -> set[str]:

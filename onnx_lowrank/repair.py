@@ -30,6 +30,7 @@ from onnx_lowrank.rewrite import rewrite
 from onnx_lowrank.runtime import Runner, batches, join
 from onnx_lowrank.schemes import Factors, Refitted
 from onnx_lowrank.sites import Found
+from onnx_lowrank.storage import Storage
 from onnx_lowrank.types import Array, Chain, Feed, Plan, Ranks, Stage
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -40,12 +41,13 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Target:
-    """A site to refit: its chain at the plan's ranks and the calls that share its weight."""
+    """A site to refit: its chain at the plan's ranks, as it is stored, and the calls that share its weight."""
 
     key: Key
     ranks: Ranks
     chain: Chain
     calls: tuple[Call, ...]
+    storage: Storage
 
     @property
     def last(self) -> Array:
@@ -115,7 +117,10 @@ def refit(
             stage = Stage(last.reshape(old.weight.shape).astype(old.weight.dtype), old.owns, old.groups)
             chain = Chain((*target.chain.stages[:-1], stage))
             refitted[target.key] = Refitted(factors[target.key], target.ranks, chain)
-            _put(candidate, ends[target.calls[0].output], stage)
+            if not target.storage.narrow:
+                _put(candidate, ends[target.calls[0].output], stage)
+        if any(target.storage.narrow for target in group):  # both factors change where they are balanced and rounded
+            candidate = rewrite(model, found, plan, refitted)
     return refitted
 
 
@@ -153,12 +158,14 @@ def _targets(found: Found, plan: Plan, factors: Mapping[Key, Factors]) -> Iterat
     for choice in plan.factored:
         if choice.site not in found.calls:
             raise PlanError(f"the plan factors {choice.weight!r}, which cannot be factored in this model")
+        if choice.site in found.bodies:  # nothing in there can be looked at
+            continue
         key = (choice.site, choice.option.scheme)
-        chain = factors[key].chain(choice.option.ranks)
-        seen = operator(found.calls[choice.site][0]).seen
+        calls, storage = found.calls[choice.site], found.sources[choice.site].storage
+        chain = storage.seen(factors[key].chain(choice.option.ranks))
         last = chain.stages[-1]
-        if not last.owns and last.groups == 1 and seen != "inputs":
-            yield _Target(key, choice.option.ranks, chain, found.calls[choice.site])
+        if not last.owns and last.groups == 1 and operator(calls[0]).seen != "inputs":
+            yield _Target(key, choice.option.ranks, chain, calls, storage)
 
 
 def _ends(candidate: onnx.ModelProto, group: Sequence[_Target]) -> dict[str, Call]:
@@ -166,6 +173,9 @@ def _ends(candidate: onnx.ModelProto, group: Sequence[_Target]) -> dict[str, Cal
     calls = {call.output: call for target in group for call in target.calls}
     opset = main_opset(candidate)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in candidate.graph.initializer}
+    for node in candidate.graph.node:  # what factors of narrow types come through
+        if node.op_type in ("Cast", "DequantizeLinear") and node.input[0] in shapes:
+            shapes[node.output[0]] = shapes[node.input[0]]
     ends = {}
     for node in candidate.graph.node:
         if node.output and node.output[0] in calls:
@@ -223,12 +233,17 @@ def _seen(
 ) -> _Sums:
     """Return the sums of one call: `values` are the original's, `inner` the candidate's."""
     op, ending = operator(call), operator(end)
-    y = np.asarray(op.linear(call, values[call.output], values.get(call.input(2))), np.float64)
-    v = np.asarray(ending.vectors(end, inner[ending.data(end)], kernel), np.float64) * op.scale(call)
+    y = np.asarray(op.linear(call, _wide(values[call.output]), values.get(call.input(2))), np.float64)
+    v = np.asarray(ending.vectors(end, _wide(inner[ending.data(end)]), kernel), np.float64) * op.scale(call)
     if len(v) != len(y):  # shapes that depend on values: nothing to compare
         return _Sums(np.full((v.shape[1],) * 2, np.nan), np.full(last.shape, np.nan))
     with np.errstate(all="ignore"):  # what is not finite is seen in the sums
         return _Sums(v.T @ v, (y - v @ last.T).T @ v)
+
+
+def _wide(array: Array) -> Array:
+    """Return half precision as single: what follows is subtracted and summed."""
+    return array.astype(np.float32) if array.dtype.itemsize < 4 else array
 
 
 def _solve(last: Array, halves: Sequence[_Sums], ridges: Sequence[float]) -> Array | None:

@@ -139,6 +139,7 @@ class Inspection:
     bytes: int
     rows: tuple[WeightRow, ...]
     skips: tuple[Skip, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def share(self) -> float:

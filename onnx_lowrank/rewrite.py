@@ -7,17 +7,19 @@ gone; everything else of the file (names, opsets, metadata, documentation, other
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
-import numpy as np
 import onnx
 
 from onnx_lowrank.errors import PlanError
-from onnx_lowrank.graph import all_names, constant_value, subgraphs
-from onnx_lowrank.ops import Call, Place, first_output, operator
+from onnx_lowrank.graph import PASSES, all_names, bodies, constant_value, subgraphs
+from onnx_lowrank.ops import Place, first_output, operator
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.sites import Found
-from onnx_lowrank.types import Array, Plan, Site, Stage
+from onnx_lowrank.steps import tensor_of
+from onnx_lowrank.types import Chain, Plan, Site, Stage
 
 
 def rewrite(
@@ -26,19 +28,30 @@ def rewrite(
     """Return a copy of `model` with the plan's sites factored. Raises PlanError for a site that is not in `found`."""
     names = _Fresh(all_names(model))
     sites = {site.id: site for site in found.sites}
-    replaced: dict[str, list[onnx.NodeProto]] = {}
-    tensors: dict[str, Array] = {}
+    new = _New()
+    tensors: list[onnx.TensorProto] = []
     for choice in plan.factored:
         if choice.site not in sites:
             raise PlanError(f"the plan factors {choice.weight!r}, which cannot be factored in this model")
         chain = factors[choice.site, choice.option.scheme].chain(choice.option.ranks)
-        _write(sites[choice.site], found.calls[choice.site], chain.stages, names, replaced, tensors)
+        site = sites[choice.site]
+        _write(site, found, chain, names, new, tensors)
     kept = onnx.ModelProto()
     kept.CopyFrom(model)
-    _splice(kept.graph, replaced)
+    for body, _, inner in reversed(list(bodies(kept.graph))):  # what is spliced is copied: innermost first
+        _splice(inner, new.nodes.get(body, {}))
+    _splice(kept.graph, new.nodes.get("", {}), new.first)
     _remove_dead(kept, {choice.weight for choice in plan.factored})
     _store(kept, tensors)
     return kept
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _New:
+    """New nodes: body -> output of the node that they replace -> the nodes; and those to come first of all."""
+
+    nodes: dict[str, dict[str, list[onnx.NodeProto]]] = field(default_factory=dict)
+    first: list[onnx.NodeProto] = field(default_factory=list)
 
 
 class _Fresh:
@@ -58,28 +71,39 @@ class _Fresh:
 
 def _write(
     site: Site,
-    calls: tuple[Call, ...],
-    stages: tuple[Stage, ...],
+    found: Found,
+    chain: Chain,
     names: _Fresh,
-    replaced: dict[str, list[onnx.NodeProto]],
-    tensors: dict[str, Array],
+    new: _New,
+    tensors: list[onnx.TensorProto],
 ) -> None:
     """Write the chain once for every node that shares the weight; the factors are stored once."""
-    dtype = np.float64 if site.itemsize == 8 else np.float32
-    named = [(stage, names(f"{site.weight}.lowrank{index}")) for index, stage in enumerate(stages)]
-    for index, (stage, name) in enumerate(named):
+    calls, storage = found.calls[site.id], found.sources[site.id].storage
+    named: list[tuple[Stage, str]] = []
+    before: list[onnx.NodeProto] = []
+    stages = storage.settled(chain).stages
+    for index, stage in enumerate(stages):
         place: Place = "first" if index == 0 else "last" if index == len(stages) - 1 else "inner"
-        stored = operator(calls[0]).stored(calls[0], stage, place=place)
-        tensors[name] = np.ascontiguousarray(stored, dtype)
-    for call in calls:
-        written = operator(call).write(call, named, names)
-        replaced[call.output] = list(written.nodes)
-        tensors.update({name: np.asarray(array, dtype) for name, array in written.extra.items()})
+        layout = partial(operator(calls[0]).stored, calls[0], place=place)
+        stored = storage.store(stage, layout, f"{site.weight}.lowrank{index}", names)
+        named.append((stage, stored.name))
+        tensors.extend(stored.tensors)
+        before.extend(stored.nodes)
+    if site.body:  # bodies read what the main graph makes
+        new.first.extend(before)
+        before = []
+    for call, body in zip(calls, found.bodies.get(site.id, ("",) * len(calls)), strict=True):
+        written = operator(call).write(call, named, names)  # what the factors come through stands before the first
+        new.nodes.setdefault(body, {})[call.output] = [*before, *written.nodes]
+        before = []
+        tensors.extend(tensor_of(array, storage.arrives, name) for name, array in written.extra.items())
 
 
-def _splice(graph: onnx.GraphProto, replaced: Mapping[str, list[onnx.NodeProto]]) -> None:
+def _splice(
+    graph: onnx.GraphProto, replaced: Mapping[str, list[onnx.NodeProto]], first: Sequence[onnx.NodeProto] = ()
+) -> None:
     """Put the new nodes where the old ones stood: topological order needs no sorting."""
-    nodes: list[onnx.NodeProto] = []
+    nodes: list[onnx.NodeProto] = list(first)
     for node in graph.node:
         new = replaced.get(first_output(node)) if node.output else None
         for position, written in enumerate(new or ()):
@@ -93,11 +117,11 @@ def _splice(graph: onnx.GraphProto, replaced: Mapping[str, list[onnx.NodeProto]]
 
 
 def _remove_dead(model: onnx.ModelProto, weights: set[str]) -> None:
-    """Remove the factored weights and the Constant and Identity nodes that only led to them."""
+    """Remove the factored weights, the nodes that only led to them, and what only those read (a shape, a scale)."""
     graph = model.graph
     led = set(weights)  # what carries a factored weight: nodes are in topological order, so one pass finds it all
     for node in graph.node:
-        if node.op_type == "Identity" and node.input[0] in led:
+        if node.op_type in PASSES and node.input[0] in led:
             led.update(node.output)
     dead = set(weights)
     while True:
@@ -106,7 +130,8 @@ def _remove_dead(model: onnx.ModelProto, weights: set[str]) -> None:
         if not gone:
             break
         for node in gone:
-            dead.update(node.output)
+            dead.update([*node.output, *node.input])
+            led.update(node.input)
             graph.node.remove(node)
     dead -= _read_names(model)
     for values in (graph.initializer, graph.input, graph.value_info):
@@ -115,8 +140,8 @@ def _remove_dead(model: onnx.ModelProto, weights: set[str]) -> None:
 
 
 def _carries(node: onnx.NodeProto, led: set[str]) -> bool:
-    if node.op_type == "Identity":
-        return node.input[0] in led
+    if node.op_type in PASSES:
+        return node.input[0] in led or node.output[0] in led
     return constant_value(node) is not None and node.output[0] in led
 
 
@@ -127,10 +152,9 @@ def _read_names(model: onnx.ModelProto) -> set[str]:
     return read | {value.name for graph in graphs for value in graph.output}
 
 
-def _store(model: onnx.ModelProto, tensors: Mapping[str, Array]) -> None:
-    for name, array in tensors.items():
-        tensor = onnx.numpy_helper.from_array(array, name)
+def _store(model: onnx.ModelProto, tensors: Sequence[onnx.TensorProto]) -> None:
+    for tensor in tensors:
         model.graph.initializer.append(tensor)
         if model.ir_version < 4:  # there, every initializer must be listed as an input as well
-            value = onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims))
+            value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             model.graph.input.append(value)

@@ -291,4 +291,5 @@ def _same(one: Array, other: Array) -> bool:
     if not np.issubdtype(one.dtype, np.floating):
         return bool(np.array_equal(one, other))
     scale = float(np.abs(one[np.isfinite(one)]).max(initial=0.0))
-    return bool(np.allclose(one, other, rtol=1e-3, atol=1e-4 * scale, equal_nan=True))
+    rtol, atol = (1e-3, 1e-4) if one.dtype.itemsize >= 4 else (1e-2, 2e-3)  # half precision has three digits
+    return bool(np.allclose(one, other, rtol=rtol, atol=atol * scale, equal_nan=True))

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
 import onnx
 
-from onnx_lowrank.graph import GraphView, Use, read_graph, tensor_ranks
+from onnx_lowrank.graph import PASSES, GraphView, Use, read_graph, tensor_ranks
 from onnx_lowrank.model_io import main_opset
 from onnx_lowrank.ops import Call, by_type, call_of, first_output, op_name, operator
 from onnx_lowrank.schemes import SCHEMES, ranks_of
+from onnx_lowrank.sources import Source, source_of
 from onnx_lowrank.types import Array, Site, Skip, Why
 
-HANDLED_TYPES = {"FLOAT": 4, "DOUBLE": 8}
 INDEX_TYPES = {"INT64", "INT32", "INT16", "UINT16", "UINT32", "UINT64", "BOOL", "STRING", "UNDEFINED"}
-QUANTISED_TYPES = ("INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2", "FLOAT8", "FLOAT4")
-EMBEDDING = {"GatherElements", "GatherND"}
-QUANTISED_OPS = {"DequantizeLinear", "QuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv"}
-PASSES_WEIGHTS = {"Transpose", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten"}
+EMBEDDING = {"GatherElements", "GatherND", "EmbedLayerNormalization"}
+QUANTISED_OPS: Mapping[str, tuple[int, ...]] = {
+    **dict.fromkeys(("DequantizeLinear", "QuantizeLinear"), (0,)),
+    **dict.fromkeys(("MatMulInteger", "ConvInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"), (0, 1)),
+    **dict.fromkeys(("QLinearMatMul", "QLinearConv"), (0, 3)),
+    **dict.fromkeys(("MatMulNBits", "MatMulBnb4", "GatherBlockQuantized", "QAttention", "QGemm"), (0, 1, 3)),
+}
+"""Operators on integers -> the inputs that may be a weight."""
 ELEMENTWISE = {
     *("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Where", "Clip", "PRelu", "Concat", "Equal", "Pad", "Resize"),
     *("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization"),
@@ -34,6 +38,8 @@ class Found:
     """What a graph holds.
 
     calls: site id -> the calls that share its weight. parameters: elements of all weights (index tensors aside).
+    sources: site id -> where its weight comes from. bodies: site id -> the body that each of its calls is in; sites
+    of the main graph are not in it.
     """
 
     sites: tuple[Site, ...]
@@ -41,6 +47,12 @@ class Found:
     calls: Mapping[str, tuple[Call, ...]]
     weights: Mapping[str, onnx.TensorProto]
     parameters: int
+    sources: Mapping[str, Source]
+    bodies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def part(self, *, bodies: bool) -> Found:
+        """Return what holds the sites inside bodies alone, or the others."""
+        return replace(self, sites=tuple(site for site in self.sites if bool(site.body) == bodies))
 
     @property
     def site_parameters(self) -> int:
@@ -52,9 +64,16 @@ class Found:
         return self.stored(site).astype(np.float64)
 
     def stored(self, site: Site) -> Array:
-        """Return the same as it is stored, without a copy in double precision."""
+        """Return the same as it arrives at the operator, without a copy in double precision."""
         call = self.calls[site.id][0]
-        return operator(call).canonical(call, onnx.numpy_helper.to_array(self.weights[site.weight]))
+        return operator(call).canonical(call, self.sources[site.id].value(self.weights[site.weight]))
+
+    def moved(self, weights: Mapping[str, Array]) -> Found:
+        """Return the same sites with other numbers: site id -> what arrives at its operators."""
+        named = {site.weight: weights[site.id] for site in self.sites if site.id in weights}
+        tensors = {name: onnx.numpy_helper.from_array(np.ascontiguousarray(w), name) for name, w in named.items()}
+        sources = {key: replace(source, steps=()) for key, source in self.sources.items() if key in weights}
+        return replace(self, weights={**self.weights, **tensors}, sources={**self.sources, **sources})
 
 
 def find_sites(
@@ -70,27 +89,35 @@ def find_sites(
     sites: list[Site] = []
     skips = [_hidden(place, tensor) for place, tensor in view.hidden if _is_weight(tensor)]
     calls: dict[str, tuple[Call, ...]] = {}
+    sources: dict[str, Source] = {}
+    bodies: dict[str, tuple[str, ...]] = {}
     constant = {(first_output(use.node), use.node.input[use.slot]) for uses in view.uses.values() for use in uses}
     for name, tensor in view.weights.items():
         uses = view.uses.get(name, [])
         if not _is_weight(tensor) or (not uses and name not in view.inner):
             continue
-        used = tuple(call_of(use.node, use.slot, opset, tuple(tensor.dims)) for use in uses)
-        refusal = (
-            _unusable(view, interface, name, tensor, uses)
-            or _roles(used, uses, tuple(tensor.dims), constant, view.fed)
-            or _slices(model, used)
-            or _size(tensor, used, multiple)
-            or _unselected(name, used, include, exclude)
-        )
-        if refusal:
-            skips.append(_skip(name, tensor, uses, *refusal))
-        else:
-            site = _site(name, tensor, used)
-            sites.append(site)
-            calls[site.id] = used
+        refusal = _unusable(view, interface, name, tensor, uses)
+        source = refusal or source_of(view, name, uses, opset)
+        if isinstance(source, Source):
+            shape = source.shape(tensor)
+            used = tuple(call_of(use.node, use.slot, opset, shape) for use in uses)
+            refusal = (
+                _roles(used, uses, shape, constant, view.fed)
+                or _slices(model, used)
+                or _size(shape, used, multiple)
+                or _unselected(name, used, include, exclude)
+            )
+            if not refusal:
+                site = _site(name, shape, used, source, uses[0].body)
+                sites.append(site)
+                calls[site.id], sources[site.id] = used, source
+                if site.body:
+                    bodies[site.id] = tuple(use.body for use in uses)
+                continue
+            source = refusal
+        skips.append(_skip(name, tensor, uses, *source))
     total = sum(site.parameters for site in sites) + sum(skip.parameters for skip in skips)
-    return Found(tuple(sites), tuple(skips), calls, view.weights, total)
+    return Found(tuple(sites), tuple(skips), calls, view.weights, total, sources, bodies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,41 +144,47 @@ def _unusable(
     view: GraphView, interface: _Interface, name: str, tensor: onnx.TensorProto, uses: Sequence[Use]
 ) -> tuple[Why, str] | None:
     """Return why no operator may touch this tensor at all."""
-    kind = _type_name(tensor)
-    if kind.startswith(QUANTISED_TYPES):
-        return Why.QUANTISED, kind.lower()
     if name in view.inner:
-        return Why.SUBGRAPH, "read inside If, Loop or Scan"
+        return Why.SUBGRAPH, f"returned as it is by a body of {view.inner[name]}"
+    inside = next((use for use in uses if use.body), None)
+    if inside is not None and any(not use.body for use in uses):
+        return Why.SUBGRAPH, f"read inside {inside.place}, and outside of it"
     if name in interface.outputs:
         return Why.OUTPUT, "the graph returns it"
     if name in interface.inputs:
         return Why.OVERRIDABLE, "also listed as a graph input; remove it there to have it factored"
-    refusals = [refusal for use in uses if (refusal := _operator(use, tuple(tensor.dims)))]
+    refusals = [refusal for use in uses if (refusal := _operator(use, tuple(tensor.dims), interface.outputs))]
     if refusals and len(refusals) < len(uses):
         return Why.SHARED, f"also used as {refusals[0][0].value} ({refusals[0][1] or 'another operator'})"
-    if refusals:
-        return refusals[0]
-    if kind not in HANDLED_TYPES:
-        return Why.DTYPE, f"{kind.lower()}: only float32 and float64 are factored so far"
-    return None
+    return refusals[0] if refusals else None
 
 
-def _operator(use: Use, shape: tuple[int, ...]) -> tuple[Why, str] | None:
+def _operator(use: Use, shape: tuple[int, ...], outputs: Container[str]) -> tuple[Why, str] | None:
     """Return why one use is not a factorable one, None where an operator takes it."""
     kind, domain = use.node.op_type, use.node.domain
     if by_type(op_name(use.node)) is not None:
         return None
+    if kind in QUANTISED_OPS and use.slot not in QUANTISED_OPS[kind]:
+        return Why.ELEMENTWISE, f"scale, zero point or bias of {kind}"
+    if kind in QUANTISED_OPS and (kind not in PASSES or domain == "com.microsoft"):
+        return Why.QUANTISED, f"{kind}: only int8 and uint8 behind a plain DequantizeLinear are factored"
     if domain not in ("", "ai.onnx"):
         return Why.OPERATOR, f"{domain}.{kind}"
     if kind in EMBEDDING:
         return Why.EMBEDDING, f"{kind} takes single elements: only rows (Gather) are looked up in factors"
-    if kind in QUANTISED_OPS:
-        return Why.QUANTISED, kind
-    if kind in PASSES_WEIGHTS:
-        return Why.OPERATOR, f"behind {kind}"
+    if kind in PASSES and use.slot:
+        return Why.ELEMENTWISE, f"read by {kind}"
+    if kind in PASSES and use.body:
+        return Why.OPERATOR, f"behind {kind} inside {use.place}"
+    if kind in PASSES - {"Identity"}:
+        return Why.OPERATOR, f"behind {kind}, {_why_not_passed(use.node, outputs)}"
     if kind in ELEMENTWISE or len(shape) < 2:
         return Why.ELEMENTWISE, kind
     return Why.OPERATOR, kind
+
+
+def _why_not_passed(node: onnx.NodeProto, outputs: Container[str]) -> str:
+    return "whose output the graph returns" if node.output[0] in outputs else "which also reads what the graph computes"
 
 
 def _roles(
@@ -195,8 +228,8 @@ def _slices(model: onnx.ModelProto, used: Sequence[Call]) -> tuple[Why, str] | N
     return Why.SHAPE, "a matrix for every slice meets a vector, or a tensor of unknown rank"
 
 
-def _size(tensor: onnx.TensorProto, used: Sequence[Call], multiple: int) -> tuple[Why, str] | None:
-    site = _site("", tensor, used)
+def _size(shape: tuple[int, ...], used: Sequence[Call], multiple: int) -> tuple[Why, str] | None:
+    site = _site("", shape, used, None, "")
     if any(ranks_of(scheme, site, multiple) for scheme in SCHEMES):
         return None
     return Why.TOO_SMALL, f"breaks even at rank {site.break_even:.3g}, ranks are multiples of {multiple}"
@@ -213,19 +246,19 @@ def _unselected(
     return (Why.EXCLUDED, f"--exclude {hit}") if hit is not None else None
 
 
-def _site(name: str, tensor: onnx.TensorProto, used: Sequence[Call]) -> Site:
+def _site(name: str, shape: tuple[int, ...], used: Sequence[Call], source: Source | None, body: str) -> Site:
     first = used[0]
-    shape = operator(first).canonical(first, np.broadcast_to(np.float32(0), tuple(tensor.dims))).shape
     return Site(
-        id=first.output,
+        id=f"{body}/{first.output}" if body else first.output,  # bodies may have the same names inside
         node=first.name or first.output,
         op=first.op,
         weight=name,
-        shape=shape,
+        shape=operator(first).canonical(first, np.broadcast_to(np.float32(0), shape)).shape,
         sharers=tuple(call.output for call in used),
-        itemsize=HANDLED_TYPES[_type_name(tensor)],
         groups=operator(first).groups(first),
         whole=any(operator(call).whole(call) for call in used),
+        body=body,
+        **(source.sizes if source else {}),
     )
 
 

@@ -72,6 +72,9 @@ class Site:
     `shape` is canonical: (out, in, *spatial); `id` is the output tensor of the first node that uses the weight,
     `sharers` the output tensors of all of them (rewritten together or not at all). With `groups` W is block-diagonal:
     `in` counts the channels of one group, `out` those of all. `whole`: its axes cannot be dealt to different stages.
+    `itemsize`: bytes of a number of a factor, `dense_itemsize` of the weight itself (0: the same). Of integers,
+    `scale_bytes` are those of a scale and its zero point, one for each channel of `scale_axis` (None: one for the whole
+    weight). `body`: the If, Loop or Scan body whose nodes use it, empty in the main graph.
     """
 
     id: str
@@ -83,6 +86,10 @@ class Site:
     itemsize: int = 4
     groups: int = 1
     whole: bool = False
+    dense_itemsize: int = 0
+    scale_bytes: int = 0
+    scale_axis: int | None = None
+    body: str = ""
 
     @property
     def parameters(self) -> int:

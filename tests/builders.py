@@ -15,6 +15,7 @@ from onnx_lowrank.rewrite import rewrite
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.schemes import Factors, by_name
 from onnx_lowrank.sites import Found, find_sites
+from onnx_lowrank.steps import tensor_of
 from onnx_lowrank.types import Array, Choice, Cost, Feed, Moments, Option, Plan, Ranks, Site
 
 OPSET = 17
@@ -220,3 +221,96 @@ def relative_squared(expected: Array, got: Array, *, without: Array | float = 0.
     """Return ‖got − expected‖² over ‖expected − without‖² (`without`: the bias), float64."""
     first, second = np.asarray(expected, np.float64), np.asarray(got, np.float64)
     return float(((second - first) ** 2).sum() / ((first - without) ** 2).sum())
+
+
+def halved(model: onnx.ModelProto, kind: int = TensorProto.FLOAT16) -> onnx.ModelProto:
+    """Return a float32 model in half precision, inputs and outputs too."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    constants = [a.t for each in copy.graph.node for a in each.attribute if a.HasField("t")]
+    for tensor in (*copy.graph.initializer, *constants):
+        if tensor.data_type == TensorProto.FLOAT:
+            tensor.CopyFrom(tensor_of(numpy_helper.to_array(tensor), kind, tensor.name))
+    for each in (*copy.graph.input, *copy.graph.output, *copy.graph.value_info):
+        if each.type.tensor_type.elem_type == TensorProto.FLOAT:
+            each.type.tensor_type.elem_type = kind
+    return copy
+
+
+def behind_cast(model: onnx.ModelProto, weights: Sequence[str], kind: int) -> onnx.ModelProto:
+    """Return a float32 model that holds some initializers in half precision, with a Cast in front of their use."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    casts = []
+    for tensor in copy.graph.initializer:
+        if tensor.name in weights:
+            tensor.CopyFrom(tensor_of(numpy_helper.to_array(tensor), kind, tensor.name))
+            casts.append(node("Cast", [tensor.name], [f"{tensor.name}.single"], f"cast_{tensor.name}",
+                              to=TensorProto.FLOAT))  # fmt: skip
+    for each in copy.graph.node:
+        each.input[:] = [f"{name}.single" if name in weights else name for name in each.input]
+    nodes = [*casts, *(onnx.NodeProto.FromString(each.SerializeToString()) for each in copy.graph.node)]
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
+    return copy
+
+
+def quantised(
+    model: onnx.ModelProto,
+    axes: Mapping[str, int | None],
+    *,
+    kind: type = np.int8,
+    symmetric: bool = True,
+    scale: type = np.float32,
+    activations: Mapping[str, float] | None = None,
+) -> onnx.ModelProto:
+    """Return a model with weights as 8-bit integers behind DequantizeLinear: name -> axis of the scales, None: one.
+
+    activations: tensors that go through QuantizeLinear and DequantizeLinear, too, with their scales (int8, zero 0).
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in copy.graph.initializer}
+    nodes, renamed = [], {}
+    for name, axis in axes.items():
+        parts = _integers(stored[name].astype(np.float64), axis, kind, symmetric=symmetric, scale=scale)
+        copy.graph.initializer.remove(next(t for t in copy.graph.initializer if t.name == name))
+        names = [name, f"{name}.scale", f"{name}.zero"]
+        copy.graph.initializer.extend(map(numpy_helper.from_array, parts, names))
+        attributes = {} if axis is None else {"axis": axis}
+        nodes.append(node("DequantizeLinear", names, [f"{name}.dq"], f"dq_{name}", **attributes))
+        renamed[name] = f"{name}.dq"
+    for each in copy.graph.node:
+        each.input[:] = [renamed.get(name, name) for name in each.input]
+    nodes += [onnx.NodeProto.FromString(each.SerializeToString()) for each in copy.graph.node]
+    for name, step in (activations or {}).items():
+        names = [f"{name}.step", f"{name}.middle"]
+        copy.graph.initializer.extend(map(numpy_helper.from_array, (np.float32(step), np.int8(0)), names))
+        for each in nodes:
+            each.input[:] = [f"{name}.seen" if got == name else got for got in each.input]
+        at = next((i + 1 for i, each in enumerate(nodes) if name in each.output), 0)
+        nodes[at:at] = [
+            node("QuantizeLinear", [name, *names], [f"{name}.q"], f"q_{name}"),
+            node("DequantizeLinear", [f"{name}.q", *names], [f"{name}.seen"], f"dq_{name}"),
+        ]
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
+    return copy
+
+
+def _integers(W: Array, axis: int | None, kind: type, *, symmetric: bool, scale: type) -> tuple[Array, Array, Array]:
+    ends = np.iinfo(kind)
+    others = None if axis is None else tuple(i for i in range(W.ndim) if i != axis)
+    if symmetric:
+        step = np.abs(W).max(axis=others) / 127
+        zero = np.zeros_like(step) if ends.min < 0 else np.full_like(step, 128)
+    else:
+        low, high = np.minimum(W.min(axis=others), 0), np.maximum(W.max(axis=others), 0)
+        step = (high - low) / 255
+        zero = np.rint(ends.min - low / step)
+    step = np.asarray(step, scale)
+    shape = [1] * W.ndim
+    if axis is not None:
+        shape[axis] = -1
+    q = np.clip(np.rint(W / step.reshape(shape)) + zero.reshape(shape), ends.min, ends.max)
+    return q.astype(kind), step, zero.astype(kind)

@@ -51,15 +51,19 @@ def upstream(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
     return copy
 
 
-def overridable(model: onnx.ModelProto, weights: Iterable[str]) -> onnx.ModelProto:
+def overridable(
+    model: onnx.ModelProto, weights: Iterable[str], made: Mapping[str, Array] | None = None
+) -> onnx.ModelProto:
     """Return a copy in which each of these weights is an optional input: fed, it is replaced; left out, it stays.
 
-    So one session can measure any substitution. Constant nodes become initializers; needs IR 4, which is set.
+    So one session can measure any substitution. Constant nodes become initializers; needs IR 4, which is set. `made`
+    has the values of those that nodes make of a constant.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     copy.ir_version = max(copy.ir_version, 4)
     wanted = set(weights)
+    _stored_instead(copy, made or {})
     stored = {tensor.name: tensor for tensor in copy.graph.initializer}
     for node in [n for n in copy.graph.node if constant_value(n) is not None and n.output[0] in wanted]:
         tensor = copy.graph.initializer.add()
@@ -76,10 +80,19 @@ def overridable(model: onnx.ModelProto, weights: Iterable[str]) -> onnx.ModelPro
     return copy
 
 
+def _stored_instead(model: onnx.ModelProto, values: Mapping[str, Array]) -> None:
+    """Replace the nodes that make these tensors by initializers, in place."""
+    for node in [n for n in model.graph.node if n.output and n.output[0] in values]:
+        model.graph.node.remove(node)
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in values.items())
+
+
 def with_weights(model: onnx.ModelProto, weights: Mapping[str, Array]) -> onnx.ModelProto:
-    """Return a copy in which these weights (initializers or Constant nodes, by tensor name) hold other numbers."""
+    """Return a copy in which these weights, by tensor name, hold other numbers: stored ones, or made of a constant."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    made = {name for node in copy.graph.node if constant_value(node) is None for name in node.output}
+    _stored_instead(copy, {name: np.ascontiguousarray(weights[name]) for name in weights if name in made})
     for tensor in copy.graph.initializer:
         if tensor.name in weights:
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(weights[tensor.name]), tensor.name))

@@ -99,7 +99,12 @@ class JointFlow:
         sites = [site for site in sites if site.id not in inside]
         calls = [(site, call) for site in sites for call in found.calls[site.id]]
         outputs = [call.output for site, call in calls if "out" in sides_of(site)]
-        shares = {call.output: operator(call).data(call) for site, call in calls if "in" in sides_of(site)}
+        made = {name: node for node in model.graph.node for name in node.output}
+        # a twin may read its inputs through a Cast, under another name
+        self._data = {
+            call.output: str(made[call.output].input[call.inputs.index(operator(call).data(call))]) for _, call in calls
+        }
+        shares = {call.output: self._data[call.output] for site, call in calls if "in" in sides_of(site)}
         keep = self._keep = [name for name in dict.fromkeys(self._kept(sites)) if name not in self._given]
         graph = build_gradient(model, outputs, seeded, shapes=shapes, keep=keep, shares=shares)
         self.unreached = inside | {site.id: why for site in sites if (why := self._missing(site, graph))}
@@ -124,7 +129,7 @@ class JointFlow:
             if "out" in sides_of(site):
                 yield call.output
             if "in" in sides_of(site):
-                yield through(operator(call).data(call), call.output)
+                yield through(self._data[call.output], call.output)
 
     def _kept(self, sites: Sequence[Site]) -> Iterator[str]:
         for site in sites:
@@ -208,8 +213,8 @@ class JointFlow:
             bias = values.get(call.input(2)) if len(call.inputs) > 2 and call.input(2) else None
             z = op.linear(call, _part(values[call.output], lines), bias)
             return _single(z), _single(op.results(call, _part(gradients[call.output], lines)))
-        data = op.data(call)  # the gradient there through this call alone is Wᵀ g
-        x, pulled = (_part(array, lines) for array in (values[data], gradients[through(data, call.output)]))
+        share = gradients[through(self._data[call.output], call.output)]  # through this call alone: Wᵀ g
+        x, pulled = (_part(array, lines) for array in (values[op.data(call)], share))
         kernel = site.shape[2:]
         return _single(op.vectors(call, x, kernel)), _single(op.vectors(call, pulled, kernel))
 

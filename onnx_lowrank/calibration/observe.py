@@ -35,12 +35,16 @@ class Observed:
 
 
 def observe(model: onnx.ModelProto, found: Found, feeds: Sequence[Feed], options: Options) -> Observed:
-    """Return where the sites of `found` work, averaged over a few of `feeds`."""
+    """Return where the sites of `found` work, averaged over a few of `feeds`; nothing of those inside bodies."""
+    found = found.part(bodies=False)
     counted = [node for node in model.graph.node if op_name(node) in COUNTED]
     counted = [node for node in counted if node.op_type != "Einsum" or len(node.input) == 2]
     names = [name for node in counted for name in (node.input[0], node.input[1], first_output(node))]
     names += [
-        name for calls in found.calls.values() for call in calls for name in (operator(call).data(call), call.output)
+        name
+        for site in found.sites
+        for call in found.calls[site.id]
+        for name in (operator(call).data(call), call.output)
     ]
     known = _constant_shapes(model)
     runner = Runner(

@@ -12,6 +12,8 @@ from onnx_lowrank.gradient.final import Final, final_activation
 from onnx_lowrank.gradient.observe import observed_ranks
 from onnx_lowrank.gradient.run import GradientRunner, Pass
 from onnx_lowrank.gradient.split import SplitGradient, split_gradient
+from onnx_lowrank.gradient.straight import straightened
+from onnx_lowrank.gradient.widen import widened
 
 __all__ = [
     "Final",
@@ -24,4 +26,6 @@ __all__ = [
     "heads",
     "observed_ranks",
     "split_gradient",
+    "straightened",
+    "widened",
 ]

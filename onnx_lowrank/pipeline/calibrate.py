@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from onnx_lowrank.calibration import Observed, observe, passes, stream_moments
 from onnx_lowrank.errors import GoalError
-from onnx_lowrank.gradient import observed_ranks
+from onnx_lowrank.gradient import observed_ranks, straightened, widened
 from onnx_lowrank.metrics import Metric
 from onnx_lowrank.metrics.custom import from_file
 from onnx_lowrank.metrics.divergence import Kind, divergence_kind
@@ -16,7 +16,7 @@ from onnx_lowrank.pipeline.subject import Subject, batch_of, first_outputs, spre
 from onnx_lowrank.plan import Problem
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.samples import Samples
-from onnx_lowrank.sensitivity import Decomposed, decompose, probe_curves
+from onnx_lowrank.sensitivity import Decomposed, decompose, decompose_plain, probe_curves
 from onnx_lowrank.sensitivity.curves import JointCurves, joint_curves, merged
 from onnx_lowrank.sensitivity.joint import Collection, Joint, notes_of
 from onnx_lowrank.sensitivity.objective import Objective
@@ -73,11 +73,32 @@ def calibrate_on(
     subject: Subject, samples: Samples, found: Found, options: Options, progress: Progress, objective: Objective
 ) -> Calibrated:
     """Return the sites decomposed for an objective."""
+    if found.bodies and any(site.body for site in found.sites):
+        return _with_bodies(subject, samples, found, options, progress, objective)
     batch = batch_of(subject, samples.feeds)
     observed = observe(subject.model, found, samples.feeds, options)
-    if options.sensitivity in ("joint", "paper"):
+    if options.sensitivity in ("joint", "paper") and found.sites:
         return _joint(subject, samples, found, observed, objective, options, batch, progress)
     return _one_sided(subject, samples, found, observed, objective, options, batch, progress)
+
+
+def _with_bodies(
+    subject: Subject, samples: Samples, found: Found, options: Options, progress: Progress, objective: Objective
+) -> Calibrated:
+    """Add the sites inside If, Loop and Scan: nothing can be observed in there, but their weights can be replaced."""
+    done = calibrate_on(subject, samples, found.part(bodies=False), options, progress, objective)
+    inside = found.part(bodies=True)
+    many = f"{len(inside.sites)} of {len(found.sites)} weights are used inside If, Loop or Scan"
+    if options.sensitivity == "paper":  # which measures nothing
+        return replace(done, notes=(*done.notes, f"{many}: left as they are, no gradient gets there"))
+    plain = decompose_plain(inside, multiple=options.rank_multiple)
+    note = f"{many}, where nothing can be observed: plain SVD, and their losses are measured"
+    return replace(
+        done,
+        decomposed=merged(found, done.decomposed, plain),
+        fallback={**done.fallback, **{site.id: "used inside a body" for site in inside.sites}},
+        notes=(*done.notes, note),
+    )
 
 
 def objective_of(subject: Subject, samples: Samples, options: Options, kind: Kind) -> Objective:
@@ -127,11 +148,12 @@ def joint_collection(
 ) -> Collection:
     """Return the two passes, ready to run, with the batch at which they fit in the memory allowed."""
     settings = {"provider": options.provider, "threads": options.threads}
-    shapes = observed_ranks(subject.model, samples.feeds[0], **settings)  # type: ignore[arg-type]
+    twin = straightened(widened(subject.model))  # the model but for rounding: what has a gradient
+    shapes = observed_ranks(twin, samples.feeds[0], **settings)  # type: ignore[arg-type]
     # where two samples cannot run together (a fixed batch, rows that mix) every feed is one unit
     separate = batch > 1 and tells_samples_apart(subject.model, found, samples.feeds, options)
     return Collection(
-        subject.model, found, observed, samples.feeds, objective, shapes, options, batch if separate else 1, separate,
+        twin, found, observed, samples.feeds, objective, shapes, options, batch if separate else 1, separate,
         metric="weights" if options.sensitivity == "paper" else "joint",
     ).fitted_to_memory()  # fmt: skip
 

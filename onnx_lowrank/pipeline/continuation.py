@@ -9,9 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-import onnx
-
 from onnx_lowrank.calibration.expose import with_weights
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate_on, probe
@@ -34,10 +31,10 @@ class Stand:
 
 
 def shrunken(found: Found, plan: Plan, calibrated: Calibrated) -> dict[str, Array]:
-    """Return weight name -> the dense product that the plan's factors stand for, as the model stores it."""
+    """Return site id -> the dense product that the plan's factors stand for, as it arrives at the operators."""
     sites = {site.id: site for site in found.sites}
     return {
-        choice.weight: stored_weight(
+        choice.site: stored_weight(
             found,
             sites[choice.site],
             calibrated.decomposed.factors[choice.site, choice.option.scheme],
@@ -50,11 +47,11 @@ def shrunken(found: Found, plan: Plan, calibrated: Calibrated) -> dict[str, Arra
 def go_on(subject: Subject, found: Found, stand: Stand, plan: Plan, options: Options, progress: Progress) -> Stand:
     """Return where the work stands after a plan's step: factors and curves of the shrunken weights."""
     weights = shrunken(found, plan, stand.calibrated)
-    model = with_weights(subject.model, weights)
+    entries = {name: weight for site, weight in weights.items() for name in found.sources[site].entries}
+    model = with_weights(subject.model, entries)
     runner = Runner(model, provider=options.provider, threads=options.threads)
     there = Subject(model, runner, subject.source, subject.sha256, subject.bytes)
-    tensors = {name: onnx.numpy_helper.from_array(np.ascontiguousarray(w), name) for name, w in weights.items()}
-    moved = replace(found, weights={**found.weights, **tensors})
+    moved = found.moved(weights)
     objective = replace(
         stand.calibrated.objective,
         targets=original_targets(subject.model, stand.calibrated.objective, stand.calibrated.samples.feeds, options),

@@ -9,6 +9,11 @@ import numpy as np
 import onnx
 
 from onnx_lowrank import linalg, model_io
+from onnx_lowrank.cost import dense_layout, layout_cost
+from onnx_lowrank.hoist import hoisted
+from onnx_lowrank.local_functions import inlined
+from onnx_lowrank.order import in_order
+from onnx_lowrank.pipeline.subject import inlined_note, moved_note
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.result import Inspection, WeightRow
 from onnx_lowrank.sites import Found, find_sites, largest_first
@@ -30,6 +35,8 @@ def inspect(
         proto, source, size = model, "the model given", model.ByteSize()
     else:
         proto, source, size = model_io.load(Path(model)), str(model), model_io.file_bytes(Path(model))
+    proto, names = inlined(in_order(proto))
+    proto, moved = hoisted(proto)
     found = find_sites(proto, include=include, exclude=exclude, multiple=rank_multiple)
     rows = []
     with (progress or Silent()).step("decomposing weights", len(found.sites)) as advance:
@@ -38,7 +45,8 @@ def inspect(
             advance(1)
     rows.sort(key=lambda row: (-row.site.parameters, row.site.weight))
     skips = tuple(largest_first(found.skips))
-    return Inspection(source, model_io.main_opset(proto), found.parameters, size, tuple(rows), skips)
+    notes = (*([inlined_note(names)] if names else []), *([moved_note(moved)] if moved else []))
+    return Inspection(source, model_io.main_opset(proto), found.parameters, size, tuple(rows), skips, notes)
 
 
 def _row(found: Found, site: Site) -> WeightRow:
@@ -49,7 +57,7 @@ def _row(found: Found, site: Site) -> WeightRow:
     ranks = {share: int(np.searchsorted(energy, share * total) + 1) if total > 0 else 0 for share in SHARES}
     return WeightRow(
         site=site,
-        bytes=site.parameters * site.itemsize,
+        bytes=layout_cost(site, dense_layout(site), ()).bytes,
         share=site.parameters / max(found.parameters, 1),
         break_even=site.break_even,
         full_rank=min(site.shape[0] // site.groups, math.prod(site.shape[1:])),

@@ -197,7 +197,8 @@ class _Run:
     def _latency(self, model: Path | onnx.ModelProto) -> Timing:
         settings = {"provider": self.study.options.provider, "threads": self.study.options.threads}
         with self.study.clock.step("timing", 1) as advance:
-            first = Runner(self.study.subject.model, spin=True, **settings)  # type: ignore[arg-type]
+            original = self.study.subject.original or self.study.subject.model
+            first = Runner(original, spin=True, **settings)  # type: ignore[arg-type]
             second = Runner(model, spin=True, **settings)  # type: ignore[arg-type]
             timing = interleaved(
                 first, second, timed_feeds(iter(self.study.split.validation.feeds)), seed=self.study.options.seed
@@ -228,7 +229,7 @@ class _Run:
         dead = stand.calibrated.decomposed.dead if stand is not None else ()
         return Result(
             changed=False,
-            model=self.study.subject.model,
+            model=self.study.subject.original or self.study.subject.model,
             reason=reason,
             goal=self.goal,
             options=self.study.options,

@@ -19,9 +19,12 @@ from onnx_lowrank.pipeline.subject import (
     DataSources,
     Subject,
     first_outputs,
+    inlined_note,
     make_judge,
     make_screen,
+    moved_note,
     pick_metric,
+    quantised_note,
     read_samples,
 )
 from onnx_lowrank.plan import Problem, signed
@@ -81,7 +84,11 @@ class Study:
         found = find_sites(
             subject.model, include=options.include, exclude=options.exclude, multiple=options.rank_multiple
         )
-        return Study(subject, split, found, options, clock, sources.random)
+        notes = [inlined_note(subject.inlined)] if subject.inlined else []
+        notes += [moved_note(subject.moved)] if subject.moved else []
+        integers = sum(site.itemsize == 1 for site in found.sites)
+        notes += [quantised_note(integers)] if integers else []
+        return Study(subject, split, found, options, clock, sources.random, notes=notes)
 
     def metric(self, gate: Gate) -> tuple[Metric, str]:
         """Return the metric and why. Raises GoalError where the gate cannot be met with it."""
@@ -145,7 +152,8 @@ class Study:
     def _warn_narrow(self, calibrated: Calibrated) -> None:
         """Say how many samples the widest linear site wants: fewer vectors than dimensions leave directions unseen."""
         samples, places = calibrated.fitted, calibrated.observed.places
-        linear = [s for s in self.found.sites if len(s.shape) == 2 and places[s.id][0].at != "nowhere"]
+        seen_sites = [site for site in self.found.sites if site.id in places and places[site.id][0].at != "nowhere"]
+        linear = [site for site in seen_sites if len(site.shape) == 2]
         seen = [(site, samples * sum(place.calls for place in places[site.id])) for site in linear]
         worst = max(((s, n) for s, n in seen if n < 4 * s.shape[1]), key=lambda p: p[0].shape[1] / p[1], default=None)
         if worst is not None:

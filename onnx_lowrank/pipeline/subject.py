@@ -11,8 +11,11 @@ import onnx
 
 from onnx_lowrank import model_io
 from onnx_lowrank.errors import DataError, GoalError, ModelError
+from onnx_lowrank.hoist import hoisted
+from onnx_lowrank.local_functions import inlined
 from onnx_lowrank.metrics import Metric, MetricSpec, choose_metric, impossible_goal, listed
 from onnx_lowrank.options import Gate, Options
+from onnx_lowrank.order import in_order
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime import Runner, batch_size
 from onnx_lowrank.samples import Samples, Source, Split, make_split, random_samples, read
@@ -47,13 +50,20 @@ class DataSources:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Subject:
-    """A loaded model with its original in onnxruntime; `bytes` is the size of its files."""
+    """A loaded model with its original in onnxruntime; `bytes` is the size of its files.
+
+    model: what is worked on: the original, but with its nodes in order, with functions that hold weights `inlined`
+    (their names), and with so many weights `moved` out of the bodies of If, Loop and Scan.
+    """
 
     model: onnx.ModelProto
     runner: Runner
     source: str
     sha256: str
     bytes: int
+    original: onnx.ModelProto | None = None
+    inlined: tuple[str, ...] = ()
+    moved: int = 0
 
     @staticmethod
     def of(model: onnx.ModelProto | Path | str, options: Options) -> Subject:
@@ -63,7 +73,31 @@ class Subject:
         else:
             proto, source, size = model_io.load(Path(model)), str(model), model_io.file_bytes(Path(model))
         runner = Runner(proto, provider=options.provider, threads=options.threads)
-        return Subject(proto, runner, source, model_io.content_hash(proto), size)
+        model, names = inlined(in_order(proto))
+        model, moved = hoisted(model)
+        return Subject(model, runner, source, model_io.content_hash(proto), size, proto, names, moved)
+
+
+def inlined_note(names: Sequence[str]) -> str:
+    """Return what a user has to know of local functions that are gone."""
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return f"local functions are inlined, so that weights in them can be factored: {shown}"
+
+
+def moved_note(count: int) -> str:
+    """Return what a user has to know of weights that are stored somewhere else."""
+    which = "1 weight is" if count == 1 else f"{count} weights are"
+    return f"{which} moved from inside If, Loop or Scan to the main graph, to be factored there"
+
+
+def quantised_note(count: int) -> str:
+    """Return what a user has to know of factors that are integers."""
+    which = (
+        "1 weight is stored as 8-bit integers, and so are its"
+        if count == 1
+        else (f"{count} weights are stored as 8-bit integers, and so are their")
+    )
+    return f"{which} factors, with scales of the same kind; what lies between two factors stays float"
 
 
 def read_samples(subject: Subject, sources: DataSources, options: Options, progress: Progress) -> Split:

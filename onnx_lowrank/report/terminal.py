@@ -207,6 +207,7 @@ def render_inspection(inspection: Inspection, *, everything: bool = False) -> It
     rest = inspection.skips[len(large) :]
     if rest:
         yield _skips_table(rest, inspection.parameters)
+    yield from _notes(inspection.notes)
     yield Text(
         f"{inspection.parameters:,} parameters, {numbers.size(inspection.bytes)}, opset {inspection.opset};"
         f" {len(inspection.rows)} factorable weights hold {100 * inspection.share:.1f} %"

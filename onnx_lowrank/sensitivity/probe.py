@@ -18,8 +18,10 @@ from onnx_lowrank.ops import operator
 from onnx_lowrank.options import Options
 from onnx_lowrank.runtime import Runner, batches, join
 from onnx_lowrank.schemes import Factors
+from onnx_lowrank.schemes.product import product
 from onnx_lowrank.sensitivity.decompose import Decomposed
 from onnx_lowrank.sites import Found
+from onnx_lowrank.steps import as_type
 from onnx_lowrank.types import Array, Curve, Feed, Option, Probe, Site, Stage
 
 PROBES = 3
@@ -48,8 +50,8 @@ def probe_curves(
 ) -> tuple[Curve, ...]:
     """Return the curves with predicted losses, per sample of `feeds`, measured at up to PROBES options a site."""
     sites = {site.id: site for site in found.sites}
-    wanted = [sites[curve.site].weight for curve in decomposed.curves]
-    runner = Runner(overridable(model, wanted), provider=options.provider, threads=options.threads)
+    wanted = [sites[curve.site] for curve in decomposed.curves]
+    runner = Runner(substitutable(model, found, wanted), provider=options.provider, threads=options.threads)
     runs = list(batches(feeds, batch))
     joined = [join(run) for run in runs]
     reference = [runner.run(feed) for feed in joined]
@@ -59,8 +61,9 @@ def probe_curves(
         probes = []
         for option in chosen(curve):
             weight = stored_weight(found, site, decomposed.factors[site.id, option.scheme], option)
+            given = substitution(found, site, weight)
             total = sum(
-                divergence(expected, runner.run({**feed, site.weight: weight}), len(run))
+                divergence(expected, runner.run({**feed, **given}), len(run))
                 for run, feed, expected in zip(runs, joined, reference, strict=True)
             )
             probes.append(Probe(option.error, min(max(float(total), 0.0) / len(feeds), LARGEST_LOSS)))
@@ -82,12 +85,31 @@ def chosen(curve: Curve) -> list[Option]:
 
 
 def stored_weight(found: Found, site: Site, factors: Factors, option: Option) -> Array:
-    """Return the dense weight that the option stands for, as the model stores it."""
-    call = found.calls[site.id][0]
-    dense = factors.dense(option.ranks)
+    """Return the dense weight that the option stands for, as it arrives at the operators.
+
+    Where factors are rounded to be stored it is the product of the rounded ones: the loss of rounding is measured, too.
+    """
+    call, storage = found.calls[site.id][0], found.sources[site.id].storage
+    ranks = option.ranks
+    dense = product(storage.seen(factors.chain(ranks))) if storage.narrow else factors.dense(ranks)
     stage = Stage(dense, tuple(range(dense.ndim - 2)))
-    dtype = np.float64 if site.itemsize == 8 else np.float32
-    return np.ascontiguousarray(operator(call).stored(call, stage), dtype)
+    return np.ascontiguousarray(as_type(operator(call).stored(call, stage), storage.arrives))
+
+
+def substitution(found: Found, site: Site, weight: Array) -> dict[str, Array]:
+    """Return what to feed an `overridable` model so that a weight, as it arrives, is another one."""
+    return dict.fromkeys(found.sources[site.id].entries, weight)
+
+
+def substitutable(model: onnx.ModelProto, found: Found, sites: Sequence[Site]) -> onnx.ModelProto:
+    """Return a copy of the model in which these sites' weights are optional inputs."""
+    made = {
+        entry: found.sources[site.id].value(found.weights[site.weight])
+        for site in sites
+        if found.sources[site.id].steps
+        for entry in found.sources[site.id].entries
+    }
+    return overridable(model, [name for site in sites for name in found.sources[site.id].entries], made)
 
 
 def predict(curve: Curve, probes: Sequence[Probe]) -> Curve:

@@ -14,12 +14,11 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from onnx_lowrank.calibration import overridable
 from onnx_lowrank.options import Options
 from onnx_lowrank.runtime import Runner, batches, join
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.sensitivity.joint import Joint
-from onnx_lowrank.sensitivity.probe import LARGEST_LOSS, Divergence, stored_weight
+from onnx_lowrank.sensitivity.probe import LARGEST_LOSS, Divergence, stored_weight, substitutable, substitution
 from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Curve, Feed, Option, Probe
 
@@ -51,7 +50,7 @@ def measure_reach(
     if not asked or not feeds:
         return tuple(curves)
     runner = Runner(
-        overridable(model, [sites[curve.site].weight for curve in asked]),
+        substitutable(model, found, [sites[curve.site] for curve in asked]),
         provider=options.provider,
         threads=options.threads,
     )
@@ -61,9 +60,10 @@ def measure_reach(
 
     def measured(curve: Curve, option: Option, factors: Factors) -> float:
         weight = stored_weight(found, sites[curve.site], factors, option)
+        given = substitution(found, sites[curve.site], weight)
         total = 0.0
         for run, feed, expected in zip(runs, joined, reference, strict=True):
-            total += divergence(expected, runner.run({**feed, sites[curve.site].weight: weight}), len(run))
+            total += divergence(expected, runner.run({**feed, **given}), len(run))
         if progress:
             progress(1)
         return min(max(float(total), 0.0) / len(feeds), LARGEST_LOSS)

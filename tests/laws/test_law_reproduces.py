@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import factored, fits, fitting, found_in, full_rank, linear, moments_of, plan_of, run, the_site, weight
+from builders import (
+    factored,
+    fits,
+    fitting,
+    found_in,
+    full_rank,
+    halved,
+    linear,
+    moments_of,
+    plan_of,
+    run,
+    the_site,
+    weight,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import CASES, Case
@@ -53,6 +66,24 @@ def test_full_rank_reproduces_the_original(op: str, scheme: str):
         ]
         assert got.shape == expected.shape
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+    law()
+
+
+@pytest.mark.parametrize(("op", "scheme"), PAIRS)
+def test_full_rank_reproduces_the_original_in_half_precision(op: str, scheme: str):
+    """What remains is rounding of the two factors and of what lies between: about two parts in a thousand."""
+
+    @given(cases(op, scheme))
+    def law(drawn: tuple[Case, Found, Site]):
+        case, _, site = drawn
+        model, feed = halved(case.model), {"x": case.x.astype(np.float16) if case.x.dtype == np.float32 else case.x}
+        expected = run(model, feed)["y"].astype(np.float64)
+        changed = factored(model, {site.id: (scheme, full_rank(scheme, site.shape, site.groups))})
+        got = run(changed, feed)["y"]
+        assert got.dtype == np.float16
+        assert got.shape == expected.shape
+        np.testing.assert_allclose(got, expected, rtol=1e-2, atol=1e-2 * max(np.abs(expected).max(), 1.0))
 
     law()
 

@@ -27,8 +27,8 @@ SWITCHES = ("sensitivity", "loss", "signed", "inter_layer", "refit", "continuati
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A classifier of two weights of rank 4, labelled samples, and a loss."""
-    model = mlp([16, 24, 10], [4, 4], 1)
+    """A classifier of two weights, labelled samples, and a loss."""
+    model = mlp([16, 24, 10], [8, 6], 1)
     model.graph.node[-1].output[0] = model.graph.output[0].name = "logits"
     onnx.save(model, str(tmp_path / "model.onnx"))
     for name, seed, count in (("cal", 1, 64), ("val", 2, 80)):

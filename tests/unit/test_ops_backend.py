@@ -38,7 +38,7 @@ SLOTS = {
 """The inputs that may hold a weight."""
 EXACT = {"Conv": 6, "ConvTranspose": 9, "MatMul": 2, "Gemm": 22, "LSTM": 6, "GRU": 6, "RNN": 6}
 """At least so many are exact (onnx 1.23); of Gather they are of other axes or dimensions, of Einsum of batches."""
-EXACT_CONVERTED = {"Conv": 22, "ConvTranspose": 2, "Gather": 2}
+EXACT_CONVERTED = {"Conv": 22, "ConvTranspose": 2, "Gather": 2, "MatMul": 1}
 Taken = tuple[str, int, onnx.ModelProto, dict[str, Array], list[Array]]
 
 

@@ -185,7 +185,7 @@ def test_plain_decomposition_needs_no_data_and_knows_no_macs():
     decomposed = decompose_plain(found, 1)
     assert {curve.site for curve in decomposed.curves} == {"c0", "y"}
     assert set(decomposed.factors) == {
-        *(("c0", scheme) for scheme in ("kernel-first", "kernel-last", "tucker-2")),
+        *(("c0", scheme) for scheme in ("kernel-first", "kernel-last", "tucker-2", "separable")),
         ("y", "svd"),
     }
     assert all(option.cost.macs == 0 for curve in decomposed.curves for option in curve.options)
