@@ -19,6 +19,9 @@ from onnx_lowrank.schemes import Factors
 from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Array, Plan, Site, Stage
 
+DUST = 1e-20
+"""Far below what float64, let alone float32, resolves beside the largest entry."""
+
 
 def rewrite(
     model: onnx.ModelProto, found: Found, plan: Plan, factors: Mapping[tuple[str, str], Factors]
@@ -68,11 +71,20 @@ def _write(
     dtype = np.float64 if site.itemsize == 8 else np.float32
     named = [(stage, names(f"{site.weight}.lowrank{index}")) for index, stage in enumerate(stages)]
     for stage, name in named:
-        tensors[name] = np.ascontiguousarray(operator(calls[0]).stored(calls[0], stage), dtype)
+        tensors[name] = _without_dust(np.ascontiguousarray(operator(calls[0]).stored(calls[0], stage), dtype))
     for call in calls:
         written = operator(call).write(call, named, names)
         replaced[call.output] = list(written.nodes)
         tensors.update({name: np.asarray(array, dtype) for name, array in written.extra.items()})
+
+
+def _without_dust(weight: Array) -> Array:
+    """Return a factor with entries below DUST of its largest as zeros.
+
+    A channel that is dead in the original comes out as 1e-25 or less, and what it computes is subnormal: processors
+    take up to a hundred times as long for that (one 1×1 Conv of PP-OCR ran 65 ms instead of .6).
+    """
+    return np.where(np.abs(weight) < DUST * np.abs(weight).max(initial=0.0), weight.dtype.type(0), weight)
 
 
 def _splice(graph: onnx.GraphProto, replaced: Mapping[str, list[onnx.NodeProto]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,18 +11,18 @@ import onnx
 from onnx_lowrank.metrics import Metric
 from onnx_lowrank.options import Compact, Goal, Lossless, Options
 from onnx_lowrank.pipeline.continuation import Stand
-from onnx_lowrank.pipeline.finish import Reloaded, on_disk, reopen, stamp, timed_feeds
+from onnx_lowrank.pipeline.finish import Reloaded, on_disk, reopen, stamp
 from onnx_lowrank.pipeline.search import Search, budget_of, ranked
+from onnx_lowrank.pipeline.speed import CORRECTIONS, Slow, corrected, final_timing, none_fast_enough, too_slow
 from onnx_lowrank.pipeline.study import Study
 from onnx_lowrank.pipeline.subject import RANDOM_WARNING, DataSources, make_judge
 from onnx_lowrank.plan import Problem
 from onnx_lowrank.plan.problem import amount
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.result import Result, Size, Trial
-from onnx_lowrank.runtime import Runner
 from onnx_lowrank.sensitivity import cost_curves
-from onnx_lowrank.timing import Timing, interleaved
-from onnx_lowrank.types import Verdict
+from onnx_lowrank.timing import Timing
+from onnx_lowrank.types import Curve, Verdict
 from onnx_lowrank.version import __version__
 
 
@@ -62,29 +62,43 @@ class _Run:
     goal: Goal
     macs: float = 0.0
     trials: list[Trial] = field(default_factory=list)
+    slow: list[Slow] = field(default_factory=list)
+    curves: tuple[Curve, ...] = ()
     metric: str = ""
     notes: list[str] = field(default_factory=list)
 
     @property
     def before(self) -> Size:
-        return Size(self.study.found.parameters, self.study.subject.bytes, self.macs)
+        milliseconds = self.study.milliseconds if self.goal.resource == "latency" else 0.0
+        return Size(self.study.found.parameters, self.study.subject.bytes, self.macs, milliseconds)
 
     def result(self, output: Path | None, *, dry_run: bool) -> Result:
         """Go the whole way."""
         study = self.study
-        if isinstance(self.goal, Lossless) and self.goal.resource != "macs":  # tell at once what can never be reached
+        sizes = ("parameters", "bytes")
+        if isinstance(self.goal, Lossless) and self.goal.resource in sizes:  # tell at once what can never be reached
             costs = cost_curves(study.found, study.options.rank_multiple)
             budget_of(self.goal, Problem(costs, {}, self.goal.resource), self.before)
         metric, self.metric = study.metric(self.goal.gate)
         stand = study.collect(metric)
         self.macs = stand.calibrated.observed.macs
-        for search, trial in self._searched(stand):
+        for search, trial in self._aimed(stand):
             result = self._publish(trial, search, metric, output, dry_run=dry_run)
             if result is not None:
                 return result
-        return self.unchanged(_why_nothing(self.trials))
+        return self.unchanged(none_fast_enough(self.slow) if self.slow else self._why_nothing())
 
-    def _searched(self, stand: Stand) -> Iterator[tuple[Search, Trial]]:
+    def _aimed(self, stand: Stand) -> Iterator[tuple[Search, Trial]]:
+        """Yield the trials that passed; where a target latency was missed, again for a lower aim."""
+        goal: Goal | None = self.goal
+        for _ in range(1 + (CORRECTIONS if self.study.options.continuation == 1 else 0)):
+            if goal is None:
+                return
+            yield from self._searched(stand, goal)
+            problem = self.study.problem(goal.resource, stand)
+            goal = corrected(self.goal, goal, self.slow, problem, self.before)
+
+    def _searched(self, stand: Stand, goal: Goal) -> Iterator[tuple[Search, Trial]]:
         """Yield the trials that passed, best first, each with the search that made it.
 
         With continuation the best plan of a round is the ground of the next: lossless goes down in equal steps to its
@@ -93,24 +107,25 @@ class _Run:
         study, steps = self.study, self.study.options.continuation
         passed: list[tuple[Search, Trial]] = []
         for step in range(steps):
-            problem = study.problem(self.goal.resource, stand)
-            search = Search(study, stand, problem, *study.judge(self.goal.gate), self.before)
-            if isinstance(self.goal, Lossless) and step < steps - 1:
-                budget = budget_of(self.goal, problem, self.before)
+            problem = study.problem(goal.resource, stand)
+            self.curves = self.curves or problem.curves
+            search = Search(study, stand, problem, *study.judge(goal.gate), self.before)
+            if isinstance(goal, Lossless) and step < steps - 1:
+                budget = budget_of(goal, problem, self.before)
                 share = (steps - 1 - step) / steps
                 plan = problem.best(budget + share * (problem.dense - budget), "step")
             else:
-                trials = search.run(self.goal, study.clock)
+                trials = search.run(goal, study.clock)
                 self.trials.extend(trials)
-                best = ranked(trials, self.goal, problem)
+                best = ranked(trials, goal, problem)
                 passed = [*((search, trial) for trial in best), *passed]
                 plan = best[0].plan if best and step < steps - 1 else None
             if plan is not None and plan.factored:
                 stand = study.shrink(stand, plan)
-            elif isinstance(self.goal, Compact):
+            elif isinstance(goal, Compact):
                 break
-        if isinstance(self.goal, Compact):
-            resource = self.goal.resource
+        if isinstance(goal, Compact):
+            resource = goal.resource
             passed.sort(key=lambda pair: amount(pair[1].plan.cost, resource))
         yield from passed
 
@@ -130,10 +145,13 @@ class _Run:
             if not reloaded.verdict.passed or self._too_large(size):
                 self.notes.append(f"plan {trial.plan.origin!r} passed in memory but not from its file: left out")
                 return None
+            latency = final_timing(self.study, stage.path, self.goal)
+            if why := too_slow(latency, self.goal):
+                self.slow.append(Slow(latency, why))
+                return None
             test = self._test(reloaded, metric)
             if test is not None and test.drop.low > test.allowed:
                 return replace(self.unchanged(_refuted(reloaded.verdict, test)), test=test)
-            latency = self._latency(stage.path)
             if output is not None and not dry_run:
                 stage.publish()
         self.notes.extend(notes)
@@ -149,17 +167,6 @@ class _Run:
         judge = make_judge(self.study.subject, self.study.split.test, metric, self.goal.gate, self.study.options.seed)
         with self.study.clock.step("testing", 2 * len(self.study.split.test)) as advance:
             return judge.judge(reloaded.runner, advance)
-
-    def _latency(self, path: Path) -> Timing:
-        settings = {"provider": self.study.options.provider, "threads": self.study.options.threads}
-        with self.study.clock.step("timing", 1) as advance:
-            first = Runner(self.study.subject.model, spin=True, **settings)  # type: ignore[arg-type]
-            second = Runner(path, spin=True, **settings)  # type: ignore[arg-type]
-            timing = interleaved(
-                first, second, timed_feeds(iter(self.study.split.validation.feeds)), seed=self.study.options.seed
-            )
-            advance(1)
-        return timing
 
     def _changed(
         self, trial: Trial, reloaded: Reloaded, size: Size, test: Verdict | None, latency: Timing, output: Path | None
@@ -180,7 +187,7 @@ class _Run:
         """Return the original, with everything that was looked at."""
         warning = [RANDOM_WARNING] if self.study.random else []
         stand = self.study.stand
-        curves = stand.curves if stand is not None else ()
+        curves = self.curves or (stand.curves if stand is not None else ())
         dead = stand.calibrated.decomposed.dead if stand is not None else ()
         return Result(
             changed=False,
@@ -202,6 +209,14 @@ class _Run:
             divergence=self.study.divergence,
         )
 
+    def _why_nothing(self) -> str:
+        if self.trials:
+            best = min(self.trials, key=lambda trial: trial.verdict.drop.estimate)
+            return f"none of {len(self.trials)} plans passed; the nearest: {best.verdict.reason}"
+        if self.goal.resource == "latency" and all(len(curve.options) == 1 for curve in self.curves):
+            return "no weight gets faster: by measurement every rank of every weight takes at least the time it has"
+        return "no plan that saves anything could be formed"
+
 
 def _refuted(verdict: Verdict, test: Verdict) -> str:
     """Say that the test samples contradict what validation found: even the drop's lower end is not allowed."""
@@ -210,10 +225,3 @@ def _refuted(verdict: Verdict, test: Verdict) -> str:
         f"a plan held on validation (drop {verdict.drop.estimate:.4g}) but not on the test samples (drop"
         f" {drop.estimate:.4g}, {drop.low:.4g} at the least): give validation samples that resemble them, or more"
     )
-
-
-def _why_nothing(trials: Sequence[Trial]) -> str:
-    if not trials:
-        return "no plan that saves anything could be formed"
-    best = min(trials, key=lambda trial: trial.verdict.drop.estimate)
-    return f"none of {len(trials)} plans passed; the nearest: {best.verdict.reason}"

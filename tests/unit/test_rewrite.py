@@ -15,6 +15,7 @@ from builders import (
     elements,
     factored,
     found_in,
+    linear,
     mlp,
     node,
     normal,
@@ -325,3 +326,16 @@ def test_opset_9_gemm_gets_a_zero_bias_where_one_is_required():
     changed = factored(model, {"y": ("svd", 8)})
     assert [len(n.input) for n in changed.graph.node] == [3, 3]
     close(model, changed, {"x": normal([2, 8], 4)})
+
+
+def test_a_dead_channel_leaves_no_dust_in_the_factors():
+    """Numbers of 1e-25 and less make subnormal products, which are slow: beside the largest entry they are nothing."""
+    W = weight((12, 8), 0)
+    W[:, 3] = 1e-30
+    model = linear(W)
+    made = factored(model, {"y": ("svd", 8)})
+    for tensor in made.graph.initializer:
+        entries = np.abs(onnx.numpy_helper.to_array(tensor))
+        assert not ((entries > 0) & (entries < 1e-20 * entries.max())).any()
+    x = normal([5, 12], 1)
+    np.testing.assert_allclose(run(made, {"x": x})["y"], run(model, {"x": x})["y"], rtol=1e-4, atol=1e-5)
