@@ -59,7 +59,7 @@ def dense_model(scene: Scene) -> onnx.ModelProto:
     nodes, tensors = [], {}
     for index in range(scene.copies):
         call = _copy(scene.call, index)
-        tensors[call.inputs[call.slot]] = scene.weight
+        tensors[call.inputs[call.slot]] = _other(scene.weight, index)
         attributes = {key: value for key, value in call.attributes.items() if value is not None}
         nodes.append(onnx.helper.make_node(call.op, call.inputs, [call.output], call.name, **attributes))
     return _model(scene, nodes, tensors)
@@ -77,7 +77,7 @@ def chain_model(scene: Scene, layout: Layout) -> onnx.ModelProto:
         named = [(stage, f"factor{index}.{place}") for place, stage in enumerate(stages)]
         written = op.write(call, named, lambda hint: f"{hint}.{next(numbers)}")
         nodes.extend(written.nodes)
-        tensors |= {name: op.stored(call, stage) for stage, name in named}
+        tensors |= {name: _other(op.stored(call, stage), index) for stage, name in named}
         tensors |= {name: np.asarray(array, scene.weight.dtype) for name, array in written.extra.items()}
     return _model(scene, nodes, tensors)
 
@@ -88,6 +88,11 @@ def _copy(call: Call, index: int) -> Call:
     inputs = [DATA if name == data else name for name in call.inputs]
     inputs[call.slot] = f"weight{index}"
     return replace(call, name=f"copy{index}", inputs=tuple(inputs), output=f"output{index}")
+
+
+def _other(weight: Array, index: int) -> Array:
+    """Return the same numbers in other places: of two equal weights onnxruntime keeps one, which then stays warm."""
+    return np.roll(weight.reshape(-1), index).reshape(weight.shape)
 
 
 def _stage(entry: Sequence[tuple[int, ...]], dtype: np.dtype[np.generic], rng: np.random.Generator) -> Stage:

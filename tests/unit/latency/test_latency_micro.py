@@ -1,0 +1,117 @@
+"""A micro-model computes what the node does, on what the node is given, with a weight of its own in every copy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from builders import build, node, normal, run, value, weight
+
+from onnx_lowrank.calibration.expose import expose
+from onnx_lowrank.cost import dense_layout
+from onnx_lowrank.latency.capture import capture, crawls, typical
+from onnx_lowrank.latency.micro import COLD, DATA, MOST_COPIES, Scene, chain_model, copies_of, dense_model
+from onnx_lowrank.options import Options
+from onnx_lowrank.schemes import SCHEMES
+from onnx_lowrank.sites import find_sites
+
+OPTIONS = Options(provider="cpu", threads=1, rank_multiple=1)
+
+
+def matmul():
+    weights = {"W": weight((12, 16), 0)}
+    nodes = [node("Relu", ["x"], ["r"]), node("MatMul", ["r", "W"], ["y"], "fc")]
+    return build(nodes, [value("x", [2, 3, 12])], [value("y", [2, 3, 16])], weights), normal([2, 3, 12], 1)
+
+
+def gemm():
+    weights = {"W": weight((16, 12), 0), "b": normal([16], 2)}
+    nodes = [node("Relu", ["x"], ["r"]), node("Gemm", ["r", "W", "b"], ["y"], "fc", transB=1, alpha=0.5)]
+    return build(nodes, [value("x", [5, 12])], [value("y", [5, 16])], weights), normal([5, 12], 1)
+
+
+def conv():
+    weights = {"W": weight((10, 8, 3, 3), 0), "b": normal([10], 2)}
+    attributes = {"pads": [1, 0, 1, 0], "strides": [2, 1], "dilations": [1, 2]}
+    nodes = [node("Relu", ["x"], ["r"]), node("Conv", ["r", "W", "b"], ["y"], "c", **attributes)]
+    return build(nodes, [value("x", [1, 8, 9, 9])], [value("y", [1, 10, 5, 5])], weights), normal([1, 8, 9, 9], 1)
+
+
+def scene_of(model, x, *, model_bytes):
+    found = find_sites(model, multiple=1)
+    (site,) = found.sites
+    captured = capture(model, found, {"x": x}, OPTIONS)
+    return site, Scene.of(found.calls[site.id][0], captured, model_bytes=model_bytes, ir=model.ir_version)
+
+
+@pytest.mark.parametrize("make", [matmul, gemm, conv])
+def test_the_first_copy_is_the_node_itself(make):
+    model, x = make()
+    _, scene = scene_of(model, x, model_bytes=9000)
+    micro = dense_model(scene)
+    got = run(micro, {DATA: scene.data})["output0"]
+    np.testing.assert_allclose(got, run(model, {"x": x})["y"], rtol=1e-5, atol=1e-6)
+    assert scene.copies > 1
+    np.testing.assert_array_equal(scene.data, np.maximum(x, 0))
+
+
+@pytest.mark.parametrize("make", [matmul, gemm, conv])
+def test_every_scheme_runs_in_its_own_layout(make):
+    model, x = make()
+    site, scene = scene_of(model, x, model_bytes=9000)
+    dense = run(dense_model(scene), {DATA: scene.data})["output0"]
+    tried = [(scheme, scheme.ranks(site.shape, 1)) for scheme in SCHEMES if scheme.ranks(site.shape, 1)]
+    assert tried
+    for scheme, ranks in tried:
+        micro = chain_model(scene, scheme.layout(site.shape, ranks[0]))
+        outputs = run(micro, {DATA: scene.data})
+        assert len(outputs) == scene.copies
+        assert all(y.shape == dense.shape and np.isfinite(y).all() for y in outputs.values())
+        assert len(micro.graph.node) == scene.copies * len(scheme.layout(site.shape, ranks[0]))
+
+
+def test_a_chain_of_one_stage_has_the_nodes_shapes():
+    model, x = conv()
+    site, scene = scene_of(model, x, model_bytes=10)
+    micro = chain_model(scene, dense_layout(site))
+    assert [list(t.dims) for t in micro.graph.initializer if t.name.startswith("factor")] == [[10, 8, 3, 3]]
+
+
+@pytest.mark.parametrize("make", [matmul, conv])
+def test_no_two_copies_share_a_weight(make):
+    """Of equal weights onnxruntime keeps one, which then stays in the cache."""
+    model, x = make()
+    site, scene = scene_of(model, x, model_bytes=COLD)
+    scheme = next(scheme for scheme in SCHEMES if scheme.ranks(site.shape, 1))
+    for micro in (dense_model(scene), chain_model(scene, scheme.layout(site.shape, scheme.ranks(site.shape, 1)[-1]))):
+        tensors = [t for t in micro.graph.initializer if t.name != "b"]
+        contents = {(tuple(t.dims), t.raw_data) for t in tensors}
+        assert len(contents) == len(tensors) >= MOST_COPIES
+
+
+def test_copies_come_to_the_size_of_the_model():
+    assert copies_of(100, 1000) == 10
+    assert copies_of(300, 1000) == 4
+    assert copies_of(1, 10**9) == MOST_COPIES
+    assert copies_of(2 * COLD, 10**9) == 1
+    assert copies_of(COLD // 2, 10**12) == 2
+
+
+def test_the_sample_of_median_size_is_typical():
+    feeds = [{"x": np.zeros((1, n))} for n in (9, 3, 5, 4, 5)]
+    assert typical(feeds) is feeds[2]
+    assert typical(feeds[:1]) is feeds[0]
+
+
+def test_subnormal_numbers_crawl():
+    assert crawls(np.float32([1.0, 1e-40]))
+    assert not crawls(np.float32([1.0, 0.0, 1e-37]))
+    assert not crawls(np.int64([0, 1]))
+    assert not crawls(np.float64([1e-40]))
+
+
+def test_what_a_node_is_given_is_captured():
+    model, x = conv()
+    found = find_sites(model, multiple=1)
+    captured = capture(model, found, {"x": x}, OPTIONS)
+    np.testing.assert_array_equal(captured["r"], run(expose(model, ["r"]), {"x": x})["r"])
+    assert captured["W"].shape == (10, 8, 3, 3)
