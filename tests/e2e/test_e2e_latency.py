@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -183,11 +183,31 @@ def test_a_size_goal_says_what_it_cost_in_time(
     assert "--min-speedup 1 allows" in refused.reason
 
 
-def test_inter_layer_terms_stay_with_their_options(model: onnx.ModelProto, samples: DataSources, machine: Any) -> None:
+@pytest.mark.parametrize("switch", [{"inter_layer": True}, {"signed": True}, {"continuation": 2}])
+def test_what_the_switches_hold_stays_with_the_options_that_are_left(
+    model: onnx.ModelProto, samples: DataSources, machine: Any, switch: dict[str, Any]
+) -> None:
     machine(chain=lambda share: 1.5 * share, ratios=[0.5])
-    options = Options(threads=1, provider="cpu", metric="cosine", inter_layer=True)
-    result = optimize(model, samples, Lossless(target_latency=0.8, gate=GATE), options)
+    options = Options(threads=1, provider="cpu", metric="cosine", **switch)
+    goal = Lossless(target_latency=0.8, gate=GATE)
+    if "signed" in switch:
+        options = replace(options, metric=None)
+        samples = replace(
+            samples, **{name: labelled(getattr(samples, name)) for name in ("data", "validation", "test")}
+        )
+    result = optimize(model, samples, goal, options)
     assert result.changed, result.reason
+    assert result.predicted_ratio is not None
+    assert result.predicted_ratio <= 0.8 + 1e-9
+    assert all(
+        option.cost.milliseconds < curve.dense.cost.milliseconds
+        for curve in result.curves
+        for option in curve.options[1:]
+    )
+
+
+def labelled(data: dict[str, Array]) -> dict[str, Array]:
+    return {**data, "labels": np.arange(len(data["x"])) % 32}
 
 
 def test_the_curve_of_time_against_loss(model: onnx.ModelProto, samples: DataSources, machine: Any) -> None:

@@ -343,3 +343,22 @@ def test_the_curve_is_a_row_a_model(bench: Any) -> None:
     text = document(bench, lines)
     assert "| crepe | 34 | 275, 564 | 53.9 | 0.2 | 1.7 | 100 | 0 | — | 4.1 |" in text
     assert "| efficientnet | 34 | 275, 564 | 53.9 | 0.2 | 1.7 | 100 | 10 | 0.12 | 4.1 |" in text
+
+
+@pytest.mark.parametrize(("measured", "mark", "off"), [(0.5, "met", "+10.0 %"), (0.65, "**MISSED**", "−15.4 %")])
+def test_predicted_time_stands_beside_the_measured(bench: Any, measured: float, mark: str, off: str) -> None:
+    def plan(share: float, predicted: float, ratio: float) -> dict[str, Any]:
+        about = {"resource": "latency", "share": share, "predicted": predicted, "factored": 3, "pairs": 50}
+        return about | {"measured": [ratio, ratio - 0.01, ratio + 0.01], "milliseconds": [10.0, 10 * ratio]}
+
+    data = {
+        "seconds": 21.4, "groups": 7, "sites": 9, "original_ms": 10.25, "share": 0.8,
+        "plans": [plan(0.9, 0.9, 0.9), plan(0.5, 0.55, measured)],
+    }  # fmt: skip
+    text = document(bench, [raw("latency", "crepe", "plans", data)])
+    ends = f"[{measured - 0.01:.3f}, {measured + 0.01:.3f}]".replace("0.", ".")
+    said = f"{measured:.3f} ".lstrip("0") + ends
+    assert f"| 50 % of time | 3 | .550 | {said} | {off} |" in text
+    target = rows_of(text, "| crepe: predicted time")[0]
+    assert f"| {mark} | 2 plans, at worst {off} (predicted .550, measured {said}) |" in target
+    assert "7 measurements for 9 weights took 21 s; the weights take 80 % of the original's 10.2 ms." in text
