@@ -43,6 +43,7 @@ class Result:
     """Outcome of `optimize`. Truthy when a smaller model passed; otherwise `model` is the original.
 
     `verdict` was measured on the model as reloaded from disk; `test` likewise, on samples nothing was chosen on.
+    `latency` is the saved model's, or that of the fastest plan where it was not fast enough.
     `trials` are all plans measured, in order; `reason` says in one line how it ended. `divergence` is the loss that
     sensitivity was predicted for.
     """

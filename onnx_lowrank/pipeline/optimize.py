@@ -13,7 +13,7 @@ from onnx_lowrank.options import Compact, Goal, Lossless, Options
 from onnx_lowrank.pipeline.continuation import Stand
 from onnx_lowrank.pipeline.finish import Reloaded, on_disk, reopen, stamp
 from onnx_lowrank.pipeline.search import Search, budget_of, ranked
-from onnx_lowrank.pipeline.speed import CORRECTIONS, Slow, corrected, final_timing, none_fast_enough, too_slow
+from onnx_lowrank.pipeline.speed import CORRECTIONS, Slow, corrected, fastest, final_timing, none_fast_enough, too_slow
 from onnx_lowrank.pipeline.study import Study
 from onnx_lowrank.pipeline.subject import RANDOM_WARNING, DataSources, make_judge
 from onnx_lowrank.plan import Problem
@@ -86,7 +86,9 @@ class _Run:
             result = self._publish(trial, search, metric, output, dry_run=dry_run)
             if result is not None:
                 return result
-        return self.unchanged(none_fast_enough(self.slow) if self.slow else self._why_nothing())
+        if self.slow:
+            return replace(self.unchanged(none_fast_enough(self.slow)), latency=fastest(self.slow).timing)
+        return self.unchanged(self._why_nothing())
 
     def _aimed(self, stand: Stand) -> Iterator[tuple[Search, Trial]]:
         """Yield the trials that passed; where a target latency was missed, again for a lower aim."""

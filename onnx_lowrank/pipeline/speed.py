@@ -62,9 +62,14 @@ class Slow:
     why: str
 
 
+def fastest(slow: Sequence[Slow]) -> Slow:
+    """Return the plan of least measured time."""
+    return min(slow, key=lambda each: each.timing.ratio.estimate)
+
+
 def none_fast_enough(slow: Sequence[Slow]) -> str:
     """Say in one line what the fastest of the plans that held was measured at."""
-    best = min(slow, key=lambda each: each.timing.ratio.estimate)
+    best = fastest(slow)
     plans = "1 plan that held is" if len(slow) == 1 else f"{len(slow)} plans that held are"
     of_them = "" if len(slow) == 1 else "the fastest: "
     return f"{plans} not fast enough; {of_them}{best.why} ({best.timing.pairs} pairs)"
@@ -79,7 +84,7 @@ def corrected(asked: Goal, aimed: Goal, slow: Sequence[Slow], problem: Problem, 
         return None
     if asked.target_latency is None or aimed.target_latency is None:
         return None
-    measured = min(each.timing.ratio.estimate for each in slow)
+    measured = fastest(slow).timing.ratio.estimate
     wanted = min(asked.target_latency, 1 / (asked.speedup or 1.0))
     goal = replace(aimed, target_latency=aimed.target_latency * min(wanted / measured, 0.99))
     try:

@@ -174,7 +174,7 @@ def _verdict_notes(verdict: Verdict | None, role: str) -> list[str]:
 
 def _time_notes(result: Result) -> list[str]:
     """Say what a plan costs or gains in time, and how well that was predicted where it was the goal."""
-    if result.latency is None:
+    if result.latency is None or not result.changed:
         return []
     ratio, predicted = result.latency.ratio, result.predicted_ratio
     notes = [f"time: {numbers.faster(ratio)}"]

@@ -122,6 +122,8 @@ def test_only_a_speed_up_that_is_shown_is_saved(
         assert f"it takes {ratio:.3f} [{ratio - 0.01:.3f}, {ratio + 0.01:.3f}] of the original's time" in result.reason
         assert "--min-speedup 1.02 allows 0.980" in result.reason
         assert times.last == sum(trial.verdict.passed for trial in result.trials)
+        assert result.latency is not None
+        assert result.latency.ratio.estimate == ratio
         assert result.test is None
 
 
