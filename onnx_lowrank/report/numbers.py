@@ -41,17 +41,6 @@ def interval(value: Interval, digits: int = 4) -> str:
     return f"{value.estimate:.{digits}f} [{ends}]".replace("-", "−")
 
 
-def faster(ratio: Interval) -> str:
-    """Return what a ratio of times says: '1.25 times as fast [1.22, 1.28]', slower, or that nobody can tell."""
-    speed = f"{1 / ratio.estimate:.2f} times as fast [{1 / ratio.high:.2f}, {1 / max(ratio.low, 1e-9):.2f}]"
-    if ratio.high < 1:
-        return speed
-    if ratio.low > 1:
-        cost = f"{100 * (ratio.estimate - 1):.0f} % [{100 * (ratio.low - 1):.0f}, {100 * (ratio.high - 1):.0f}]"
-        return f"{cost} slower than the original: the smaller size costs time"
-    return "no faster and no slower than the original, as far as can be told"
-
-
 def small(value: float) -> str:
     """Return a small number in two digits: '1.2e-05'."""
     return "0" if value == 0 else f"{value:.1e}"

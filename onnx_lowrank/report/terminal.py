@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_lowrank.report import numbers
+from onnx_lowrank.report.speed import time_notes
 from onnx_lowrank.result import Comparison, Inspection, Result, Size
 from onnx_lowrank.timing import Timing
 from onnx_lowrank.types import Curve, Option, Skip, Verdict, Why
@@ -33,7 +34,7 @@ def render_result(result: Result) -> Iterator[RenderableType]:
         yield _trials_table(result)
     yield ""
     yield _skips_table(result.skips, result.before.parameters)
-    yield from _notes([result.metric, *result.notes, *_time_notes(result)])
+    yield from _notes([result.metric, *result.notes, *time_notes(result)])
     yield from _notes(_verdict_notes(result.verdict, "validation"))
     yield from _notes(_verdict_notes(result.test, "test"))
 
@@ -169,21 +170,6 @@ def _verdict_notes(verdict: Verdict | None, role: str) -> list[str]:
     notes = [f"{role}: {note}" for note in verdict.notes]
     if verdict.agreement is not None and verdict.metric != "agreement":
         notes.append(f"{role}: same decision as the original in {numbers.interval(verdict.agreement)} of cases")
-    return notes
-
-
-def _time_notes(result: Result) -> list[str]:
-    """Say what a plan costs or gains in time, and how well that was predicted where it was the goal."""
-    if result.latency is None or not result.changed:
-        return []
-    ratio, predicted = result.latency.ratio, result.predicted_ratio
-    notes = [f"time: {numbers.faster(ratio)}"]
-    if predicted is not None:
-        off = 100 * (predicted / ratio.estimate - 1)
-        notes.append(
-            f"time predicted from measured weights: {predicted:.3f} of the original's, measured {ratio.estimate:.3f}"
-            f" ({off:+.0f} %)"
-        )
     return notes
 
 
