@@ -27,6 +27,9 @@ class Captured:
             return onnx.numpy_helper.to_array(self.stored[name])
         return self.seen[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.stored or name in self.seen
+
 
 def typical(feeds: Sequence[Feed]) -> Feed:
     """Return the sample of median size, the first of equals: it stands for all where lengths vary."""
@@ -35,10 +38,12 @@ def typical(feeds: Sequence[Feed]) -> Feed:
 
 
 def capture(model: onnx.ModelProto, found: Found, feed: Feed, options: Options) -> Captured:
-    """Return what every call of every site is given on `feed`. Raises RuntimeProblem."""
+    """Return what every call of every site in the main graph is given on `feed`. Raises RuntimeProblem."""
     calls = [call for site in found.sites for call in found.calls[site.id]]
     names = list(dict.fromkeys(name for call in calls for name in call.inputs if name))
-    wanted = [name for name in names if name not in found.weights and name not in feed]
+    made = {name for node in model.graph.node for name in node.output}
+    made |= {tensor.name for tensor in model.graph.initializer}
+    wanted = [name for name in names if name in made and name not in found.weights and name not in feed]
     runner = Runner(
         expose(model, wanted), provider=options.provider, threads=options.threads, outputs=wanted, optimize=False
     )

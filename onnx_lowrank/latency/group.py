@@ -11,8 +11,9 @@ from onnx_lowrank.latency.micro import DATA, FIRST, Scene, chain_model, dense_mo
 from onnx_lowrank.latency.turns import rounds_of, shares
 from onnx_lowrank.options import Options
 from onnx_lowrank.runtime import Runner
+from onnx_lowrank.schemes import Factors
 from onnx_lowrank.timing import Runs
-from onnx_lowrank.types import Feed, Layout
+from onnx_lowrank.types import Feed, Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +25,19 @@ class Group:
     original: float
 
 
-def measure_group(original: Runs, feed: Feed, scene: Scene, layouts: Sequence[Layout], options: Options) -> Group:
-    """Return the times of a call as it is and as chains of these layouts. Raises ModelError, RuntimeProblem."""
-    models = [dense_model(scene), *(chain_model(scene, layout) for layout in layouts)]
+def measure_group(
+    original: Runs, feed: Feed, scene: Scene, factors: Factors, tried: Sequence[Ranks], options: Options
+) -> Group:
+    """Return the times of a call as it is and as chains of these ranks. Raises ModelError, RuntimeProblem."""
+    models = [
+        dense_model(scene),
+        *(chain_model(scene, factors.chain(ranks), factors.scheme, ranks) for ranks in tried),
+    ]
     runners = [
         Runner(model, provider=options.provider, threads=options.threads, spin=True, outputs=[FIRST])
         for model in models
     ]
-    data = {DATA: scene.data}
+    data = {DATA: scene.input}
     rounds = rounds_of([(original, feed), *((runner, data) for runner in runners)], against=1)
     _, dense, *chains = shares(rounds)
     ratios = (float(np.median(rounds[:, 2 + i] / rounds[:, 1])) for i in range(len(chains)))

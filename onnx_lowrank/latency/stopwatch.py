@@ -19,7 +19,7 @@ from onnx_lowrank.ops import Call
 from onnx_lowrank.options import Options
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime import Runner
-from onnx_lowrank.schemes import Scheme, by_name
+from onnx_lowrank.schemes import Factors, Scheme, by_name
 from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Curve, Feed, Option, Ranks, Site
 
@@ -61,13 +61,16 @@ class Stopwatch:
         captured = capture(model, found, feed, options)
         return Stopwatch(model, found, observed, feed, options, captured, original)
 
-    def timed(self, curves: Sequence[Curve], progress: Progress) -> Timed:
-        """Return the curves with milliseconds. Raises RuntimeProblem where the original itself fails."""
+    def timed(self, curves: Sequence[Curve], factors: Mapping[tuple[str, str], Factors], progress: Progress) -> Timed:
+        """Return the curves with milliseconds. Raises RuntimeProblem where the original itself fails.
+
+        factors: (site id, scheme) -> those of every option; only their shapes matter.
+        """
         sites = {site.id: site for site in self.found.sites}
         with progress.step("timing weights", len(curves)) as advance:
             shares = []
             for curve in curves:
-                shares.append(self._shares(sites[curve.site], curve))
+                shares.append(self._shares(sites[curve.site], curve, factors))
                 advance(1)
         known = [group.original for group in self.groups.values() if isinstance(group, Group)]
         original = 1e3 * median(known) if known else 0.0
@@ -82,7 +85,7 @@ class Stopwatch:
             )
         return Timed(tuple(made), kept, original, untimed)
 
-    def _shares(self, site: Site, curve: Curve) -> list[float] | str:
+    def _shares(self, site: Site, curve: Curve, factors: Mapping[tuple[str, str], Factors]) -> list[float] | str:
         """Return the share (options,) of the original's time that every option takes, or why nobody can tell."""
         names = sorted({option.scheme for option in curve.options if not option.dense})
         totals = [0.0] * len(curve.options)
@@ -91,7 +94,7 @@ class Stopwatch:
             dense, key = [], self._key(site, call)
             for scheme in map(by_name, names):
                 tried = self._tried(site, scheme)
-                group = self._group((key, scheme.name), site, call, scheme, tried)
+                group = self._group((key, scheme.name), site, call, factors[site.id, scheme.name], tried)
                 if isinstance(group, str):
                     return group
                 dense.append(group.dense)
@@ -111,20 +114,19 @@ class Stopwatch:
         places = self.observed.places[site.id]
         return [layout_cost(site, scheme.layout(site.shape, each), places).macs for each in ranks]
 
-    def _group(self, key: Hashable, site: Site, call: Call, scheme: Scheme, tried: Sequence[Ranks]) -> Group | str:
+    def _group(self, key: Hashable, site: Site, call: Call, factors: Factors, tried: Sequence[Ranks]) -> Group | str:
         """Return what was measured of a call by a scheme, now or for another call of the same shapes."""
         if key not in self.groups:
-            scene = Scene.of(call, self.captured, model_bytes=self.model.ByteSize(), ir=self.model.ir_version)
-            layouts = [scheme.layout(site.shape, ranks) for ranks in tried]
             try:
-                self.groups[key] = measure_group(self.original, self.feed, scene, layouts, self.options)
+                scene = Scene.of(self.model, call, site.weight, self.captured)
+                self.groups[key] = measure_group(self.original, self.feed, scene, factors, tried, self.options)
             except (ModelError, RuntimeProblem) as error:
                 self.groups[key] = str(error)
         return self.groups[key]
 
     def _key(self, site: Site, call: Call) -> Hashable:
         """Return what decides a call's time: operator, shapes, types, attributes; numbers only where they crawl."""
-        given = [self.captured[name] for name in call.inputs if name]
+        given = [self.captured[name] for name in call.inputs if name in self.captured]
         shapes = tuple((array.shape, array.dtype.str) for array in given)
         attributes = tuple(sorted((name, repr(value)) for name, value in call.attributes.items()))
         own = site.id if any(crawls(array) for array in given) else ""

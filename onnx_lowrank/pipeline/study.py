@@ -135,7 +135,7 @@ class Study:
             feeds = timed_feeds(iter(self.split.validation.feeds))
             given = (self.subject.model, self.found, stand.calibrated.observed, feeds, self.options)
             self.stopwatch = Stopwatch.of(*given)
-        timed = self.stopwatch.timed(stand.curves, self.clock)
+        timed = self.stopwatch.timed(stand.curves, stand.calibrated.decomposed.factors, self.clock)
         self.milliseconds = timed.original
         for weight, why in timed.untimed.items():
             note = f"{weight} cannot be timed alone, so it stays as it is: {why}"

@@ -52,8 +52,9 @@ class Times:
     ratios: Sequence[float] = ()
     last: int = 0
 
-    def group(self, original: Any, feed: Any, scene: Any, layouts: Any, options: Any) -> Group:
-        sizes = [sum(np.prod(shape) for shape, *_ in layout) / scene.weight.size for layout in layouts]
+    def group(self, original: Any, feed: Any, scene: Any, factors: Any, tried: Any, options: Any) -> Group:
+        whole = scene.captured[scene.weight].size
+        sizes = [sum(stage.weight.size for stage in factors.chain(ranks).stages) / whole for ranks in tried]
         return Group(DENSE, tuple(self.chain(float(size)) for size in sizes), 0.01)
 
     def interleaved(self, *_: Any, **settings: Any) -> Timing:

@@ -49,7 +49,7 @@ def measure(entry: Entry, lines: Lines) -> None:
     feeds = timed_feeds(iter(read(entry.validation.path, subject.runner.inputs).feeds))
     start = time.perf_counter()
     watch = Stopwatch.of(subject.model, found, calibrated.observed, feeds, options)
-    timed = watch.timed(calibrated.decomposed.curves, Silent())
+    timed = watch.timed(calibrated.decomposed.curves, calibrated.decomposed.factors, Silent())
     data: dict[str, Any] = {
         "seconds": time.perf_counter() - start,
         "groups": len(watch.groups),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from builders import build, node, normal, run, value, weight
+from builders import build, constant, node, normal, plan_of, run, value, weight
 
 from onnx_lowrank.calibration.expose import expose
-from onnx_lowrank.cost import dense_layout
+from onnx_lowrank.errors import ModelError
 from onnx_lowrank.latency.capture import capture, crawls, typical
 from onnx_lowrank.latency.micro import COLD, DATA, MOST_COPIES, Scene, chain_model, copies_of, dense_model
 from onnx_lowrank.options import Options
+from onnx_lowrank.rewrite import rewrite
 from onnx_lowrank.schemes import SCHEMES
 from onnx_lowrank.sites import find_sites
 
@@ -36,56 +39,76 @@ def conv():
     return build(nodes, [value("x", [1, 8, 9, 9])], [value("y", [1, 10, 5, 5])], weights), normal([1, 8, 9, 9], 1)
 
 
-def scene_of(model, x, *, model_bytes):
+def identity():
+    """The weight in a Constant node, behind an Identity."""
+    nodes = [
+        constant("stored", weight((12, 16), 0)),
+        node("Identity", ["stored"], ["W"]),
+        node("Relu", ["x"], ["r"]),
+        node("MatMul", ["r", "W"], ["y"], "fc"),
+    ]
+    return build(nodes, [value("x", [2, 12])], [value("y", [2, 16])], {}), normal([2, 12], 1)
+
+
+def scene_of(model, x):
     found = find_sites(model, multiple=1)
     (site,) = found.sites
     captured = capture(model, found, {"x": x}, OPTIONS)
-    return site, Scene.of(found.calls[site.id][0], captured, model_bytes=model_bytes, ir=model.ir_version)
+    return found, site, Scene.of(model, found.calls[site.id][0], site.weight, captured)
 
 
-@pytest.mark.parametrize("make", [matmul, gemm, conv])
+def factors_of(found, site, rank):
+    fits = [scheme for scheme in SCHEMES if (rank,) in scheme.ranks(site.shape, 1)]
+    return [scheme.factor(found.weight(site), None, None, (rank,)) for scheme in fits]
+
+
+@pytest.mark.parametrize("make", [matmul, gemm, conv, identity])
 def test_the_first_copy_is_the_node_itself(make):
     model, x = make()
-    _, scene = scene_of(model, x, model_bytes=9000)
-    micro = dense_model(scene)
-    got = run(micro, {DATA: scene.data})["output0"]
+    _, _, scene = scene_of(model, x)
+    got = run(dense_model(scene), {DATA: scene.input})["output0"]
     np.testing.assert_allclose(got, run(model, {"x": x})["y"], rtol=1e-5, atol=1e-6)
     assert scene.copies > 1
-    np.testing.assert_array_equal(scene.data, np.maximum(x, 0))
+    np.testing.assert_array_equal(scene.input, np.maximum(x, 0))
 
 
-@pytest.mark.parametrize("make", [matmul, gemm, conv])
-def test_every_scheme_runs_in_its_own_layout(make):
+@pytest.mark.parametrize("make", [matmul, gemm, conv, identity])
+def test_the_first_copy_of_a_chain_is_the_rewritten_model(make):
     model, x = make()
-    site, scene = scene_of(model, x, model_bytes=9000)
-    dense = run(dense_model(scene), {DATA: scene.data})["output0"]
-    tried = [(scheme, scheme.ranks(site.shape, 1)) for scheme in SCHEMES if scheme.ranks(site.shape, 1)]
-    assert tried
-    for scheme, ranks in tried:
-        micro = chain_model(scene, scheme.layout(site.shape, ranks[0]))
-        outputs = run(micro, {DATA: scene.data})
+    found, site, scene = scene_of(model, x)
+    made = factors_of(found, site, 5)
+    assert made
+    for factors in made:
+        micro = chain_model(scene, factors.chain((5,)), factors.scheme, (5,))
+        outputs = run(micro, {DATA: scene.input})
+        whole = rewrite(
+            model, found, plan_of({site.id: (factors.scheme, (5,))}, found), {(site.id, factors.scheme): factors}
+        )
+        np.testing.assert_allclose(outputs["output0"], run(whole, {"x": x})["y"], rtol=1e-5, atol=1e-6)
         assert len(outputs) == scene.copies
-        assert all(y.shape == dense.shape and np.isfinite(y).all() for y in outputs.values())
-        assert len(micro.graph.node) == scene.copies * len(scheme.layout(site.shape, ranks[0]))
-
-
-def test_a_chain_of_one_stage_has_the_nodes_shapes():
-    model, x = conv()
-    site, scene = scene_of(model, x, model_bytes=10)
-    micro = chain_model(scene, dense_layout(site))
-    assert [list(t.dims) for t in micro.graph.initializer if t.name.startswith("factor")] == [[10, 8, 3, 3]]
+        assert len(micro.graph.node) == scene.copies * len(factors.chain((5,)).stages)
 
 
 @pytest.mark.parametrize("make", [matmul, conv])
 def test_no_two_copies_share_a_weight(make):
     """Of equal weights onnxruntime keeps one, which then stays in the cache."""
     model, x = make()
-    site, scene = scene_of(model, x, model_bytes=COLD)
-    scheme = next(scheme for scheme in SCHEMES if scheme.ranks(site.shape, 1))
-    for micro in (dense_model(scene), chain_model(scene, scheme.layout(site.shape, scheme.ranks(site.shape, 1)[-1]))):
-        tensors = [t for t in micro.graph.initializer if t.name != "b"]
+    found, site, scene = scene_of(model, x)
+    factors = factors_of(found, site, 5)[0]
+    for micro in (dense_model(scene), chain_model(scene, factors.chain((5,)), factors.scheme, (5,))):
+        tensors = [t for t in micro.graph.initializer if not t.name.startswith("shared.")]
         contents = {(tuple(t.dims), t.raw_data) for t in tensors}
-        assert len(contents) == len(tensors) >= MOST_COPIES
+        assert len(contents) == len(tensors) >= scene.copies > 1
+
+
+def test_a_node_that_is_not_in_the_main_graph_is_refused():
+    model, x = matmul()
+    found = find_sites(model, multiple=1)
+    (site,) = found.sites
+    captured = capture(model, found, {"x": x}, OPTIONS)
+    call = replace(found.calls[site.id][0], output="elsewhere")
+    with pytest.raises(ModelError, match="no node of the main graph"):
+        Scene.of(model, call, site.weight, captured)
 
 
 def test_copies_come_to_the_size_of_the_model():

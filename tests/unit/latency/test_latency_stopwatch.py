@@ -13,7 +13,7 @@ from onnx_lowrank.latency import Stopwatch, group, stopwatch
 from onnx_lowrank.latency.group import Group
 from onnx_lowrank.latency.turns import rounds_of
 from onnx_lowrank.progress import Silent
-from onnx_lowrank.sensitivity.decompose import cost_curves
+from onnx_lowrank.sensitivity.decompose import decompose_plain
 from onnx_lowrank.sites import find_sites
 
 
@@ -23,9 +23,10 @@ class Fake:
     def __init__(self, each=1.0, dense=0.1):
         self.each, self.dense, self.scenes = each, dense, []
 
-    def __call__(self, original, feed, scene, layouts, options):
+    def __call__(self, original, feed, scene, factors, tried, options):
         self.scenes.append(scene)
-        sizes = [sum(np.prod(shape) for shape, *_ in layout) / scene.weight.size for layout in layouts]
+        whole = scene.captured[scene.weight].size
+        sizes = [sum(stage.weight.size for stage in factors.chain(ranks).stages) / whole for ranks in tried]
         return Group(self.dense, tuple(self.each * float(size) for size in sizes), 0.02)
 
 
@@ -34,7 +35,8 @@ def timed(model, monkeypatch, fake, x):
     found = find_sites(model, multiple=1)
     feeds = [{"x": x}]
     watch = Stopwatch.of(model, found, observed(model, found, feeds), feeds, options())
-    return watch, found, watch.timed(cost_curves(found, 1), Silent())
+    plain = decompose_plain(found, 1)
+    return watch, plain, watch.timed(plain.curves, plain.factors, Silent())
 
 
 def test_milliseconds_are_shares_of_the_originals_time(monkeypatch):
@@ -50,8 +52,8 @@ def test_milliseconds_are_shares_of_the_originals_time(monkeypatch):
 
 def test_what_is_no_faster_is_not_offered_and_the_places_of_the_rest_are_told(monkeypatch):
     model = mlp([16, 24, 8], [None, None], 0)
-    _, found, made = timed(model, monkeypatch, Fake(each=2.0), normal([1, 16], 1))
-    for curve, before in zip(made.curves, cost_curves(found, 1), strict=True):
+    _, plain, made = timed(model, monkeypatch, Fake(each=2.0), normal([1, 16], 1))
+    for curve, before in zip(made.curves, plain.curves, strict=True):
         assert 1 < len(curve.options) < len(before.options)
         assert all(o.cost.parameters < before.dense.cost.parameters / 2 for o in curve.options[1:])
         kept = [before.options[i] for i in made.kept[curve.site]]
@@ -60,10 +62,10 @@ def test_what_is_no_faster_is_not_offered_and_the_places_of_the_rest_are_told(mo
 
 def test_equal_shapes_are_measured_once_and_never_again(monkeypatch):
     model, fake = mlp([16, 16, 16, 16], [None] * 3, 0), Fake()
-    watch, found, made = timed(model, monkeypatch, fake, normal([1, 16], 1))
+    watch, plain, made = timed(model, monkeypatch, fake, normal([1, 16], 1))
     assert len(fake.scenes) == 1
     assert len(made.curves) == 3
-    again = watch.timed(cost_curves(found, 1), Silent())
+    again = watch.timed(plain.curves, plain.factors, Silent())
     assert len(fake.scenes) == 1
     assert again == made
 
@@ -109,7 +111,8 @@ def test_a_real_measurement_gives_finite_times(monkeypatch):
     found = find_sites(model, multiple=8)
     feeds = [{"x": normal([1, 16], 1)}]
     watch = Stopwatch.of(model, found, observed(model, found, feeds), feeds, options(rank_multiple=8))
-    made = watch.timed(cost_curves(found, 8), Silent())
+    plain = decompose_plain(found, 8)
+    made = watch.timed(plain.curves, plain.factors, Silent())
     assert made.original > 0
     assert not made.untimed
     assert all(0 < o.cost.milliseconds < np.inf for curve in made.curves for o in curve.options)
