@@ -13,7 +13,7 @@ the smaller side serves, no Gram of k×k patches is needed, and only one root is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -30,7 +30,10 @@ TINY = 1e-300
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SideMoments:
-    """Sums over positions, float64: Z (d, d) of z zᵀ and E (d, d) of e eᵀ. Additive, so shards merge with `+`."""
+    """Sums over positions, float64: Z (d, d) of z zᵀ and E (d, d) of e eᵀ. Additive, so shards merge with `+`.
+
+    Of a grouped weight the diagonal blocks, a group each: (groups, d, d).
+    """
 
     Z: Array
     E: Array
@@ -46,28 +49,51 @@ class SideMoments:
     @property
     def empty(self) -> bool:
         """Whether nothing reaches the site, or nothing of it reaches the loss."""
-        return not (self.Z.trace() > 0 and self.E.trace() > 0)
+        return not (trace(self.Z) > 0 and trace(self.E) > 0)
+
+    def group(self, group: int) -> SideMoments:
+        """Return the moments of one group."""
+        return SideMoments(self.Z[group], self.E[group], self.positions, self.samples)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Basis:
-    """Π of rank k is the first k of Σ_i write_i read_iᵀ; read, write: (d, r) in columns, strongest first."""
+    """Π of rank k is the first k of Σ_i write_i read_iᵀ; read, write: (d, r) in columns, strongest first.
+
+    Of a grouped weight every group has its own: (groups · d, r), and Π is block-diagonal.
+    """
 
     side: SideName
     read: Array
     write: Array
     shrink: float
+    groups: int = 1
 
     def single(self) -> Basis:
         """Return the basis as float32: what samples are projected on."""
-        return Basis(self.side, self.read.astype(np.float32), self.write.astype(np.float32), self.shrink)
+        return replace(self, read=self.read.astype(np.float32), write=self.write.astype(np.float32))
+
+    def blocks(self) -> tuple[Array, Array]:
+        """Return read and write a group each, (groups, d, r)."""
+        shape = (self.groups, -1, self.read.shape[1])
+        return self.read.reshape(shape), self.write.reshape(shape)
+
+    def group(self, group: int) -> Basis:
+        """Return the basis of one group."""
+        read, write = self.blocks()
+        return Basis(self.side, read[group], write[group], self.shrink)
+
+
+def trace(moments: Array) -> float:
+    """Return the trace of (d, d), or of all (groups, d, d) together."""
+    return float(np.trace(moments, axis1=-2, axis2=-1).sum())
 
 
 def in_metric(moments: SideMoments, side: SideName, gram: Array, metric: Metric) -> SideMoments:
     """Return the moments as they would be with B = 1 ("inputs") or with A = B = 1 ("weights": plain ‖W − Ŵ‖)."""
     if metric == "joint":
         return moments
-    count, unit = max(moments.positions, 1), np.eye(len(gram))
+    count, unit = max(moments.positions, 1), np.broadcast_to(np.eye(gram.shape[-1]), gram.shape)
     E = count * (unit if side == "out" else gram)
     Z = moments.Z if metric == "inputs" else count * (gram if side == "out" else unit)
     return SideMoments(Z, E, moments.positions, moments.samples)
@@ -76,12 +102,29 @@ def in_metric(moments: SideMoments, side: SideName, gram: Array, metric: Metric)
 def bases(moments: SideMoments, side: SideName, gram: Array, rank: int, shrinks: Sequence[float]) -> list[Basis]:
     """Return the best basis (d, rank) for every shrinkage; `gram` (d, d) is W Wᵀ on the outputs, Wᵀ W on the inputs.
 
-    The root is taken of the matrix that is shrunk towards the identity, so it can always be inverted.
+    The root is taken of the matrix that is shrunk towards the identity, so it can always be inverted. With groups, of
+    every group by itself: moments and gram (groups, d, d).
     """
+    if gram.ndim == 3:
+        return _grouped([bases(moments.group(g), side, one, rank, shrinks) for g, one in enumerate(gram)])
     count = max(moments.positions, 1)
     rooted, through = (moments.E, moments.Z) if side == "out" else (moments.Z, moments.E)
     values, vectors = linalg.eigen(rooted / count)
     return [_basis(values, vectors, through / count, side, gram, rank, shrink) for shrink in shrinks]
+
+
+def _grouped(parts: Sequence[Sequence[Basis]]) -> list[Basis]:
+    """Return the bases of all groups as one, for every shrinkage."""
+    return [
+        Basis(
+            one[0].side,
+            np.concatenate([basis.read for basis in one]),
+            np.concatenate([basis.write for basis in one]),
+            one[0].shrink,
+            len(one),
+        )
+        for one in zip(*parts, strict=True)
+    ]
 
 
 def _basis(
@@ -99,8 +142,10 @@ def _basis(
 def kronecker(basis: Basis, moments: SideMoments) -> Array:
     """Return (r + 1,) the loss ½ tr(B δ A δᵀ) of every rank, on any moments; never rising with the rank.
 
-    A counts per sample, B per position (METHOD.md, section 3).
+    A counts per sample, B per position (METHOD.md, section 3). Losses of groups add.
     """
+    if moments.Z.ndim == 3:
+        return np.asarray(np.sum([kronecker(basis.group(g), moments.group(g)) for g in range(basis.groups)], axis=0))
     reading = basis.read.T @ (moments.Z / max(moments.samples, 1)) @ basis.read
     writing = basis.write.T @ (moments.E / max(moments.positions, 1)) @ basis.write
     product = (reading * writing)[::-1, ::-1]
@@ -113,8 +158,20 @@ def kronecker(basis: Basis, moments: SideMoments) -> Array:
 
 def project(basis: Basis, z: Array, e: Array, samples: int) -> Array:
     """Return (samples, r) v_si = Σ_t (read_i · z_t)(write_i · e_t); z, e: (samples · positions, d), in order."""
-    product = (z @ basis.read.astype(z.dtype, copy=False)) * (e @ basis.write.astype(e.dtype, copy=False))
+    if basis.groups > 1:
+        product = _by_group(z, e, basis)
+    else:
+        product = (z @ basis.read.astype(z.dtype, copy=False)) * (e @ basis.write.astype(e.dtype, copy=False))
     return np.asarray(product.reshape(samples, -1, product.shape[-1]).sum(1, dtype=np.float64))
+
+
+def _by_group(z: Array, e: Array, basis: Basis) -> Array:
+    """Return (positions, r) Σ over groups of (read_i · z)(write_i · e)."""
+    reading, writing = (
+        np.swapaxes(rows.reshape(len(rows), basis.groups, -1), 0, 1) @ side.astype(rows.dtype, copy=False)
+        for rows, side in zip((z, e), basis.blocks(), strict=True)
+    )
+    return np.asarray((reading * writing).sum(0))
 
 
 def tails(projected: Array, ranks: Sequence[int]) -> Array:

@@ -112,7 +112,7 @@ def refit(
             if last is None:
                 continue
             old = target.chain.stages[-1]
-            stage = Stage(last.reshape(old.weight.shape).astype(old.weight.dtype), old.owns)
+            stage = Stage(last.reshape(old.weight.shape).astype(old.weight.dtype), old.owns, old.groups)
             chain = Chain((*target.chain.stages[:-1], stage))
             refitted[target.key] = Refitted(factors[target.key], target.ranks, chain)
             _put(candidate, ends[target.calls[0].output], stage)
@@ -149,13 +149,13 @@ def _groups(model: onnx.ModelProto, found: Found, plan: Plan, factors: Mapping[K
 
 
 def _targets(found: Found, plan: Plan, factors: Mapping[Key, Factors]) -> Iterator[_Target]:
-    """Yield the plan's sites whose last stage is a matrix or 1×1."""
+    """Yield the plan's sites whose last stage is a matrix or 1×1, in one group."""
     for choice in plan.factored:
         if choice.site not in found.calls:
             raise PlanError(f"the plan factors {choice.weight!r}, which cannot be factored in this model")
         key = (choice.site, choice.option.scheme)
         chain = factors[key].chain(choice.option.ranks)
-        if len(chain.stages) == 2 and not chain.stages[-1].owns:
+        if not chain.stages[-1].owns and chain.stages[-1].groups == 1:
             yield _Target(key, choice.option.ranks, chain, found.calls[choice.site])
 
 
@@ -163,8 +163,10 @@ def _ends(candidate: onnx.ModelProto, group: Sequence[_Target]) -> dict[str, Cal
     """Return the call of the last stage for every output of the group's sites."""
     slots = {call.output: call.slot for target in group for call in target.calls}
     opset = main_opset(candidate)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in candidate.graph.initializer}
     nodes = [node for node in candidate.graph.node if node.output and node.output[0] in slots]
-    return {node.output[0]: call_of(node, slots[node.output[0]], opset) for node in nodes}
+    ends = ((node, slots[node.output[0]]) for node in nodes)
+    return {node.output[0]: call_of(node, slot, opset, shapes[node.input[slot]]) for node, slot in ends}
 
 
 def _collect(

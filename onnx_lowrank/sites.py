@@ -76,7 +76,7 @@ def find_sites(
         uses = view.uses.get(name, [])
         if not _is_weight(tensor) or (not uses and name not in view.inner):
             continue
-        used = tuple(call_of(use.node, use.slot, opset) for use in uses)
+        used = tuple(call_of(use.node, use.slot, opset, tuple(tensor.dims)) for use in uses)
         refusal = (
             _unusable(view, interface, name, tensor, uses)
             or _roles(used, uses, tuple(tensor.dims), constant)
@@ -181,7 +181,7 @@ def _roles(
 
 def _size(tensor: onnx.TensorProto, used: Sequence[Call], multiple: int) -> tuple[Why, str] | None:
     site = _site("", tensor, used)
-    if any(scheme.ranks(site.shape, multiple) for scheme in SCHEMES):
+    if any(scheme.ranks(site.shape, multiple, site.groups) for scheme in SCHEMES):
         return None
     return Why.TOO_SMALL, f"breaks even at rank {site.break_even:.3g}, ranks are multiples of {multiple}"
 
@@ -208,6 +208,7 @@ def _site(name: str, tensor: onnx.TensorProto, used: Sequence[Call]) -> Site:
         shape=shape,
         sharers=tuple(call.output for call in used),
         itemsize=HANDLED_TYPES[_type_name(tensor)],
+        groups=operator(first).groups(first),
     )
 
 

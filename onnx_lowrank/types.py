@@ -25,7 +25,6 @@ Layout: TypeAlias = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
 class Why(str, Enum):
     """Why a weight stays as it is."""
 
-    GROUPED = "grouped convolution"
     DEPTHWISE = "depthwise convolution"
     QUANTISED = "quantised weight"
     RECURRENT = "recurrent cell"
@@ -65,7 +64,8 @@ class Site:
     """A weight that can be factored: y = W x, at every position of the input.
 
     `shape` is canonical: (out, in, *spatial); `id` is the output tensor of the first node that uses the weight,
-    `sharers` the output tensors of all of them (rewritten together or not at all).
+    `sharers` the output tensors of all of them (rewritten together or not at all). With `groups` W is block-diagonal:
+    `in` counts the channels of one group, `out` those of all.
     """
 
     id: str
@@ -75,6 +75,7 @@ class Site:
     shape: tuple[int, ...]
     sharers: tuple[str, ...]
     itemsize: int = 4
+    groups: int = 1
 
     @property
     def parameters(self) -> int:
@@ -83,8 +84,8 @@ class Site:
 
     @property
     def break_even(self) -> float:
-        """The rank at which a pair of factors is as large as W: nm / (n + m), kernel with the input."""
-        rows, columns = self.shape[0], math.prod(self.shape[1:])
+        """The rank (of a group) at which a pair of factors is as large as W: nm / (n + m), kernel with the input."""
+        rows, columns = self.shape[0] // self.groups, math.prod(self.shape[1:])
         return rows * columns / (rows + columns)
 
 
@@ -144,12 +145,18 @@ def _given(array: Array | None) -> Array:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stage:
-    """One factor: weight (out, in, *spatial) and the spatial axes whose stride, pad and dilation it carries."""
+    """One factor: weight (out, in, *spatial) and the spatial axes whose stride, pad and dilation it carries.
+
+    With `groups` it is block-diagonal: (out, in of one group, *spatial).
+    """
 
     weight: Array
     owns: tuple[int, ...] = ()
+    groups: int = 1
 
     def __post_init__(self) -> None:
+        if self.weight.shape[0] % self.groups:
+            raise ValueError(f"{self.weight.shape[0]} outputs cannot be dealt to {self.groups} groups")
         if self.weight.ndim < 2:
             raise ValueError(f"a stage needs (out, in, *spatial), got shape {self.weight.shape}")
         for axis, size in enumerate(self.weight.shape[2:]):
@@ -166,7 +173,7 @@ class Chain:
 
     def __post_init__(self) -> None:
         for first, second in zip(self.stages, self.stages[1:], strict=False):
-            if first.weight.shape[0] != second.weight.shape[1]:
+            if first.weight.shape[0] != second.weight.shape[1] * second.groups:
                 raise ValueError(f"widths differ: {first.weight.shape} then {second.weight.shape}")
         owned = [axis for stage in self.stages for axis in stage.owns]
         if len(owned) != len(set(owned)):

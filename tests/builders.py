@@ -162,29 +162,41 @@ def plan_of(picks: Mapping[str, tuple[str, Ranks]], found: Found) -> Plan:
     return Plan(tuple(Choice(s, weights[s], Option(scheme, ranks, Cost())) for s, (scheme, ranks) in picks.items()))
 
 
-def factored(model: onnx.ModelProto, picks: Mapping[str, tuple[str, int]], *, multiple: int = 1) -> onnx.ModelProto:
-    """Return the model with sites factored by the plain weight: site id -> (scheme, rank)."""
+def factored(
+    model: onnx.ModelProto, picks: Mapping[str, tuple[str, int | Ranks]], *, multiple: int = 1
+) -> onnx.ModelProto:
+    """Return the model with sites factored by the plain weight: site id -> (scheme, ranks)."""
     found = found_in(model, multiple=multiple)
     sites = {site.id: site for site in found.sites}
+    chosen = {s: (scheme, (ranks,) if isinstance(ranks, int) else ranks) for s, (scheme, ranks) in picks.items()}
     factors: dict[tuple[str, str], Factors] = {
-        (s, scheme): by_name(scheme).factor(found.weight(sites[s]), None, None, (rank,))
-        for s, (scheme, rank) in picks.items()
+        (s, scheme): by_name(scheme).factor(found.weight(sites[s]), None, None, ranks, sites[s].groups)
+        for s, (scheme, ranks) in chosen.items()
     }
-    plan = plan_of({s: (scheme, (rank,)) for s, (scheme, rank) in picks.items()}, found)
-    return rewrite(model, found, plan, factors)
+    return rewrite(model, found, plan_of(chosen, found), factors)
 
 
-def full_rank(scheme: str, shape: tuple[int, ...]) -> int:
-    """Return the rank at which a scheme is exact."""
-    kernel = int(np.prod(shape[2:]))
-    if scheme == "kernel-last":
-        return min(shape[1], shape[0] * kernel)
-    return min(shape[0], shape[1] * kernel)
+def full_rank(scheme: str, shape: tuple[int, ...], groups: int = 1) -> Ranks:
+    """Return the ranks at which a scheme is exact."""
+    rows, kernel = shape[0] // groups, int(np.prod(shape[2:]))
+    before, after = min(shape[1], rows * kernel), min(rows, shape[1] * kernel)
+    if scheme == "separable":
+        return (min(shape[1] * shape[2], rows * int(np.prod(shape[3:]))),)
+    return {"kernel-last": (before,), "tucker-2": (before, after)}.get(scheme, (after,))
 
 
-def fitting(shape: tuple[int, ...]) -> list[str]:
+def ladder(scheme: str, shape: tuple[int, ...], groups: int = 1) -> list[Ranks]:
+    """Return ranks from 1 to full, each at least those before it."""
+    full = full_rank(scheme, shape, groups)
+    return [tuple(min(k, r) for r in full) for k in range(1, max(full) + 1)]
+
+
+def fitting(shape: tuple[int, ...], groups: int = 1) -> list[str]:
     """Return the schemes made for a canonical shape."""
-    return ["svd"] if int(np.prod(shape[2:])) == 1 else ["kernel-first", "kernel-last"]
+    if int(np.prod(shape[2:])) == 1:
+        return ["svd"]
+    two = len(shape) > 3 and shape[2] > 1 and int(np.prod(shape[3:])) > 1
+    return ["kernel-first", "kernel-last", *(["tucker-2", *["separable"][: int(two)]] if groups == 1 else [])]
 
 
 def elements(model: onnx.ModelProto) -> int:

@@ -35,6 +35,8 @@ SMALL = st.integers(1, 3)
 @st.composite
 def matmuls(draw: st.DrawFn) -> Case:
     """x W or W x, x of one to four dimensions."""
+    if draw(st.integers(0, 3)) == 0:
+        return draw(sliced_matmuls())
     inner, outer = draw(WIDTHS), draw(WIDTHS)
     lead = draw(st.lists(SMALL, max_size=2))
     seed = draw(SEEDS)
@@ -47,6 +49,20 @@ def matmuls(draw: st.DrawFn) -> Case:
     nodes = [node("MatMul", inputs, ["y"], "op")]
     output = (x.ndim - 1 if vector else x.ndim) or 1
     return Case(build(nodes, [value("x", x.shape)], [value("y", [ANY] * output)], {"W": np.ascontiguousarray(W)}), x)
+
+
+@st.composite
+def sliced_matmuls(draw: st.DrawFn) -> Case:
+    """A matrix for every slice, and x with slices of its own, with one for all, or with none."""
+    slices, inner, outer, rows, seed = draw(SMALL), draw(WIDTHS), draw(WIDTHS), draw(SMALL), draw(SEEDS)
+    lead = draw(st.sampled_from([[], [1], [slices], [2, slices], [2, 1]]))
+    right = draw(st.booleans())
+    W = weight((slices * outer, inner), seed + 1).reshape(slices, outer, inner)
+    x = normal([*lead, rows, inner] if right else [*lead, inner, rows], seed)
+    stored, inputs = (np.swapaxes(W, 1, 2), ["x", "W"]) if right else (W, ["W", "x"])
+    nodes = [node("MatMul", inputs, ["y"], "op")]
+    output = [ANY] * max(x.ndim, 3)
+    return Case(build(nodes, [value("x", x.shape)], [value("y", output)], {"W": np.ascontiguousarray(stored)}), x)
 
 
 @st.composite
@@ -91,9 +107,11 @@ def convs(draw: st.DrawFn, *, unpadded_points: bool = False) -> Case:
     if not auto.startswith("SAME"):  # onnxruntime refuses dilation with SAME
         dilations = draw(st.lists(st.integers(1, 2), min_size=axes, max_size=axes))
     channels, outer, batch = draw(WIDTHS), draw(WIDTHS), draw(st.integers(1, 2))
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    outer *= groups
     extent = [d * (k - 1) + 1 + draw(st.integers(0, 3)) for d, k in zip(dilations, kernel, strict=True)]
     seed = draw(SEEDS)
-    attributes = {"strides": strides, "dilations": dilations}
+    attributes = {"strides": strides, "dilations": dilations, **({"group": groups} if groups > 1 else {})}
     if draw(st.booleans()):
         attributes["kernel_shape"] = list(kernel)
     pads = draw(st.lists(st.integers(0, 1), min_size=2 * axes, max_size=2 * axes))
@@ -112,7 +130,7 @@ def convs(draw: st.DrawFn, *, unpadded_points: bool = False) -> Case:
         else:
             weights["b"] = bias
     nodes.append(node("Conv", inputs, ["y"], "op", **attributes))
-    x = normal([batch, channels, *extent], seed)
+    x = normal([batch, channels * groups, *extent], seed)
     model = build(nodes, [value("x", x.shape)], [value("y", [ANY] * x.ndim)], weights)
     return Case(model, x, 0.0 if bias is None else bias.reshape(1, -1, *[1] * axes))
 

@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.calibration.pull import Pull
+from onnx_lowrank.calibration.through import Through
 from onnx_lowrank.curvature import SideName
 from onnx_lowrank.gradient import GradientRunner, build_gradient
 from onnx_lowrank.gradient.build import GradientGraph
@@ -28,7 +29,7 @@ from onnx_lowrank.options import Options
 from onnx_lowrank.runtime import batches, join, rows_of, runs_on_cpu
 from onnx_lowrank.schemes import SCHEMES
 from onnx_lowrank.sites import Found
-from onnx_lowrank.types import Array, Feed, Site
+from onnx_lowrank.types import Array, Chain, Feed, Site
 
 Head = Callable[[Mapping[str, Array], int, Sequence[int]], Seeds]
 """(forward values, samples in them, their numbers in the set) -> the loss's gradient at the seeded tensors."""
@@ -36,7 +37,13 @@ Head = Callable[[Mapping[str, Array], int, Sequence[int]], Seeds]
 
 def sides_of(site: Site, multiple: int = 1) -> tuple[SideName, ...]:
     """Return the sides that the schemes of a site project on: both of a kernel, the smaller one of a matrix."""
-    return tuple(dict.fromkeys(s.side(site.shape) for s in SCHEMES if s.ranks(site.shape, multiple)))
+    fitting = (s for s in SCHEMES if s.ranks(site.shape, multiple, site.groups))
+    return tuple(dict.fromkeys(side for s in fitting for side in s.sides(site.shape, site.groups)))
+
+
+def width_of(site: Site, side: SideName) -> int:
+    """Return the channels of a side, of one group where the weight is grouped."""
+    return site.shape[0] // site.groups if side == "out" else site.shape[1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,6 +97,7 @@ class JointFlow:
         self._given = {value.name for value in model.graph.input} - stored
         self._provider, self._threads = options.provider, options.threads
         self._pulls: dict[str, Pull] = {}
+        self._throughs: dict[tuple[str, int, int], Through] = {}
         self._weights: dict[str, Array] = {}
         calls = [(site, call) for site in sites for call in found.calls[site.id]]
         once = _read_once(model)
@@ -184,6 +192,7 @@ class JointFlow:
         """Give up the sessions and their weights: nothing is run after this."""
         self._runner = None
         self._pulls.clear()
+        self._throughs.clear()
 
     def raw(
         self,
@@ -208,6 +217,20 @@ class JointFlow:
         rows, scale = _single(op.results(call, _part(gradient, lines))), op.scale(call)
         z = _single(op.vectors(call, _part(x, lines), site.shape[2:]))
         return z, rows if scale == 1.0 else rows * np.float32(scale)
+
+    def through(self, batch: Batch, site: Site, chain: Chain, key: tuple[str, int]) -> Array:
+        """Return (units, r) ⟨Γ_s, component⟩ of every component of a chain of two stages; `key` names the chain."""
+        total: Array | None = None
+        for number, call in enumerate(self.found.calls[site.id]):
+            place = (*key, number)
+            if place not in self._throughs:
+                self._throughs[place] = Through(call, chain, self._provider, self._threads)
+            rows = self._throughs[place].run(batch.values[operator(call).data(call)], batch.gradients[call.output])
+            found = rows.reshape(batch.units, -1, rows.shape[1]).sum(1)
+            total = found if total is None else total + found
+        if total is None:
+            raise KeyError(site.id)
+        return total
 
     def finish(self, site: Site, side: SideName, raw: Array) -> Array:
         """Return e (positions, d): the rows themselves, but Wᵀ g for the inputs of a matrix."""

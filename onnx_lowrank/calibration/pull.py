@@ -17,7 +17,8 @@ class Pull:
     def __init__(self, call: Call, weight: Array, provider: str, threads: int) -> None:
         attributes = {k: v for k, v in call.attributes.items() if v is not None}
         node = onnx.helper.make_node(call.op, ["x", "w"], ["y"], "conv", **attributes)
-        dims: list[int | None] = [None, weight.shape[1], *(None for _ in weight.shape[2:])]
+        channels = weight.shape[1] * int(attributes.get("group", 1))
+        dims: list[int | None] = [None, channels, *(None for _ in weight.shape[2:])]
         value = onnx.helper.make_tensor_value_info
         graph = onnx.helper.make_graph(
             [node],

@@ -18,7 +18,7 @@ Refusal: TypeAlias = tuple[Why, str]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One node: its type, inputs, single output, attributes, and which input (`slot`) holds the weight."""
+    """One node: its type, inputs, single output, attributes, and which input (`slot`) holds the weight of `shape`."""
 
     op: str
     name: str
@@ -27,6 +27,7 @@ class Call:
     attributes: Mapping[str, Any]
     slot: int
     opset: int
+    shape: tuple[int, ...] = ()
 
     def input(self, index: int) -> str:
         """Return the name of an input, empty where it is left out."""
@@ -46,10 +47,13 @@ class Op(Protocol):
         """Return why a stored weight of this shape cannot be factored here, None where it can."""
 
     def canonical(self, call: Call, weight: Array) -> Array:
-        """Return the stored weight as (out, in, *spatial), without scale factors."""
+        """Return the stored weight as (out, in of one group, *spatial), without scale factors."""
 
     def stored(self, call: Call, stage: Stage) -> Array:
         """Return a stage's weight as this operator's node stores it; equal for all nodes that share a weight."""
+
+    def groups(self, call: Call) -> int:
+        """Return how many diagonal blocks the weight has, each with inputs and outputs of its own."""
 
     def role(self, call: Call) -> tuple[Any, ...]:
         """Return what must agree between nodes that share a weight."""
@@ -87,10 +91,15 @@ class Written:
     extra: Mapping[str, Array]
 
 
-def call_of(node: onnx.NodeProto, slot: int, opset: int) -> Call:
-    """Return a node as the operators see it."""
+def call_of(node: onnx.NodeProto, slot: int, opset: int, shape: tuple[int, ...] = ()) -> Call:
+    """Return a node as the operators see it; `shape` is that of its stored weight."""
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
-    return Call(node.op_type, node.name, tuple(node.input), node.output[0], attributes, slot, opset)
+    return Call(node.op_type, node.name, tuple(node.input), node.output[0], attributes, slot, opset, shape)
+
+
+def one_group(call: Call) -> int:
+    """Return 1: the weight is whole."""
+    return 1
 
 
 def no_patches(call: Call, x: Array, kernel: tuple[int, ...], picks: Array, count: int) -> Array:

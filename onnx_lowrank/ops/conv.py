@@ -1,4 +1,4 @@
-"""Conv in one, two or three dimensions, one group: y = W * x + b."""
+"""Conv in one, two or three dimensions, in one group or several: y = W * x + b."""
 
 from __future__ import annotations
 
@@ -21,14 +21,12 @@ class Conv:
     op_type = "Conv"
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
-        """Refuse groups and bad ranks."""
+        """Refuse a channel by itself, and other than one to three axes."""
         if call.slot != 1:
             return Why.ELEMENTWISE, "bias of Conv" if call.slot else "constant input of Conv"
         group = int(call.attributes.get("group", 1))
         if group > 1 and shape[1] == 1:
             return Why.DEPTHWISE, f"{group} groups of one channel"
-        if group > 1:
-            return Why.GROUPED, f"{group} groups"
         if not 3 <= len(shape) <= 5:
             return Why.SHAPE, f"{len(shape)}-D kernel: one to three spatial axes are handled"
         return None
@@ -41,9 +39,13 @@ class Conv:
         """ONNX stores (out, in, *spatial) already."""
         return stage.weight
 
+    def groups(self, call: Call) -> int:
+        """Return the groups of channels."""
+        return int(call.attributes.get("group", 1))
+
     def role(self, call: Call) -> tuple[Any, ...]:
-        """Any geometry may share a kernel."""
-        return (self.op_type,)
+        """Any geometry may share a kernel, but for the groups."""
+        return (self.op_type, int(call.attributes.get("group", 1)))
 
     def data(self, call: Call) -> str:
         """Return the activations (N, in, *spatial)."""
@@ -122,7 +124,7 @@ class Conv:
     def _attributes(self, call: Call, stage: Stage) -> dict[str, Any]:
         kernel = stage.weight.shape[2:]
         axes = len(kernel)
-        attributes: dict[str, Any] = {"kernel_shape": kernel, "group": 1}
+        attributes: dict[str, Any] = {"kernel_shape": kernel, "group": stage.groups}
         for key in GEOMETRY:
             values = call.integers(key, (1,) * axes)
             attributes[key] = [v if axis in stage.owns else 1 for axis, v in enumerate(values)]

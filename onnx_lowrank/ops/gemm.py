@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.base import Call, Names, Refusal, Written, as_vectors, no_patches
+from onnx_lowrank.ops.base import Call, Names, Refusal, Written, as_vectors, no_patches, one_group
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 OPTIONAL_BIAS = 11
@@ -71,6 +71,7 @@ class Gemm:
         """Return α."""
         return float(call.attributes.get("alpha", 1.0))
 
+    groups = staticmethod(one_group)
     patches = staticmethod(no_patches)
 
     def write(self, call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:

@@ -1,4 +1,4 @@
-"""MatMul with a constant matrix on either side: y = x W or y = W x."""
+"""MatMul with a constant matrix on either side, y = x W or y = W x; or with one for every slice (experts, heads)."""
 
 from __future__ import annotations
 
@@ -13,45 +13,71 @@ from onnx_lowrank.types import Array, Positions, Stage, Why
 
 
 class MatMul:
-    """Slot 1 (x W) stores W as (in, out); slot 0 (W x) stores it as (out, in) and maps the columns of x."""
+    """Slot 1 (x W) stores W as (in, out); slot 0 (W x) stores it as (out, in) and maps the columns of x.
+
+    A stored (slices, in, out) is block-diagonal: slice i maps x[…, i, :, :] alone, so slices are groups, and a vector
+    holds what all slices see at one row, slice by slice.
+    """
 
     op_type = "MatMul"
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
-        """Refuse anything but a matrix."""
-        if len(shape) == 2:
+        """Refuse a vector, and slices of slices."""
+        if len(shape) in (2, 3):
             return None
-        return Why.SHAPE, f"{len(shape)}-D operand of MatMul: only matrices are factored"
+        return Why.SHAPE, f"{len(shape)}-D operand of MatMul: a matrix or one for every slice is factored"
+
+    def groups(self, call: Call) -> int:
+        """Return the slices."""
+        return call.shape[0] if len(call.shape) == 3 else 1
 
     def canonical(self, call: Call, weight: Array) -> Array:
-        """Return W as (out, in)."""
-        return weight.T if call.slot == 1 else weight
+        """Return W as (out, in), of slices as (slices · out, in)."""
+        turned = np.swapaxes(weight, -1, -2) if call.slot == 1 else weight
+        return turned.reshape(-1, turned.shape[-1])
 
     def stored(self, call: Call, stage: Stage) -> Array:
         """Return the factor as the side asks for."""
-        return stage.weight.T if call.slot == 1 else stage.weight
+        weight = stage.weight
+        if len(call.shape) == 3:
+            weight = weight.reshape(call.shape[0], -1, weight.shape[1])
+        return np.swapaxes(weight, -1, -2) if call.slot == 1 else weight
 
     def role(self, call: Call) -> tuple[Any, ...]:
-        """The side."""
-        return (self.op_type, call.slot)
+        """The side, and whether there are slices."""
+        return (self.op_type, call.slot, len(call.shape))
 
     def data(self, call: Call) -> str:
         """Return the other operand."""
         return call.inputs[1 - call.slot]
 
     def places(self, call: Call, x: tuple[int, ...], y: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
-        """Count the vectors that W maps."""
-        if call.slot == 1 or len(x) == 1:
-            return Positions(calls=float(math.prod(x[:-1])))
-        return Positions(calls=float(math.prod(x[:-2]) * x[-1]))
+        """Count the vectors that W maps; those of all slices at one row are one."""
+        if len(x) == 1:
+            return Positions(calls=1.0)
+        rows = (*y[:-2], x[-2 if call.slot == 1 else -1])
+        return Positions(calls=math.prod(rows) / self.groups(call))
 
     def vectors(self, call: Call, x: Array, kernel: tuple[int, ...]) -> Array:
         """Return rows of x, or its columns where W stands on the left."""
-        return as_vectors(x if call.slot == 1 or x.ndim == 1 else np.swapaxes(x, -1, -2))
+        return self._rows(call, x if call.slot == 1 or x.ndim == 1 else np.swapaxes(x, -1, -2))
 
     def results(self, call: Call, y: Array) -> Array:
         """Return rows of y, or its columns where W stands on the left."""
-        return as_vectors(y if call.slot == 1 or y.ndim == 1 else np.swapaxes(y, -1, -2))
+        return self._rows(call, y if call.slot == 1 or y.ndim == 1 else np.swapaxes(y, -1, -2))
+
+    def _rows(self, call: Call, x: Array) -> Array:
+        """Return (…, n) as (positions, n); of slices (…, slices or 1, rows, n) as (positions, slices · n)."""
+        groups = self.groups(call)
+        if groups == 1:
+            return as_vectors(x)
+        lead = x.shape[:-3]
+        x = (
+            np.broadcast_to(x, (*lead, groups, *x.shape[-2:]))
+            if x.ndim > 1
+            else np.broadcast_to(x, (groups, 1, *x.shape))
+        )
+        return np.swapaxes(x, -3, -2).reshape(-1, groups * x.shape[-1])
 
     def linear(self, call: Call, y: Array, bias: Array | None) -> Array:
         """Return the output: there is no bias."""

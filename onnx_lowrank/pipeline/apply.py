@@ -114,7 +114,7 @@ def _choice(choice: SavedChoice, site: Site | None, decomposed: Decomposed, mult
         raise PlanError(f"the plan factors {choice.weight!r} of shape {choice.shape}, and the model has {have}")
     if (choice.site, choice.scheme) not in decomposed.factors:
         raise PlanError(f"the plan factors {choice.weight!r} by {choice.scheme!r}, which is not possible here")
-    if choice.ranks not in by_name(choice.scheme).ranks(site.shape, multiple):
+    if choice.ranks not in by_name(choice.scheme).ranks(site.shape, multiple, site.groups):
         rank = "x".join(map(str, choice.ranks))
         raise PlanError(f"the plan gives {choice.weight!r} rank {rank}, which is none of those that save here")
     curve = next(c for c in decomposed.curves if c.site == choice.site)

@@ -42,7 +42,9 @@ def inspect(
 
 
 def _row(found: Found, site: Site) -> WeightRow:
-    energy = np.cumsum(_spectrum(found.weight(site)))
+    # every group is cut at one rank, so what counts of a rank is what all groups hold there
+    parts = np.split(found.weight(site), site.groups)
+    energy = np.cumsum(np.sum([_spectrum(part) for part in parts], axis=0))
     total = float(energy[-1])
     ranks = {share: int(np.searchsorted(energy, share * total) + 1) if total > 0 else 0 for share in SHARES}
     return WeightRow(
@@ -50,7 +52,7 @@ def _row(found: Found, site: Site) -> WeightRow:
         bytes=site.parameters * site.itemsize,
         share=site.parameters / max(found.parameters, 1),
         break_even=site.break_even,
-        full_rank=min(site.shape[0], math.prod(site.shape[1:])),
+        full_rank=min(site.shape[0] // site.groups, math.prod(site.shape[1:])),
         rank_for=ranks,
     )
 

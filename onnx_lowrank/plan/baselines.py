@@ -40,10 +40,10 @@ def alds(problem: Problem, budget: float, spectral: Mapping[tuple[str, str], Arr
     """Return the plan of least maximum relative spectral error within the budget; None where none fits.
 
     spectral: (site id, scheme name) -> singular values (r,) of the scheme's matricization, largest first
-    (`schemes.spectrum`). Raises KeyError where an option's are missing.
+    (`schemes.spectrum`). An option without any (more than one truncation: Tucker-2) is not taken.
     """
     errors = [
-        np.array([0.0 if o.dense else _spectral_error(spectral[curve.site, o.scheme], o) for o in curve.options])
+        np.array([0.0 if o.dense else _spectral_error(spectral.get((curve.site, o.scheme)), o) for o in curve.options])
         for curve in problem.curves
     ]
     return _threshold(problem, budget, errors, "ALDS: least maximum spectral error")
@@ -87,8 +87,10 @@ def paper_compact(problem: Problem, gamma: float) -> Plan:
     return problem.plan(picks, f"first order, compact, gamma {gamma:g}")
 
 
-def _spectral_error(singular: Array, option: Option) -> float:
+def _spectral_error(singular: Array | None, option: Option) -> float:
     """Return σ_k / σ_0, what a truncation at rank k leaves in the spectral norm."""
+    if singular is None:
+        return np.inf
     (rank,) = option.ranks
     return float(singular[rank] / singular[0]) if rank < len(singular) and singular[0] > 0 else 0.0
 
@@ -99,6 +101,7 @@ def _threshold(problem: Problem, budget: float, errors: Sequence[Array], origin:
     A looser bound offers every site more options, so the cost falls with the bound.
     """
     levels = np.unique(np.concatenate([np.zeros(1), *errors]))
+    levels = levels[np.isfinite(levels)]
     choose = _chooser(problem, errors)
     low, high = 0, len(levels) - 1
     if _cost(problem, choose(levels[high])) > budget:

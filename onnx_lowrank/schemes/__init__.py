@@ -1,15 +1,35 @@
 """Schemes: a canonical weight (out, in, *spatial) becomes a chain of factors. They know nothing of operators."""
 
-from onnx_lowrank.schemes.base import Factors, Scheme
+from onnx_lowrank.schemes.base import ChainScheme, Factors, Scheme, largest
 from onnx_lowrank.schemes.kernel_last import KernelLast
+from onnx_lowrank.schemes.pair import NestedPair
+from onnx_lowrank.schemes.product import product
 from onnx_lowrank.schemes.refitted import Refitted
+from onnx_lowrank.schemes.separable import Separable
 from onnx_lowrank.schemes.spectrum import spectrum
 from onnx_lowrank.schemes.svd import KernelFirst, Svd
+from onnx_lowrank.schemes.tucker import Tucker2
 
-SCHEMES: tuple[Scheme, ...] = (Svd(), KernelFirst(), KernelLast())
+SCHEMES: tuple[Scheme, ...] = (Svd(), KernelFirst(), KernelLast(), Tucker2(), Separable())
 """Every scheme, in the order in which ties are decided."""
 
-__all__ = ["SCHEMES", "Factors", "KernelFirst", "KernelLast", "Refitted", "Scheme", "Svd", "by_name", "spectrum"]
+__all__ = [
+    "SCHEMES",
+    "ChainScheme",
+    "Factors",
+    "KernelFirst",
+    "KernelLast",
+    "NestedPair",
+    "Refitted",
+    "Scheme",
+    "Separable",
+    "Svd",
+    "Tucker2",
+    "by_name",
+    "largest",
+    "product",
+    "spectrum",
+]
 
 
 def by_name(name: str) -> Scheme:

@@ -1,15 +1,17 @@
-"""What a scheme is, and the pair of nested factors that most schemes give."""
+"""What a scheme is, and what decompositions give: a weight's error and its chain at every rank."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from onnx_lowrank.curvature import Basis, SideName
-from onnx_lowrank.types import Array, Chain, Layout, Moments, Ranks, Stage
+from onnx_lowrank.schemes.pair import NestedPair
+from onnx_lowrank.types import Array, Chain, Layout, Moments, Ranks
 
 
 class Factors(Protocol):
@@ -30,23 +32,38 @@ class Factors(Protocol):
 
 
 class Scheme(Protocol):
-    """A way to write W as a product."""
+    """A way to write W as a product. Ranks are those of every group where W is grouped (block-diagonal).
+
+    Most schemes project sides of the weight: `sides` names them, and bases of the sides give the factors (`cut`).
+    """
 
     name: str
 
-    def ranks(self, shape: tuple[int, ...], multiple: int) -> list[Ranks]:
+    def ranks(self, shape: tuple[int, ...], multiple: int, groups: int = 1) -> list[Ranks]:
         """Return the ranks that cost fewer parameters than the weight, rising; empty where the scheme does not fit."""
 
-    def layout(self, shape: tuple[int, ...], ranks: Ranks) -> Layout:
+    def layout(self, shape: tuple[int, ...], ranks: Ranks, groups: int = 1) -> Layout:
         """Return the chain's shapes without computing it."""
 
-    def side(self, shape: tuple[int, ...]) -> SideName:
-        """Return the side of the weight that its truncation projects: that of `Basis` which `pair` takes."""
+    def sides(self, shape: tuple[int, ...], groups: int = 1) -> tuple[SideName, ...]:
+        """Return the sides of the weight that its truncation projects, one for each of its ranks, in their order.
 
-    def pair(self, weight: Array, basis: Basis, errors: Array, most: Ranks) -> NestedPair:
-        """Return the factors that a basis stands for; `errors` (r + 1,) are kept as they are."""
+        None for a `ChainScheme`.
+        """
 
-    def factor(self, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks) -> Factors:
+    def cut(
+        self,
+        weight: Array,
+        bases: Mapping[SideName, Basis],
+        errors: Mapping[SideName, Array],
+        most: Ranks,
+        groups: int = 1,
+    ) -> Factors:
+        """Return the factors that bases stand for; `errors` (r + 1,) of every side are kept as they are."""
+
+    def factor(
+        self, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks, groups: int = 1
+    ) -> Factors:
         """Decompose `weight` (out, in, *spatial), keeping no more than `most` ranks, as float32 or its own type.
 
         The basis is the best in the metric of `fit` (None: the plain one). The errors are those on `score`, samples
@@ -54,46 +71,15 @@ class Scheme(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class NestedPair:
-    """Two factors whose first k components are the best pair of rank k.
+@runtime_checkable
+class ChainScheme(Scheme, Protocol):
+    """A scheme with one rank that projects no side: its components are scored through the chain itself."""
 
-    first: (r, in, *k₁), last: (out, r, *k₂); exactly one of them carries the kernel and owns the axes.
-    errors: (r + 1,) relative squared error at every rank.
-    """
+    def chained(self, weight: Array, A: Array | None, B: Array | None, most: Ranks) -> NestedPair:
+        """Return the pair in the metric of A (in, in) and B (out, out), second moments; None is the identity.
 
-    scheme: str
-    first: Array
-    last: Array
-    errors: Array
-    first_owns: bool = True
-
-    def error(self, ranks: Ranks) -> float:
-        """Return the relative squared error at the site's output."""
-        return float(self.errors[ranks[0]])
-
-    def chain(self, ranks: Ranks) -> Chain:
-        """Return the two stages at rank `ranks[0]`."""
-        (rank,) = ranks
-        axes = tuple(range(self.first.ndim - 2))
-        first, last = self.first[:rank].copy(), self.last[:, :rank].copy()
-        owns = (axes, ()) if self.first_owns else ((), axes)
-        return Chain((Stage(first, owns[0]), Stage(last, owns[1])))
-
-    def dense(self, ranks: Ranks) -> Array:
-        """Return last · first, (out, in, *spatial)."""
-        (rank,) = ranks
-        first, last = self.first[:rank].astype(np.float64), self.last[:, :rank].astype(np.float64)
-        if self.first_owns:
-            return np.tensordot(last.reshape(len(last), rank), first, axes=1)
-        return np.moveaxis(np.tensordot(last, first.reshape(rank, -1), axes=(1, 0)), -1, 1)
-
-    @staticmethod
-    def kept(scheme: str, first: Array, last: Array, errors: Array, most: Ranks, *, first_owns: bool) -> NestedPair:
-        """Return the pair cut to `most` ranks, stored as float32: half the memory, and what the file will hold."""
-        (rank,) = most
-        first, last = first[:rank].astype(np.float32), last[:, :rank].astype(np.float32)
-        return NestedPair(scheme, first, last, errors, first_owns)
+        Its errors are those in this metric.
+        """
 
 
 def saving_ranks(most: int, dense: int, each: int, multiple: int) -> list[Ranks]:
@@ -102,6 +88,33 @@ def saving_ranks(most: int, dense: int, each: int, multiple: int) -> list[Ranks]
     return [(rank,) for rank in range(multiple, limit + 1, multiple)]
 
 
+def multiple_in(multiple: int, groups: int) -> int:
+    """Return the multiple of one group's rank: what counts for speed is the width of all groups together."""
+    return math.ceil(multiple / groups)
+
+
+def largest(options: Sequence[Ranks]) -> Ranks:
+    """Return the largest of every rank."""
+    return tuple(map(max, zip(*options, strict=True)))
+
+
 def pointwise(matrix: Array, spatial: int) -> Array:
     """Return a (rows, columns) matrix as a kernel of size 1 on every spatial axis."""
     return np.reshape(matrix, matrix.shape + (1,) * spatial)
+
+
+def of_group(moments: Moments | None, group: int, groups: int) -> Moments | None:
+    """Return what one group saw: its diagonal blocks."""
+    if moments is None or groups == 1:
+        return moments
+
+    def block(matrix: Array) -> Array:
+        width = len(matrix) // groups
+        return matrix[group * width : (group + 1) * width, group * width : (group + 1) * width]
+
+    patches = moments.patches
+    if patches is not None:
+        width = patches.shape[1] // groups
+        patches = patches[:, group * width : (group + 1) * width]
+    C = None if moments.C is None else block(moments.C)
+    return replace(moments, A=block(moments.A), C=C, patches=patches)

@@ -7,12 +7,14 @@ neighbouring positions are correlated. So the *error* is not taken from the eige
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from onnx_lowrank import linalg
 from onnx_lowrank.curvature import Basis, SideName
-from onnx_lowrank.schemes.base import NestedPair, pointwise, saving_ranks
+from onnx_lowrank.schemes.base import multiple_in, of_group, pointwise, saving_ranks
+from onnx_lowrank.schemes.pair import NestedPair, joined
 from onnx_lowrank.types import Array, Layout, Moments, Ranks
 
 FLOOR = 1e-4
@@ -24,69 +26,108 @@ class KernelLast:
 
     name = "kernel-last"
 
-    def side(self, shape: tuple[int, ...]) -> SideName:
+    def sides(self, shape: tuple[int, ...], groups: int = 1) -> tuple[SideName, ...]:
         """Return the inputs: the kernel comes after the projection."""
-        return "in"
+        return ("in",)
 
-    def pair(self, weight: Array, basis: Basis, errors: Array, most: Ranks) -> NestedPair:
-        """Return the factors that a basis stands for."""
+    def cut(
+        self,
+        weight: Array,
+        bases: Mapping[SideName, Basis],
+        errors: Mapping[SideName, Array],
+        most: Ranks,
+        groups: int = 1,
+    ) -> NestedPair:
+        """Return the factors that a basis of the inputs stands for."""
         (rank,) = most
-        tall = np.moveaxis(np.asarray(weight, np.float64), 1, -1)
-        mixed = tall.reshape(-1, weight.shape[1]) @ basis.write[:, :rank]
-        last = np.moveaxis(mixed.reshape(*tall.shape[:-1], rank), -1, 1)
-        first = pointwise(basis.read[:, :rank].T, weight.ndim - 2)
-        return NestedPair.kept(self.name, first, last, errors, most, first_owns=False)
+        read, write = (side[:, :, :rank] for side in bases["in"].blocks())
+        parts = np.split(np.asarray(weight, np.float64), groups)
+        last = np.concatenate([mixed(part, basis) for part, basis in zip(parts, write, strict=True)])
+        first = pointwise(np.swapaxes(read, 1, 2).reshape(groups * rank, -1), weight.ndim - 2)
+        return NestedPair.kept(self.name, first, last, errors["in"], most, owns=last_owns(weight), groups=groups)
 
-    def ranks(self, shape: tuple[int, ...], multiple: int) -> list[Ranks]:
+    def ranks(self, shape: tuple[int, ...], multiple: int, groups: int = 1) -> list[Ranks]:
         """Return the ranks that save."""
-        rows, columns, kernel = shape[0], shape[1], math.prod(shape[2:])
+        rows, columns, kernel = shape[0] // groups, shape[1], math.prod(shape[2:])
         if kernel == 1:
             return []
-        return saving_ranks(min(columns, rows * kernel), rows * columns * kernel, columns + rows * kernel, multiple)
+        most, each = min(columns, rows * kernel), columns + rows * kernel
+        return saving_ranks(most, rows * columns * kernel, each, multiple_in(multiple, groups))
 
-    def layout(self, shape: tuple[int, ...], ranks: Ranks) -> Layout:
+    def layout(self, shape: tuple[int, ...], ranks: Ranks, groups: int = 1) -> Layout:
         """Return (rank, in, 1…) then (out, rank, *k)."""
         (rank,) = ranks
         axes = tuple(range(len(shape) - 2))
-        return (((rank, shape[1], *(1 for _ in axes)), ()), ((shape[0], rank, *shape[2:]), axes))
+        return (((groups * rank, shape[1], *(1 for _ in axes)), ()), ((shape[0], rank, *shape[2:]), axes))
 
-    def factor(self, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks) -> NestedPair:
+    def factor(
+        self, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks, groups: int = 1
+    ) -> NestedPair:
         """Return the pair in the metric of the input channels."""
-        weight = np.asarray(weight, np.float64)
-        rows, columns = weight.shape[:2]
-        rank = min(columns, rows * math.prod(weight.shape[2:]))
-        tall = np.moveaxis(weight, 1, -1).reshape(-1, columns)  # (out · k, in)
-        root, inverse = linalg.roots(fit.A, FLOOR) if fit is not None else (np.eye(columns), np.eye(columns))
-        values, vectors = linalg.eigen(root @ (tall.T @ tall) @ root)
-        basis = vectors[:, :rank]
-        last = np.moveaxis((tall @ (root @ basis)).reshape(rows, *weight.shape[2:], rank), -1, 1)
-        first = basis.T @ inverse
+        parts = np.split(np.asarray(weight, np.float64), groups)
+        found = [self._one(w, of_group(fit, g, groups), of_group(score, g, groups), most) for g, w in enumerate(parts)]
+        return found[0][0] if groups == 1 else joined(found)
+
+    def _one(self, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks) -> tuple[NestedPair, float]:
+        """Return the pair of one group, and the energy of its outputs."""
+        read, write, values = channel_basis(weight, fit)
+        first, last = read.T, mixed(weight, write)
         measured = score or fit
         if measured is None or measured.patches is None:
-            errors = linalg.relative(linalg.tails(values[:rank]))
+            errors, energy = linalg.relative(linalg.tails(values)), float(values.sum())
         else:
-            errors = _measured(first, last, measured.patches)
-        return NestedPair.kept(self.name, pointwise(first, weight.ndim - 2), last, errors, most, first_owns=False)
+            errors, energy = _measured(first, last, measured.patches)
+        first = pointwise(first, weight.ndim - 2)
+        return NestedPair.kept(self.name, first, last, errors, most, owns=last_owns(weight)), energy
 
 
-def _measured(first: Array, last: Array, patches: Array) -> Array:
-    """Return the relative squared error at every rank, on patches (n, in, *k), made non-increasing.
+def last_owns(weight: Array) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return that all axes are the last factor's."""
+    return ((), tuple(range(weight.ndim - 2)))
+
+
+def channel_basis(weight: Array, fit: Moments | None) -> tuple[Array, Array, Array]:
+    """Return read and write (in, r) of the projection W write readᵀ that is best for the channels, with values (r,)."""
+    rows, columns = weight.shape[:2]
+    rank = min(columns, rows * math.prod(weight.shape[2:]))
+    tall = np.moveaxis(weight, 1, -1).reshape(-1, columns)  # (out · k, in)
+    root, inverse = linalg.roots(fit.A, FLOOR) if fit is not None else (np.eye(columns), np.eye(columns))
+    values, vectors = linalg.eigen(root @ (tall.T @ tall) @ root)
+    basis = vectors[:, :rank]
+    return inverse @ basis, root @ basis, values[:rank]
+
+
+def mixed(weight: Array, write: Array) -> Array:
+    """Return W write: (out, r, *k) of (out, in, *k) and (in, r)."""
+    tall = np.moveaxis(weight, 1, -1)
+    return np.moveaxis((tall.reshape(-1, weight.shape[1]) @ write).reshape(*tall.shape[:-1], -1), -1, 1)
+
+
+def _measured(first: Array, last: Array, patches: Array) -> tuple[Array, float]:
+    """Return `falling_errors` on patches (n, in, *k).
 
     Adds one component's share of the output at a time, from the last to the first: the error at rank k is the energy
     of what the components from k on give together.
     """
-    rank = first.shape[0]
     count = patches.shape[0]
     flat = np.asarray(patches, np.float64).reshape(count, patches.shape[1], -1)  # (n, in, k)
-    mixed = np.einsum("ri,nik->rnk", first, flat, optimize=True)
-    kernels = np.moveaxis(last, 1, 0).reshape(rank, last.shape[0], -1)  # (r, out, k)
-    lost = np.zeros((count, last.shape[0]))
+    inner = np.einsum("ri,nik->rnk", first, flat, optimize=True)
+    return falling_errors(inner, np.moveaxis(last, 1, 0).reshape(len(first), last.shape[0], -1))
+
+
+def falling_errors(inner: Array, kernels: Array) -> tuple[Array, float]:
+    """Return the relative squared error at every rank, made non-increasing, and the energy of the whole output.
+
+    inner: (r, n, k) what every component's first factor makes of n positions; kernels: (r, out, k) its last factor.
+    """
+    rank, count = inner.shape[:2]
+    lost = np.zeros((count, kernels.shape[1]))
     errors = np.zeros(rank + 1)
     for component in range(rank - 1, -1, -1):
-        lost += mixed[component] @ kernels[component].T
+        lost += inner[component] @ kernels[component].T
         errors[component] = float(np.vdot(lost, lost))
     if errors[0] <= 0:  # of the whole output: what cancels in it may make a part of it larger
-        return np.zeros_like(errors)
+        return np.zeros_like(errors), 0.0
     rising: Array = np.maximum.accumulate(errors[::-1])[::-1]
     relative: Array = rising / errors[0]
-    return np.minimum(relative, 1.0)
+    return np.minimum(relative, 1.0), float(errors[0])

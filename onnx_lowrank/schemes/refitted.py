@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from onnx_lowrank.schemes.base import Factors
+from onnx_lowrank.schemes.product import product
 from onnx_lowrank.types import Array, Chain, Ranks
 
 
@@ -38,5 +37,4 @@ class Refitted:
         """Return the product of the chain, (out, in, *spatial)."""
         if ranks != self.ranks:
             return self.old.dense(ranks)
-        first, last = (stage.weight.astype(np.float64) for stage in self.refitted.stages)
-        return np.tensordot(last.reshape(last.shape[:2]), first, axes=1)
+        return product(self.refitted)

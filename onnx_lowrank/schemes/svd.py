@@ -6,32 +6,36 @@ the site's own outputs. So Ŵ = U_k U_kᵀ W needs no inverse of A, and for a co
 
 With few samples the directions that they do not reach look free. So A is shrunk towards a multiple of the identity,
 A + λ tr(A)/n, and λ is the one of `SHRINK` whose basis loses least on samples that it was not fitted on.
+
+A grouped weight is block-diagonal: every group has a pair of its own, all of one rank.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from onnx_lowrank import linalg
 from onnx_lowrank.curvature import Basis, SideName
-from onnx_lowrank.schemes.base import NestedPair, pointwise, saving_ranks
+from onnx_lowrank.schemes.base import multiple_in, of_group, pointwise, saving_ranks
+from onnx_lowrank.schemes.pair import NestedPair, joined
 from onnx_lowrank.types import Array, Layout, Moments, Ranks
 
 SHRINK = (1e-4, 1e-2, 1e-1)
 TINY = 1e-12
 
 
-def _ranks(shape: tuple[int, ...], multiple: int) -> list[Ranks]:
-    rows, columns = shape[0], math.prod(shape[1:])
-    return saving_ranks(min(rows, columns), rows * columns, rows + columns, multiple)
+def _ranks(shape: tuple[int, ...], multiple: int, groups: int) -> list[Ranks]:
+    rows, columns = shape[0] // groups, math.prod(shape[1:])
+    return saving_ranks(min(rows, columns), rows * columns, rows + columns, multiple_in(multiple, groups))
 
 
-def _layout(shape: tuple[int, ...], ranks: Ranks) -> Layout:
+def _layout(shape: tuple[int, ...], ranks: Ranks, groups: int) -> Layout:
     (rank,) = ranks
     axes = tuple(range(len(shape) - 2))
-    return (((rank, *shape[1:]), axes), ((shape[0], rank, *(1 for _ in axes)), ()))
+    return (((groups * rank, *shape[1:]), axes), ((shape[0], rank, *(1 for _ in axes)), ()))
 
 
 def _second_moment(matrix: Array, moments: Moments) -> Array:
@@ -65,32 +69,45 @@ def _bases(matrix: Array, fit: Moments | None, shrinks: tuple[float, ...]) -> li
     return [_whitened(matrix, fit, second, shrink) for shrink in shrinks]
 
 
-def _errors(values: Array, left: Array, second: Array | None) -> Array:
-    """Return the relative squared error at every rank (r + 1,): where outputs have moment `second`, or by `values`."""
+def _errors(values: Array, left: Array, second: Array | None) -> tuple[Array, float]:
+    """Return the relative squared error at every rank (r + 1,), and the whole: of outputs of moment `second`."""
     if second is None:
-        return linalg.relative(linalg.tails(values))
+        return linalg.relative(linalg.tails(values)), float(values.sum())
     lost = linalg.tails(np.maximum(np.einsum("or,or->r", left, second @ left), 0.0))
     total = float(np.trace(second))
-    return np.minimum(lost / total, 1.0) if total > 0 else np.zeros_like(lost)
+    return (np.minimum(lost / total, 1.0) if total > 0 else np.zeros_like(lost)), total
 
 
-def _factor(name: str, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks) -> NestedPair:
-    matrix = np.asarray(weight, np.float64).reshape(weight.shape[0], -1)
+def _factor(
+    name: str, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks, groups: int
+) -> NestedPair:
+    parts = np.split(np.asarray(weight, np.float64), groups)
+    found = [
+        _one(name, part, of_group(fit, g, groups), of_group(score, g, groups), most) for g, part in enumerate(parts)
+    ]
+    return found[0][0] if groups == 1 else joined(found)
+
+
+def _one(name: str, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks) -> tuple[NestedPair, float]:
+    """Return the pair of one group, and the energy of its outputs."""
+    matrix = weight.reshape(weight.shape[0], -1)
     second = None if score is None else _second_moment(matrix, score)
     bases = _bases(matrix, fit, SHRINK if score else SHRINK[:1])
-    tried = [(_errors(values, left, second), left) for values, left in bases]
-    errors, left = min(tried, key=lambda pair: float(np.log(pair[0][: most[0] + 1] + TINY).sum()))
+    tried = [(*_errors(values, left, second), left) for values, left in bases]
+    errors, energy, left = min(tried, key=lambda one: float(np.log(one[0][: most[0] + 1] + TINY).sum()))
     first = (left.T @ matrix).reshape(left.shape[1], *weight.shape[1:])
-    return NestedPair.kept(name, first, pointwise(left, weight.ndim - 2), errors, most, first_owns=True)
+    return NestedPair.kept(name, first, pointwise(left, weight.ndim - 2), errors, most), energy
 
 
-def _pair(name: str, weight: Array, basis: Basis, errors: Array, most: Ranks) -> NestedPair:
+def _cut(name: str, weight: Array, basis: Basis, errors: Array, most: Ranks, groups: int) -> NestedPair:
     """Return write (readᵀ W) on the outputs, (W write) readᵀ on the inputs of a matrix."""
-    matrix = np.asarray(weight, np.float64).reshape(weight.shape[0], -1)
-    read, write = basis.read[:, : most[0]], basis.write[:, : most[0]]
-    first, last = (read.T @ matrix, write) if basis.side == "out" else (read.T, matrix @ write)
-    first = first.reshape(first.shape[0], *weight.shape[1:])
-    return NestedPair.kept(name, first, pointwise(last, weight.ndim - 2), errors, most, first_owns=True)
+    (rank,) = most
+    matrices = np.asarray(weight, np.float64).reshape(groups, weight.shape[0] // groups, -1)
+    read, write = (side[:, :, :rank] for side in basis.blocks())
+    turned = np.swapaxes(read, 1, 2)
+    first, last = (turned @ matrices, write) if basis.side == "out" else (turned, matrices @ write)
+    first, last = first.reshape(-1, *weight.shape[1:]), pointwise(last.reshape(-1, last.shape[2]), weight.ndim - 2)
+    return NestedPair.kept(name, first, last, errors, most, groups=groups)
 
 
 class Svd:
@@ -98,25 +115,35 @@ class Svd:
 
     name = "svd"
 
-    def side(self, shape: tuple[int, ...]) -> SideName:
-        """Return the smaller side: both give the same factors."""
-        return "out" if shape[0] <= math.prod(shape[1:]) else "in"
+    def sides(self, shape: tuple[int, ...], groups: int = 1) -> tuple[SideName, ...]:
+        """Return the smaller side: both give the same factors. Of groups the outputs, which are apart as they are."""
+        return ("out",) if groups > 1 or shape[0] <= math.prod(shape[1:]) else ("in",)
 
-    def pair(self, weight: Array, basis: Basis, errors: Array, most: Ranks) -> NestedPair:
-        """Return the factors that a basis stands for."""
-        return _pair(self.name, weight, basis, errors, most)
+    def cut(
+        self,
+        weight: Array,
+        bases: Mapping[SideName, Basis],
+        errors: Mapping[SideName, Array],
+        most: Ranks,
+        groups: int = 1,
+    ) -> NestedPair:
+        """Return the factors that a basis of either side stands for."""
+        ((side, basis),) = bases.items()
+        return _cut(self.name, weight, basis, errors[side], most, groups)
 
-    def ranks(self, shape: tuple[int, ...], multiple: int) -> list[Ranks]:
+    def ranks(self, shape: tuple[int, ...], multiple: int, groups: int = 1) -> list[Ranks]:
         """Return the ranks that save."""
-        return _ranks(shape, multiple) if math.prod(shape[2:]) == 1 else []
+        return _ranks(shape, multiple, groups) if math.prod(shape[2:]) == 1 else []
 
-    def layout(self, shape: tuple[int, ...], ranks: Ranks) -> Layout:
+    def layout(self, shape: tuple[int, ...], ranks: Ranks, groups: int = 1) -> Layout:
         """Return (rank, in) then (out, rank)."""
-        return _layout(shape, ranks)
+        return _layout(shape, ranks, groups)
 
-    def factor(self, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks) -> NestedPair:
+    def factor(
+        self, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks, groups: int = 1
+    ) -> NestedPair:
         """Return the pair in the metric of the inputs."""
-        return _factor(self.name, weight, fit, score, most)
+        return _factor(self.name, weight, fit, score, most, groups)
 
 
 class KernelFirst:
@@ -124,22 +151,31 @@ class KernelFirst:
 
     name = "kernel-first"
 
-    def side(self, shape: tuple[int, ...]) -> SideName:
+    def sides(self, shape: tuple[int, ...], groups: int = 1) -> tuple[SideName, ...]:
         """Return the outputs: the kernel comes before the projection."""
-        return "out"
+        return ("out",)
 
-    def pair(self, weight: Array, basis: Basis, errors: Array, most: Ranks) -> NestedPair:
-        """Return the factors that a basis stands for."""
-        return _pair(self.name, weight, basis, errors, most)
+    def cut(
+        self,
+        weight: Array,
+        bases: Mapping[SideName, Basis],
+        errors: Mapping[SideName, Array],
+        most: Ranks,
+        groups: int = 1,
+    ) -> NestedPair:
+        """Return the factors that a basis of the outputs stands for."""
+        return _cut(self.name, weight, bases["out"], errors["out"], most, groups)
 
-    def ranks(self, shape: tuple[int, ...], multiple: int) -> list[Ranks]:
+    def ranks(self, shape: tuple[int, ...], multiple: int, groups: int = 1) -> list[Ranks]:
         """Return the ranks that save."""
-        return _ranks(shape, multiple) if math.prod(shape[2:]) > 1 else []
+        return _ranks(shape, multiple, groups) if math.prod(shape[2:]) > 1 else []
 
-    def layout(self, shape: tuple[int, ...], ranks: Ranks) -> Layout:
+    def layout(self, shape: tuple[int, ...], ranks: Ranks, groups: int = 1) -> Layout:
         """Return (rank, in, *k) then (out, rank, 1…)."""
-        return _layout(shape, ranks)
+        return _layout(shape, ranks, groups)
 
-    def factor(self, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks) -> NestedPair:
+    def factor(
+        self, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks, groups: int = 1
+    ) -> NestedPair:
         """Return the pair in the metric of the inputs."""
-        return _factor(self.name, weight, fit, score, most)
+        return _factor(self.name, weight, fit, score, most, groups)

@@ -37,9 +37,9 @@ def joint_curves(found: Found, observed: Observed, joint: Joint) -> JointCurves:
             continue
         places = observed.places[site.id]
         options = [
-            _option(scored, name, i, layout_cost(site, by_name(name).layout(site.shape, (rank,)), places))
+            _option(scored, name, i, layout_cost(site, by_name(name).layout(site.shape, ranks, site.groups), places))
             for name, scored in mine.items()
-            for i, rank in enumerate(scored.ranks)
+            for i, ranks in enumerate(scored.ranks)
         ]
         kept = undominated(options, lambda option: option.loss)
         curves.append(Curve(site.id, (Option(DENSE, (), layout_cost(site, dense_layout(site), places)), *kept)))
@@ -55,16 +55,16 @@ def joint_curves(found: Found, observed: Observed, joint: Joint) -> JointCurves:
 
 
 def _option(scored: Scored, name: str, index: int, cost: Cost) -> Option:
-    rank = scored.ranks[index]
+    ranks = scored.ranks[index]
     slope = deviation = 0.0
     if scored.slopes is not None:
         column = scored.slopes[:, index]
         slope, deviation = float(column.mean()), float(column.std() / np.sqrt(len(column)))
     return Option(
         name,
-        (rank,),
+        ranks,
         cost,
-        error=scored.factors.error((rank,)),
+        error=scored.factors.error(ranks),
         loss=float(scored.rise[index]),
         deviation=float(scored.deviation[index]),
         slope=slope,
@@ -74,7 +74,7 @@ def _option(scored: Scored, name: str, index: int, cost: Cost) -> Option:
 
 def _columns(options: Sequence[Option], arrays: Mapping[str, Array], mine: Mapping[str, Scored]) -> Array:
     """Return (samples, options with dense first): a column each, zeros for the dense one."""
-    picked = [arrays[o.scheme][:, mine[o.scheme].ranks.index(o.ranks[0])] for o in options]
+    picked = [arrays[o.scheme][:, mine[o.scheme].ranks.index(o.ranks)] for o in options]
     count = len(next(iter(arrays.values())))
     return np.column_stack([np.zeros(count), *picked])
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from onnx_lowrank.calibration import Observed
 from onnx_lowrank.cost import dense_layout, layout_cost
-from onnx_lowrank.schemes import SCHEMES, Factors, Scheme
+from onnx_lowrank.schemes import SCHEMES, Factors, Scheme, largest
 from onnx_lowrank.sites import Found
 from onnx_lowrank.types import DENSE, Cost, Curve, Moments, Option, Positions, Site, Skip, Why
 
@@ -48,9 +48,11 @@ def decompose(
             continue
         weight = found.weight(site)
         for scheme in SCHEMES:
-            ranks = scheme.ranks(site.shape, multiple)
+            ranks = scheme.ranks(site.shape, multiple, site.groups)
             if ranks:
-                factors[site.id, scheme.name] = scheme.factor(weight, fit if whiten else None, score, ranks[-1])
+                factors[site.id, scheme.name] = scheme.factor(
+                    weight, fit if whiten else None, score, largest(ranks), site.groups
+                )
         curves.append(_curve(site, observed.places[site.id], factors, multiple))
     return Decomposed(tuple(curves), factors, tuple(dead))
 
@@ -62,9 +64,9 @@ def decompose_plain(found: Found, multiple: int) -> Decomposed:
     for site in found.sites:
         weight = found.weight(site)
         for scheme in SCHEMES:
-            ranks = scheme.ranks(site.shape, multiple)
+            ranks = scheme.ranks(site.shape, multiple, site.groups)
             if ranks:
-                factors[site.id, scheme.name] = scheme.factor(weight, None, None, ranks[-1])
+                factors[site.id, scheme.name] = scheme.factor(weight, None, None, largest(ranks), site.groups)
         nowhere = Positions(0.0, *(((0.0,) * (len(site.shape) - 2),) * 2))
         curves.append(_curve(site, (nowhere,), factors, multiple))
     return Decomposed(tuple(curves), factors)
@@ -78,9 +80,9 @@ def cost_curves(found: Found, multiple: int) -> tuple[Curve, ...]:
             (
                 Option(DENSE, (), layout_cost(site, dense_layout(site), ())),
                 *(
-                    Option(scheme.name, ranks, layout_cost(site, scheme.layout(site.shape, ranks), ()))
+                    Option(scheme.name, ranks, layout_cost(site, scheme.layout(site.shape, ranks, site.groups), ()))
                     for scheme in SCHEMES
-                    for ranks in scheme.ranks(site.shape, multiple)
+                    for ranks in scheme.ranks(site.shape, multiple, site.groups)
                 ),
             ),
         )
@@ -105,10 +107,10 @@ def _options(
         Option(
             scheme.name,
             ranks,
-            layout_cost(site, scheme.layout(site.shape, ranks), places),
+            layout_cost(site, scheme.layout(site.shape, ranks, site.groups), places),
             factors[site.id, scheme.name].error(ranks),
         )
-        for ranks in scheme.ranks(site.shape, multiple)
+        for ranks in scheme.ranks(site.shape, multiple, site.groups)
     ]
 
 

@@ -15,18 +15,29 @@ LARGE = 2**21
 
 
 def add_gram(total: Array, vectors: Array, scale: int) -> None:
-    """Add Σ v vᵀ · scale to the upper triangle of `total`: a float32 symmetric rank-k update, half a product's work."""
-    if len(vectors):
+    """Add Σ v vᵀ · scale to the upper triangle of `total`: a float32 symmetric rank-k update, half a product's work.
+
+    total: (d, d), or (groups, d, d) of vectors (positions, groups · d): the diagonal blocks alone.
+    """
+    if total.ndim == 3:
+        for block, part in zip(total, np.split(vectors, len(total), axis=1), strict=True):
+            add_gram(block, np.ascontiguousarray(part), scale)
+    elif len(vectors):
         total += scale * scipy.linalg.blas.ssyrk(1.0, vectors.T)
 
 
 def mirror(upper: Array) -> None:
-    """Make (d, d), of which the lower triangle is zero, symmetric."""
-    upper += np.triu(upper, 1).T
+    """Make (…, d, d), of which the lower triangle is zero, symmetric."""
+    upper += np.swapaxes(np.triu(upper, 1), -1, -2)
 
 
-def weight_gram(weight: Array, side: SideName) -> Array:
-    """Return W Wᵀ on the outputs, Wᵀ W on the inputs, in float64; by parts, so that nothing is copied whole."""
+def weight_gram(weight: Array, side: SideName, groups: int = 1) -> Array:
+    """Return W Wᵀ on the outputs, Wᵀ W on the inputs, in float64; by parts, so that nothing is copied whole.
+
+    With groups, of every group: (groups, d, d).
+    """
+    if groups > 1:
+        return np.stack([weight_gram(part, side) for part in np.split(weight, groups)])
     if side == "out":
         columns = weight.reshape(weight.shape[0], -1)
         parts = (part.T.astype(np.float64) for part in np.array_split(columns, math.ceil(weight.size / LARGE), axis=1))

@@ -15,7 +15,7 @@ import onnx
 
 from onnx_lowrank import linalg
 from onnx_lowrank.calibration import Observed
-from onnx_lowrank.calibration.joint import JointFlow, sides_of
+from onnx_lowrank.calibration.joint import JointFlow, sides_of, width_of
 from onnx_lowrank.curvature import (
     Metric,
 )
@@ -101,9 +101,9 @@ class Collection:
 
     def need(self, site: Site) -> int:
         """Return bytes: moments and bases of every fold, and z, e of the batches at hand."""
-        widths = [site.shape[0] if side == "out" else site.shape[1] for side in sides_of(site)]
+        widths = [width_of(site, side) for side in sides_of(site)]
         runs = HELD * self.observed.bytes[site.id] * self.batch * self.flights
-        return sum(32 * FOLDS * width**2 for width in widths) + runs
+        return sum(32 * FOLDS * site.groups * width**2 for width in widths) + runs
 
     @property
     def passes(self) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_lowrank import linalg
-from onnx_lowrank.calibration.joint import Batch, JointFlow, sides_of
+from onnx_lowrank.calibration.joint import Batch, JointFlow, sides_of, width_of
 from onnx_lowrank.curvature import (
     SHRINK,
     Basis,
@@ -24,10 +24,11 @@ from onnx_lowrank.curvature import (
     rises,
     tails,
 )
-from onnx_lowrank.schemes import SCHEMES, Scheme
+from onnx_lowrank.schemes import SCHEMES, Scheme, largest
+from onnx_lowrank.sensitivity.chains import Chains
 from onnx_lowrank.sensitivity.grams import LARGE, add_gram, mirror, weight_gram
-from onnx_lowrank.sensitivity.scored import Joint, Scored
-from onnx_lowrank.types import Array, Site
+from onnx_lowrank.sensitivity.scored import Joint, Scored, never_rising
+from onnx_lowrank.types import Array, Ranks, Site
 
 if TYPE_CHECKING:
     from onnx_lowrank.sensitivity.joint import Collection
@@ -65,12 +66,14 @@ class Passes:
         self.kron: dict[Key, Array] = {}
         self.first = 0
         self.sides = [(site, side) for site in flow.sites for side in sides_of(site, self.multiple)]
+        self.chains = Chains(flow, collection.found, self.multiple if collection.metric == "joint" else None)
 
     def run(self) -> None:
         """Put what is found into `joint`."""
         with linalg.Workers(self.given.options.threads) as self.workers:
             moments = [self._moments(part) for part in self.given.parts()]
             linalg.trim()
+            self.chains.fit(moments, self.workers)
             fits = self.workers.each(
                 lambda one: self._fit(*one, [part.pop((one[0].id, one[1]), None) for part in moments]), self.sides
             )
@@ -127,7 +130,8 @@ class Passes:
         e = self.flow.finish(site, side, np.concatenate([part[1] for part in parts]))
         scale = math.prod(self._thinned(site, side))
         if total is None:
-            total = SideMoments(np.zeros((z.shape[1],) * 2), np.zeros((z.shape[1],) * 2), 0, 0)
+            zeros = functools.partial(np.zeros, _shape(site, z.shape[1]))
+            total = SideMoments(zeros(), zeros(), 0, 0)
         add_gram(total.Z, z, scale)
         add_gram(total.E, e, scale)
         positions, samples = total.positions + len(z) * scale, total.samples + sum(part[2] for part in parts)
@@ -140,7 +144,7 @@ class Passes:
         """
         places = self.given.observed.places[site.id]
         positions = len(self.given.feeds) * sum(place.calls * math.prod(place.after) for place in places)
-        width = site.shape[0] if side == "out" else site.shape[1]
+        width = width_of(site, side)
         lines = 1
         if all(place.after and place.before == place.after for place in places):
             lines = int(max(min(positions // (ENOUGH * width), MOST_LINES, places[0].after[0] // 2), 1))
@@ -157,8 +161,9 @@ class Passes:
         total = given[0]
         for part in given[1:]:
             total = total + part
-        gram = weight_gram(self.given.found.stored(site), side)
-        rank = min(len(gram), math.prod(site.shape) // len(gram))
+        gram = weight_gram(self.given.found.stored(site), side, site.groups)
+        width = gram.shape[-1]
+        rank = min(width, math.prod(site.shape) // site.groups // width)
         tried, losses = [], []
         for held in given:
             rest = SideMoments(
@@ -205,15 +210,18 @@ class Passes:
         jobs = []
         for site in self.flow.sites:
             for scheme in SCHEMES:
-                key = (site.id, scheme.side(site.shape))
-                ranks = scheme.ranks(site.shape, self.multiple)
-                if ranks and key in found and site not in self.joint.dead:
-                    jobs.append((site, scheme, found[key], signed.get(key)))
+                keys = [(site.id, side) for side in scheme.sides(site.shape, site.groups)]
+                plain = self.given.metric == "weights"  # there, what is compared is truncations of one matrix
+                fits = scheme.ranks(site.shape, self.multiple, site.groups) and not (plain and len(keys) > 1)
+                if keys and fits and all(key in found for key in keys) and site not in self.joint.dead:
+                    jobs.append((site, scheme, found, signed))
         large = [job for job in jobs if job[0].parameters > LARGE]  # one at a time: each takes several copies
         small = [job for job in jobs if job[0].parameters <= LARGE]
         scored = [self._scored(*job) for job in large] + self.workers.each(lambda job: self._scored(*job), small)
         for (site, scheme, *_), one in zip(large + small, scored, strict=True):
             self.joint.scored[site.id, scheme.name] = one
+        dead = {site.id for site in self.joint.dead}
+        self.joint.scored |= {key: one for key, one in self.chains.scored(self.first) if key[0] not in dead}
 
     def _project(
         self,
@@ -230,6 +238,7 @@ class Passes:
             for key, one in self.workers.dealt(functools.partial(self._projected, fold, batch), self.sides):
                 if one is not None:
                     into.setdefault(key, []).append(one / scale)
+            self.chains.project(fold, batch, scale, self.workers, mean=mean)
 
     def _projected(self, fold: int, batch: Batch, place: tuple[Site, SideName]) -> tuple[Key, Array | None]:
         site, side = place
@@ -239,27 +248,39 @@ class Passes:
         each = [project(basis, z, e, batch.units) for z, e in batch.vectors(site, side)]
         return (site.id, side), np.sum(each, axis=0)
 
-    def _scored(self, site: Site, scheme: Scheme, found: list[Array], signed: list[Array] | None) -> Scored:
-        key = (site.id, scheme.side(site.shape))
-        options = scheme.ranks(site.shape, self.multiple)
-        ranks = tuple(rank for (rank,) in options)
-        tail = tails(np.concatenate(found), ranks)
+    def _scored(
+        self, site: Site, scheme: Scheme, found: Mapping[Key, list[Array]], signed: Mapping[Key, list[Array]]
+    ) -> Scored:
+        sides = scheme.sides(site.shape, site.groups)
+        ranks = tuple(scheme.ranks(site.shape, self.multiple, site.groups))
+        tail = _added(site, sides, ranks, found)
         rise, deviation = rises(tail)
-        kron = self.kron[key]
-        relative = kron / kron[0] if kron[0] > 0 else np.zeros_like(kron)
-        weight = self.given.found.weight(site)
+        krons = {side: self.kron[site.id, side] for side in sides}
+        errors = {side: kron / kron[0] if kron[0] > 0 else np.zeros_like(kron) for side, kron in krons.items()}
+        weight, most = self.given.found.weight(site), largest(ranks)
         if self.given.metric == "weights":
-            plain = scheme.factor(weight, None, None, options[-1])
-            relative = np.array([plain.error((rank,)) for rank in range(options[-1][0] + 1)])
-        factors = scheme.pair(weight, self.final[key], relative, options[-1])
+            plain = scheme.factor(weight, None, None, most, site.groups)
+            errors = {sides[0]: np.array([plain.error((rank,)) for rank in range(most[0] + 1)])}
         return Scored(
-            factors=factors,
+            factors=scheme.cut(weight, {s: self.final[site.id, s] for s in sides}, errors, most, site.groups),
             ranks=ranks,
             tails=tail,
-            slopes=None if signed is None else tails(np.concatenate(signed), ranks),
-            rise=np.maximum.accumulate(rise[::-1])[::-1],
+            slopes=_added(site, sides, ranks, signed) if all((site.id, s) in signed for s in sides) else None,
+            rise=never_rising(rise, ranks),
             deviation=deviation,
-            kron=kron[list(ranks)],
-            held=scheme.pair(weight, self.fitted[0][key], relative, options[-1]),
+            kron=np.sum([krons[s][[r[i] for r in ranks]] for i, s in enumerate(sides)], axis=0),
+            held=scheme.cut(weight, {s: self.fitted[0][site.id, s] for s in sides}, errors, most, site.groups),
             first=self.first,
         )
+
+
+def _shape(site: Site, width: int) -> tuple[int, ...]:
+    """Return the shape of a second moment of `width` channels: the diagonal blocks of a grouped weight."""
+    each = width // site.groups
+    return (each, each) if site.groups == 1 else (site.groups, each, each)
+
+
+def _added(site: Site, sides: Sequence[SideName], ranks: Sequence[Ranks], found: Mapping[Key, list[Array]]) -> Array:
+    """Return (samples, options) −⟨Γ_s, δ⟩: what the truncations of all sides do to first order in each other."""
+    parts = (tails(np.concatenate(found[site.id, side]), [r[i] for r in ranks]) for i, side in enumerate(sides))
+    return np.asarray(np.sum(list(parts), axis=0))

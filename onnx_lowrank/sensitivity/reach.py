@@ -72,7 +72,7 @@ def measure_reach(
     for curve in asked:
         for option in picks[curve.site]:
             scored = joint.scored[curve.site, option.scheme]
-            column = scored.tails[: scored.first or None, scored.ranks.index(option.ranks[0])]
+            column = scored.tails[: scored.first or None, scored.ranks.index(option.ranks)]
             predicted = 0.5 * float(np.mean(column**2))
             loss = measured(curve, option, scored.held)
             found_probes.setdefault(curve.site, []).append(

@@ -6,6 +6,8 @@ onnxruntime gives when W_k is really substituted, whatever the strides, pads, fl
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import pytest
@@ -15,14 +17,15 @@ from hypothesis import strategies as st
 from strategies import CASES, Case
 
 from onnx_lowrank.calibration import overridable
-from onnx_lowrank.calibration.joint import JointFlow
-from onnx_lowrank.curvature import SideMoments, bases, project, tails
+from onnx_lowrank.calibration.joint import Batch, JointFlow
+from onnx_lowrank.curvature import SideMoments, bases, project, tails, trace
 from onnx_lowrank.gradient import observed_ranks
 from onnx_lowrank.ops import OPS
 from onnx_lowrank.runtime import Runner
-from onnx_lowrank.schemes import SCHEMES
+from onnx_lowrank.schemes import SCHEMES, ChainScheme
+from onnx_lowrank.sensitivity.grams import weight_gram
 from onnx_lowrank.sensitivity.probe import stored_weight
-from onnx_lowrank.types import Cost, Option
+from onnx_lowrank.types import Cost, Option, Site
 
 SEEDS = st.integers(0, 10**6)
 
@@ -31,6 +34,12 @@ def flow_of(model: onnx.ModelProto, feed: dict[str, np.ndarray], seeded: list[st
     found = found_in(model)
     shapes = observed_ranks(model, feed, provider="cpu", threads=1)
     return JointFlow(model, found, found.sites, seeded, shapes, options())
+
+
+def blocks(moments: np.ndarray, groups: int) -> np.ndarray:
+    """Return (groups, d, d), the diagonal blocks; (d, d) of one group."""
+    parts = [part[:, g * len(part) : (g + 1) * len(part)] for g, part in enumerate(np.split(moments, groups))]
+    return parts[0] if groups == 1 else np.stack(parts)
 
 
 def check(model: onnx.ModelProto, x: np.ndarray, seeded: list[str], seed: int) -> None:
@@ -50,21 +59,21 @@ def check(model: onnx.ModelProto, x: np.ndarray, seeded: list[str], seed: int) -
         return sum(float(np.vdot(g[n].astype(float), got[n].astype(float))) for n in seeded)
 
     for scheme in SCHEMES:
-        if not scheme.ranks(site.shape, 1):
+        if isinstance(scheme, ChainScheme) and scheme.ranks(site.shape, 1, site.groups):
+            check_chain(scheme, batch, site, W, loss)
+        if not scheme.ranks(site.shape, 1, site.groups) or len(scheme.sides(site.shape, site.groups)) != 1:
             continue
-        side = scheme.side(site.shape)
+        (side,) = scheme.sides(site.shape, site.groups)
         pairs = list(batch.vectors(site, side))
         assert len(pairs) == len(found.calls[site.id])
-        Z = sum(z.T.astype(float) @ z for z, _ in pairs)
-        E = sum(e.T.astype(float) @ e for _, e in pairs)
-        if not (Z.trace() > 1e-6 and E.trace() > 1e-6):  # a kernel that sees nothing but padding
+        Z, E = (blocks(sum(pair[i].T.astype(float) @ pair[i] for pair in pairs), site.groups) for i in range(2))
+        if not (trace(Z) > 1e-6 and trace(E) > 1e-6):  # a kernel that sees nothing but padding
             continue
-        matrix = W.reshape(len(W), -1) if side == "out" else np.moveaxis(W, 1, -1).reshape(-1, W.shape[1])
-        gram = matrix @ matrix.T if side == "out" else matrix.T @ matrix
-        rank = min(len(gram), W.size // len(gram))
-        assert rank == full_rank(scheme.name, site.shape)
+        gram = weight_gram(W, side, site.groups)
+        rank = min(gram.shape[-1], W.size // site.groups // gram.shape[-1])
+        assert (rank,) == full_rank(scheme.name, site.shape, site.groups)
         (basis,) = bases(SideMoments(Z, E, len(pairs[0][0]), 1), side, gram, rank, [1e-2])
-        factors = scheme.pair(W, basis, np.zeros(rank + 1), (rank,))
+        factors = scheme.cut(W, {side: basis}, {side: np.zeros(rank + 1)}, (rank,), site.groups)
         np.testing.assert_allclose(factors.dense((rank,)), W, rtol=0, atol=1e-4)
         v = np.sum([project(basis, z, e, 1) for z, e in pairs], axis=0)
         scale = np.abs(v).sum() + 1e-3
@@ -74,6 +83,21 @@ def check(model: onnx.ModelProto, x: np.ndarray, seeded: list[str], seed: int) -
             for k in range(1, rank + 1)
         ]
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * scale)
+
+
+def check_chain(scheme: ChainScheme, batch: Batch, site: Site, W: np.ndarray, loss: Callable[..., float]) -> None:
+    """Compare what every component does to the loss with its substitution, at every rank."""
+    full = full_rank(scheme.name, site.shape)
+    factors = scheme.chained(W, None, None, full)
+    np.testing.assert_allclose(factors.dense(full), W, rtol=0, atol=1e-4)
+    v = batch.flow.through(batch, site, factors.chain(full), ("law", 0))
+    got = tails(v, range(1, full[0] + 1))[0]
+    found = batch.flow.found
+    expected = [
+        loss(None) - loss(stored_weight(found, site, factors, Option(scheme.name, (k,), Cost())))
+        for k in range(1, full[0] + 1)
+    ]
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * (np.abs(v).sum() + 1e-3))
 
 
 @pytest.mark.parametrize("op", sorted(CASES))

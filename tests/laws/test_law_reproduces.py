@@ -17,6 +17,7 @@ from onnx_lowrank.types import Site
 
 PAIRS = [
     ("MatMul", "svd"), ("Gemm", "svd"), ("Conv", "svd"), ("Conv", "kernel-first"), ("Conv", "kernel-last"),
+    ("Conv", "tucker-2"), ("Conv", "separable"),
 ]  # fmt: skip
 """Every operator × every scheme that can meet it. Explicit, so that a new one is missed here, not forgotten."""
 
@@ -29,7 +30,7 @@ def test_the_table_names_every_operator_and_every_scheme():
 def cases(op: str, scheme: str) -> st.SearchStrategy[tuple[Case, Found, Site]]:
     """Nodes whose weight the tool finds worth factoring and the scheme is made for."""
     located = CASES[op]().map(lambda case: (case, *_located(case)))
-    return located.filter(lambda found: found[2] is not None and scheme in fitting(found[2].shape))
+    return located.filter(lambda found: found[2] is not None and scheme in fitting(found[2].shape, found[2].groups))
 
 
 def _located(case: Case) -> tuple[Found | None, Site | None]:
@@ -43,7 +44,9 @@ def test_full_rank_reproduces_the_original(op: str, scheme: str):
     def law(drawn: tuple[Case, Found, Site]):
         case, _, site = drawn
         expected = run(case.model, {"x": case.x})["y"]
-        got = run(factored(case.model, {site.id: (scheme, full_rank(scheme, site.shape))}), {"x": case.x})["y"]
+        got = run(factored(case.model, {site.id: (scheme, full_rank(scheme, site.shape, site.groups))}), {"x": case.x})[
+            "y"
+        ]
         assert got.shape == expected.shape
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
@@ -60,8 +63,9 @@ def test_full_rank_reproduces_the_original_with_a_basis_fitted_on_too_few_sample
         moments = moments_of(case.model, [{"x": case.x}])[site.id]
         if not moments.A.any():
             return  # a window that sees nothing but padding
-        rank = (full_rank(scheme, site.shape),)
-        factors = {(site.id, scheme): by_name(scheme).factor(found.weight(site), moments, moments, rank)}
+        rank = full_rank(scheme, site.shape, site.groups)
+        made = by_name(scheme).factor(found.weight(site), moments, moments, rank, site.groups)
+        factors = {(site.id, scheme): made}
         got = run(rewrite(case.model, found, plan_of({site.id: (scheme, rank)}, found), factors), {"x": case.x})["y"]
         np.testing.assert_allclose(got, run(case.model, {"x": case.x})["y"], rtol=1e-3, atol=1e-4)
 
@@ -75,8 +79,8 @@ def test_less_than_full_rank_does_not_reproduce_it(op: str, scheme: str):
     @given(cases(op, scheme))
     def law(drawn: tuple[Case, Found, Site]):
         case, _, site = drawn
-        rank = full_rank(scheme, site.shape) // 2
-        if not rank:
+        rank = tuple(r // 2 for r in full_rank(scheme, site.shape, site.groups))
+        if not all(rank):
             return
         expected = run(case.model, {"x": case.x})["y"]
         got = run(factored(case.model, {site.id: (scheme, rank)}), {"x": case.x})["y"]
@@ -93,16 +97,13 @@ def test_dense_is_the_product_of_the_chain(rows: int, columns: int, kernel: list
     for scheme in SCHEMES:
         if scheme.name not in fitting(W.shape):
             continue
-        rank = max(full_rank(scheme.name, W.shape) // 2, 1)
-        factors = scheme.factor(W.astype(np.float64), None, None, (rank,))
-        first, last = (stage.weight.astype(np.float64) for stage in factors.chain((rank,)).stages)
-        ones = (1,) * len(kernel)
-        if first.shape[2:] == ones:
-            product = np.einsum("or...,ri->oi...", last, first.reshape(rank, columns))
-        else:
-            product = np.einsum("or,ri...->oi...", last.reshape(rows, rank), first)
-        assert factors.dense((rank,)).shape == W.shape
-        np.testing.assert_allclose(factors.dense((rank,)), product, rtol=1e-9, atol=1e-12)
+        ranks = tuple(max(r // 2, 1) for r in full_rank(scheme.name, W.shape))
+        factors = scheme.factor(W.astype(np.float64), None, None, ranks)
+        product, *rest = (stage.weight.astype(np.float64) for stage in factors.chain(ranks).stages)
+        for last in rest:  # every axis has its kernel in one stage, the others are 1 there
+            product = np.einsum("or...,ri...->oi...", last, product)
+        assert factors.dense(ranks).shape == W.shape
+        np.testing.assert_allclose(factors.dense(ranks), product, rtol=1e-9, atol=1e-12)
 
 
 def test_the_site_of_a_case_is_the_weight():

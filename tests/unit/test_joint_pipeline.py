@@ -212,8 +212,8 @@ def test_the_signed_term_is_the_measured_slope_of_the_labelled_loss():
         slopes = scored.slopes[: scored.first].mean(0)
         W = found.weight(site)
         expected = []
-        for rank in scored.ranks:
-            step = 1e-2 * (scored.held.dense((rank,)) - W)
+        for ranks in scored.ranks:
+            step = 1e-2 * (scored.held.dense(ranks) - W)
             expected.append((loss(site.weight, W + step) - loss(site.weight, W - step)) / 2e-2)
         assert scored.first == len(fold)
         assert np.abs(expected).max() > 0.05

@@ -91,8 +91,9 @@ def test_alds_compares_the_first_singular_value_left_out():
     assert picks(alds(problem, 139, spectral)) == [30, 80]
     assert picks(alds(problem, 109, spectral)) == [30, 20]
     assert alds(problem, 49, spectral) is None
-    with pytest.raises(KeyError):
-        alds(problem, 179, {("s0", "svd"): np.ones(3)})
+    without = {("s0", "svd"): spectral["s0", "svd"]}  # s1 truncates no single matrix: its options are not taken
+    assert picks(alds(problem, 179, without)) == [60, 100]
+    assert alds(problem, 109, without) is None
 
 
 def test_alds_takes_a_weight_of_zeros_for_lossless():

@@ -137,7 +137,7 @@ def test_what_is_measured_is_the_substituted_model_on_the_first_fold(batch: int)
         changed = rewrite(model, found, plan_of({first.site: (probe.scheme, probe.ranks)}, found), {key: scored.held})
         loss = np.mean([objective.divergence(run(model, f), run(changed, f), 1) for f in first_fold])
         assert probe.loss == pytest.approx(float(loss), rel=1e-3)
-        column = scored.tails[: len(first_fold), scored.ranks.index(probe.ranks[0])]
+        column = scored.tails[: len(first_fold), scored.ranks.index(probe.ranks)]
         assert probe.predicted == pytest.approx(0.5 * float((column**2).mean()), rel=1e-9)
         assert scored.first == len(first_fold) == 32
 

@@ -249,7 +249,7 @@ def test_full_rank_stays_exact():
     assert before < 1e-10
     assert after < 1e-10
     model = convnet([3, 12], [None], 6, 2)
-    picks = {"c0": ("kernel-first", full_rank("kernel-first", (12, 3, 3, 3)))}
+    picks = {"c0": ("kernel-first", full_rank("kernel-first", (12, 3, 3, 3))[0])}
     assert max(errors(model, picks, normal([12, 3, 8, 8], 1))) < 1e-10
 
 

@@ -39,8 +39,8 @@ def test_shorten_keeps_both_ends() -> None:
 
 
 def test_plain_is_json_whatever_the_floats() -> None:
-    content = plain({"interval": Interval(math.nan, -math.inf, 1.0), "why": Why.GROUPED})
+    content = plain({"interval": Interval(math.nan, -math.inf, 1.0), "why": Why.DEPTHWISE})
     assert json.loads(json.dumps(content, allow_nan=False)) == {
         "interval": {"estimate": None, "low": None, "high": 1.0, "level": 0.95},
-        "why": "grouped convolution",
+        "why": "depthwise convolution",
     }

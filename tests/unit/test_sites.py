@@ -137,7 +137,6 @@ def two_flags() -> onnx.ModelProto:
 
 
 REFUSED = {
-    "grouped": (lambda: conv((8, 4, 3, 3), 2, [1, 8, 5, 5]), Why.GROUPED, "2 groups"),
     "depthwise": (lambda: conv((8, 1, 3, 3), 8, [1, 8, 5, 5]), Why.DEPTHWISE, "8 groups of one channel"),
     "int8 QDQ": (quantised, Why.QUANTISED, "int8"),
     "LSTM": (lstm, Why.RECURRENT, "LSTM"),
@@ -154,10 +153,10 @@ REFUSED = {
         Why.DTYPE,
         "float16: only float32 and float64 are factored so far",
     ),
-    "3-D MatMul": (
-        lambda: small([matmul()], {"W": normal([2, 8, 8], 1)}, shape=[2, 3, 8], out=[ANY] * 3),
+    "4-D MatMul": (
+        lambda: small([matmul()], {"W": normal([1, 2, 8, 8], 1)}, shape=[2, 3, 8], out=[ANY] * 4),
         Why.SHAPE,
-        "3-D operand of MatMul: only matrices are factored",
+        "4-D operand of MatMul: a matrix or one for every slice is factored",
     ),
     "behind Transpose": (lambda: passed_through("Transpose"), Why.OPERATOR, "behind Transpose"),
     "behind Cast": (lambda: passed_through("Cast"), Why.OPERATOR, "behind Cast"),

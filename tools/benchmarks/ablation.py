@@ -224,7 +224,7 @@ class Workbench:
 
         def kron(curve: Curve) -> Curve:
             options = [
-                o if o.dense else replace(o, loss=float(s.kron[s.ranks.index(o.ranks[0])]))
+                o if o.dense else replace(o, loss=float(s.kron[s.ranks.index(o.ranks)]))
                 for o in curve.options
                 for s in [scored.get((curve.site, o.scheme))]
                 if o.dense or s is not None
@@ -251,10 +251,10 @@ def _plain(bench: Workbench, level: float, rule: Callable[[Problem, float], Plan
 
 def _alds(bench: Workbench, level: float) -> Built:
     spectral = {
-        (site.id, scheme.name): spectrum(scheme, bench.found.weight(site))
+        (site.id, scheme.name): spectrum(scheme, bench.found.weight(site), site.groups)
         for site in bench.found.sites
         for scheme in SCHEMES
-        if (site.id, scheme.name) in bench.plain.decomposed.factors
+        if (site.id, scheme.name) in bench.plain.decomposed.factors and len(scheme.sides(site.shape, site.groups)) == 1
     }
     return _plain(bench, level, lambda problem, budget: alds(problem, budget, spectral))
 

@@ -127,7 +127,12 @@ def _weights(bench: Workbench, scene: Scene) -> list[dict[str, Any]]:
         site = sites[curve.site]
         factors = bench.joint.decomposed.factors[curve.site, option.scheme]
         said = scene.replaced(site.weight, stored_weight(bench.found, site, factors, option), bench)
-        about = {"site": curve.site, "node": site.node, "scheme": option.scheme, "rank": option.ranks[0]}
+        about = {
+            "site": curve.site,
+            "node": site.node,
+            "scheme": option.scheme,
+            "rank": "x".join(map(str, option.ranks)),
+        }
         saved = curve.dense.cost.parameters - option.cost.parameters
         found.append({**about, "predicted": option.loss, "saved": saved, **said})
     return found

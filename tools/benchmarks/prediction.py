@@ -64,7 +64,7 @@ def _points(bench: Workbench, feeds: Any) -> list[dict[str, Any]]:
                 {
                     "site": reached.site,
                     "scheme": option.scheme,
-                    "rank": option.ranks[0],
+                    "rank": "x".join(map(str, option.ranks)),
                     "predicted": option.loss,
                     "measured": min(float(total) / len(feeds), 1e6),
                     "inside": reached.reach is None or option.error <= reached.reach,

@@ -1,0 +1,134 @@
+"""Tucker-2: 1×1 to r₁ channels, k×k to r₂ channels, 1×1 to the outputs: W = V_out (core) V_inᵀ.
+
+Both sides of the kernel are projected, Ŵ = Π_out W Π_in, each with the basis that serves the side alone (a higher-order
+SVD; De Lathauwer et al. 2000, Kim et al. arXiv 1511.06530, in the metric of the moments where there are any). What is
+lost is (1 − Π_out) W + W (1 − Π_in) less what both lose, which is small of second order: losses of the sides add, and
+so do errors, as a bound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_lowrank.curvature import Basis, SideName
+from onnx_lowrank.schemes.base import pointwise
+from onnx_lowrank.schemes.kernel_last import KernelLast, channel_basis, mixed
+from onnx_lowrank.schemes.product import product
+from onnx_lowrank.schemes.svd import KernelFirst
+from onnx_lowrank.types import Array, Chain, Layout, Moments, Ranks, Stage
+
+STEPS = 12
+"""Ranks offered of each side at most, evenly on a log scale: the grid grows as the square."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Core:
+    """first: (r₁, in, 1…), core: (r₂, r₁, *k), last: (out, r₂, 1…), float32; any leading part of them is a chain.
+
+    errors_in, errors_out: (r + 1,) the relative squared error that each side's projection makes by itself.
+    """
+
+    first: Array
+    core: Array
+    last: Array
+    errors_in: Array
+    errors_out: Array
+    scheme: str = "tucker-2"
+
+    def error(self, ranks: Ranks) -> float:
+        """Return the sum of both sides' relative squared errors, at most 1."""
+        return min(float(self.errors_in[ranks[0]] + self.errors_out[ranks[1]]), 1.0)
+
+    def chain(self, ranks: Ranks) -> Chain:
+        """Return the three stages."""
+        inner, outer = ranks
+        axes = tuple(range(self.core.ndim - 2))
+        core = self.core[:outer, :inner].copy()
+        return Chain((Stage(self.first[:inner].copy()), Stage(core, axes), Stage(self.last[:, :outer].copy())))
+
+    def dense(self, ranks: Ranks) -> Array:
+        """Return the product, (out, in, *spatial)."""
+        return product(self.chain(ranks))
+
+
+class Tucker2:
+    """A k×k convolution as 1×1, k×k, 1×1; ranks (r₁ after the inputs, r₂ before the outputs)."""
+
+    name = "tucker-2"
+
+    def sides(self, shape: tuple[int, ...], groups: int = 1) -> tuple[SideName, ...]:
+        """Return both."""
+        return ("in", "out")
+
+    def ranks(self, shape: tuple[int, ...], multiple: int, groups: int = 1) -> list[Ranks]:
+        """Return the pairs of ranks that save; one group only."""
+        kernel = math.prod(shape[2:])
+        if kernel == 1 or groups > 1:
+            return []
+        inner, outer = (_steps(min(width - 1, most), multiple) for width, most in _widths(shape))
+        dense = math.prod(shape)
+        return [(i, o) for i in inner for o in outer if i * shape[1] + i * o * kernel + o * shape[0] < dense]
+
+    def layout(self, shape: tuple[int, ...], ranks: Ranks, groups: int = 1) -> Layout:
+        """Return (r₁, in, 1…), (r₂, r₁, *k), (out, r₂, 1…)."""
+        inner, outer = ranks
+        axes = tuple(range(len(shape) - 2))
+        ones = tuple(1 for _ in axes)
+        return (((inner, shape[1], *ones), ()), ((outer, inner, *shape[2:]), axes), ((shape[0], outer, *ones), ()))
+
+    def cut(
+        self,
+        weight: Array,
+        bases: Mapping[SideName, Basis],
+        errors: Mapping[SideName, Array],
+        most: Ranks,
+        groups: int = 1,
+    ) -> Core:
+        """Return the factors that the bases of both sides stand for."""
+        inner, outer = bases["in"], bases["out"]
+        return _core(weight, (inner.read, inner.write), (outer.read, outer.write), errors["in"], errors["out"], most)
+
+    def factor(self, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks, groups: int = 1) -> Core:
+        """Return the factors in the metric of the inputs."""
+        weight = np.asarray(weight, np.float64)
+        before = KernelLast().factor(weight, fit, score, most[:1])
+        after = KernelFirst().factor(weight, fit, score, most[1:])
+        read, write, _ = channel_basis(weight, fit)
+        left = after.last.reshape(weight.shape[0], -1).astype(np.float64)
+        return _core(weight, (read, write), (left, left), before.errors, after.errors, most)
+
+
+def _core(
+    weight: Array,
+    inner: tuple[Array, Array],
+    outer: tuple[Array, Array],
+    errors_in: Array,
+    errors_out: Array,
+    most: Ranks,
+) -> Core:
+    """Return the factors of projections write readᵀ on both sides, each given as (read, write)."""
+    (read_in, write_in), (read_out, write_out) = inner, outer
+    half = mixed(np.asarray(weight, np.float64), write_in[:, : most[0]])
+    core = np.tensordot(read_out[:, : most[1]].T, half, axes=1)
+    axes = weight.ndim - 2
+    first, last = pointwise(read_in[:, : most[0]].T, axes), pointwise(write_out[:, : most[1]], axes)
+    first, core, last = (part.astype(np.float32) for part in (first, core, last))
+    return Core(first, core, last, errors_in, errors_out)
+
+
+def _widths(shape: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return (channels, largest rank) of the inputs and of the outputs."""
+    kernel = math.prod(shape[2:])
+    return (shape[1], min(shape[1], shape[0] * kernel)), (shape[0], min(shape[0], shape[1] * kernel))
+
+
+def _steps(limit: int, multiple: int) -> list[int]:
+    """Return multiples of `multiple` up to `limit`, all of them or STEPS evenly spaced on a log scale."""
+    count = limit // multiple
+    if count <= STEPS:
+        return [multiple * i for i in range(1, count + 1)]
+    return sorted({multiple * round(float(i)) for i in np.geomspace(1, count, STEPS)})
