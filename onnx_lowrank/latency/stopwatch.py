@@ -107,12 +107,12 @@ class Stopwatch:
         return totals
 
     def _tried(self, site: Site, scheme: Scheme) -> list[Ranks]:
-        ranks = scheme.ranks(site.shape, self.options.rank_multiple)
+        ranks = scheme.ranks(site.shape, self.options.rank_multiple, site.groups)
         return [ranks[i] for i in spread(self._macs(site, scheme, ranks))]
 
     def _macs(self, site: Site, scheme: Scheme, ranks: Sequence[Ranks]) -> list[float]:
         places = self.observed.places[site.id]
-        return [layout_cost(site, scheme.layout(site.shape, each), places).macs for each in ranks]
+        return [layout_cost(site, scheme.layout(site.shape, each, site.groups), places).macs for each in ranks]
 
     def _group(self, key: Hashable, site: Site, call: Call, factors: Factors, tried: Sequence[Ranks]) -> Group | str:
         """Return what was measured of a call by a scheme, now or for another call of the same shapes."""

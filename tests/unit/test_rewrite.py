@@ -336,7 +336,7 @@ def test_a_dead_channel_leaves_no_dust_in_the_factors():
     first, last = weight((4, 12), 1), np.array(weight((8, 4), 2))
     last[3] = 1e-26 * last[3]
     last[5, 0] = 1e-40
-    pair = NestedPair.kept("svd", first, last, np.zeros(5), (4,), first_owns=True)
+    pair = NestedPair.kept("svd", first, last, np.zeros(5), (4,), owns=None)
     made = rewrite(model, found, plan_of({"y": ("svd", (4,))}, found), {("y", "svd"): pair})
     stored = {t.name: onnx.numpy_helper.to_array(t) for t in made.graph.initializer}
     kept = last.copy()

@@ -15,6 +15,7 @@ from onnx_lowrank.latency.micro import COLD, DATA, MOST_COPIES, Scene, chain_mod
 from onnx_lowrank.options import Options
 from onnx_lowrank.rewrite import rewrite
 from onnx_lowrank.schemes import SCHEMES
+from onnx_lowrank.sensitivity.decompose import decompose_plain
 from onnx_lowrank.sites import find_sites
 
 OPTIONS = Options(provider="cpu", threads=1, rank_multiple=1)
@@ -39,6 +40,12 @@ def conv():
     return build(nodes, [value("x", [1, 8, 9, 9])], [value("y", [1, 10, 5, 5])], weights), normal([1, 8, 9, 9], 1)
 
 
+def grouped():
+    weights = {"W": weight((16, 8, 3, 3), 0)}
+    nodes = [node("Relu", ["x"], ["r"]), node("Conv", ["r", "W"], ["y"], "c", pads=[1, 1, 1, 1], group=2)]
+    return build(nodes, [value("x", [1, 16, 5, 5])], [value("y", [1, 16, 5, 5])], weights), normal([1, 16, 5, 5], 1)
+
+
 def identity():
     """The weight in a Constant node, behind an Identity."""
     nodes = [
@@ -57,12 +64,14 @@ def scene_of(model, x):
     return found, site, Scene.of(model, found.calls[site.id][0], site.weight, captured)
 
 
-def factors_of(found, site, rank):
-    fits = [scheme for scheme in SCHEMES if (rank,) in scheme.ranks(site.shape, 1)]
-    return [scheme.factor(found.weight(site), None, None, (rank,)) for scheme in fits]
+def factors_of(found, site):
+    """Return every scheme's factors, and the ranks in the middle of those that save."""
+    tried = [(scheme, scheme.ranks(site.shape, 1, site.groups)) for scheme in SCHEMES]
+    plain = decompose_plain(found, 1).factors
+    return [(plain[site.id, scheme.name], ranks[len(ranks) // 2]) for scheme, ranks in tried if ranks]
 
 
-@pytest.mark.parametrize("make", [matmul, gemm, conv, identity])
+@pytest.mark.parametrize("make", [matmul, gemm, conv, grouped, identity])
 def test_the_first_copy_is_the_node_itself(make):
     model, x = make()
     _, _, scene = scene_of(model, x)
@@ -72,21 +81,20 @@ def test_the_first_copy_is_the_node_itself(make):
     np.testing.assert_array_equal(scene.input, np.maximum(x, 0))
 
 
-@pytest.mark.parametrize("make", [matmul, gemm, conv, identity])
+@pytest.mark.parametrize("make", [matmul, gemm, conv, grouped, identity])
 def test_the_first_copy_of_a_chain_is_the_rewritten_model(make):
     model, x = make()
     found, site, scene = scene_of(model, x)
-    made = factors_of(found, site, 5)
+    made = factors_of(found, site)
     assert made
-    for factors in made:
-        micro = chain_model(scene, factors.chain((5,)), factors.scheme, (5,))
+    for factors, ranks in made:
+        micro = chain_model(scene, factors.chain(ranks), factors.scheme, ranks)
         outputs = run(micro, {DATA: scene.input})
-        whole = rewrite(
-            model, found, plan_of({site.id: (factors.scheme, (5,))}, found), {(site.id, factors.scheme): factors}
-        )
+        plan = plan_of({site.id: (factors.scheme, ranks)}, found)
+        whole = rewrite(model, found, plan, {(site.id, factors.scheme): factors})
         np.testing.assert_allclose(outputs["output0"], run(whole, {"x": x})["y"], rtol=1e-5, atol=1e-6)
         assert len(outputs) == scene.copies
-        assert len(micro.graph.node) == scene.copies * len(factors.chain((5,)).stages)
+        assert len(micro.graph.node) == scene.copies * len(factors.chain(ranks).stages)
 
 
 @pytest.mark.parametrize("make", [matmul, conv])
@@ -94,8 +102,8 @@ def test_no_two_copies_share_a_weight(make):
     """Of equal weights onnxruntime keeps one, which then stays in the cache."""
     model, x = make()
     found, site, scene = scene_of(model, x)
-    factors = factors_of(found, site, 5)[0]
-    for micro in (dense_model(scene), chain_model(scene, factors.chain((5,)), factors.scheme, (5,))):
+    factors, ranks = factors_of(found, site)[0]
+    for micro in (dense_model(scene), chain_model(scene, factors.chain(ranks), factors.scheme, ranks)):
         tensors = [t for t in micro.graph.initializer if not t.name.startswith("shared.")]
         contents = {(tuple(t.dims), t.raw_data) for t in tensors}
         assert len(contents) == len(tensors) >= scene.copies > 1
