@@ -10,10 +10,12 @@ from onnx_lowrank.errors import GoalError
 
 DropType: TypeAlias = Literal["absolute", "relative"]
 Sensitivity: TypeAlias = Literal["joint", "inputs", "weights", "paper"]
-Resource: TypeAlias = Literal["parameters", "bytes", "macs"]
+Resource: TypeAlias = Literal["parameters", "bytes", "macs", "latency"]
 Then: TypeAlias = Literal["quantize", "quantize-dynamic"]
 
 
+LEAST_SPEEDUP = 1.02
+"""What a goal of latency has to show where nothing else is asked for."""
 LEAST_MEMORY = 2**24
 """Below this a bound on memory bounds nothing."""
 
@@ -39,39 +41,59 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compact:
-    """The smallest model whose metric holds (arXiv 2412.06867, compact algorithm)."""
+    """The smallest model whose metric holds (arXiv 2412.06867, compact algorithm); by latency, the fastest.
+
+    min_speedup: how many times as fast as the original it has to be, by measurement, even at the slow end of the
+    interval; LEAST_SPEEDUP where the resource is latency, else nothing. Raises GoalError for one out of range.
+    """
 
     gate: Gate = Gate()
     resource: Resource = "parameters"
+    min_speedup: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_speedup(self.min_speedup, self.resource)
 
     @property
     def name(self) -> str:
         """The algorithm's name."""
         return "compact"
 
+    @property
+    def speedup(self) -> float | None:
+        """The speed-up that has to be shown; None: none."""
+        return _speedup(self.min_speedup, self.resource)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lossless:
-    """The most accurate model within a size (arXiv 2412.06867, lossless algorithm); it must hold, too.
+    """The most accurate model within a size or a time (arXiv 2412.06867, lossless algorithm); it must hold, too.
 
     Exactly one of: `keep`, share of all the model's parameters; `target_size`, bytes of the saved model;
-    `target_macs`, share of the model's multiply-accumulates. Raises GoalError otherwise.
+    `target_macs`, share of the model's multiply-accumulates; `target_latency`, share of its time. min_speedup: as for
+    Compact. Raises GoalError otherwise.
     """
 
     keep: float | None = None
     target_size: int | None = None
     target_macs: float | None = None
     gate: Gate = Gate()
+    target_latency: float | None = None
+    min_speedup: float | None = None
 
     def __post_init__(self) -> None:
-        given = [v for v in (self.keep, self.target_size, self.target_macs) if v is not None]
+        given = [v for v in (self.keep, self.target_size, self.target_macs, self.target_latency) if v is not None]
         if len(given) != 1:
-            raise GoalError("lossless needs exactly one of keep, target size and target MACs: give --keep 0.6, say")
-        for name, share in (("keep", self.keep), ("target-macs", self.target_macs)):
+            raise GoalError(
+                "lossless needs exactly one of keep, target size, target MACs and target latency: give --keep 0.6, say"
+            )
+        shares = (("keep", self.keep), ("target-macs", self.target_macs), ("target-latency", self.target_latency))
+        for name, share in shares:
             if share is not None and not 0 < share <= 1:
                 raise GoalError(f"--{name} is a share between 0 and 1, not {share}")
         if self.target_size is not None and self.target_size <= 0:
             raise GoalError(f"--target-size must be more than 0 bytes, not {self.target_size}")
+        _check_speedup(self.min_speedup, self.resource)
 
     @property
     def name(self) -> str:
@@ -83,7 +105,30 @@ class Lossless:
         """What the budget counts."""
         if self.target_size is not None:
             return "bytes"
+        if self.target_latency is not None:
+            return "latency"
         return "macs" if self.target_macs is not None else "parameters"
+
+    @property
+    def speedup(self) -> float | None:
+        """The speed-up that has to be shown; None: none."""
+        return _speedup(self.min_speedup, self.resource)
+
+
+def _speedup(asked: float | None, resource: Resource) -> float | None:
+    return LEAST_SPEEDUP if asked is None and resource == "latency" else asked
+
+
+def _check_speedup(asked: float | None, resource: Resource) -> None:
+    """Raise GoalError for a speed-up that is none, and for a goal of latency that allows a slower model."""
+    if asked is None:
+        return
+    least = 1.0 if resource == "latency" else 0.0
+    if not least <= asked < math.inf or asked == 0:
+        raise GoalError(
+            f"--min-speedup must be {'1 or more where latency is the goal' if least else 'more than 0'}"
+            f" (1.02, say), not {asked:g}"
+        )
 
 
 Goal: TypeAlias = Compact | Lossless

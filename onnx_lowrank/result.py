@@ -18,11 +18,15 @@ from onnx_lowrank.types import Curve, Plan, Site, Skip, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """parameters: elements of all weights; bytes: of the file(s); macs: for one sample, 0 where unknown."""
+    """parameters: elements of all weights; bytes: of the file(s); macs: for one sample, 0 where unknown.
+
+    milliseconds: a sample of median size, 0 unless latency is the goal: measured for the original, predicted for plans.
+    """
 
     parameters: int
     bytes: int
     macs: float = 0.0
+    milliseconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ class Result:
     """Outcome of `optimize`. Truthy when a smaller model passed; otherwise `model` is the original.
 
     `verdict` was measured on the model as reloaded from disk; `test` likewise, on samples nothing was chosen on.
+    `latency` is the saved model's, or that of the fastest plan where it was not fast enough.
     `trials` are all plans measured, in order; `reason` says in one line how it ended. `divergence` is the loss that
     sensitivity was predicted for. `steps`, with `then`: what factoring, int8 and both do, on the same samples.
     """
@@ -86,6 +91,13 @@ class Result:
 
     def __bool__(self) -> bool:
         return self.changed
+
+    @property
+    def predicted_ratio(self) -> float | None:
+        """The plan's time over the original's as it was predicted; None unless latency was the goal."""
+        if not self.changed or not self.before.milliseconds:
+            return None
+        return self.after.milliseconds / self.before.milliseconds
 
     def save(self, path: Path | str) -> None:
         """Write the model atomically. Raises ModelError where nothing was gained, or the place cannot be written."""

@@ -8,9 +8,10 @@ gone; everything else of the file (names, opsets, metadata, documentation, other
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
 import onnx
 
 from onnx_lowrank.errors import PlanError
@@ -19,7 +20,10 @@ from onnx_lowrank.ops import Place, first_output, operator
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.sites import Found
 from onnx_lowrank.steps import tensor_of
-from onnx_lowrank.types import Chain, Plan, Site, Stage
+from onnx_lowrank.types import Array, Chain, Plan, Site, Stage
+
+DUST = 1e-20
+"""Far below what float64, let alone float32, resolves beside the largest entry."""
 
 
 def rewrite(
@@ -85,7 +89,8 @@ def _write(
     for index, stage in enumerate(stages):
         place: Place = "first" if index == 0 else "last" if index == len(stages) - 1 else "inner"
         layout = partial(operator(calls[0]).stored, calls[0], place=place)
-        stored = storage.store(stage, layout, f"{site.weight}.lowrank{index}", names)
+        clean = replace(stage, weight=_without_dust(stage.weight))
+        stored = storage.store(clean, layout, f"{site.weight}.lowrank{index}", names)
         named.append((stage, stored.name))
         tensors.extend(stored.tensors)
         before.extend(stored.nodes)
@@ -97,6 +102,15 @@ def _write(
         new.nodes.setdefault(body, {})[call.output] = [*before, *written.nodes]
         before = []
         tensors.extend(tensor_of(array, storage.arrives, name) for name, array in written.extra.items())
+
+
+def _without_dust(weight: Array) -> Array:
+    """Return a factor with entries below DUST of its largest as zeros.
+
+    A channel that is dead in the original comes out as 1e-25 or less, and what it computes is subnormal: processors
+    take up to a hundred times as long for that (one 1×1 Conv of PP-OCR ran 65 ms instead of .6).
+    """
+    return np.where(np.abs(weight) < DUST * np.abs(weight).max(initial=0.0), weight.dtype.type(0), weight)
 
 
 def _splice(

@@ -82,14 +82,14 @@ def interleaved(
     while len(times) < rounds and (len(times) < LEAST_PAIRS or clock() - start < seconds):
         feed = feeds[int(order[len(times) % len(feeds)])]
         if len(times) % 2:
-            second = _turn(b, feed, clock)
-            times.append((_turn(a, feed, clock), second))
+            second = turn(b, feed, clock)
+            times.append((turn(a, feed, clock), second))
         else:
-            times.append((_turn(a, feed, clock), _turn(b, feed, clock)))
+            times.append((turn(a, feed, clock), turn(b, feed, clock)))
     return _summary(np.array(times))
 
 
-def _turn(runner: Runs, feed: Feed, clock: Callable[[], float]) -> float:
+def turn(runner: Runs, feed: Feed, clock: Callable[[], float]) -> float:
     """Return the mean seconds of a call, once the model has the machine to itself.
 
     The mean: a median would hide interruptions from the model of many short calls, and only from that one.

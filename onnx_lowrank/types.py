@@ -208,17 +208,31 @@ class Chain:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a site costs: stored elements, bytes, and multiply-accumulates for one sample."""
+    """What a site costs: stored elements, bytes, and for one sample multiply-accumulates and milliseconds.
+
+    Milliseconds are 0 unless the goal is one of latency: only then are they measured.
+    """
 
     parameters: int = 0
     bytes: int = 0
     macs: float = 0.0
+    milliseconds: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.parameters + other.parameters, self.bytes + other.bytes, self.macs + other.macs)
+        return Cost(
+            self.parameters + other.parameters,
+            self.bytes + other.bytes,
+            self.macs + other.macs,
+            self.milliseconds + other.milliseconds,
+        )
 
     def __sub__(self, other: Cost) -> Cost:
-        return Cost(self.parameters - other.parameters, self.bytes - other.bytes, self.macs - other.macs)
+        return Cost(
+            self.parameters - other.parameters,
+            self.bytes - other.bytes,
+            self.macs - other.macs,
+            self.milliseconds - other.milliseconds,
+        )
 
 
 DENSE = "dense"

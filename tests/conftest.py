@@ -25,5 +25,5 @@ settings.load_profile("suite")
 def no_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the seconds that latency measurement takes; what it says decides nothing."""
     timing = Timing(first_ms=1.0, second_ms=1.0, ratio=Interval(1.0, 1.0, 1.0), pairs=1)
-    for name in ("onnx_lowrank.pipeline.optimize", "onnx_lowrank.pipeline.compare"):
+    for name in ("onnx_lowrank.pipeline.speed", "onnx_lowrank.pipeline.compare"):
         monkeypatch.setattr(importlib.import_module(name), "interleaved", lambda *a, **k: timing)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import ablation, cost, curves, floor, goals, pareto, plots, prediction, quantize
+from benchmarks import ablation, cost, curves, floor, goals, latency, pareto, plots, prediction, quantize
 from benchmarks.lines import Lines, Setting
 from benchmarks.prediction_table import PLOT
 from benchmarks.tables import document
@@ -27,7 +27,8 @@ from onnx_lowrank.errors import LowRankError
 MODELS = ("crepe", "minilm", "ppocr", "efficientnet")
 PARTS = {"memory": goals.measure_memory, "goals": goals.measure, "curves": curves.measure}
 PARTS |= {"cost": cost.measure, "ablation": ablation.measure, "prediction": prediction.measure}
-PARTS |= {"pareto": pareto.measure, "floor": floor.measure, "quantize": quantize.measure}
+PARTS |= {"pareto": pareto.measure, "floor": floor.measure, "latency": latency.measure}
+PARTS |= {"quantize": quantize.measure}
 
 
 def main() -> int:

@@ -57,6 +57,21 @@ GOAL = stacked(
     click.option("--keep", type=float, help="lossless: share of all the model's parameters to keep, 0.6 say."),
     click.option("--target-size", type=Bytes(), help="lossless: bytes of the saved file, 10MB say."),
     click.option("--target-macs", type=float, help="lossless: share of the multiply-accumulates to keep."),
+    click.option("--target-latency", type=float, help="lossless: share of the original's time to take, 0.7 say."),
+    click.option(
+        "--minimize",
+        type=click.Choice(["parameters", "bytes", "macs", "latency"]),
+        default="parameters",
+        show_default=True,
+        help="compact: what is to be smallest. latency: milliseconds, measured on this machine, weight by weight.",
+    ),
+    click.option(
+        "--min-speedup",
+        type=float,
+        metavar="S",
+        help="Save only what is measured to be S times as fast as the original, even at the interval's slow end."
+        " Default: 1.02 where latency is the goal, else nothing.",
+    ),
 )
 SENSITIVITY = stacked(
     click.option(
@@ -156,14 +171,17 @@ def _sources(values: dict[str, Any]) -> pipeline.DataSources:
 
 def _goal(values: dict[str, Any]) -> Goal:
     gate = gate_of(values)
-    targets = {name: values[name] for name in ("keep", "target_size", "target_macs")}
+    targets = {name: values[name] for name in ("keep", "target_size", "target_macs", "target_latency")}
+    speedup, resource = values["min_speedup"], values["minimize"]
     if values["algorithm"] == "lossless":
-        return usage(lambda: Lossless(gate=gate, **targets))
+        if resource != "parameters":
+            raise click.UsageError(f"--minimize {resource} is a goal of the compact algorithm: give a target instead")
+        return usage(lambda: Lossless(gate=gate, min_speedup=speedup, **targets))
     given = [name for name, value in targets.items() if value is not None]
     if given:
         option = "--" + given[0].replace("_", "-")
         raise click.UsageError(f"{option} is a goal of the lossless algorithm: add --algorithm lossless")
-    return Compact(gate=gate)
+    return usage(lambda: Compact(gate=gate, resource=resource, min_speedup=speedup))
 
 
 def _write_side_files(result: Result, report: Path | None, plan: Path | None) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import onnx
 
+from onnx_lowrank.errors import GoalError
 from onnx_lowrank.metrics import Metric
 from onnx_lowrank.options import Compact, Goal, Lossless, Options
 from onnx_lowrank.pipeline.continuation import Stand
-from onnx_lowrank.pipeline.finish import Reloaded, on_disk, reopen, stamp, timed_feeds
+from onnx_lowrank.pipeline.finish import Reloaded, on_disk, reopen, stamp
 from onnx_lowrank.pipeline.reasons import blame, nearest, refuted, why_nothing
 from onnx_lowrank.pipeline.search import Search, budget_of, ranked
+from onnx_lowrank.pipeline.speed import CORRECTIONS, Slow, corrected, fastest, final_timing, none_fast_enough, too_slow
 from onnx_lowrank.pipeline.stack import settings_of
 from onnx_lowrank.pipeline.study import Study
 from onnx_lowrank.pipeline.subject import RANDOM_WARNING, DataSources, make_judge
@@ -23,8 +25,8 @@ from onnx_lowrank.progress import Progress
 from onnx_lowrank.result import BOTH, Result, Size, Step, Trial
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.sensitivity import cost_curves
-from onnx_lowrank.timing import Timing, interleaved
-from onnx_lowrank.types import Verdict
+from onnx_lowrank.timing import Timing
+from onnx_lowrank.types import Curve, Verdict
 from onnx_lowrank.validate import Judge
 from onnx_lowrank.version import __version__
 
@@ -51,6 +53,8 @@ def optimize(
 
 def reach(study: Study, goal: Goal, *, output: Path | str | None = None, dry_run: bool = False) -> Result:
     """Return the best model that meets `goal`; what the study has collected and measured is used again."""
+    if goal.resource == "latency" and study.options.then:
+        raise GoalError("a goal of time and --then do not go together: what is timed is the float model; leave one out")
     run = _Run(study, goal)
     if not study.found.sites:
         return run.unchanged("no weight of this model can be factored; the reasons are listed with the weights")
@@ -65,19 +69,22 @@ class _Run:
     goal: Goal
     macs: float = 0.0
     trials: list[Trial] = field(default_factory=list)
+    slow: list[Slow] = field(default_factory=list)
+    curves: tuple[Curve, ...] = ()
     metric: str = ""
     notes: list[str] = field(default_factory=list)
     tester: Judge | None = None
 
     @property
     def before(self) -> Size:
-        return Size(self.study.found.parameters, self.study.subject.bytes, self.macs)
+        milliseconds = self.study.milliseconds if self.goal.resource == "latency" else 0.0
+        return Size(self.study.found.parameters, self.study.subject.bytes, self.macs, milliseconds)
 
     def result(self, output: Path | None, *, dry_run: bool) -> Result:
         """Go the whole way."""
         study = self.study
-        measured = ("macs", "bytes") if study.stack.active else ("macs",)
-        if isinstance(self.goal, Lossless) and self.goal.resource not in measured:  # tell at once what is never reached
+        sizes = ("parameters",) if study.stack.active else ("parameters", "bytes")
+        if isinstance(self.goal, Lossless) and self.goal.resource in sizes:  # tell at once what can never be reached
             costs = cost_curves(study.found, study.options.rank_multiple)
             budget_of(self.goal, Problem(costs, {}, self.goal.resource), self.before)
         metric, self.metric = study.metric(self.goal.gate)
@@ -85,15 +92,18 @@ class _Run:
             study.stack.alone()
         stand = study.collect(metric)
         self.macs = stand.calibrated.observed.macs
-        for search, trial in self._searched(stand):
+        for search, trial in self._aimed(stand):
             result = self._publish(trial, search, metric, output, dry_run=dry_run)
             if result is not None:
                 return result
+        if self.slow:
+            return replace(self.unchanged(none_fast_enough(self.slow)), latency=fastest(self.slow).timing)
         return self._nothing(stand)
 
     def _nothing(self, stand: Stand) -> Result:
         """Return the original with the reason; where a stack failed, with what each of its steps does by itself."""
-        reason = why_nothing(self.trials)
+        no_faster = self.goal.resource == "latency" and all(len(curve.options) == 1 for curve in self.curves)
+        reason = why_nothing(self.trials, no_faster=no_faster)
         if not self.study.stack.active:
             return self.unchanged(reason)
         judge = self.study.judge(self.goal.gate)[0]
@@ -106,7 +116,17 @@ class _Run:
             steps = [self.study.stack.factored(search.factored(near.plan), near, judge), *steps]
         return replace(self.unchanged(f"{reason}; {blame(steps)}"), steps=tuple(steps))
 
-    def _searched(self, stand: Stand) -> Iterator[tuple[Search, Trial]]:
+    def _aimed(self, stand: Stand) -> Iterator[tuple[Search, Trial]]:
+        """Yield the trials that passed; where a target latency was missed, again for a lower aim."""
+        goal: Goal | None = self.goal
+        for _ in range(1 + (CORRECTIONS if self.study.options.continuation == 1 else 0)):
+            if goal is None:
+                return
+            yield from self._searched(stand, goal)
+            problem = self.study.problem(goal.resource, stand)
+            goal = corrected(self.goal, goal, self.slow, problem, self.before)
+
+    def _searched(self, stand: Stand, goal: Goal) -> Iterator[tuple[Search, Trial]]:
         """Yield the trials that passed, best first, each with the search that made it.
 
         With continuation the best plan of a round is the ground of the next: lossless goes down in equal steps to its
@@ -115,24 +135,25 @@ class _Run:
         study, steps = self.study, self.study.options.continuation
         passed: list[tuple[Search, Trial]] = []
         for step in range(steps):
-            problem = study.problem(self.goal.resource, stand)
-            search = Search(study, stand, problem, *study.judge(self.goal.gate), self.before)
-            if isinstance(self.goal, Lossless) and step < steps - 1:
-                budget = search.budget(self.goal)
+            problem = study.problem(goal.resource, stand)
+            self.curves = self.curves or problem.curves
+            search = Search(study, stand, problem, *study.judge(goal.gate), self.before)
+            if isinstance(goal, Lossless) and step < steps - 1:
+                budget = search.budget(goal)
                 share = (steps - 1 - step) / steps
                 plan = problem.best(budget + share * (problem.dense - budget), "step")
             else:
-                trials = search.run(self.goal, study.clock)
+                trials = search.run(goal, study.clock)
                 self.trials.extend(trials)
-                best = ranked(trials, self.goal, problem)
+                best = ranked(trials, goal, problem)
                 passed = [*((search, trial) for trial in best), *passed]
                 plan = best[0].plan if best and step < steps - 1 else None
             if plan is not None and plan.factored:
                 stand = study.shrink(stand, plan)
-            elif isinstance(self.goal, Compact):
+            elif isinstance(goal, Compact):
                 break
-        if isinstance(self.goal, Compact):
-            resource = self.goal.resource
+        if isinstance(goal, Compact):
+            resource = goal.resource
             passed.sort(key=lambda pair: amount(pair[1].plan.cost, resource))
         yield from passed
 
@@ -152,11 +173,14 @@ class _Run:
             if not reloaded.verdict.passed or self._too_large(size):
                 self.notes.append(f"plan {trial.plan.origin!r} passed in memory but not from its file: left out")
                 return None
+            latency = final_timing(self.study, stage.path, self.goal)
+            if why := too_slow(latency, self.goal):
+                self.slow.append(Slow(latency, why))
+                return None
             test = self._test(reloaded.runner, metric)
             if test is not None and test.drop.low > test.allowed:
                 steps = self._steps(search, trial, Step(BOTH, size, reloaded.verdict, test), metric)
                 return replace(self.unchanged(refuted(reloaded.verdict, test, steps)), test=test, steps=steps)
-            latency = self._latency(stage.path)
             steps = self._steps(search, trial, Step(BOTH, size, reloaded.verdict, test, latency), metric)
             if output is not None and not dry_run:
                 stage.publish()
@@ -175,7 +199,7 @@ class _Run:
         steps = []
         for step, model in zip(found, models, strict=True):
             runner = Runner(model, provider=self.study.options.provider, threads=self.study.options.threads)
-            latency = self._latency(model) if both.latency is not None else None
+            latency = final_timing(self.study, model, self.goal) if both.latency is not None else None
             steps.append(replace(step, test=self._test(runner, metric), latency=latency))
         if both.size.bytes >= found[1].size.bytes:
             self.notes.append("the stack is no smaller than int8 alone: factoring gained nothing that int8 has not")
@@ -193,18 +217,6 @@ class _Run:
             self.tester = make_judge(self.study.subject, test, metric, self.goal.gate, self.study.options.seed)
         with self.study.clock.step("testing", 2 * len(test)) as advance:
             return self.tester.judge(runner, advance)
-
-    def _latency(self, model: Path | onnx.ModelProto) -> Timing:
-        settings = {"provider": self.study.options.provider, "threads": self.study.options.threads}
-        with self.study.clock.step("timing", 1) as advance:
-            original = self.study.subject.original or self.study.subject.model
-            first = Runner(original, spin=True, **settings)  # type: ignore[arg-type]
-            second = Runner(model, spin=True, **settings)  # type: ignore[arg-type]
-            timing = interleaved(
-                first, second, timed_feeds(iter(self.study.split.validation.feeds)), seed=self.study.options.seed
-            )
-            advance(1)
-        return timing
 
     def _changed(
         self, trial: Trial, reloaded: Reloaded, size: Size, test: Verdict | None, latency: Timing, output: Path | None
@@ -225,7 +237,7 @@ class _Run:
         """Return the original, with everything that was looked at."""
         warning = [RANDOM_WARNING] if self.study.random else []
         stand = self.study.stand
-        curves = stand.curves if stand is not None else ()
+        curves = self.curves or (stand.curves if stand is not None else ())
         dead = stand.calibrated.decomposed.dead if stand is not None else ()
         return Result(
             changed=False,

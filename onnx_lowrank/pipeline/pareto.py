@@ -33,6 +33,7 @@ class Point:
     """One plan of the curve. kept: share of all the model's parameters; factorable: of those in factorable weights.
 
     predicted: rise of the loss, in `unit`. drop, low, high: measured on validation, None where it was not.
+    latency: predicted share of the original's time, None unless latency is the goal.
     """
 
     kept: float
@@ -46,6 +47,7 @@ class Point:
     drop: float | None = None
     low: float | None = None
     high: float | None = None
+    latency: float | None = None
 
 
 def pareto(study: Study, goal: Goal) -> list[Point]:
@@ -61,8 +63,9 @@ def pareto(study: Study, goal: Goal) -> list[Point]:
         raise GoalError("no weight of this model can be factored, so there is no curve")
     metric, _ = study.metric(goal.gate)
     stand = study.collect(metric)
-    before = Size(study.found.parameters, study.subject.bytes, stand.calibrated.observed.macs)
     problem = study.problem(goal.resource)
+    milliseconds = study.milliseconds if goal.resource == "latency" else 0.0
+    before = Size(study.found.parameters, study.subject.bytes, stand.calibrated.observed.macs, milliseconds)
     search = Search(study, stand, problem, study.judge(goal.gate)[0], None, before)
     plans = curve_plans(problem, study.options.gamma if study.options.sensitivity == "paper" else None)
     known = {choices for choices, gate in study.trials if gate == goal.gate}
@@ -115,7 +118,9 @@ def _point(search: Search, plan: Plan, unit: str) -> Point:
     factorable = 1 - (search.before.parameters - size.parameters) / dense
     problem, loss = search.problem, plan.loss
     loss += between(problem, plan, problem.tails) if problem.tails else 0.0
-    return Point(size.parameters / search.before.parameters, factorable, size.parameters, size.macs, loss, unit)
+    latency = size.milliseconds / search.before.milliseconds if search.before.milliseconds else None
+    share = size.parameters / search.before.parameters
+    return Point(share, factorable, size.parameters, size.macs, loss, unit, latency=latency)
 
 
 def points_text(points: Sequence[Point], path: Path) -> str:

@@ -21,8 +21,10 @@ def refuted(verdict: Verdict, test: Verdict, steps: Sequence[Step]) -> str:
     return "; there ".join([said, *(f"{ALONE[name]} has a drop of {drop.estimate:.4g}" for name, drop in alone)])
 
 
-def why_nothing(trials: Sequence[Trial]) -> str:
-    """Say that no plan passed, and how near the nearest came."""
+def why_nothing(trials: Sequence[Trial], *, no_faster: bool = False) -> str:
+    """Say that no plan passed, and how near the nearest came. `no_faster`: time counts, and no option saves any."""
+    if not trials and no_faster:
+        return "no weight gets faster: by measurement every rank of every weight takes at least the time it has"
     if not trials:
         return "no plan that saves anything could be formed"
     return f"none of {len(trials)} plans passed; the nearest: {nearest(trials).verdict.reason}"

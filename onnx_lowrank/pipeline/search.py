@@ -49,7 +49,12 @@ class Search:
     def size(self, plan: Plan, file_bytes: int) -> Size:
         """Return the size of a plan's model; sites that the problem does not hold stay as they are."""
         saved = sum((curve.dense.cost for curve in self.problem.curves), Cost()) - plan.cost
-        return Size(self.before.parameters - saved.parameters, file_bytes, self.before.macs - saved.macs)
+        return Size(
+            self.before.parameters - saved.parameters,
+            file_bytes,
+            self.before.macs - saved.macs,
+            self.before.milliseconds - saved.milliseconds,
+        )
 
     def trial(self, plan: Plan, progress: Callable[[int], None]) -> Trial:
         """Return what validation says of a plan: measured, or as it was measured for an earlier goal."""
@@ -153,6 +158,14 @@ def budget_of(goal: Lossless, problem: Problem, before: Size) -> float:
         rest = before.macs - problem.dense
         budget, least = goal.target_macs * before.macs - rest, (rest + problem.smallest) / before.macs
         text = f"--target-macs {goal.target_macs:g} cannot be reached: the smallest share is {_up(least)}"
+    elif goal.target_latency is not None:
+        rest = before.milliseconds - problem.dense
+        budget = goal.target_latency * before.milliseconds - rest
+        least = (rest + problem.smallest) / (before.milliseconds or 1.0)
+        text = (
+            f"--target-latency {goal.target_latency:g} cannot be reached: by the measured times of the weights the"
+            f" smallest share of the original's time is {_up(least)}"
+        )
     else:
         rest = before.bytes - problem.dense + NODE_BYTES * len(problem.curves) + FILE_BYTES
         target = goal.target_size or 0

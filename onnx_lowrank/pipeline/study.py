@@ -9,11 +9,13 @@ from pathlib import Path
 import onnx
 
 from onnx_lowrank.errors import GoalError
+from onnx_lowrank.latency import Stopwatch, Timed
 from onnx_lowrank.metrics import Metric
 from onnx_lowrank.metrics.divergence import Kind
 from onnx_lowrank.options import Gate, Options, Resource
 from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate, kind_of, predicted_notes, probe
 from onnx_lowrank.pipeline.continuation import Stand, go_on
+from onnx_lowrank.pipeline.finish import timed_feeds
 from onnx_lowrank.pipeline.stack import Stack
 from onnx_lowrank.pipeline.subject import (
     DataSources,
@@ -62,6 +64,8 @@ class Study:
     trials: dict[tuple[tuple[Choice, ...], Gate], Trial] = field(default_factory=dict)
     judges: dict[Gate, tuple[Judge, Judge | None]] = field(default_factory=dict)
     repaired: dict[tuple[Choice, ...], dict[Key, Factors]] = field(default_factory=dict)
+    stopwatch: Stopwatch | None = None
+    milliseconds: float = 0.0
     stack: Stack = field(init=False)
 
     def __post_init__(self) -> None:
@@ -125,12 +129,31 @@ class Study:
         return signed(curves, halves)
 
     def problem(self, resource: Resource, stand: Stand | None = None) -> Problem:
-        """Return the rank-choice problem in one resource."""
+        """Return the rank-choice problem in one resource; latency is measured for it."""
         stand = stand or self.stand
         if stand is None:
             raise GoalError("nothing was collected yet")
         tails = stand.calibrated.tails if self.options.inter_layer and not stand.calibrated.fallback else None
-        return Problem(stand.curves, {site.id: site.weight for site in self.found.sites}, resource, tails)
+        curves = stand.curves
+        if resource == "latency":
+            timed = self._timed(stand)
+            curves = timed.curves
+            tails = {site: t[:, list(timed.kept[site])] for site, t in tails.items()} if tails is not None else None
+        return Problem(curves, {site.id: site.weight for site in self.found.sites}, resource, tails)
+
+    def _timed(self, stand: Stand) -> Timed:
+        """Return the curves in milliseconds, and keep what the original takes."""
+        if self.stopwatch is None:
+            feeds = timed_feeds(iter(self.split.validation.feeds))
+            given = (self.subject.model, self.found, stand.calibrated.observed, feeds, self.options)
+            self.stopwatch = Stopwatch.of(*given)
+        timed = self.stopwatch.timed(stand.curves, stand.calibrated.decomposed.factors, self.clock)
+        self.milliseconds = timed.original
+        for weight, why in timed.untimed.items():
+            note = f"{weight} cannot be timed alone, so it stays as it is: {why}"
+            if note not in self.notes:
+                self.notes.append(note)
+        return timed
 
     def shrink(self, stand: Stand, plan: Plan) -> Stand:
         """Go one step of continuation: collect again on the plan's model."""

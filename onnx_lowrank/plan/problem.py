@@ -14,7 +14,8 @@ from onnx_lowrank.types import Array, Choice, Cost, Curve, Option, Plan
 
 def amount(cost: Cost, resource: Resource) -> float:
     """Return what a cost says about one resource."""
-    return float({"parameters": cost.parameters, "bytes": cost.bytes, "macs": cost.macs}[resource])
+    amounts = {"parameters": cost.parameters, "bytes": cost.bytes, "macs": cost.macs, "latency": cost.milliseconds}
+    return float(amounts[resource])
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,7 @@ def result_json(result: Result) -> str:
     """Return the report of `optimize`; `sensitivity` holds every site's probes and options."""
     content = plain(result)
     content["algorithm"] = result.goal.name
+    content["predicted_latency_ratio"] = plain(result.predicted_ratio)
     content["sensitivity"] = [
         {
             "site": curve.site,

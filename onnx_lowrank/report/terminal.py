@@ -12,6 +12,7 @@ from rich.text import Text
 
 from onnx_lowrank.report import numbers
 from onnx_lowrank.report.layout import titled as _table
+from onnx_lowrank.report.speed import time_notes
 from onnx_lowrank.report.steps import step_tables
 from onnx_lowrank.result import Comparison, Inspection, Result, Size
 from onnx_lowrank.timing import Timing
@@ -37,7 +38,8 @@ def render_result(result: Result) -> Iterator[RenderableType]:
         yield from step_tables(result)
     yield ""
     yield _skips_table(result.skips, result.before.parameters)
-    yield from _notes([result.metric, *result.notes, *_verdict_notes(result.verdict, "validation")])
+    yield from _notes([result.metric, *result.notes, *time_notes(result)])
+    yield from _notes(_verdict_notes(result.verdict, "validation"))
     yield from _notes(_verdict_notes(result.test, "test"))
 
 
@@ -52,6 +54,8 @@ def _before_after(result: Result) -> Table:
             _metric_row(table, role, verdict)
     if result.latency is not None:
         _latency_row(table, result.latency)
+        if result.predicted_ratio is not None:
+            table.add_row("  ratio predicted", "", "", f"{result.predicted_ratio:.2f}")
     return table
 
 

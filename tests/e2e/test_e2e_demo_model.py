@@ -54,7 +54,7 @@ def checked(result: Result, path: Path) -> None:
 
 
 def test_compact_halves_the_demo_model_at_the_same_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    module = importlib.import_module("onnx_lowrank.pipeline.optimize")
+    module = importlib.import_module("onnx_lowrank.pipeline.speed")
     real = module.interleaved
     monkeypatch.setattr(module, "interleaved", lambda *a, **k: real(*a, **{**k, "seconds": 0.2}))
     result = optimize(MODEL, sources(), Compact(), options(rank_multiple=8), output=tmp_path / "demo.onnx")

@@ -229,7 +229,7 @@ def test_an_exception_in_the_middle_leaves_nothing(where: str, tmp_path: Path, m
     def broken(*_: object, **__: object) -> object:
         raise ZeroDivisionError(where)
 
-    elsewhere = {"rewrite": "search", "measure_reach": "calibrate"}
+    elsewhere = {"interleaved": "speed", "rewrite": "search", "measure_reach": "calibrate"}
     if where in elsewhere:
         monkeypatch.setattr(importlib.import_module(f"onnx_lowrank.pipeline.{elsewhere[where]}"), where, broken)
     elif where == "publish":

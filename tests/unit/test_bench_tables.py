@@ -368,3 +368,22 @@ def test_int8_alone_and_behind_factors_stand_side_by_side(bench: Any) -> None:
     assert "| ours + int8 static | — | — | — | — |" in text
     assert "- ours + int8 static: none of 9 plans passed" in text
     assert tables.quantize(found, "minilm") == []
+
+
+@pytest.mark.parametrize(("measured", "mark", "off"), [(0.5, "met", "+10.0 %"), (0.65, "**MISSED**", "−15.4 %")])
+def test_predicted_time_stands_beside_the_measured(bench: Any, measured: float, mark: str, off: str) -> None:
+    def plan(share: float, predicted: float, ratio: float) -> dict[str, Any]:
+        about = {"resource": "latency", "share": share, "predicted": predicted, "factored": 3, "pairs": 50}
+        return about | {"measured": [ratio, ratio - 0.01, ratio + 0.01], "milliseconds": [10.0, 10 * ratio]}
+
+    data = {
+        "seconds": 21.4, "groups": 7, "sites": 9, "original_ms": 10.25, "share": 0.8,
+        "plans": [plan(0.9, 0.9, 0.9), plan(0.5, 0.55, measured)],
+    }  # fmt: skip
+    text = document(bench, [raw("latency", "crepe", "plans", data)])
+    ends = f"[{measured - 0.01:.3f}, {measured + 0.01:.3f}]".replace("0.", ".")
+    said = f"{measured:.3f} ".lstrip("0") + ends
+    assert f"| 50 % of time | 3 | .550 | {said} | {off} |" in text
+    target = rows_of(text, "| crepe: predicted time")[0]
+    assert f"| {mark} | 2 plans, at worst {off} (predicted .550, measured {said}) |" in target
+    assert "7 measurements for 9 weights took 21 s; the weights take 80 % of the original's 10.2 ms." in text

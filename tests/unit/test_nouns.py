@@ -60,7 +60,7 @@ def test_nouns_are_frozen():
 
 
 def test_costs_add_and_plans_sum_exactly():
-    assert Cost(1, 2, 3.0) + Cost(4, 5, 6.0) - Cost(1, 1, 1.0) == Cost(4, 6, 8.0)
+    assert Cost(1, 2, 3.0, 0.5) + Cost(4, 5, 6.0, 0.75) - Cost(1, 1, 1.0, 0.25) == Cost(4, 6, 8.0, 1.0)
     tiny = [Choice(str(i), "w", Option("svd", (1,), Cost(), loss=0.1)) for i in range(10)]
     assert Plan(tuple(tiny)).loss == 1.0
     assert Plan(()).cost == Cost()
@@ -86,12 +86,16 @@ def test_a_verdict_is_as_true_as_it_passed():
         (lambda: Gate(max_drop=math.nan), "0 or more, not nan"),
         (lambda: Gate(confidence=1.0), "between 0.5 and 1"),
         (lambda: Gate(confidence=0.4), "between 0.5 and 1"),
-        (lambda: Lossless(), "exactly one of keep, target size and target MACs"),
+        (lambda: Lossless(), "exactly one of keep, target size, target MACs and target latency"),
         (lambda: Lossless(keep=0.5, target_macs=0.5), "exactly one of"),
         (lambda: Lossless(keep=0.0), "--keep is a share between 0 and 1, not 0"),
         (lambda: Lossless(keep=60), "--keep is a share between 0 and 1, not 60"),
         (lambda: Lossless(target_macs=1.1), "--target-macs is a share"),
         (lambda: Lossless(target_size=0), "more than 0 bytes"),
+        (lambda: Lossless(target_latency=1.5), "--target-latency is a share"),
+        (lambda: Lossless(keep=0.5, min_speedup=0.0), "--min-speedup must be more than 0"),
+        (lambda: Lossless(target_latency=0.5, min_speedup=0.9), "1 or more where latency is the goal"),
+        (lambda: Compact(resource="latency", min_speedup=math.nan), "1 or more where latency is the goal"),
         (lambda: Options(sensitivity="joint!"), "unknown sensitivity 'joint!': take"),
         (lambda: Options(rank_multiple=0), "1 or more, not 0"),
         (lambda: Options(threads=-1), "threads must be 0"),
@@ -108,6 +112,14 @@ def test_what_a_goal_counts():
     goals = (Lossless(keep=0.5), Lossless(target_size=9), Lossless(target_macs=1.0))
     assert [g.resource for g in goals] == ["parameters", "bytes", "macs"]
     assert {g.name for g in goals} == {"lossless"}
+    assert Lossless(target_latency=0.7).resource == "latency"
+
+
+def test_only_a_goal_of_latency_demands_a_speed_up_by_itself():
+    assert Lossless(target_latency=0.7).speedup == Compact(resource="latency").speedup == 1.02
+    assert Lossless(keep=0.5).speedup is Compact().speedup is None
+    assert Compact(min_speedup=0.95).speedup == 0.95
+    assert Compact(resource="latency", min_speedup=1.0).speedup == 1.0
 
 
 def test_tails_are_summed_from_the_small_end():

@@ -15,6 +15,7 @@ from builders import (
     elements,
     factored,
     found_in,
+    linear,
     mlp,
     node,
     normal,
@@ -29,6 +30,7 @@ from onnx import TensorProto, helper
 from onnx_lowrank.errors import PlanError
 from onnx_lowrank.graph import all_names
 from onnx_lowrank.rewrite import rewrite
+from onnx_lowrank.schemes.base import NestedPair
 
 W8 = weight((8, 8), 1)
 
@@ -325,3 +327,19 @@ def test_opset_9_gemm_gets_a_zero_bias_where_one_is_required():
     changed = factored(model, {"y": ("svd", 8)})
     assert [len(n.input) for n in changed.graph.node] == [3, 3]
     close(model, changed, {"x": normal([2, 8], 4)})
+
+
+def test_a_dead_channel_leaves_no_dust_in_the_factors():
+    """Numbers of 1e-25 and less make subnormal products, which are slow: beside the largest entry they are nothing."""
+    model = linear(weight((12, 8), 0))
+    found = found_in(model)
+    first, last = weight((4, 12), 1), np.array(weight((8, 4), 2))
+    last[3] = 1e-26 * last[3]
+    last[5, 0] = 1e-40
+    pair = NestedPair.kept("svd", first, last, np.zeros(5), (4,), owns=None)
+    made = rewrite(model, found, plan_of({"y": ("svd", (4,))}, found), {("y", "svd"): pair})
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in made.graph.initializer}
+    kept = last.copy()
+    kept[3], kept[5, 0] = 0, 0
+    np.testing.assert_array_equal(stored["W.lowrank0"], first.T)
+    np.testing.assert_array_equal(stored["W.lowrank1"], kept.T)

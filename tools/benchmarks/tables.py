@@ -10,6 +10,7 @@ from benchmarks.ablation_table import ABOUT, ablation
 from benchmarks.curves import ALLOCATIONS, BASELINE, LEVELS, SENSITIVITIES, cell_name
 from benchmarks.floor_table import floor
 from benchmarks.goal_table import goal_table
+from benchmarks.latency_table import latency
 from benchmarks.lines import Line, Setting, source_digest
 from benchmarks.pareto_table import pareto_table
 from benchmarks.prediction_table import plot, prediction
@@ -63,6 +64,7 @@ def document(lines: Sequence[Line], models: tuple[str, ...], setting: Setting) -
     for model in measured:
         text += [*_model(found, model), *ablation(found, model), *prediction(found, model), *floor(found, model)]
         text += quantize(found, model)
+        text += latency(found, model)
     text += [*plot(found), *pareto_table(found, models), *_memory(found), *_how(lines, measured, setting)]
     return "\n".join(text).rstrip() + "\n"
 

@@ -13,6 +13,7 @@ from benchmarks.cost import MOST_RATIO, most_memory
 from benchmarks.curves import ALLOCATIONS, BASELINE, LEVELS, SENSITIVITIES, cell_name
 from benchmarks.floor_table import floor_note
 from benchmarks.goals import CELLS, KEEP, MAX_DROP
+from benchmarks.latency_table import error
 from benchmarks.lines import Line
 from benchmarks.prediction import rank_correlation
 from benchmarks.prediction_table import correlation_said
@@ -30,6 +31,8 @@ KEPT = {"crepe": 0.35, "minilm": 0.8, "ppocr": 0.99, "efficientnet": 0.99}
 """compact at MAX_DROP keeps at most this share of the factorable parameters; 99 %: any real saving."""
 LEAST_CORRELATION = 0.9
 MATCH = 0.03
+TIME_OFF = 0.15
+"""Predicted against measured time of a whole model."""
 SAME = 5e-4
 """Rounding of the third digit: the same model on the same samples."""
 ZOO: dict[tuple[str, str], tuple[float, int]] = {
@@ -97,6 +100,7 @@ def _all(found: Found, models: tuple[str, ...]) -> Iterator[Target]:
     yield from (_compact(found, model, share) for model, share in KEPT.items())
     yield from (_correlation(found, model) for model in models)
     yield from (_cost(found, model) for model in models)
+    yield from (_time(found, model) for model in models)
 
 
 def _baseline(found: Found, model: str) -> Target:
@@ -236,3 +240,16 @@ def _cost(found: Found, model: str) -> Target:
     most = most_memory(data["model_bytes"])
     text = f"{data['ratio']:.1f} forwards; {data['peak_bytes'] / 1e6:,.0f} MB of {most / 1e6:,.0f}"
     return Target(asked, text, data["ratio"] <= MOST_RATIO and data["peak_bytes"] <= most)
+
+
+def _time(found: Found, model: str) -> Target:
+    asked = f"{model}: predicted time of the whole model within {percent(TIME_OFF, 0)} of the measured"
+    data = found.get(("latency", model, "plans"))
+    if data is None or not data["plans"]:
+        return Target(asked, "", None)
+    worst = max(data["plans"], key=lambda plan: abs(error(plan)))
+    text = (
+        f"{len(data['plans'])} plans, at worst {100 * error(worst):+.1f} % (predicted {number(worst['predicted'])},"
+        f" measured {with_interval(worst['measured'])})"
+    )
+    return Target(asked, text.replace("worst -", "worst −"), abs(error(worst)) <= TIME_OFF)

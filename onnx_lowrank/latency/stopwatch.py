@@ -1,0 +1,137 @@
+"""Every option of every site in milliseconds: a few ranks of each scheme measured, equal shapes only once."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean, median
+
+import onnx
+
+from onnx_lowrank.calibration import Observed
+from onnx_lowrank.cost import layout_cost
+from onnx_lowrank.errors import ModelError, RuntimeProblem
+from onnx_lowrank.latency.capture import Captured, capture, crawls, typical
+from onnx_lowrank.latency.curve import between, spread
+from onnx_lowrank.latency.group import Group, measure_group
+from onnx_lowrank.latency.micro import Scene
+from onnx_lowrank.ops import Call
+from onnx_lowrank.options import Options
+from onnx_lowrank.progress import Progress
+from onnx_lowrank.runtime import Runner
+from onnx_lowrank.schemes import Factors, Scheme, by_name
+from onnx_lowrank.sites import Found
+from onnx_lowrank.types import Curve, Feed, Option, Ranks, Site
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """Curves whose costs hold milliseconds, without the options that are no faster than the weight as it is.
+
+    kept: site id -> the places that the options left had. original: milliseconds of the model on a typical sample.
+    untimed: weight -> why it cannot be run alone; it stays dense, and its time counts as the model's other work.
+    """
+
+    curves: tuple[Curve, ...]
+    kept: Mapping[str, tuple[int, ...]]
+    original: float
+    untimed: Mapping[str, str]
+
+
+@dataclass(slots=True, eq=False)
+class Stopwatch:
+    """Measures when first asked, on the sample of median size; holds what it has measured."""
+
+    model: onnx.ModelProto
+    found: Found
+    observed: Observed
+    feed: Feed
+    options: Options
+    captured: Captured
+    original: Runner
+    groups: dict[Hashable, Group | str] = field(default_factory=dict)
+
+    @staticmethod
+    def of(
+        model: onnx.ModelProto, found: Found, observed: Observed, feeds: Sequence[Feed], options: Options
+    ) -> Stopwatch:
+        """Run the model once and keep what its nodes are given; nothing is timed yet. Raises RuntimeProblem."""
+        feed = typical(feeds)
+        original = Runner(model, provider=options.provider, threads=options.threads, spin=True)
+        captured = capture(model, found, feed, options)
+        return Stopwatch(model, found, observed, feed, options, captured, original)
+
+    def timed(self, curves: Sequence[Curve], factors: Mapping[tuple[str, str], Factors], progress: Progress) -> Timed:
+        """Return the curves with milliseconds. Raises RuntimeProblem where the original itself fails.
+
+        factors: (site id, scheme) -> those of every option; only their shapes matter.
+        """
+        sites = {site.id: site for site in self.found.sites}
+        with progress.step("timing weights", len(curves)) as advance:
+            shares = []
+            for curve in curves:
+                shares.append(self._shares(sites[curve.site], curve, factors))
+                advance(1)
+        known = [group.original for group in self.groups.values() if isinstance(group, Group)]
+        original = 1e3 * median(known) if known else 0.0
+        kept, made, untimed = {}, [], {}
+        for curve, share in zip(curves, shares, strict=True):
+            if isinstance(share, str):
+                untimed[sites[curve.site].weight] = share
+                share = [0.0] + [1.0] * (len(curve.options) - 1)
+            kept[curve.site] = tuple(i for i, s in enumerate(share) if i == 0 or s < share[0])
+            made.append(
+                replace(curve, options=tuple(_clocked(curve.options[i], share[i] * original) for i in kept[curve.site]))
+            )
+        return Timed(tuple(made), kept, original, untimed)
+
+    def _shares(self, site: Site, curve: Curve, factors: Mapping[tuple[str, str], Factors]) -> list[float] | str:
+        """Return the share (options,) of the original's time that every option takes, or why nobody can tell."""
+        names = sorted({option.scheme for option in curve.options if not option.dense})
+        totals = [0.0] * len(curve.options)
+        for call in self.found.calls[site.id]:
+            ratios = [1.0] * len(curve.options)
+            dense, key = [], self._key(site, call)
+            for scheme in map(by_name, names):
+                tried = self._tried(site, scheme)
+                group = self._group((key, scheme.name), site, call, factors[site.id, scheme.name], tried)
+                if isinstance(group, str):
+                    return group
+                dense.append(group.dense)
+                places = [i for i, option in enumerate(curve.options) if option.scheme == scheme.name]
+                at = self._macs(site, scheme, [curve.options[i].ranks for i in places])
+                for i, ratio in zip(places, between(self._macs(site, scheme, tried), group.ratios, at), strict=True):
+                    ratios[i] = float(ratio)
+            whole = fmean(dense) if dense else 0.0
+            totals = [total + whole * ratio for total, ratio in zip(totals, ratios, strict=True)]
+        return totals
+
+    def _tried(self, site: Site, scheme: Scheme) -> list[Ranks]:
+        ranks = scheme.ranks(site.shape, self.options.rank_multiple, site.groups)
+        return [ranks[i] for i in spread(self._macs(site, scheme, ranks))]
+
+    def _macs(self, site: Site, scheme: Scheme, ranks: Sequence[Ranks]) -> list[float]:
+        places = self.observed.places[site.id]
+        return [layout_cost(site, scheme.layout(site.shape, each, site.groups), places).macs for each in ranks]
+
+    def _group(self, key: Hashable, site: Site, call: Call, factors: Factors, tried: Sequence[Ranks]) -> Group | str:
+        """Return what was measured of a call by a scheme, now or for another call of the same shapes."""
+        if key not in self.groups:
+            try:
+                scene = Scene.of(self.model, call, site.weight, self.captured)
+                self.groups[key] = measure_group(self.original, self.feed, scene, factors, tried, self.options)
+            except (ModelError, RuntimeProblem) as error:
+                self.groups[key] = str(error)
+        return self.groups[key]
+
+    def _key(self, site: Site, call: Call) -> Hashable:
+        """Return what decides a call's time: operator, shapes, types, attributes; numbers only where they crawl."""
+        given = [self.captured[name] for name in call.inputs if name in self.captured]
+        shapes = tuple((array.shape, array.dtype.str) for array in given)
+        attributes = tuple(sorted((name, repr(value)) for name, value in call.attributes.items()))
+        own = site.id if any(crawls(array) for array in given) else ""
+        return call.op, call.slot, call.opset, shapes, attributes, site.shape, own
+
+
+def _clocked(option: Option, milliseconds: float) -> Option:
+    return replace(option, cost=replace(option.cost, milliseconds=milliseconds))

@@ -1,0 +1,148 @@
+"""A micro-model computes what the node does, on what the node is given, with a weight of its own in every copy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import build, constant, node, normal, plan_of, run, value, weight
+
+from onnx_lowrank.calibration.expose import expose
+from onnx_lowrank.errors import ModelError
+from onnx_lowrank.latency.capture import capture, crawls, typical
+from onnx_lowrank.latency.micro import COLD, DATA, MOST_COPIES, Scene, chain_model, copies_of, dense_model
+from onnx_lowrank.options import Options
+from onnx_lowrank.rewrite import rewrite
+from onnx_lowrank.schemes import SCHEMES
+from onnx_lowrank.sensitivity.decompose import decompose_plain
+from onnx_lowrank.sites import find_sites
+
+OPTIONS = Options(provider="cpu", threads=1, rank_multiple=1)
+
+
+def matmul():
+    weights = {"W": weight((12, 16), 0)}
+    nodes = [node("Relu", ["x"], ["r"]), node("MatMul", ["r", "W"], ["y"], "fc")]
+    return build(nodes, [value("x", [2, 3, 12])], [value("y", [2, 3, 16])], weights), normal([2, 3, 12], 1)
+
+
+def gemm():
+    weights = {"W": weight((16, 12), 0), "b": normal([16], 2)}
+    nodes = [node("Relu", ["x"], ["r"]), node("Gemm", ["r", "W", "b"], ["y"], "fc", transB=1, alpha=0.5)]
+    return build(nodes, [value("x", [5, 12])], [value("y", [5, 16])], weights), normal([5, 12], 1)
+
+
+def conv():
+    weights = {"W": weight((10, 8, 3, 3), 0), "b": normal([10], 2)}
+    attributes = {"pads": [1, 0, 1, 0], "strides": [2, 1], "dilations": [1, 2]}
+    nodes = [node("Relu", ["x"], ["r"]), node("Conv", ["r", "W", "b"], ["y"], "c", **attributes)]
+    return build(nodes, [value("x", [1, 8, 9, 9])], [value("y", [1, 10, 5, 5])], weights), normal([1, 8, 9, 9], 1)
+
+
+def grouped():
+    weights = {"W": weight((16, 8, 3, 3), 0)}
+    nodes = [node("Relu", ["x"], ["r"]), node("Conv", ["r", "W"], ["y"], "c", pads=[1, 1, 1, 1], group=2)]
+    return build(nodes, [value("x", [1, 16, 5, 5])], [value("y", [1, 16, 5, 5])], weights), normal([1, 16, 5, 5], 1)
+
+
+def identity():
+    """The weight in a Constant node, behind an Identity."""
+    nodes = [
+        constant("stored", weight((12, 16), 0)),
+        node("Identity", ["stored"], ["W"]),
+        node("Relu", ["x"], ["r"]),
+        node("MatMul", ["r", "W"], ["y"], "fc"),
+    ]
+    return build(nodes, [value("x", [2, 12])], [value("y", [2, 16])], {}), normal([2, 12], 1)
+
+
+def scene_of(model, x):
+    found = find_sites(model, multiple=1)
+    (site,) = found.sites
+    captured = capture(model, found, {"x": x}, OPTIONS)
+    return found, site, Scene.of(model, found.calls[site.id][0], site.weight, captured)
+
+
+def factors_of(found, site):
+    """Return every scheme's factors, and the ranks in the middle of those that save."""
+    tried = [(scheme, scheme.ranks(site.shape, 1, site.groups)) for scheme in SCHEMES]
+    plain = decompose_plain(found, 1).factors
+    return [(plain[site.id, scheme.name], ranks[len(ranks) // 2]) for scheme, ranks in tried if ranks]
+
+
+@pytest.mark.parametrize("make", [matmul, gemm, conv, grouped, identity])
+def test_the_first_copy_is_the_node_itself(make):
+    model, x = make()
+    _, _, scene = scene_of(model, x)
+    got = run(dense_model(scene), {DATA: scene.input})["output0"]
+    np.testing.assert_allclose(got, run(model, {"x": x})["y"], rtol=1e-5, atol=1e-6)
+    assert scene.copies > 1
+    np.testing.assert_array_equal(scene.input, np.maximum(x, 0))
+
+
+@pytest.mark.parametrize("make", [matmul, gemm, conv, grouped, identity])
+def test_the_first_copy_of_a_chain_is_the_rewritten_model(make):
+    model, x = make()
+    found, site, scene = scene_of(model, x)
+    made = factors_of(found, site)
+    assert made
+    for factors, ranks in made:
+        micro = chain_model(scene, factors.chain(ranks), factors.scheme, ranks)
+        outputs = run(micro, {DATA: scene.input})
+        plan = plan_of({site.id: (factors.scheme, ranks)}, found)
+        whole = rewrite(model, found, plan, {(site.id, factors.scheme): factors})
+        np.testing.assert_allclose(outputs["output0"], run(whole, {"x": x})["y"], rtol=1e-5, atol=1e-6)
+        assert len(outputs) == scene.copies
+        assert len(micro.graph.node) == scene.copies * len(factors.chain(ranks).stages)
+
+
+@pytest.mark.parametrize("make", [matmul, conv])
+def test_no_two_copies_share_a_weight(make):
+    """Of equal weights onnxruntime keeps one, which then stays in the cache."""
+    model, x = make()
+    found, site, scene = scene_of(model, x)
+    factors, ranks = factors_of(found, site)[0]
+    for micro in (dense_model(scene), chain_model(scene, factors.chain(ranks), factors.scheme, ranks)):
+        tensors = [t for t in micro.graph.initializer if not t.name.startswith("shared.")]
+        contents = {(tuple(t.dims), t.raw_data) for t in tensors}
+        assert len(contents) == len(tensors) >= scene.copies > 1
+
+
+def test_a_node_that_is_not_in_the_main_graph_is_refused():
+    model, x = matmul()
+    found = find_sites(model, multiple=1)
+    (site,) = found.sites
+    captured = capture(model, found, {"x": x}, OPTIONS)
+    call = replace(found.calls[site.id][0], output="elsewhere")
+    with pytest.raises(ModelError, match="no node of the main graph"):
+        Scene.of(model, call, site.weight, captured)
+
+
+def test_copies_come_to_the_size_of_the_model():
+    assert copies_of(100, 1000) == 10
+    assert copies_of(300, 1000) == 4
+    assert copies_of(1, 10**9) == MOST_COPIES
+    assert copies_of(2 * COLD, 10**9) == 1
+    assert copies_of(COLD // 2, 10**12) == 2
+
+
+def test_the_sample_of_median_size_is_typical():
+    feeds = [{"x": np.zeros((1, n))} for n in (9, 3, 5, 4, 5)]
+    assert typical(feeds) is feeds[2]
+    assert typical(feeds[:1]) is feeds[0]
+
+
+def test_subnormal_numbers_crawl():
+    assert crawls(np.float32([1.0, 1e-40]))
+    assert not crawls(np.float32([1.0, 0.0, 1e-37]))
+    assert not crawls(np.int64([0, 1]))
+    assert not crawls(np.float64([1e-40]))
+
+
+def test_what_a_node_is_given_is_captured():
+    model, x = conv()
+    found = find_sites(model, multiple=1)
+    captured = capture(model, found, {"x": x}, OPTIONS)
+    np.testing.assert_array_equal(captured["r"], run(expose(model, ["r"]), {"x": x})["r"])
+    assert captured["W"].shape == (10, 8, 3, 3)

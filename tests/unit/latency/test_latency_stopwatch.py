@@ -1,0 +1,118 @@
+"""Milliseconds onto curves, from times that the test makes up."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+from builders import build, mlp, node, normal, observed, options, value, weight
+
+from onnx_lowrank.errors import RuntimeProblem
+from onnx_lowrank.latency import Stopwatch, group, stopwatch
+from onnx_lowrank.latency.group import Group
+from onnx_lowrank.latency.turns import rounds_of
+from onnx_lowrank.progress import Silent
+from onnx_lowrank.sensitivity.decompose import decompose_plain
+from onnx_lowrank.sites import find_sites
+
+
+class Fake:
+    """A chain takes `each` of the node's time for every one of its parameters' share; the model takes 20 ms."""
+
+    def __init__(self, each=1.0, dense=0.1):
+        self.each, self.dense, self.scenes = each, dense, []
+
+    def __call__(self, original, feed, scene, factors, tried, options):
+        self.scenes.append(scene)
+        whole = scene.captured[scene.weight].size
+        sizes = [sum(stage.weight.size for stage in factors.chain(ranks).stages) / whole for ranks in tried]
+        return Group(self.dense, tuple(self.each * float(size) for size in sizes), 0.02)
+
+
+def timed(model, monkeypatch, fake, x):
+    monkeypatch.setattr(stopwatch, "measure_group", fake)
+    found = find_sites(model, multiple=1)
+    feeds = [{"x": x}]
+    watch = Stopwatch.of(model, found, observed(model, found, feeds), feeds, options())
+    plain = decompose_plain(found, 1)
+    return watch, plain, watch.timed(plain.curves, plain.factors, Silent())
+
+
+def test_milliseconds_are_shares_of_the_originals_time(monkeypatch):
+    model = mlp([16, 24, 8], [None, None], 0)
+    _, _, made = timed(model, monkeypatch, Fake(), normal([1, 16], 1))
+    assert made.original == pytest.approx(20.0)
+    for curve in made.curves:
+        assert curve.dense.cost.milliseconds == pytest.approx(2.0)
+        for option in curve.options[1:]:
+            share = option.cost.parameters / curve.dense.cost.parameters
+            assert option.cost.milliseconds == pytest.approx(2.0 * share, rel=1e-9)
+
+
+def test_what_is_no_faster_is_not_offered_and_the_places_of_the_rest_are_told(monkeypatch):
+    model = mlp([16, 24, 8], [None, None], 0)
+    _, plain, made = timed(model, monkeypatch, Fake(each=2.0), normal([1, 16], 1))
+    for curve, before in zip(made.curves, plain.curves, strict=True):
+        assert 1 < len(curve.options) < len(before.options)
+        assert all(o.cost.parameters < before.dense.cost.parameters / 2 for o in curve.options[1:])
+        kept = [before.options[i] for i in made.kept[curve.site]]
+        assert [(o.scheme, o.ranks) for o in kept] == [(o.scheme, o.ranks) for o in curve.options]
+
+
+def test_equal_shapes_are_measured_once_and_never_again(monkeypatch):
+    model, fake = mlp([16, 16, 16, 16], [None] * 3, 0), Fake()
+    watch, plain, made = timed(model, monkeypatch, fake, normal([1, 16], 1))
+    assert len(fake.scenes) == 1
+    assert len(made.curves) == 3
+    again = watch.timed(plain.curves, plain.factors, Silent())
+    assert len(fake.scenes) == 1
+    assert again == made
+
+
+def test_other_shapes_and_subnormal_weights_are_measured_apart(monkeypatch):
+    fake = Fake()
+    timed(mlp([16, 24, 16], [None, None], 0), monkeypatch, fake, normal([1, 16], 1))
+    assert len(fake.scenes) == 2
+    dusty, fake = mlp([16, 16, 16], [None, None], 0), Fake()
+    array = np.array(weight((16, 16), 5))
+    array[0, 0] = 1e-40
+    tensor = next(t for t in dusty.graph.initializer if t.name == "fc1")
+    tensor.CopyFrom(stopwatch.onnx.numpy_helper.from_array(array, "fc1"))
+    timed(dusty, monkeypatch, fake, normal([1, 16], 1))
+    assert len(fake.scenes) == 2
+
+
+def test_a_shared_weight_costs_the_time_of_all_its_nodes(monkeypatch):
+    nodes = [
+        node("MatMul", ["x", "W"], ["h"], "one"),
+        node("Relu", ["h"], ["r"]),
+        node("MatMul", ["r", "W"], ["y"], "two"),
+    ]
+    model = build(nodes, [value("x", ["n", 16])], [value("y", ["n", 16])], {"W": weight((16, 16), 0)})
+    _, _, made = timed(model, monkeypatch, Fake(), normal([1, 16], 1))
+    (curve,) = made.curves
+    assert curve.dense.cost.milliseconds == pytest.approx(4.0)
+
+
+def test_what_cannot_run_alone_stays_dense_with_its_reason(monkeypatch):
+    def refuse(*arguments):
+        raise RuntimeProblem("no such kernel")
+
+    _, _, made = timed(mlp([16, 24, 8], [None, None], 0), monkeypatch, refuse, normal([1, 16], 1))
+    assert all(len(curve.options) == 1 for curve in made.curves)
+    assert made.untimed == {"fc0": "no such kernel", "fc1": "no such kernel"}
+    assert made.original == 0.0
+
+
+def test_a_real_measurement_gives_finite_times(monkeypatch):
+    monkeypatch.setattr(group, "rounds_of", partial(rounds_of, seconds=0.05))
+    model = mlp([16, 24, 8], [None, None], 0)
+    found = find_sites(model, multiple=8)
+    feeds = [{"x": normal([1, 16], 1)}]
+    watch = Stopwatch.of(model, found, observed(model, found, feeds), feeds, options(rank_multiple=8))
+    plain = decompose_plain(found, 8)
+    made = watch.timed(plain.curves, plain.factors, Silent())
+    assert made.original > 0
+    assert not made.untimed
+    assert all(0 < o.cost.milliseconds < np.inf for curve in made.curves for o in curve.options)

@@ -1,0 +1,41 @@
+"""Predicted against measured time of whole models, plan by plan."""
+
+from __future__ import annotations
+
+from benchmarks.ablation_table import Found
+from benchmarks.latency import CELL, PART
+from benchmarks.lines import Line
+from benchmarks.wording import number, percent, table, with_interval
+
+KINDS = {"parameters": "parameters", "latency": "time"}
+
+
+def latency(found: Found, model: str) -> list[str]:
+    """Return the section of one model."""
+    data = found.get((PART, model, CELL))
+    if data is None or not data["plans"]:
+        return []
+    about = (
+        f"{data['groups']} measurements for {data['sites']} weights took {data['seconds']:.0f} s; the weights take"
+        f" {percent(data['share'], 0)} of the original's {data['original_ms']:.3g} ms."
+    )
+    heads = (
+        "plan: share of the factorable",
+        "weights factored",
+        "predicted time",
+        "measured, of the original's",
+        "error",
+    )
+    return ["### Predicted and measured time", "", about, "", *table(heads, [_row(plan) for plan in data["plans"]])]
+
+
+def error(plan: Line) -> float:
+    """Return by what share of the measured time the prediction is too high."""
+    return float(plan["predicted"] / plan["measured"][0] - 1)
+
+
+def _row(plan: Line) -> tuple[str, ...]:
+    kind = f"{percent(plan['share'], 0)} of {KINDS[plan['resource']]}"
+    measured = with_interval(plan["measured"])
+    off = f"{100 * error(plan):+.1f} %".replace("-", "−")
+    return kind, str(plan["factored"]), number(plan["predicted"]), measured, off
