@@ -56,13 +56,10 @@ class Gathering:
 
     def add(self, batch: Batch) -> None:
         """Take what moments need of a batch."""
-        for (site, side), (every, rows) in self._sides:
-            part = slice(batch.numbers[0] % rows, None, rows)
-            for z, e in batch.vectors(site, side, every):
-                if rows > 1 or every > 1:  # copies: a view would hold all the rows
-                    z, e = z[part].copy("K"), e[part].copy("K")
-                self._waiting.setdefault((site.id, side), []).append((z, e, batch.samples))
-                self._held += z.nbytes + e.nbytes
+        found = self._workers.dealt(lambda one: _looked_at(batch, *one), self._sides)
+        for ((site, side), _), pairs in zip(self._sides, found, strict=True):
+            self._waiting.setdefault((site.id, side), []).extend((z, e, batch.samples) for z, e in pairs)
+            self._held += sum(z.nbytes + e.nbytes for z, e in pairs)
         if self._held > self._most:
             self._sum()
 
@@ -94,3 +91,12 @@ class Gathering:
         add_gram(total.E, e, scale)
         positions, samples = total.positions + len(z) * scale, total.samples + sum(part[2] for part in parts)
         return SideMoments(total.Z, total.E, positions, samples)
+
+
+def _looked_at(batch: Batch, place: Side, thinning: Thinning) -> list[tuple[Array, Array]]:
+    every, rows = thinning
+    pairs = list(batch.vectors(*place, every))
+    if rows == 1 and every == 1:
+        return pairs
+    part = slice(batch.numbers[0] % rows, None, rows)
+    return [(z[part].copy("K"), e[part].copy("K")) for z, e in pairs]  # a view would hold all the rows
