@@ -102,15 +102,15 @@ def in_metric(moments: SideMoments, side: SideName, gram: Array, metric: Metric)
 def bases(moments: SideMoments, side: SideName, gram: Array, rank: int, shrinks: Sequence[float]) -> list[Basis]:
     """Return the best basis (d, rank) for every shrinkage; `gram` (d, d) is W Wᵀ on the outputs, Wᵀ W on the inputs.
 
-    The root is taken of the matrix that is shrunk towards the identity, so it can always be inverted. With groups, of
-    every group by itself: moments and gram (groups, d, d).
+    The root is taken of the matrix that is shrunk towards the identity, so it can always be inverted. Any root will
+    do: another one turns the eigenvectors by what it is turned itself. With groups, of every group by itself: moments
+    and gram (groups, d, d).
     """
     if gram.ndim == 3:
         return _grouped([bases(moments.group(g), side, one, rank, shrinks) for g, one in enumerate(gram)])
     count = max(moments.positions, 1)
     rooted, through = (moments.E, moments.Z) if side == "out" else (moments.Z, moments.E)
-    values, vectors = linalg.eigen(rooted / count)
-    return [_basis(values, vectors, through / count, side, gram, rank, shrink) for shrink in shrinks]
+    return [_basis(rooted / count, through / count, side, gram, rank, shrink) for shrink in shrinks]
 
 
 def _grouped(parts: Sequence[Sequence[Basis]]) -> list[Basis]:
@@ -127,15 +127,12 @@ def _grouped(parts: Sequence[Sequence[Basis]]) -> list[Basis]:
     ]
 
 
-def _basis(
-    values: Array, vectors: Array, through: Array, side: SideName, gram: Array, rank: int, shrink: float
-) -> Basis:
-    root = np.sqrt(values + max(shrink * float(values.mean()), TINY))
+def _basis(rooted: Array, through: Array, side: SideName, gram: Array, rank: int, shrink: float) -> Basis:
+    root = linalg.lower_root(rooted + max(shrink * float(rooted.trace()) / len(rooted), TINY) * np.eye(len(rooted)))
     through = through + shrink * float(through.trace()) / max(float(gram.trace()), TINY) * gram
-    inner = (vectors.T @ through @ vectors) * root[:, None] * root[None, :]
-    _, turned = linalg.eigen(inner)
+    _, turned = linalg.eigen(root.T @ through @ root)
     turned = turned[:, :rank]
-    onto, back = vectors @ (root[:, None] * turned), vectors @ (turned / root[:, None])
+    onto, back = root @ turned, linalg.solve_upper(root.T, turned)
     return Basis(side, onto, back, shrink) if side == "out" else Basis(side, back, onto, shrink)
 
 

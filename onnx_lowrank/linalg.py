@@ -108,6 +108,18 @@ def eigen(symmetric: Array) -> tuple[Array, Array]:
     return values, fix_signs(vectors[:, ::-1])
 
 
+def lower_root(definite: Array) -> Array:
+    """Return the lower triangular L with L Lᵀ = M (n×n) of a positive definite M: a tenth of a decomposition's work."""
+    with _controller().limit(limits=1, user_api="blas"):
+        return np.asarray(scipy.linalg.cholesky(definite, lower=True, check_finite=False))
+
+
+def solve_upper(upper: Array, columns: Array) -> Array:
+    """Return x with U x = columns, for an upper triangular U."""
+    with _controller().limit(limits=1, user_api="blas"):
+        return np.asarray(scipy.linalg.solve_triangular(upper, columns, check_finite=False))
+
+
 def svd(matrix: Array) -> tuple[Array, Array]:
     """Return singular values (r,), largest first, and left singular vectors (rows, r), signs fixed."""
     with _controller().limit(limits=1, user_api="blas"):

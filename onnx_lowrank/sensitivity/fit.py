@@ -14,6 +14,8 @@ from onnx_lowrank.sensitivity.grams import weight_gram
 from onnx_lowrank.types import Array
 
 TINY = 1e-300
+NEGLIGIBLE = 1e-9
+"""Losses below this share of the whole are alike: in dead directions they are rounding, which must not choose."""
 
 Each: TypeAlias = Callable[[Callable[[Any], Any], Sequence[Any]], "list[Any]"]
 """(function, items) -> results, in turn or on several threads."""
@@ -52,10 +54,15 @@ def fitted(
         return [basis.single() for basis in fold], [kronecker(basis, held) for basis in fold]
 
     tried, losses = zip(*each(without, held_out), strict=True)
-    worth = [sum(float(np.log(loss[i][1:] + TINY).sum()) for loss in losses) for i in range(len(SHRINK))]
+    worth = [sum(_worth(loss[i]) for loss in losses) for i in range(len(SHRINK))]
     best = int(np.argmin(worth))
     return Fit(
         folds=[one[best] for one in tried],
         final=bases(in_metric(total, side, gram, metric), side, gram, rank, SHRINK[best : best + 1])[0],
         kron=np.mean([loss[best] for loss in losses], axis=0),
     )
+
+
+def _worth(loss: Array) -> float:
+    """Return how much is lost over all ranks, in logarithms: every size counts alike."""
+    return float(np.log(loss[1:] + NEGLIGIBLE * float(loss[0]) + TINY).sum())
