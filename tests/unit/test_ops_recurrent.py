@@ -25,6 +25,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx_lowrank.options import Compact, Gate, Lossless
 from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.schemes import by_name
+from onnx_lowrank.sensitivity.separate import tells_samples_apart
 from onnx_lowrank.types import Why
 
 pytestmark = pytest.mark.usefixtures("no_timing")
@@ -141,3 +142,10 @@ def test_weights_in_front_of_a_cell_fall_back_as_well():
     assert result, result.reason
     (note,) = (note for note in result.notes if "no gradient" in note)
     assert note.startswith("3 of 4 weights have no gradient (LSTM keeps its product inside; no rule for LSTM): ")
+
+
+def test_steps_in_front_do_not_keep_other_weights_from_batches():
+    """A cell's own tensors are not asked for gradients: that they lead with the steps does not matter."""
+    model, x = two_layers(), normal([8, STEPS, WIDTH], 8)
+    feeds = [{"x": row[None]} for row in x]
+    assert tells_samples_apart(model, found_in(model), feeds, options())
