@@ -387,3 +387,25 @@ def test_predicted_time_stands_beside_the_measured(bench: Any, measured: float, 
     target = rows_of(text, "| crepe: predicted time")[0]
     assert f"| {mark} | 2 plans, at worst {off} (predicted .550, measured {said}) |" in target
     assert "7 measurements for 9 weights took 21 s; the weights take 80 % of the original's 10.2 ms." in text
+
+
+@pytest.mark.parametrize(
+    ("matmul", "bytes_", "marks"), [(0.75, 5.0e7, ("met", "met")), (0.85, 7.0e7, ("**MISSED**",) * 2)]
+)
+def test_minilm_is_judged_by_its_matrices_and_by_its_whole_file(
+    bench: Any, matmul: float, bytes_: float, marks: tuple[str, str]
+) -> None:
+    """Its word table is factorable, too: a share of all factorable weights would say nothing of the matrices."""
+    data = {
+        **crepe(0.5),
+        "kept_by_operator": {"MatMul": matmul, "Gather": 0.3},
+        "before": {"parameters": 10, "bytes": 9.0e7, "macs": 1.0},
+        "after": {"parameters": 5, "bytes": bytes_, "macs": 1.0},
+    }
+    text = document(bench, [raw("goals", "minilm", "compact/joint", data)])
+    matrices, file = (
+        next(row for row in rows_of(text, "| minilm: compact") if part in row)
+        for part in ("MatMul parameters", "bytes")
+    )
+    assert f"| {marks[0]} | 50.0 % kept (MatMul {100 * matmul:.1f} %, Gather 30.0 %); " in matrices
+    assert f"| {marks[1]} | {100 * bytes_ / 9.0e7:.1f} % of 90 MB; " in file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def _answer(result: Result) -> dict[str, Any]:
         "before": _size(result.before),
         "after": _size(result.after),
         "kept_factorable": _kept(result),
+        "kept_by_operator": _kept_by_operator(result),
         "factored": len(result.plan.factored) if result.plan else 0,
         "validation": _said(result.verdict),
         "test": _said(result.test),
@@ -66,6 +68,18 @@ def _answer(result: Result) -> dict[str, Any]:
 def _kept(result: Result) -> float:
     dense = sum(curve.dense.cost.parameters for curve in result.curves)
     return result.plan.cost.parameters / dense if result.plan else 1.0
+
+
+def _kept_by_operator(result: Result) -> dict[str, float]:
+    """Return the share of the factorable parameters that each operator keeps."""
+    operators = {site.id: site.op for site in result.sites}
+    dense: Counter[str] = Counter()
+    kept: Counter[str] = Counter()
+    for curve in result.curves:
+        dense[operators[curve.site]] += curve.dense.cost.parameters
+    for choice in result.plan.choices if result.plan else ():
+        kept[operators[choice.site]] += choice.option.cost.parameters
+    return {name: kept[name] / count if result.plan else 1.0 for name, count in dense.items()}
 
 
 def _size(size: Size) -> dict[str, float]:

@@ -43,9 +43,10 @@ READING = (
 
 
 BEFORE = (
-    "Tables of an earlier state, whose raw lines were not kept (plain and whitened factors at fixed shares, and more"
-    " goals on them): [tools/results/2026-11-23.md](tools/results/2026-11-23.md). Raw lines of this page:"
-    " `tools/results/*.jsonl`."
+    "Raw lines of this page: `tools/results/*.jsonl`. Tables of earlier states:"
+    " [2026-11-23](tools/results/2026-11-23.md) (raw lines not kept; plain and whitened factors at fixed shares, and"
+    " more goals on them) and [2026-11-24](tools/results/2026-11-24.md) (before embedding tables, Tucker-2 and separable"
+    " convolutions: there minilm's factorable weights are its MatMuls alone)."
 )
 
 
