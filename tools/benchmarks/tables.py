@@ -45,8 +45,8 @@ READING = (
 BEFORE = (
     "Raw lines of this page: `tools/results/*.jsonl`. Tables of earlier states:"
     " [2026-11-23](tools/results/2026-11-23.md) (raw lines not kept; plain and whitened factors at fixed shares, and"
-    " more goals on them) and [2026-11-24](tools/results/2026-11-24.md) (before embedding tables, Tucker-2 and separable"
-    " convolutions: there minilm's factorable weights are its MatMuls alone)."
+    " more goals on them) and [2026-11-24](tools/results/2026-11-24.md) (before embedding tables, Tucker-2 and"
+    " separable convolutions: there minilm's factorable weights are its MatMuls alone)."
 )
 
 
