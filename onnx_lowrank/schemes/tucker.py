@@ -27,14 +27,18 @@ STEPS = 12
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Core:
-    """first: (r₁, in, 1…), core: (r₂, r₁, *k), last: (out, r₂, 1…), float32; any leading part of them is a chain.
+    """The weight as it is given, and a projection write readᵀ on either side; the core is made when it is asked for.
 
+    read, write: (in, r₁) of the inputs, (out, r₂) of the outputs, strongest first. That large a core beside the weight
+    itself, for every fold, would be most of what decomposing holds.
     errors_in, errors_out: (r + 1,) the relative squared error that each side's projection makes by itself.
     """
 
-    first: Array
-    core: Array
-    last: Array
+    weight: Array
+    read_in: Array
+    write_in: Array
+    read_out: Array
+    write_out: Array
     errors_in: Array
     errors_out: Array
     scheme: str = "tucker-2"
@@ -44,11 +48,14 @@ class Core:
         return min(float(self.errors_in[ranks[0]] + self.errors_out[ranks[1]]), 1.0)
 
     def chain(self, ranks: Ranks) -> Chain:
-        """Return the three stages."""
+        """Return the three stages: (r₁, in, 1…), (r₂, r₁, *k), (out, r₂, 1…), float32."""
         inner, outer = ranks
-        axes = tuple(range(self.core.ndim - 2))
-        core = self.core[:outer, :inner].copy()
-        return Chain((Stage(self.first[:inner].copy()), Stage(core, axes), Stage(self.last[:, :outer].copy())))
+        spatial = self.weight.ndim - 2
+        half = mixed(np.asarray(self.weight, np.float64), self.write_in[:, :inner])
+        core = np.tensordot(self.read_out[:, :outer].T, half, axes=1)
+        first, last = pointwise(self.read_in[:, :inner].T, spatial), pointwise(self.write_out[:, :outer], spatial)
+        first, core, last = (np.array(part, np.float32) for part in (first, core, last))
+        return Chain((Stage(first), Stage(core, tuple(range(spatial))), Stage(last)))
 
     def dense(self, ranks: Ranks) -> Array:
         """Return the product, (out, in, *spatial)."""
@@ -91,7 +98,15 @@ class Tucker2:
     ) -> Core:
         """Return the factors that the bases of both sides stand for."""
         inner, outer = bases["in"], bases["out"]
-        return _core(weight, (inner.read, inner.write), (outer.read, outer.write), errors["in"], errors["out"], most)
+        return Core(
+            weight,
+            inner.read[:, : most[0]].copy(),
+            inner.write[:, : most[0]].copy(),
+            outer.read[:, : most[1]].copy(),
+            outer.write[:, : most[1]].copy(),
+            errors["in"],
+            errors["out"],
+        )
 
     def factor(self, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks, groups: int = 1) -> Core:
         """Return the factors in the metric of the inputs."""
@@ -100,25 +115,8 @@ class Tucker2:
         after = KernelFirst().factor(weight, fit, score, most[1:])
         read, write, _ = channel_basis(weight, fit)
         left = after.last.reshape(weight.shape[0], -1).astype(np.float64)
-        return _core(weight, (read, write), (left, left), before.errors, after.errors, most)
-
-
-def _core(
-    weight: Array,
-    inner: tuple[Array, Array],
-    outer: tuple[Array, Array],
-    errors_in: Array,
-    errors_out: Array,
-    most: Ranks,
-) -> Core:
-    """Return the factors of projections write readᵀ on both sides, each given as (read, write)."""
-    (read_in, write_in), (read_out, write_out) = inner, outer
-    half = mixed(np.asarray(weight, np.float64), write_in[:, : most[0]])
-    core = np.tensordot(read_out[:, : most[1]].T, half, axes=1)
-    axes = weight.ndim - 2
-    first, last = pointwise(read_in[:, : most[0]].T, axes), pointwise(write_out[:, : most[1]], axes)
-    first, core, last = (part.astype(np.float32) for part in (first, core, last))
-    return Core(first, core, last, errors_in, errors_out)
+        read, write = read[:, : most[0]], write[:, : most[0]]
+        return Core(weight.astype(np.float32), read, write, left, left, before.errors, after.errors)
 
 
 def _widths(shape: tuple[int, ...]) -> tuple[tuple[int, int], tuple[int, int]]:

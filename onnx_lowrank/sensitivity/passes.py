@@ -25,7 +25,7 @@ from onnx_lowrank.types import Array, Ranks, Site
 if TYPE_CHECKING:
     from onnx_lowrank.sensitivity.joint import Collection
 
-WAITING = 32
+WAITING = 64
 """Rows gather before their products are formed, all sites of a group together: this part of the memory allowed."""
 WIDE = 256
 """Sides with more dimensions than this are decomposed one at a time, fold by fold on as many threads."""
@@ -213,7 +213,7 @@ class Passes:
         rise, deviation = rises(tail)
         krons = {side: self.kron[site.id, side] for side in sides}
         errors = {side: kron / kron[0] if kron[0] > 0 else np.zeros_like(kron) for side, kron in krons.items()}
-        weight, most = self.given.found.weight(site), largest(ranks)
+        weight, most = self.given.found.stored(site), largest(ranks)  # a view: schemes copy what they change
         if self.given.metric == "weights":
             plain = scheme.factor(weight, None, None, most, site.groups)
             errors = {sides[0]: np.array([plain.error((rank,)) for rank in range(most[0] + 1)])}
