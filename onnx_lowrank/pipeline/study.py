@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.latency import Stopwatch, Timed
 from onnx_lowrank.metrics import Metric
 from onnx_lowrank.metrics.divergence import Kind
+from onnx_lowrank.ops import operator
 from onnx_lowrank.options import Gate, Options, Resource
 from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate, kind_of, predicted_notes, probe
 from onnx_lowrank.pipeline.continuation import Stand, go_on
@@ -116,6 +118,7 @@ class Study:
             curves, unit = probe(self.subject, self.found, calibrated, self.options, self.clock)
             self.stand = Stand(calibrated, self._signed(curves, calibrated), unit)
             self._warn_narrow(calibrated)
+            self.notes.extend(unseen_rows(self.found, self.split.calibration.feeds))
             self.notes.extend([*calibrated.notes, *predicted_notes(self.options, curves, unit)])
         return self.stand
 
@@ -186,6 +189,23 @@ class Study:
                 f"{site.node} has {site.shape[1]} inputs and saw {vectors:,.0f} vectors:"
                 f" about {wanted:,} calibration samples would serve it better"
             )
+
+
+def unseen_rows(found: Found, feeds: Sequence[Feed]) -> list[str]:
+    """Return a note for every table of which calibration has not looked up all rows: theirs is no measured loss."""
+    notes = []
+    for site in (site for site in found.sites if site.op == "Gather" and not site.body):
+        names = [operator(call).data(call) for call in found.calls[site.id]]
+        given = [feed[name].reshape(-1) for feed in feeds for name in names if name in feed]
+        rows = site.shape[1]
+        seen = len(np.unique(np.concatenate(given) % rows)) if given else 0
+        if seen < rows:
+            known = f"{seen:,} of the {rows:,} rows" if given else f"an unknown part of the {rows:,} rows"
+            notes.append(
+                f"{site.node}: calibration looks up {known} of its table; what factoring does to the others is not"
+                f" measured: give samples that hold them, for validation too, or --exclude '{site.weight}'"
+            )
+    return notes
 
 
 def refitted(

@@ -27,6 +27,7 @@ from onnx import TensorProto
 from onnx_lowrank.curvature import SideMoments, bases
 from onnx_lowrank.options import Compact, Gate, Lossless
 from onnx_lowrank.pipeline import optimize
+from onnx_lowrank.pipeline.study import unseen_rows
 from onnx_lowrank.types import Why
 
 pytestmark = pytest.mark.usefixtures("no_timing")
@@ -182,3 +183,14 @@ def test_rows_that_no_sample_looks_up_are_kept_by_the_shrinkage():
     (basis,) = bases(moments, "out", W @ W.T, 2, [1e-2])
     kept = basis.write @ (basis.read.T @ W)
     assert np.linalg.norm(kept - W) < 0.2 * np.linalg.norm(W[:, 10:])
+
+
+@pytest.mark.parametrize(("most", "said"), [(20, "20 of the 60 rows"), (ROWS, "")])
+def test_rows_that_calibration_never_looks_up_are_told(most: int, said: str):
+    """Nothing is known of them, so no measurement speaks for them."""
+    model = classifier(None)
+    found = found_in(model)
+    x = np.arange(600).reshape(-1, 6) % most
+    notes = unseen_rows(found, [{"x": row[None]} for row in x])
+    assert len(notes) == bool(said)
+    assert all(f"embed: calibration looks up {said} of its table" in note and "--exclude 'T'" in note for note in notes)

@@ -32,7 +32,7 @@ def main() -> None:
     collection = joint_collection(
         subject, samples, found, observe(subject.model, found, samples.feeds, options), objective, options, batch
     )
-    forwards, collections = [], []
+    forwards, collections, peaks = [], [], []
     for _ in range(int(repeats)):
         start = time.perf_counter()
         for run in batches(samples.feeds, batch):
@@ -41,8 +41,8 @@ def main() -> None:
         start = time.perf_counter()
         collection.run()
         collections.append(time.perf_counter() - start)
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT)
     ratios = [one / other for one, other in zip(collections, forwards, strict=True)]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT
     print(
         json.dumps(
             {
@@ -53,7 +53,8 @@ def main() -> None:
                 "samples": len(samples),
                 "sites": len(found.sites),
                 "passes": collection.passes,
-                "peak_bytes": peak,
+                "peak_bytes": peaks[0],  # as in a process that collects once; later ones start from what is left over
+                "peaks": peaks,
             }
         )
     )
