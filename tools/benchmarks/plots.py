@@ -17,6 +17,9 @@ SALT = "onnx-lowrank"
 WIDTH = 3.4
 
 
+ROUNDING = 1e-12
+
+
 class PlotError(Exception):
     """A plot that cannot be drawn; the message says what to do."""
 
@@ -46,7 +49,7 @@ def draw(found: Found, models: Sequence[str], path: Path) -> bool:
 
 
 def _panel(axes: Any, model: str, data: Line) -> None:
-    points = [p for p in data["points"] if p["predicted"] > 0 and p["measured"] > 0]
+    points = shown(data["points"])
     for label, inside, marker, colour in MARKS:
         chosen = [p for p in points if p["inside"] is inside]
         xs, ys = ([p[what] for p in chosen] for what in ("predicted", "measured"))
@@ -61,9 +64,16 @@ def _panel(axes: Any, model: str, data: Line) -> None:
     axes.legend(loc="upper left", frameon=False)
 
 
+def shown(points: Sequence[Line]) -> list[Line]:
+    """Return the points of which both values are more than the rounding of the largest: one of 1e-56 hides the rest."""
+    values = ("predicted", "measured")
+    floor = ROUNDING * max((p[what] for p in points for what in values), default=0.0)
+    return [p for p in points if all(p[what] > floor for what in values)]
+
+
 def title(model: str, data: Line) -> str:
     """Return what stands above a panel, with what a logarithm cannot show."""
     correlation, count = rank_correlation(data["points"], inside=True, resamples=0, seed=0)
-    hidden = sum(p["predicted"] <= 0 or p["measured"] <= 0 for p in data["points"])
-    left_out = f"; {hidden} at 0 not shown" if hidden else ""
+    hidden = len(data["points"]) - len(shown(data["points"]))
+    left_out = f"; {hidden} at 0" if hidden else ""
     return f"{model}: Spearman {number(correlation[0])} inside ({count} of {len(data['points'])}{left_out})"
