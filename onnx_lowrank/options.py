@@ -11,7 +11,8 @@ from onnx_lowrank.errors import GoalError
 DropType: TypeAlias = Literal["absolute", "relative"]
 Sensitivity: TypeAlias = Literal["joint", "inputs", "weights", "paper"]
 Resource: TypeAlias = Literal["parameters", "bytes", "macs", "latency"]
-Then: TypeAlias = Literal["quantize", "quantize-dynamic"]
+Then: TypeAlias = Literal["quantize", "quantize-dynamic", "quantize-weights"]
+THEN: tuple[Then, ...] = ("quantize", "quantize-dynamic", "quantize-weights")
 
 
 LEAST_SPEEDUP = 1.02
@@ -163,8 +164,8 @@ class Options:
     then: Then | None = None
 
     def __post_init__(self) -> None:
-        if self.then not in (None, "quantize", "quantize-dynamic"):
-            raise GoalError(f"unknown step {self.then!r} after factoring: take 'quantize' or 'quantize-dynamic'")
+        if self.then is not None and self.then not in THEN:
+            raise GoalError(f"unknown step {self.then!r} after factoring: take {', '.join(map(repr, THEN))}")
         if self.sensitivity not in ("joint", "inputs", "weights", "paper"):
             raise GoalError(
                 f"unknown sensitivity {self.sensitivity!r}: take 'joint' (inputs and loss gradients),"
