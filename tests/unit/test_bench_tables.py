@@ -73,7 +73,7 @@ def rows_of(text: str, start: str) -> list[str]:
 
 def document(bench: Any, lines: list[dict[str, Any]], *, quick: bool = False) -> str:
     setting = bench("benchmarks.lines").Setting(0, 0, quick)
-    text: str = bench("benchmarks.tables").document(lines, MODELS, setting)
+    text: str = bench("benchmarks.tables").document(lines, (*MODELS, "resnext50"), setting)
     return text
 
 
@@ -437,3 +437,44 @@ def test_a_speed_up_has_to_hold_at_the_slow_end(bench: Any, ratio: list[float], 
     text = document(bench, [raw("quantize", "crepe", "ours, latency", cell)])
     (row,) = rows_of(text, "| crepe: compact by latency")
     assert f"| {mark} | {1 / ratio[0]:.1f} times [{1 / ratio[2]:.1f}, {1 / ratio[1]:.1f}], 2 threads; " in row
+
+
+def test_the_papers_table_marks_what_was_asked_and_keeps_the_leaky_protocol_apart(bench: Any) -> None:
+    def row(after: float, lost: int, *, leaky: bool = False) -> dict[str, Any]:
+        change = [after - 0.91, after - 0.915, after - 0.905]
+        return {
+            "outcome": "made", "reason": "", "seconds": 61.2, "leaky": leaky, "kept": 0.3, "kept_factorable": 0.299,
+            "bytes": [9e7, 3e7], "macs": 0.4, "latency": [0.6, 0.55, 0.65], "n": 10000, "flips": [31, lost],
+            "top1": [0.91, after, change], "loss": [0.2756, 0.2712, [-0.0044, -0.006, -0.003]],
+            "tempered": [0.27, 0.271, [0.001, -0.002, 0.004]], "temperatures": [1.2, 1.0],
+            "validation_top1": [0.9, 0.9],
+        }  # fmt: skip
+
+    lines = [
+        raw("paper", "resnext50", "lossless/0.3", row(0.912, 11)),
+        raw("paper", "resnext50", "lossless/0.2", row(0.9085, 46)),
+        raw("paper", "resnext50", "leaky/0.3", row(0.919, 5, leaky=True)),
+        raw("paper", "resnext50", "compact/0", {"outcome": "nothing", "reason": "none passed", "seconds": 1.0}),
+    ]
+    text = document(bench, lines)
+    assert "| met | .9100 → .9120 (.0020 [−.0030, .0070]), loss .2756 → .2712; 30.0 % kept |" in text
+    assert "**MISSED** | .9100 → .9085 (−.0015 [−.0065, .0035])" in text
+    assert "| resnext50: at −90 % of the file's parameters top-1 within .01 of the original's | open |" in text
+    assert "| lossless 0.3 | 30.0 % | 29.9 % | 40.0 % | .9120 (.0020 [−.0030, .0070]) | 31, 11 |" in text
+    assert "- compact/0: none passed" in text
+    assert text.index("| leaky 0.3 |") > text.index("*Leaky*: calibrated, chosen and reported on the same 2,000")
+
+
+def test_a_temperature_of_its_own_takes_back_what_was_only_certainty(bench: Any) -> None:
+    paper = bench("benchmarks.paper")
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 4000)
+    logits = 2.0 * np.eye(4)[labels] + rng.normal(size=(4000, 4))
+    right, sure = paper.Scored(logits, labels), paper.Scored(10.0 * logits, labels)
+    assert sure.losses().mean() > 1.2 * right.losses().mean()
+    assert sure.temperature() == pytest.approx(10.0 * right.temperature(), rel=1e-3)
+    np.testing.assert_allclose(sure.losses(sure.temperature()), right.losses(right.temperature()), rtol=1e-3, atol=1e-3)
+    found = paper._compared((right, right), (sure, sure))
+    assert found["top1"][2][0] == 0.0
+    assert found["loss"][2][1] > 0
+    assert abs(found["tempered"][2][0]) < 1e-4

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
 from benchmarks.ablation import DEFAULT, SEEDS
 from benchmarks.ablation import cell_name as ablation_cell
@@ -17,12 +17,11 @@ from benchmarks.latency import THREADS
 from benchmarks.latency import cell_name as latency_cell
 from benchmarks.latency_table import error, threads_said
 from benchmarks.lines import Line
+from benchmarks.paper_table import paper_targets
 from benchmarks.prediction import rank_correlation
 from benchmarks.prediction_table import correlation_said
+from benchmarks.target import Found, Target
 from benchmarks.wording import both, interval, number, percent, with_interval
-
-Found = Mapping[tuple[str, str, str], Line]
-"""(part, model, cell) -> what was measured."""
 
 HALF = 0.5
 LEAST_PEARSON = 0.62
@@ -55,20 +54,6 @@ ZOO: dict[tuple[str, str], tuple[float, int]] = {
 }
 """What was measured before there were recipes, on how many samples; the samples are the same for minilm alone."""
 SAME_SAMPLES = ("minilm",)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """One line: what is asked for, what was measured, and whether it is met (None: not measured, or not all)."""
-
-    asked: str
-    measured: str
-    met: bool | None
-
-    @property
-    def mark(self) -> str:
-        """Return the word for the table."""
-        return {True: "met", False: "**MISSED**", None: "open"}[self.met]
 
 
 class Noted(dict[tuple[str, str, str], Line]):
@@ -114,6 +99,7 @@ def _all(found: Found, models: tuple[str, ...]) -> Iterator[Target]:
     yield from (_correlation(found, model) for model in models)
     yield from (_cost(found, model) for model in models)
     yield from (_time(found, model) for model in models)
+    yield from paper_targets(found)
 
 
 def _baseline(found: Found, model: str) -> Target:
