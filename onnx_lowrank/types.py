@@ -123,11 +123,13 @@ class Moments:
     A: (in, in) sum of x xᵀ over positions (channels only for a convolution), float64. Of a table, whose inputs are
     one-hot, it is diagonal and only that is kept: (in,) how often every row was looked up.
     C: (out, out) sum of y yᵀ over positions, without the bias, float64; None where W A Wᵀ is exact.
+    H: (out, out) sum of h hᵀ over what Wᵀ maps where a table is also an output layer; None: nowhere.
     patches, keys: (n, in, *spatial) inputs at the n positions of smallest random key (a bottom-n sample).
     """
 
     A: Array
     C: Array | None = None
+    H: Array | None = None
     patches: Array | None = None
     keys: Array | None = None
     positions: int = 0
@@ -150,6 +152,7 @@ class Moments:
         return Moments(
             A=self.A + other.A,
             C=None if self.C is None or other.C is None else self.C + other.C,
+            H=other.H if self.H is None else self.H if other.H is None else self.H + other.H,
             patches=patches,
             keys=keys,
             positions=self.positions + other.positions,
@@ -199,6 +202,11 @@ class Chain:
         owned = [axis for stage in self.stages for axis in stage.owns]
         if len(owned) != len(set(owned)):
             raise ValueError("an axis is owned by two stages")
+
+    @property
+    def turned(self) -> Chain:
+        """The chain of the transposed weight, of matrices."""
+        return Chain(tuple(Stage(stage.weight.T, groups=stage.groups) for stage in reversed(self.stages)))
 
     @property
     def layout(self) -> Layout:

@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 
 import numpy as np
@@ -64,6 +64,10 @@ class Batch:
         for call in self.flow.found.calls[site.id]:
             yield self.flow.vectors(site, side, call, self.values, self.gradients, lines)
 
+    def ways(self, site: Site) -> tuple[bool, ...]:
+        """Return for every call of the site whether it reads the weight transposed."""
+        return tuple(call.turned for call in self.flow.found.calls[site.id])
+
     def ends(self, site: Site) -> list[tuple[Array, Array]]:
         """Return the input and the gradient at the output of every call, as they are in the graph."""
         calls = self.flow.found.calls[site.id]
@@ -98,13 +102,13 @@ class JointFlow:
         inside = {site.id: f"{site.op} keeps its product inside" for site in sites if not _shows(found, site)}
         sites = [site for site in sites if site.id not in inside]
         calls = [(site, call) for site in sites for call in found.calls[site.id]]
-        outputs = [call.output for site, call in calls if "out" in sides_of(site)]
+        outputs = [call.output for site, call in calls if "out" in _sides(site, call)]
         made = {name: node for node in model.graph.node for name in node.output}
         # a twin may read its inputs through a Cast, under another name
         self._data = {
             call.output: str(made[call.output].input[call.inputs.index(operator(call).data(call))]) for _, call in calls
         }
-        shares = {call.output: self._data[call.output] for site, call in calls if "in" in sides_of(site)}
+        shares = {call.output: self._data[call.output] for site, call in calls if "in" in _sides(site, call)}
         keep = self._keep = [name for name in dict.fromkeys(self._kept(sites)) if name not in self._given]
         graph = build_gradient(model, outputs, seeded, shapes=shapes, keep=keep, shares=shares)
         self.unreached = inside | {site.id: why for site in sites if (why := self._missing(site, graph))}
@@ -126,17 +130,17 @@ class JointFlow:
     def _gradients(self, site: Site) -> Iterator[str]:
         """Yield what is asked of the gradient graph: e of every side and call."""
         for call in self.found.calls[site.id]:
-            if "out" in sides_of(site):
+            if "out" in _sides(site, call):
                 yield call.output
-            if "in" in sides_of(site):
+            if "in" in _sides(site, call):
                 yield through(self._data[call.output], call.output)
 
     def _kept(self, sites: Sequence[Site]) -> Iterator[str]:
         for site in sites:
             for call in self.found.calls[site.id]:
-                if "in" in sides_of(site):
+                if "in" in _sides(site, call):
                     yield operator(call).data(call)
-                if "out" in sides_of(site):
+                if "out" in _sides(site, call):
                     yield call.output
                     if len(call.inputs) > 2 and call.input(2):
                         yield call.input(2)
@@ -207,8 +211,14 @@ class JointFlow:
         gradients: Mapping[str, Array],
         lines: slice | None = None,
     ) -> tuple[Array, Array]:
-        """Return z and e (positions, d) of one call, float32; of an image only its `lines`."""
+        """Return z and e (positions, d) of one call, float32; of an image only its `lines`.
+
+        Of a node that reads the weight transposed, Ŵᵀ = Wᵀ Πᵀ, they are those of its other side, e first.
+        """
         op = operator(call)
+        if call.turned:
+            z, e = self.vectors(site, _turned(side), replace(call, turned=False), values, gradients, lines)
+            return e, z
         if side == "out":
             bias = values.get(call.input(2)) if len(call.inputs) > 2 and call.input(2) else None
             z = op.linear(call, _part(values[call.output], lines), bias)
@@ -238,6 +248,16 @@ class JointFlow:
 def _shows(found: Found, site: Site) -> bool:
     """Whether a tensor of the graph holds W x, so that there can be a gradient at it."""
     return all(operator(call).seen != "inputs" for call in found.calls[site.id])
+
+
+def _turned(side: SideName) -> SideName:
+    return "in" if side == "out" else "out"
+
+
+def _sides(site: Site, call: Call) -> tuple[SideName, ...]:
+    """Return the sides that are asked for, as this call has them."""
+    sides = sides_of(site)
+    return tuple(map(_turned, sides)) if call.turned else sides
 
 
 def _landed(

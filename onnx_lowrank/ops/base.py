@@ -26,7 +26,8 @@ Place: TypeAlias = Literal["whole", "first", "inner", "last"]
 class Call:
     """One node: its type, inputs, first output in use, attributes, and which input (`slot`) holds the weight.
 
-    `shape` is that of the stored weight; `outputs` are all of them, empty where one is left out.
+    `shape` is that of the weight as it arrives; `outputs` are all of them, empty where one is left out. turned: what is
+    factored is the transpose of this node's weight, as a lookup reads it.
     """
 
     op: str
@@ -38,6 +39,7 @@ class Call:
     opset: int
     shape: tuple[int, ...] = ()
     outputs: tuple[str, ...] = ()
+    turned: bool = False
 
     def input(self, index: int) -> str:
         """Return the name of an input, empty where it is left out."""
