@@ -154,7 +154,10 @@ def _single_product(moments: SideMoments) -> SideMoments:
     Z = [way.Z / max(way.samples, 1) for way in ways]
     E = [way.E / max(way.positions, 1) for way in ways]
     sizes = [max(float(np.linalg.norm(one)), TINY) for one in Z]
-    Z, E = [one / size for one, size in zip(Z, sizes, strict=True)], [e * size for e, size in zip(E, sizes, strict=True)]
+    Z, E = (
+        [one / size for one, size in zip(Z, sizes, strict=True)],
+        [e * size for e, size in zip(E, sizes, strict=True)],
+    )
     of_z, of_e = (np.array([[np.vdot(one, other) for other in each] for one in each]) for each in (Z, E))
     values, vectors = np.linalg.eig(of_e @ of_z)
     u = np.abs(vectors[:, int(np.argmax(values.real))].real)

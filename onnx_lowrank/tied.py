@@ -18,9 +18,9 @@ TABLE = np.arange(6.0).reshape(3, 2)
 
 @dataclass(frozen=True, slots=True)
 class Tie:
-    """nodes: the first outputs of those that multiply by the transposed table. entries: tensors that hold it transposed.
+    """nodes: the first outputs of those that multiply by the transposed table; empty where a weight is no such table.
 
-    Empty where a weight is no such table.
+    entries: the tensors that hold it the other way round than the lookup reads it.
     """
 
     nodes: frozenset[str] = frozenset()

@@ -1,7 +1,7 @@
 """A product with the transpose of a table that is also looked up: an output layer tied to the embedding.
 
-The site's weight is the lookup's, W (width, rows); this node computes y = Wᵀ h. So its factors are the table's, the last
-one first: with W = last · first it is y = firstᵀ (lastᵀ h), of the very tensors that the lookup reads.
+The site's weight is the lookup's, W (width, rows); this node computes y = Wᵀ h. So its factors are the table's, the
+last one first: with W = last · first it is y = firstᵀ (lastᵀ h), of the very tensors that the lookup reads.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Writer = Callable[[Call, "list[tuple[Stage, str]]", Names], Written]
 
 
 class Tied:
-    """One of these operators with its weight read as the table's transpose; `canonical` and `stored` are the table's."""
+    """An operator that reads the table's transpose; `canonical` and `stored` are the table's own."""
 
     def __init__(self, op: Op, write: Writer) -> None:
         self._op, self._write, self.op_type = op, write, op.op_type

@@ -1,8 +1,8 @@
 """A matrix that is read both ways, y = W x and y = Wᵀ h (a table that is also an output layer), as one pair.
 
 A basis of the outputs of W gives both: Ŵ = Π W is Wᵀ Πᵀ the other way. What is lost there, E|Wᵀ (1 − Πᵀ) h|², is
-tr(E h hᵀ (1 − Π) W Wᵀ (1 − Π)ᵀ), so W Wᵀ takes the place of y yᵀ and h hᵀ that of the gradient's moment. Both ways count
-alike, by what they lose of their own outputs.
+tr(E h hᵀ (1 − Π) W Wᵀ (1 − Π)ᵀ), so W Wᵀ takes the place of y yᵀ and h hᵀ that of the gradient's moment. Both ways
+count alike, by what they lose of their own outputs.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ import numpy as np
 
 from onnx_lowrank import linalg
 from onnx_lowrank.curvature import Basis, SideName
-from onnx_lowrank.schemes.both_ways import both_ways
 from onnx_lowrank.schemes.base import multiple_in, of_group, pointwise, saving_ranks
+from onnx_lowrank.schemes.both_ways import both_ways
 from onnx_lowrank.schemes.pair import NestedPair, joined
 from onnx_lowrank.types import Array, Layout, Moments, Ranks
 

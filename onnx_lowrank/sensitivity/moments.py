@@ -14,7 +14,8 @@ import numpy as np
 
 from onnx_lowrank import linalg
 from onnx_lowrank.calibration import Observed
-from onnx_lowrank.calibration.joint import Batch, width_of
+from onnx_lowrank.calibration.joint import Batch
+from onnx_lowrank.calibration.sides import width_of
 from onnx_lowrank.curvature import SideMoments, SideName
 from onnx_lowrank.sensitivity.grams import add_gram, mirror
 from onnx_lowrank.sensitivity.kept import Key
