@@ -30,7 +30,6 @@ lookup in a table (the first stage of a chain without axes) multiplies nothing."
 class Why(str, Enum):
     """Why a weight stays as it is."""
 
-    GROUPED = "grouped convolution"
     DEPTHWISE = "depthwise convolution"
     QUANTISED = "quantised weight"
     RECURRENT = "recurrent cell"

@@ -92,7 +92,7 @@ def stored_weight(found: Found, site: Site, factors: Factors, option: Option) ->
     call, storage = found.calls[site.id][0], found.sources[site.id].storage
     ranks = option.ranks
     dense = product(storage.seen(factors.chain(ranks))) if storage.narrow else factors.dense(ranks)
-    stage = Stage(dense, tuple(range(dense.ndim - 2)))
+    stage = Stage(dense, tuple(range(dense.ndim - 2)), site.groups)
     return np.ascontiguousarray(as_type(operator(call).stored(call, stage), storage.arrives))
 
 
