@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written, channel_vectors
+from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written, channel_vectors, unscaled
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 NEUTRAL = {"strides": 1, "dilations": 1, "output_padding": 0}
@@ -55,6 +55,8 @@ class ConvTranspose:
         """Return the groups of channels."""
         return int(call.attributes.get("group", 1))
 
+    scale = staticmethod(unscaled)
+
     def whole(self, call: Call) -> bool:
         """Return whether there is an output_shape: of a part of the axes the rest is not known."""
         return "output_shape" in call.attributes
@@ -83,10 +85,6 @@ class ConvTranspose:
         """Return channel vectors of the output, without the bias."""
         rows = channel_vectors(y)
         return rows if bias is None else rows - bias.reshape(1, -1).astype(rows.dtype)
-
-    def scale(self, call: Call) -> float:
-        """Return 1."""
-        return 1.0
 
     def patches(self, call: Call, x: Array, kernel: tuple[int, ...], picks: Array, count: int) -> Array | None:
         """Return the inputs that every kernel element brings to an output, zero where it brings none.
