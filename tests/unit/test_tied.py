@@ -311,3 +311,22 @@ def test_both_nodes_of_a_tied_table_are_timed_on_their_own():
     assert kinds == [["Gather", "MatMul"], ["MatMul", "MatMul"]]
     shapes = [{tuple(t.dims) for t in micro.graph.initializer} for micro in made]
     assert shapes == [{(WORDS, 8), (8, WIDTH)}, {(WIDTH, 8), (8, WORDS)}]
+
+
+def test_a_tied_table_inside_both_branches_of_an_if():
+    def branch(name: str) -> onnx.GraphProto:
+        nodes = [
+            node("Gather", ["E", "x"], [f"h{name}"], f"embed {name}"),
+            node("Gemm", [f"h{name}", "E"], [f"y{name}"], f"head {name}", transB=1),
+        ]
+        return onnx.helper.make_graph(nodes, name, [], [value(f"y{name}", [ANY, ANY])])
+
+    choice = node("If", ["c"], ["y"], "choice", then_branch=branch("a"), else_branch=branch("b"))
+    ends = [value("x", ["n"], TensorProto.INT64), value("c", [], TensorProto.BOOL)], [value("y", [ANY, ANY])]
+    model = build([choice], *ends, {"E": falling(1)})
+    (site,) = found_in(model).sites
+    changed = factored(model, {site.id: ("svd", WIDTH)})
+    assert [t.name for t in changed.graph.initializer] == ["E.lowrank0", "E.lowrank1"]
+    for way in (True, False):
+        feed = {"x": np.array([1, 4, -2]), "c": np.array(way)}
+        np.testing.assert_allclose(run(changed, feed)["y"], run(model, feed)["y"], rtol=1e-4, atol=1e-4)
