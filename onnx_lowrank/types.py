@@ -104,6 +104,18 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
+class Family:
+    """Siblings: matrices that multiply one and the same input, so that one first factor can serve them all.
+
+    `members` are the sites' ids in the order of the graph, `outs` their outputs, `inner` the inputs of each.
+    """
+
+    members: tuple[str, ...]
+    outs: tuple[int, ...]
+    inner: int
+
+
+@dataclass(frozen=True, slots=True)
 class Positions:
     """Where a site works, for one sample: `calls` × the extent of every spatial axis before and after it.
 
@@ -236,6 +248,8 @@ class Cost:
 
 
 DENSE = "dense"
+SHARED = "shared"
+"""The scheme of siblings with one first factor: y_i = U_i (V x)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +259,8 @@ class Option:
     `error` is the relative squared error at the site's output (0 dense, 1 all gone); `loss` is on the scale of the
     divergence that the run measures (nats of KL, or relative squared error), so sites add. `deviation` is the standard
     error of `loss` over samples; `slope` the predicted change of the labelled loss to first order, with its own.
+    `family`: the ids of all siblings that take the option at these ranks together or not at all, as they share the
+    first factor; it is counted in the cost of the first of them alone.
     """
 
     scheme: str
@@ -255,6 +271,7 @@ class Option:
     deviation: float = 0.0
     slope: float = 0.0
     slope_deviation: float = 0.0
+    family: tuple[str, ...] = ()
 
     @property
     def dense(self) -> bool:

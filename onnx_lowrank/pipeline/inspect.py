@@ -46,7 +46,8 @@ def inspect(
     rows.sort(key=lambda row: (-row.site.parameters, row.site.weight))
     skips = tuple(largest_first(found.skips))
     notes = (*([inlined_note(names)] if names else []), *([moved_note(moved)] if moved else []))
-    return Inspection(source, model_io.main_opset(proto), found.parameters, size, tuple(rows), skips, notes)
+    opset = model_io.main_opset(proto)
+    return Inspection(source, opset, found.parameters, size, tuple(rows), skips, notes, found.families)
 
 
 def _row(found: Found, site: Site) -> WeightRow:

@@ -90,6 +90,7 @@ class Study:
         found = find_sites(
             subject.model, include=options.include, exclude=options.exclude, multiple=options.rank_multiple
         )
+        found = found if options.shares else replace(found, siblings=())
         notes = [inlined_note(subject.inlined)] if subject.inlined else []
         notes += [moved_note(subject.moved)] if subject.moved else []
         integers = sum(site.itemsize == 1 for site in found.sites)

@@ -6,14 +6,16 @@ Where the samples have far more positions than moments need, only some lines and
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
 
 from onnx_lowrank import linalg
 from onnx_lowrank.calibration import Observed
-from onnx_lowrank.calibration.joint import Batch, width_of
+from onnx_lowrank.calibration.joint import Batch
+from onnx_lowrank.calibration.sides import width_of
 from onnx_lowrank.curvature import SideMoments, SideName
 from onnx_lowrank.sensitivity.grams import add_gram, mirror
 from onnx_lowrank.sensitivity.kept import Key
@@ -45,11 +47,17 @@ class Gathering:
     """Sums over batches: products in float32, their sums in float64.
 
     Rows wait until there are `most` bytes of them, all sides together: one product of many rows is faster than many
-    of few.
+    of few. same: key -> another one, whose Z is its own as well: siblings have one input.
     """
 
-    def __init__(self, sides: Sequence[tuple[Side, Thinning]], workers: linalg.Workers, most: int) -> None:
-        self._sides, self._workers, self._most = sides, workers, most
+    def __init__(
+        self,
+        sides: Sequence[tuple[Side, Thinning]],
+        workers: linalg.Workers,
+        most: int,
+        same: Mapping[Key, Key] | None = None,
+    ) -> None:
+        self._sides, self._workers, self._most, self._same = sides, workers, most, same or {}
         self._sums: dict[Key, SideMoments] = {}
         self._waiting: dict[Key, list[tuple[Array, Array, int]]] = {}
         self._held = 0
@@ -66,10 +74,11 @@ class Gathering:
     def total(self) -> dict[Key, SideMoments]:
         """Return the sums; nothing is added after this."""
         self._sum()
-        for one in self._sums.values():
-            mirror(one.Z)
+        for key, one in self._sums.items():
             mirror(one.E)
-        return self._sums
+            if key not in self._same:
+                mirror(one.Z)
+        return {key: replace(one, Z=self._sums[self._same.get(key, key)].Z) for key, one in self._sums.items()}
 
     def _sum(self) -> None:
         """Add what has gathered to upper triangles."""
@@ -78,18 +87,20 @@ class Gathering:
         self._held = 0
 
     def _summed(self, place: Side, thinning: Thinning) -> SideMoments | None:
-        key, scale = (place[0].id, place[1]), math.prod(thinning)
+        scale = math.prod(thinning)
+        key: Key = (place[0].id, place[1])
         parts, total = self._waiting.pop(key, []), self._sums.get(key)
         if not parts:
             return total
-        z, e = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        e = np.concatenate([part[1] for part in parts])
         if total is None:
             groups, width = place[0].groups, width_of(*place)
             shape = (width, width) if groups == 1 else (groups, width, width)
-            total = SideMoments(np.zeros(shape), np.zeros(shape), 0, 0)
-        add_gram(total.Z, z, scale)
+            total = SideMoments(np.zeros(shape if key not in self._same else 0), np.zeros(shape), 0, 0)
+        if key not in self._same:
+            add_gram(total.Z, np.concatenate([part[0] for part in parts]), scale)
         add_gram(total.E, e, scale)
-        positions, samples = total.positions + len(z) * scale, total.samples + sum(part[2] for part in parts)
+        positions, samples = total.positions + len(e) * scale, total.samples + sum(part[2] for part in parts)
         return SideMoments(total.Z, total.E, positions, samples)
 
 

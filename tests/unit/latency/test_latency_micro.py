@@ -11,7 +11,7 @@ from builders import build, constant, node, normal, plan_of, run, value, weight
 from onnx_lowrank.calibration.expose import expose
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.latency.capture import capture, crawls, typical
-from onnx_lowrank.latency.micro import COLD, DATA, MOST_COPIES, Scene, chain_model, copies_of, dense_model
+from onnx_lowrank.latency.micro import COLD, DATA, FIRST, MOST_COPIES, Scene, chain_model, copies_of, dense_model
 from onnx_lowrank.options import Options
 from onnx_lowrank.rewrite import rewrite
 from onnx_lowrank.schemes import SCHEMES
@@ -61,7 +61,7 @@ def scene_of(model, x):
     found = find_sites(model, multiple=1)
     (site,) = found.sites
     captured = capture(model, found, {"x": x}, OPTIONS)
-    return found, site, Scene.of(model, found.calls[site.id][0], site.weight, captured)
+    return found, site, Scene.of(model, found.calls[site.id], [site.weight], captured)
 
 
 def factors_of(found, site):
@@ -75,7 +75,7 @@ def factors_of(found, site):
 def test_the_first_copy_is_the_node_itself(make):
     model, x = make()
     _, _, scene = scene_of(model, x)
-    got = run(dense_model(scene), {DATA: scene.input})["output0"]
+    got = run(dense_model(scene), {DATA: scene.input})[FIRST]
     np.testing.assert_allclose(got, run(model, {"x": x})["y"], rtol=1e-5, atol=1e-6)
     assert scene.copies > 1
     np.testing.assert_array_equal(scene.input, np.maximum(x, 0))
@@ -88,11 +88,11 @@ def test_the_first_copy_of_a_chain_is_the_rewritten_model(make):
     made = factors_of(found, site)
     assert made
     for factors, ranks in made:
-        micro = chain_model(scene, factors.chain(ranks), factors.scheme, ranks)
+        micro = chain_model(scene, [factors.chain(ranks)], factors.scheme, ranks)
         outputs = run(micro, {DATA: scene.input})
         plan = plan_of({site.id: (factors.scheme, ranks)}, found)
         whole = rewrite(model, found, plan, {(site.id, factors.scheme): factors})
-        np.testing.assert_allclose(outputs["output0"], run(whole, {"x": x})["y"], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(outputs[FIRST], run(whole, {"x": x})["y"], rtol=1e-5, atol=1e-6)
         assert len(outputs) == scene.copies
         assert len(micro.graph.node) == scene.copies * len(factors.chain(ranks).stages)
 
@@ -103,7 +103,7 @@ def test_no_two_copies_share_a_weight(make):
     model, x = make()
     found, site, scene = scene_of(model, x)
     factors, ranks = factors_of(found, site)[0]
-    for micro in (dense_model(scene), chain_model(scene, factors.chain(ranks), factors.scheme, ranks)):
+    for micro in (dense_model(scene), chain_model(scene, [factors.chain(ranks)], factors.scheme, ranks)):
         tensors = [t for t in micro.graph.initializer if not t.name.startswith("shared.")]
         contents = {(tuple(t.dims), t.raw_data) for t in tensors}
         assert len(contents) == len(tensors) >= scene.copies > 1
@@ -116,7 +116,7 @@ def test_a_node_that_is_not_in_the_main_graph_is_refused():
     captured = capture(model, found, {"x": x}, OPTIONS)
     call = replace(found.calls[site.id][0], output="elsewhere")
     with pytest.raises(ModelError, match="no node of the main graph"):
-        Scene.of(model, call, site.weight, captured)
+        Scene.of(model, [call], [site.weight], captured)
 
 
 def test_copies_come_to_the_size_of_the_model():
