@@ -41,6 +41,33 @@ def siblings(
     return tuple(sorted(made, key=lambda family: place[calls[family.members[0]][0].output]))
 
 
+def strangers(
+    sites: Sequence[Site],
+    calls: Mapping[str, Sequence[Call]],
+    storages: Mapping[str, Storage],
+    families: Sequence[Family],
+) -> list[str]:
+    """Return sentences about the matrices that read what others read, and are no siblings of any; one a reason."""
+    kin = {member for family in families for member in family.members}
+    readers: dict[str, set[str]] = {}
+    matrices = [site for site in sites if site.op in MATRICES and not site.body]
+    for site in matrices:
+        for call in calls[site.id]:
+            readers.setdefault(operator(call).data(call), set()).add(site.id)
+    found: dict[str, list[str]] = {}
+    for site in (site for site in matrices if site.id not in kin):
+        if any(len(readers[operator(call).data(call)]) > 1 for call in calls[site.id]):
+            why = why_alone(site, calls[site.id], storages[site.id]) or "no other has its form, or no rank would save"
+            found.setdefault(why, []).append(site.weight)
+    return [
+        f"{_some(names)} what other weights read, but shares no first factor: {why}" for why, names in found.items()
+    ]
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{names[0]} reads" if len(names) == 1 else f"{names[0]}, like {len(names) - 1} more, reads"
+
+
 def why_alone(site: Site, calls: Sequence[Call], storage: Storage) -> str:
     """Return why a weight cannot share a first factor with any other, empty where it can."""
     if site.op not in MATRICES:

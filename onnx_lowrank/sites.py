@@ -58,6 +58,10 @@ class Found:
         here = {site.id for site in self.sites}
         return tuple(family for family in self.siblings if here.issuperset(family.members))
 
+    def sharing(self, allowed: bool) -> Found:
+        """Return the same, without siblings where they are not allowed to share a first factor."""
+        return self if allowed else replace(self, siblings=())
+
     def part(self, *, bodies: bool) -> Found:
         """Return what holds the sites inside bodies alone, or the others."""
         return replace(self, sites=tuple(site for site in self.sites if bool(site.body) == bodies))

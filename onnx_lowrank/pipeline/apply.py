@@ -61,8 +61,7 @@ def apply(
             f" {subject.sha256[:12]}…): give the model it was made for"
         )
     names = {choice.weight for choice in saved.choices}
-    found = find_sites(subject.model, multiple=saved.rank_multiple)
-    found = found if options.shares else replace(found, siblings=())
+    found = find_sites(subject.model, multiple=saved.rank_multiple).sharing(options.shares)
     if saved.sensitivity != "joint":  # there, what samples are run in depends on all sites
         found = replace(found, sites=tuple(site for site in found.sites if site.weight in names))
     progress = progress or Silent()

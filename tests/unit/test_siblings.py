@@ -12,6 +12,7 @@ from exhaustive import Exhaustive, collection, reached, squared, unit
 
 from onnx_lowrank.gradient import observed_ranks
 from onnx_lowrank.metrics import listed
+from onnx_lowrank.pipeline import inspect
 from onnx_lowrank.plan import Problem
 from onnx_lowrank.sensitivity.curves import joint_curves
 from onnx_lowrank.sensitivity.decompose import cost_curves, decompose_plain
@@ -78,18 +79,29 @@ ALONE = {
 }
 
 
+REASONS = {"two nodes": "several nodes use it", "a matrix for every slice": "it has a matrix for every slice"}
+
+
 @pytest.mark.parametrize("name", ALONE)
 def test_other_forms_are_none(name: str):
     nodes, weights = ALONE[name]
     model = readers(nodes, weights)
     assert len(found_in(model).sites) == 2
     assert members(model) == []
+    notes = [note for note in inspect(model, rank_multiple=1).notes if "shares no first factor" in note]
+    assert notes
+    assert all(note.startswith(("A reads", "B reads", "A, like 1 more, reads")) for note in notes)
+    assert any(REASONS.get(name, "differ in form") in note for note in notes)
 
 
 def test_integers_are_none_as_every_factor_has_scales_of_its_own():
     model = quantised(siblings(16, [16, 16], rank=None, together=False), {"W0": None, "W1": None})
     assert [site.itemsize for site in found_in(model).sites if site.id.startswith("h")] == [1, 1]
     assert members(model) == []
+    assert (
+        "W0, like 1 more, reads what other weights read, but shares no first factor: it is stored as integers"
+        in inspect(model, rank_multiple=1).notes
+    )
 
 
 def test_a_family_that_no_rank_makes_smaller_is_none():

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import build, constant, node, normal, plan_of, run, value, weight
+from builders import build, constant, node, normal, plan_of, run, siblings, value, weight
 
 from onnx_lowrank.calibration.expose import expose
 from onnx_lowrank.errors import ModelError
@@ -14,9 +14,10 @@ from onnx_lowrank.latency.capture import capture, crawls, typical
 from onnx_lowrank.latency.micro import COLD, DATA, FIRST, MOST_COPIES, Scene, chain_model, copies_of, dense_model
 from onnx_lowrank.options import Options
 from onnx_lowrank.rewrite import rewrite
-from onnx_lowrank.schemes import SCHEMES
+from onnx_lowrank.schemes import SCHEMES, factor_shared
 from onnx_lowrank.sensitivity.decompose import decompose_plain
 from onnx_lowrank.sites import find_sites
+from onnx_lowrank.types import SHARED
 
 OPTIONS = Options(provider="cpu", threads=1, rank_multiple=1)
 
@@ -146,3 +147,24 @@ def test_what_a_node_is_given_is_captured():
     captured = capture(model, found, {"x": x}, OPTIONS)
     np.testing.assert_array_equal(captured["r"], run(expose(model, ["r"]), {"x": x})["r"])
     assert captured["W"].shape == (10, 8, 3, 3)
+
+
+def test_siblings_are_copied_together_and_get_one_first_stage():
+    model, x = siblings(16, [16, 24], rank=None, together=False), normal([3, 16], 1)
+    found = find_sites(model, multiple=1)
+    (family,) = found.families
+    sites = {site.id: site for site in found.sites}
+    captured = capture(model, found, {"x": x}, OPTIONS)
+    calls = [found.calls[member][0] for member in family.members]
+    scene = Scene.of(model, calls, [sites[member].weight for member in family.members], captured)
+    assert scene.copies > 1
+    outputs = run(dense_model(scene), {DATA: scene.input})
+    assert len(outputs) == 2 * scene.copies
+    pairs = factor_shared([found.weight(sites[member]) for member in family.members], None, None, (16,))
+    micro = chain_model(scene, [pair.chain((16,)) for pair in pairs], SHARED, (16,))
+    assert len(micro.graph.node) == 3 * scene.copies, "one first stage and two of their own"
+    for name, array in run(micro, {DATA: scene.input}).items():
+        if name.startswith("output0."):  # the weights of other copies are moved as a whole, their factors each
+            np.testing.assert_allclose(array, outputs[name], rtol=1e-4, atol=1e-5)
+    tensors = [t for t in micro.graph.initializer if not t.name.startswith("shared.")]
+    assert len({(tuple(t.dims), t.raw_data) for t in tensors}) == len(tensors) == 3 * scene.copies
