@@ -91,7 +91,7 @@ def test_other_forms_are_none(name: str):
     notes = [note for note in inspect(model, rank_multiple=1).notes if "shares no first factor" in note]
     assert notes
     assert all(note.startswith(("A reads", "B reads", "A, like 1 more, reads")) for note in notes)
-    assert any(REASONS.get(name, "differ in form") in note for note in notes)
+    assert any(REASONS.get(name, "no other has its form") in note for note in notes)
 
 
 def test_integers_are_none_as_every_factor_has_scales_of_its_own():
