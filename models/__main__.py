@@ -11,6 +11,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from . import NAMES
@@ -31,7 +32,9 @@ def finish(name: str, split: Split, out: Path) -> dict[str, Any]:
     """Write one split, measure the original model on it if it has labels, and return its entry."""
     outputs = run(out / "model.onnx", split) if split.teacher or split.metric else {}
     if split.teacher:
-        split = dataclasses.replace(split, labels=label_with(outputs))
+        labels = label_with(outputs)
+        both = labels if split.kinds is None else np.column_stack([labels, split.kinds])
+        split = dataclasses.replace(split, labels=both)
     path = write(split, out / name)
     entry: dict[str, Any] = {"file": path.name, "n": len(split), "shapes": split.shapes()}
     entry |= {"note": split.note}

@@ -75,8 +75,13 @@ def _pair_cosines(outputs: Outputs) -> Array:
 
 
 def pair_correlation(outputs: Outputs, labels: Labels) -> float:
-    """Return Pearson's correlation of the pairs' cosines with the labels."""
-    return _pearson(_pair_cosines(outputs), _rows(labels)[:, 0].astype(float))
+    """Return Pearson's correlation of the pairs' cosines with the labels.
+
+    With a second column, the kind of the pair, it is taken of every kind apart: the worst counts.
+    """
+    cosines, rows = _pair_cosines(outputs), _rows(labels).astype(float)
+    kinds = rows[:, 1] if rows.shape[1] > 1 else np.zeros(len(rows))
+    return min(_pearson(cosines[kinds == kind], rows[kinds == kind, 0]) for kind in np.unique(kinds))
 
 
 def spearman_pairs(outputs: Outputs, labels: Labels) -> float:

@@ -21,7 +21,8 @@ class Split:
     `samples[i]` maps an input's name to one sample. If `ragged`, shapes differ between samples, each
     array has its batch axis and the split is written as one file a sample; otherwise the arrays are
     stacked on a new leading axis. `labels` is None where nobody labelled the samples; `teacher` says
-    that the runner shall label them with the original model's own argmax (agreement).
+    that the runner shall label them with the original model's own argmax (agreement). `kinds` numbers
+    the kind of every sample: a second column beside the teacher's labels.
     """
 
     samples: tuple[Mapping[str, Array], ...]
@@ -30,6 +31,7 @@ class Split:
     note: str = ""
     ragged: bool = False
     teacher: bool = False
+    kinds: Array | None = None
 
     def __post_init__(self) -> None:
         """Check that every label belongs to a sample."""

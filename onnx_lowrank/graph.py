@@ -229,3 +229,19 @@ def all_names(model: onnx.ModelProto) -> set[str]:
             names.update(value.name for value in values)
         names.update(sparse.values.name for sparse in graph.sparse_initializer)
     return names
+
+
+class Fresh:
+    """Gives names that are not taken."""
+
+    def __init__(self, taken: set[str]) -> None:
+        self._taken = taken
+
+    def __call__(self, hint: str) -> str:
+        """Return `hint`, with a number behind it where it is taken; from now on it is."""
+        name, number = hint, 1
+        while name in self._taken:
+            number += 1
+            name = f"{hint}_{number}"
+        self._taken.add(name)
+        return name

@@ -11,7 +11,8 @@ from onnx_lowrank.errors import GoalError
 DropType: TypeAlias = Literal["absolute", "relative"]
 Sensitivity: TypeAlias = Literal["joint", "inputs", "weights", "paper"]
 Resource: TypeAlias = Literal["parameters", "bytes", "macs", "latency"]
-Then: TypeAlias = Literal["quantize", "quantize-dynamic"]
+Then: TypeAlias = Literal["quantize", "quantize-dynamic", "quantize-weights"]
+THEN: tuple[Then, ...] = ("quantize", "quantize-dynamic", "quantize-weights")
 
 
 LEAST_SPEEDUP = 1.02
@@ -142,8 +143,8 @@ class Options:
     inter_layer: add what sites do to each other. refit: ridge least squares of the last factors on the compressed
     prefix. continuation: steps in which to shrink, collecting again after each. gamma: bound on the relative error of
     a layer under `paper`. loss: FILE.py:function(outputs, label) -> {output: gradient}, a loss of one's own. then: what
-    is done to the factored model, and judged with it: int8 by onnxruntime, static or dynamic. siblings: weights that
-    read the same tensor may share a first factor.
+    is done to the factored model, and judged with it: int8 by onnxruntime (static, dynamic), or of the weights alone.
+    siblings: weights that read the same tensor may share a first factor.
     """
 
     sensitivity: Sensitivity = "joint"
@@ -170,8 +171,8 @@ class Options:
         return self.siblings and self.sensitivity != "paper" and self.continuation == 1
 
     def __post_init__(self) -> None:
-        if self.then not in (None, "quantize", "quantize-dynamic"):
-            raise GoalError(f"unknown step {self.then!r} after factoring: take 'quantize' or 'quantize-dynamic'")
+        if self.then is not None and self.then not in THEN:
+            raise GoalError(f"unknown step {self.then!r} after factoring: take {', '.join(map(repr, THEN))}")
         if self.sensitivity not in ("joint", "inputs", "weights", "paper"):
             raise GoalError(
                 f"unknown sensitivity {self.sensitivity!r}: take 'joint' (inputs and loss gradients),"

@@ -1,4 +1,4 @@
-"""int8 by onnxruntime.quantization: a float model in, a quantised one out. The only importer of that module."""
+"""int8: a float model in, a quantised one out. The only importer of onnxruntime.quantization."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from onnx_lowrank.model_io import PROTOBUF_LIMIT, main_opset, store
 from onnx_lowrank.options import Then
 from onnx_lowrank.runtime import ORT_ERRORS, Runner, batch_size, batches, first_line, join
 from onnx_lowrank.types import Feed
+from onnx_lowrank.weight_only import weights_rounded
 
 STATIC_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "Relu", "Clip")
 """What holds weights, and the activations that a convolution's quantised output takes in.
@@ -87,13 +88,16 @@ def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 
 def quantised(model: onnx.ModelProto, then: Then, feeds: Sequence[Feed]) -> onnx.ModelProto:
-    """Return the model in int8: `quantize` static (QDQ, ranges from `feeds`), `quantize-dynamic` without samples.
+    """Return the model in int8: `quantize` static (QDQ, ranges from `feeds`), the others without samples.
 
-    Weights are symmetric, one scale a channel. Names and types of inputs and outputs, metadata and documentation stay.
+    `quantize-dynamic` finds ranges at run time, `quantize-weights` leaves activations float. Weights are symmetric, one
+    scale a channel. Names and types of inputs and outputs, metadata and documentation stay.
     Raises ModelError, one line, where onnxruntime cannot do it or finds nothing to quantise.
     """
     if refused := refusal(model):
         raise ModelError(f"--then {then}: {refused}")
+    if then == "quantize-weights":
+        return _weights(model)
     try:
         with _quiet(), tempfile.TemporaryDirectory(prefix="onnx-lowrank-") as folder:
             source, target = _prepared(model, Path(folder)), Path(folder) / "int8.onnx"
@@ -111,8 +115,21 @@ def quantised(model: onnx.ModelProto, then: Then, feeds: Sequence[Feed]) -> onnx
     return _named(made, model)
 
 
+def _weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with int8 weights. Raises ModelError where there are none to take."""
+    try:
+        made = weights_rounded(_recent(model))
+    except onnx.version_converter.ConvertError as error:
+        raise ModelError(f"--then quantize-weights: onnx cannot bring it to opset 13: {first_line(error)}") from error
+    if not any(tensor.data_type == onnx.TensorProto.INT8 for tensor in made.graph.initializer):
+        raise ModelError("--then quantize-weights: no weight of 256 numbers or more in float32 is read directly here")
+    return made
+
+
 def settings(then: Then) -> dict[str, str]:
     """Return how this machine's models are quantised, for their provenance."""
+    if then == "quantize-weights":
+        return {"then": then, "weights": "int8, symmetric, per channel", "activations": "float32"}
     return {
         "then": then,
         "weights": "int8, symmetric, per channel" + ("" if full_range() else ", 7 bits"),
@@ -155,15 +172,19 @@ def _dynamic(source: Path, target: Path) -> None:
     )  # fmt: skip
 
 
+def _recent(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model in an opset and an IR version that can hold int8 weights."""
+    if main_opset(model) < OLDEST:
+        model = onnx.version_converter.convert_version(model, OLDEST)
+    return _without_listed(model) if model.ir_version < LISTED else model
+
+
 def _prepared(model: onnx.ModelProto, folder: Path) -> Path:
     """Return a file that can be quantised: a recent opset, weights as initializers, BatchNormalization folded.
 
     The last two are onnxruntime's basic optimizations, the pre-processing that it recommends.
     """
-    if main_opset(model) < OLDEST:
-        model = onnx.version_converter.convert_version(model, OLDEST)
-    model = _without_listed(model) if model.ir_version < LISTED else model
-    store(model, folder / "float.onnx")
+    store(_recent(model), folder / "float.onnx")
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.errors import PlanError
-from onnx_lowrank.graph import PASSES, all_names, bodies, constant_value, subgraphs
+from onnx_lowrank.graph import PASSES, Fresh, all_names, bodies, constant_value, subgraphs
 from onnx_lowrank.ops import Place, first_output, operator
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.sites import Found
@@ -32,7 +32,7 @@ def rewrite(
     model: onnx.ModelProto, found: Found, plan: Plan, factors: Mapping[tuple[str, str], Factors]
 ) -> onnx.ModelProto:
     """Return a copy of `model` with the plan's sites factored. Raises PlanError for a site that is not in `found`."""
-    names = _Fresh(all_names(model))
+    names = Fresh(all_names(model))
     sites = {site.id: site for site in found.sites}
     new = _New()
     tensors: list[onnx.TensorProto] = []
@@ -63,26 +63,11 @@ class _New:
     first: list[onnx.NodeProto] = field(default_factory=list)
 
 
-class _Fresh:
-    """Gives names that are not taken."""
-
-    def __init__(self, taken: set[str]) -> None:
-        self._taken = taken
-
-    def __call__(self, hint: str) -> str:
-        name, number = hint, 1
-        while name in self._taken:
-            number += 1
-            name = f"{hint}_{number}"
-        self._taken.add(name)
-        return name
-
-
 def _write(
     site: Site,
     found: Found,
     chain: Chain,
-    names: _Fresh,
+    names: Fresh,
     new: _New,
     tensors: list[onnx.TensorProto],
 ) -> None:

@@ -26,6 +26,7 @@ from onnx_lowrank.cli.options import (
     usage,
 )
 from onnx_lowrank.model_io import write_text
+from onnx_lowrank.options import THEN as STEPS
 from onnx_lowrank.options import Compact, Goal, Lossless
 from onnx_lowrank.pipeline.pareto import no_curve
 from onnx_lowrank.pipeline.subject import RANDOM
@@ -113,9 +114,9 @@ SENSITIVITY = stacked(
 )
 THEN = click.option(
     "--then",
-    type=click.Choice(["quantize", "quantize-dynamic"]),
-    help="Also make it int8 by onnxruntime; gate and report are of both together. quantize: static (QDQ), ranges from"
-    " --data. quantize-dynamic: ranges at run time, for models of MatMul.",
+    type=click.Choice(STEPS),
+    help="Also make it int8; gate and report are of both together. quantize: static (QDQ), ranges from --data."
+    " quantize-dynamic: ranges at run time, for models of MatMul. quantize-weights: only the file, float arithmetic.",
 )
 
 

@@ -31,7 +31,7 @@ DATA = "data"
 FIRST = "output0.0"
 """The only output that is fetched; onnxruntime computes the others all the same."""
 MOST_COPIES = 16
-COLD = 2**25
+COLD = 2**27
 """Bytes of weights that the copies need not exceed: more than the caches that a core has to itself."""
 
 

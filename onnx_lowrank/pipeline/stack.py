@@ -40,7 +40,7 @@ class Stack:
             return
         if refused := refusal(self.subject.model):
             raise ModelError(f"--then {self.options.then}: {refused}")
-        if not runs_on_cpu(self.options.provider):
+        if self.options.then != "quantize-weights" and not runs_on_cpu(self.options.provider):
             raise RuntimeProblem(
                 f"--then {self.options.then} makes models for the CPU, and provider {self.options.provider!r} would run"
                 " them elsewhere, no faster than in float: give --provider cpu"

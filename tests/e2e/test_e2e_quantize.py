@@ -28,7 +28,7 @@ from onnx_lowrank.types import Cost, Curve, Option, Plan
 pytestmark = pytest.mark.usefixtures("no_timing")
 MODEL = mlp([64, 96, 96, 8], [6, 10, 8], 11)
 LOOSE = Gate(max_drop=0.1)
-THEN = ("quantize", "quantize-dynamic")
+THEN = ("quantize", "quantize-dynamic", "quantize-weights")
 
 
 def samples(count: int, seed: int) -> dict[str, np.ndarray]:
@@ -163,7 +163,9 @@ def saved(result: Result) -> SavedPlan:
     return SavedPlan.of(result.plan, shapes, result.source_hash, result.options, "test", result.divergence)
 
 
-@pytest.mark.parametrize(("sensitivity", "then"), [("inputs", "quantize"), ("weights", "quantize-dynamic")])
+@pytest.mark.parametrize(
+    ("sensitivity", "then"), [("inputs", "quantize"), ("weights", "quantize-dynamic"), ("weights", "quantize-weights")]
+)
 def test_same_bytes_again_and_the_plan_repeats_both_steps(sensitivity: str, then: str, tmp_path: Path):
     files, chosen = [tmp_path / f"{i}.onnx" for i in range(2)], stacked(then=then, sensitivity=sensitivity)
     given = DataSources(data=samples(64, 1), validation=samples(120, 2))
