@@ -92,7 +92,7 @@ def _write(
         tensors.extend(tensor_of(array, storage.arrives, name) for name, array in written.extra.items())
 
 
-def _stored(site: Site, found: Found, stage: Stage, place: Place, hint: str, names: _Fresh) -> Stored:
+def _stored(site: Site, found: Found, stage: Stage, place: Place, hint: str, names: Fresh) -> Stored:
     call = found.calls[site.id][0]
     layout = partial(operator(call).stored, call, place=place)
     clean = replace(stage, weight=_without_dust(stage.weight))
@@ -119,7 +119,7 @@ def _write_family(
     sites: Sequence[Site],
     found: Found,
     chains: Sequence[Chain],
-    names: _Fresh,
+    names: Fresh,
     new: _New,
     tensors: list[onnx.TensorProto],
 ) -> None:
