@@ -13,30 +13,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import scipy.optimize
 import scipy.sparse
 
+from onnx_lowrank.plan.groups import Groups, Tie
 from onnx_lowrank.types import Array
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Tie:
-    """rows: (m, groups), each one option of every one of the `groups`: all of a row are taken, or none of it.
-
-    A group is in one tie at most, and has at least one option in none of its rows.
-    """
-
-    groups: tuple[int, ...]
-    rows: Array
-
-    def summed(self, values: Sequence[Array]) -> Array:
-        """Return (m,) what every row sums to; values: (options,) of all groups there are."""
-        return np.asarray(np.sum([values[g][self.rows[:, i]] for i, g in enumerate(self.groups)], axis=0))
-
 
 Solver: TypeAlias = Callable[[Sequence[Array], Sequence[Array], float, Sequence[Tie]], list[int] | None]
 """(losses, costs, budget, ties) -> one index a group, None where none fits: `solve` or `relaxed`."""
@@ -46,35 +30,6 @@ SECONDS = 60.0
 """Only a safety net, far above what NODE_LIMIT takes."""
 SLACK = 1e-9
 """Relative rounding allowed when a solution is checked against its budget."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Groups:
-    """losses, costs: arrays (options,) a group. free: how many of them, the first ones, are in no row of `ties`.
-
-    The free ones are undominated and sorted by rising cost. Without `free`, all are.
-    """
-
-    losses: Sequence[Array]
-    costs: Sequence[Array]
-    free: Sequence[int]
-    ties: Sequence[Tie] = ()
-
-    @staticmethod
-    def untied(losses: Sequence[Array], costs: Sequence[Array]) -> Groups:
-        """Return groups of which all options are free."""
-        return Groups(losses, costs, [len(loss) for loss in losses])
-
-    def least(self, worth: Sequence[Array]) -> list[int]:
-        """Return the picks of least summed `worth`, (options,) a group."""
-        picks = [int(np.argmin(values[:count])) for values, count in zip(worth, self.free, strict=True)]
-        for tie in self.ties:
-            together = tie.summed(worth)
-            best = int(np.argmin(together))
-            if together[best] < sum(float(worth[g][picks[g]]) for g in tie.groups):
-                for group, option in zip(tie.groups, tie.rows[best], strict=True):
-                    picks[group] = int(option)
-        return picks
 
 
 def solve(losses: Sequence[Array], costs: Sequence[Array], budget: float, ties: Sequence[Tie] = ()) -> list[int] | None:
@@ -259,26 +214,41 @@ def _at(groups: Groups, price: float) -> list[int]:
 
 
 def _improved(groups: Groups, budget: float, picks: list[int]) -> list[int]:
-    """Spend what is left: repeatedly the upgrade with the best loss saved for its cost."""
-    picks = list(picks)
-    spent = _total(groups.costs, picks)
+    """Spend what is left: repeatedly the upgrade with the best loss saved for its cost.
+
+    One free option for a dearer one, or a whole row of a tie for what its groups have.
+    """
+    picks, spent = list(picks), _total(groups.costs, picks)
+    sizes = [len(loss) for loss in groups.losses]
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    place = np.concatenate([np.arange(size) for size in sizes])
+    free = place < np.asarray(groups.free)[group]
+    rows = [(tie, row) for tie in groups.ties for row in range(len(tie.rows))]
+    cost, loss = (
+        np.concatenate([*each, *(tie.summed(each) for tie in groups.ties)]) for each in (groups.costs, groups.losses)
+    )
     while True:
-        best: tuple[float, float, dict[int, int]] | None = None
-        for step in _steps(groups, picks):
-            extra = sum(float(groups.costs[g][o] - groups.costs[g][picks[g]]) for g, o in step)
-            gain = sum(float(groups.losses[g][picks[g]] - groups.losses[g][o]) for g, o in step)
-            if gain > 0 and spent + extra <= budget and (best is None or gain / max(extra, 1e-30) > best[0]):
-                best = (gain / max(extra, 1e-30), extra, dict(step))
-        if best is None:
+        extra = cost - _held(groups.costs, groups.ties, picks, sizes)
+        gain = _held(groups.losses, groups.ties, picks, sizes) - loss
+        allowed = np.concatenate([free & (place > np.asarray(picks)[group]), np.ones(len(rows), bool)])
+        allowed &= (gain > 0) & (spent + extra <= budget)
+        if not allowed.any():
             return picks
-        spent += best[1]
-        for group, option in best[2].items():
-            picks[group] = option
+        best = int(np.argmax(np.where(allowed, gain / np.maximum(extra, 1e-30), -1.0)))
+        spent += float(extra[best])
+        if best < len(place):
+            picks[int(group[best])] = int(place[best])
+        else:
+            tie, row = rows[best - len(place)]
+            for member, option in zip(tie.groups, tie.rows[row], strict=True):
+                picks[member] = int(option)
 
 
-def _steps(groups: Groups, picks: Sequence[int]) -> Iterator[list[tuple[int, int]]]:
-    """Yield what can be changed at a time, (group, option) each: one free option for a dearer one, or a whole row."""
-    for group, (pick, free) in enumerate(zip(picks, groups.free, strict=True)):
-        yield from ([(group, option)] for option in range(pick + 1, free))
-    for tie in groups.ties:
-        yield from (list(zip(tie.groups, row, strict=True)) for row in tie.rows.tolist())
+def _held(values: Sequence[Array], ties: Sequence[Tie], picks: Sequence[int], sizes: Sequence[int]) -> Array:
+    """Return what is had now in the place of every option, and then of every row.
+
+    Summed in the order of `Tie.summed`: a row that is taken gains exactly nothing over itself.
+    """
+    now = np.array([value[pick] for value, pick in zip(values, picks, strict=True)])
+    together = [np.full(len(tie.rows), sum(now[g] for g in tie.groups)) for tie in ties]
+    return np.concatenate([np.repeat(now, sizes), *together])

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_lowrank.options import Resource
-from onnx_lowrank.plan.knapsack import Solver, Tie, least_cost, relaxed, solve
+from onnx_lowrank.plan.groups import Tie
+from onnx_lowrank.plan.knapsack import Solver, least_cost, relaxed, solve
 from onnx_lowrank.types import Array, Choice, Cost, Curve, Option, Plan, Ranks
 
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_lowrank.plan import Problem, knapsack, lossless, solve
-from onnx_lowrank.plan.knapsack import Groups, Tie, lagrangian, least_cost, relaxed
+from onnx_lowrank.plan.groups import Groups, Tie
+from onnx_lowrank.plan.knapsack import lagrangian, least_cost, relaxed
 from onnx_lowrank.plan.problem import amount
 from onnx_lowrank.types import Cost, Curve, Option
 
