@@ -42,6 +42,8 @@ def solve(losses: Sequence[Array], costs: Sequence[Array], budget: float, ties: 
     if prepared is None:
         return None
     kept, groups = prepared
+    if not kept:
+        return []
     near = lagrangian(groups, budget)
     exact = _milp(groups, budget, scale=_total(groups.losses, near))
     picks = near if exact is None or _total(groups.losses, exact) > _total(groups.losses, near) else exact
@@ -56,6 +58,8 @@ def relaxed(
     if prepared is None:
         return None
     kept, groups = prepared
+    if not kept:
+        return []
     return [int(k[pick]) for k, pick in zip(kept, lagrangian(groups, budget), strict=True)]
 
 

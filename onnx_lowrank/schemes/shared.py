@@ -8,7 +8,7 @@ metric of the inputs it is the truncated SVD of W A^½, in none that of W.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -41,10 +41,8 @@ def cut_shared(weights: Sequence[Array], basis: Basis, errors: Sequence[Array], 
 
     weights: (out, in) each; errors: (r + 1,) each, kept as they are.
     """
-    first = basis.read.T
-    return [
-        _pair(first, np.asarray(w, np.float64) @ basis.write, e, most) for w, e in zip(weights, errors, strict=True)
-    ]
+    lasts = (np.asarray(weight, np.float64) @ basis.write for weight in weights)
+    return _pairs(basis.read.T, lasts, errors, most)
 
 
 def factor_shared(
@@ -58,14 +56,18 @@ def factor_shared(
     pair = Svd().factor(stacked, fit, score, most)
     lasts = np.split(pair.last, np.cumsum([len(weight) for weight in weights])[:-1])
     A = np.eye(stacked.shape[1]) if score is None else score.A
+    errors = (_errors(np.asarray(w, np.float64), pair.first, last, A) for w, last in zip(weights, lasts, strict=True))
+    return _pairs(pair.first, lasts, errors, most)
+
+
+def _pairs(first: Array, lasts: Iterable[Array], errors: Iterable[Array], most: Ranks) -> list[NestedPair]:
+    """Return the pairs cut to `most` ranks, in float32: all of them hold one and the same first factor."""
+    (rank,) = most
+    shared = np.ascontiguousarray(first[:rank], np.float32)
     return [
-        _pair(pair.first, last, _errors(np.asarray(weight, np.float64), pair.first, last, A), most)
-        for weight, last in zip(weights, lasts, strict=True)
+        NestedPair(SHARED, shared, last[:, :rank].astype(np.float32), error, MATRICES)
+        for last, error in zip(lasts, errors, strict=True)
     ]
-
-
-def _pair(first: Array, last: Array, errors: Array, most: Ranks) -> NestedPair:
-    return NestedPair.kept(SHARED, first, last, errors, most, owns=MATRICES)
 
 
 def _errors(weight: Array, first: Array, last: Array, A: Array) -> Array:

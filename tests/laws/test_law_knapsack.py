@@ -170,6 +170,11 @@ def test_tied_options_are_taken_together_and_the_choice_is_exact(
                 assert total(losses, picks) == pytest.approx(min(fitting), rel=2e-6, abs=1e-9)
 
 
+@pytest.mark.parametrize("budget", [0.0, 3.0])
+def test_of_no_groups_nothing_is_chosen(budget: float):
+    assert solve([], [], budget) == relaxed([], [], budget) == []
+
+
 def test_a_thousand_groups_in_threes_are_solved_within_the_relaxations_gap():
     rng = np.random.default_rng(0)
     losses, costs, ties = [], [], []
