@@ -76,7 +76,7 @@ def why_alone(site: Site, calls: Sequence[Call], storage: Storage) -> str:
         return "it is used inside a body"
     if site.groups > 1:
         return "it has a matrix for every slice"
-    if len(calls) > 1:
+    if len(calls) > 1 or calls[0].turned:
         return "several nodes use it"
     return "it is stored as integers" if storage.grid is not None else ""
 

@@ -16,7 +16,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import ablation, cost, curves, floor, goals, latency, paper, pareto, plots, prediction, quantize
+from benchmarks import (
+    ablation,
+    cost,
+    curves,
+    floor,
+    goals,
+    latency,
+    methods,
+    paper,
+    pareto,
+    plots,
+    prediction,
+    quantize,
+)
 from benchmarks.lines import Lines, Setting
 from benchmarks.paper_table import CLASSIFIERS
 from benchmarks.prediction_table import PLOT
@@ -30,7 +43,7 @@ PARTS = {"memory": goals.measure_memory, "goals": goals.measure, "curves": curve
 PARTS |= {"cost": cost.measure, "ablation": ablation.measure, "prediction": prediction.measure}
 PARTS |= {"pareto": pareto.measure, "floor": floor.measure, "latency": latency.measure}
 PARTS |= {"quantize": quantize.measure}
-PAPER = {"paper": paper.measure}
+PAPER = {"paper": paper.measure, "methods": methods.measure}
 """What is measured of the classifiers, whose labels are class numbers."""
 
 

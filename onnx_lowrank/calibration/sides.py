@@ -1,8 +1,9 @@
-"""The sides of a weight that something is collected of in the joint metric."""
+"""The sides of a weight that its truncations project: its outputs, or its inputs."""
 
 from __future__ import annotations
 
 from onnx_lowrank.curvature import SideName
+from onnx_lowrank.ops import Call
 from onnx_lowrank.schemes import SCHEMES, ranks_of
 from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Site
@@ -24,3 +25,13 @@ def looked_at(found: Found, multiple: int = 1) -> dict[str, tuple[SideName, ...]
 def width_of(site: Site, side: SideName) -> int:
     """Return the channels of a side, of one group where the weight is grouped."""
     return site.shape[0] // site.groups if side == "out" else site.shape[1]
+
+
+def other(side: SideName) -> SideName:
+    """Return what a side is of the transposed weight."""
+    return "in" if side == "out" else "out"
+
+
+def at_call(sides: tuple[SideName, ...], call: Call) -> tuple[SideName, ...]:
+    """Return sides of a weight as a call has them."""
+    return tuple(map(other, sides)) if call.turned else sides

@@ -39,7 +39,8 @@ COLD = 2**27
 class Scene:
     """One node, or siblings, and what they are given. steps: constant nodes between stored weights and nodes, in order.
 
-    data: name of the activations; outputs: those of the nodes' outputs; weights: those of the stored weights.
+    data: name of the activations; outputs: those of the nodes' outputs; weights: those of the stored weights. turned:
+    what is factored is the transpose of what the node reads.
     """
 
     model: onnx.ModelProto
@@ -50,6 +51,7 @@ class Scene:
     weights: tuple[str, ...]
     captured: Captured
     copies: int
+    turned: bool = False
 
     @staticmethod
     def of(model: onnx.ModelProto, calls: Sequence[Call], weights: Sequence[str], captured: Captured) -> Scene:
@@ -64,7 +66,7 @@ class Scene:
             steps |= {step.output[0]: step for step in _steps(model, node, captured)}
         copies = copies_of(sum(captured[weight].nbytes for weight in weights), model.ByteSize())
         outputs = tuple(call.output for call in calls)
-        given = (data, outputs, tuple(weights), captured, copies)
+        given = (data, outputs, tuple(weights), captured, copies, calls[0].turned)
         return Scene(model, tuple(nodes), tuple(steps.values()), *given)
 
     @property
@@ -117,7 +119,7 @@ def dense_model(scene: Scene) -> onnx.ModelProto:
 
 def chain_model(scene: Scene, chains: Sequence[Chain], scheme: str, ranks: Ranks) -> onnx.ModelProto:
     """Return copies of the nodes, each rewritten as its chain. Raises ModelError where the copies are no sites."""
-    dense = dense_model(scene)
+    dense, chains = dense_model(scene), [chain.turned for chain in chains] if scene.turned else chains
     found = find_sites(dense, multiple=1)
     sites = {site.weight: site.id for site in found.sites}
     choices: list[Choice] = []

@@ -29,6 +29,8 @@ PLENTY = 256
 """With more positions than this for every dimension, evenly spread rows are taken as well."""
 
 Side: TypeAlias = tuple[Site, SideName]
+_Rows: TypeAlias = tuple[Array, Array, int, bool]
+"""z, e, how many samples they are of, and whether the weight is read transposed there."""
 Thinning: TypeAlias = tuple[int, int]
 """Of how many lines of an image, and then of how many rows, one is looked at."""
 
@@ -59,14 +61,15 @@ class Gathering:
     ) -> None:
         self._sides, self._workers, self._most, self._same = sides, workers, most, same or {}
         self._sums: dict[Key, SideMoments] = {}
-        self._waiting: dict[Key, list[tuple[Array, Array, int]]] = {}
+        self._waiting: dict[Key, list[_Rows]] = {}
         self._held = 0
 
     def add(self, batch: Batch) -> None:
         """Take what moments need of a batch."""
         found = self._workers.dealt(lambda one: _looked_at(batch, *one), self._sides)
         for ((site, side), _), pairs in zip(self._sides, found, strict=True):
-            self._waiting.setdefault((site.id, side), []).extend((z, e, batch.samples) for z, e in pairs)
+            rows = [(z, e, batch.samples, way) for (z, e), way in zip(pairs, batch.ways(site), strict=True)]
+            self._waiting.setdefault((site.id, side), []).extend(rows)
             self._held += sum(z.nbytes + e.nbytes for z, e in pairs)
         if self._held > self._most:
             self._sum()
@@ -74,10 +77,12 @@ class Gathering:
     def total(self) -> dict[Key, SideMoments]:
         """Return the sums; nothing is added after this."""
         self._sum()
-        for key, one in self._sums.items():
-            mirror(one.E)
-            if key not in self._same:
-                mirror(one.Z)
+        for key, both in self._sums.items():
+            for one in (both, both.turned):
+                if one is not None:
+                    mirror(one.E)
+                    if key not in self._same:
+                        mirror(one.Z)
         return {key: replace(one, Z=self._sums[self._same.get(key, key)].Z) for key, one in self._sums.items()}
 
     def _sum(self) -> None:
@@ -90,18 +95,32 @@ class Gathering:
         scale = math.prod(thinning)
         key: Key = (place[0].id, place[1])
         parts, total = self._waiting.pop(key, []), self._sums.get(key)
-        if not parts:
-            return total
-        e = np.concatenate([part[1] for part in parts])
-        if total is None:
-            groups, width = place[0].groups, width_of(*place)
-            shape = (width, width) if groups == 1 else (groups, width, width)
-            total = SideMoments(np.zeros(shape if key not in self._same else 0), np.zeros(shape), 0, 0)
-        if key not in self._same:
-            add_gram(total.Z, np.concatenate([part[0] for part in parts]), scale)
-        add_gram(total.E, e, scale)
-        positions, samples = total.positions + len(e) * scale, total.samples + sum(part[2] for part in parts)
-        return SideMoments(total.Z, total.E, positions, samples)
+        straight, turned = ([part for part in parts if part[3] is way] for way in (False, True))
+        if straight:
+            total = _added(total, straight, place, scale, same=key in self._same)
+        if turned:
+            total = total or _none(place)
+            total = replace(total, turned=_added(total.turned, turned, place, scale))
+        return total
+
+
+def _none(place: Side, *, same: bool = False) -> SideMoments:
+    groups, width = place[0].groups, width_of(*place)
+    shape = (width, width) if groups == 1 else (groups, width, width)
+    return SideMoments(np.zeros(0 if same else shape), np.zeros(shape), 0, 0)
+
+
+def _added(
+    total: SideMoments | None, parts: Sequence[_Rows], place: Side, scale: int, *, same: bool = False
+) -> SideMoments:
+    """Return the sums with rows added to their upper triangles, in place; `same`: Z is that of another side."""
+    total = total or _none(place, same=same)
+    e = np.concatenate([part[1] for part in parts])
+    if not same:
+        add_gram(total.Z, np.concatenate([part[0] for part in parts]), scale)
+    add_gram(total.E, e, scale)
+    positions, samples = total.positions + len(e) * scale, total.samples + sum(part[2] for part in parts)
+    return replace(total, positions=positions, samples=samples)
 
 
 def _looked_at(batch: Batch, place: Side, thinning: Thinning) -> list[tuple[Array, Array]]:

@@ -134,10 +134,11 @@ def _leaky(entry: Entry, lines: Lines) -> DataSources:
 def _sets(entry: Entry, study: Study) -> Sets:
     runner = study.subject.runner
     validation, test = (read(each.path, runner.inputs) for each in (entry.validation, entry.tests[0]))
-    return Sets(validation, test, (_scored(runner, validation), _scored(runner, test)))
+    return Sets(validation, test, (scored(runner, validation), scored(runner, test)))
 
 
-def _scored(runner: Runner, samples: Samples) -> Scored:
+def scored(runner: Runner, samples: Samples) -> Scored:
+    """Return a model's scores on a set of samples with class numbers as labels."""
     rows = [next(iter(outputs.values())) for outputs in _outputs(runner, samples)]
     logits = np.concatenate(rows).astype(np.float64)
     return Scored(logits, np.asarray(samples.labels).reshape(len(samples)).astype(int))
@@ -157,7 +158,7 @@ def _row(study: Study, cell: Cell, sets: Sets) -> dict[str, Any]:
         return {**about, "outcome": "nothing"}
     options = study.options
     runner = Runner(result.model, provider=options.provider, threads=options.threads)
-    found = _scored(runner, sets.validation), _scored(runner, sets.test)
+    found = scored(runner, sets.validation), scored(runner, sets.test)
     before = sets.original
     if cell.leaky:
         found, before = ((a, b.part(LEAKY)) for a, b in (found, before))
@@ -176,21 +177,27 @@ def _sizes(result: Result) -> dict[str, Any]:
 
 
 def _compared(before: Sequence[Scored], after: Sequence[Scored]) -> dict[str, Any]:
-    """Return metric by metric: the original's mean, the candidate's, and the paired difference; (validation, test)."""
-    first, second = before[1], after[1]
+    """Return what there is to say of (validation, test): `compared` of the test, and tempered on validation."""
+    temperatures = [before[0].temperature(), after[0].temperature()]
+    tempered = [each[1].losses(t) for each, t in zip((before, after), temperatures, strict=True)]
+    return {
+        **compared(before[1], after[1]),
+        "tempered": _means(*tempered),
+        "temperatures": temperatures,
+        "validation_top1": [float(each[0].hits.mean()) for each in (before, after)],
+    }
+
+
+def compared(first: Scored, second: Scored) -> dict[str, Any]:
+    """Return the original's mean, the candidate's, and the paired change, of top-1 and loss; n, and won and lost."""
     gained = int(((second.hits == 1) & (first.hits == 0)).sum())
     lost = int(((second.hits == 0) & (first.hits == 1)).sum())
-    temperatures = [before[0].temperature(), after[0].temperature()]
-    tempered = [scored.losses(t) for scored, t in zip((first, second), temperatures, strict=True)]
     gain = exact_difference(gained, lost, len(first.hits), LEVEL)  # positive: the candidate is better
     return {
         "n": len(first.hits),
         "top1": [float(first.hits.mean()), float(second.hits.mean()), triple(gain)],
         "flips": [gained, lost],
         "loss": _means(first.losses(), second.losses()),
-        "tempered": _means(*tempered),
-        "temperatures": temperatures,
-        "validation_top1": [float(scored[0].hits.mean()) for scored in (before, after)],
     }
 
 

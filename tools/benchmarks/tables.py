@@ -12,6 +12,7 @@ from benchmarks.floor_table import floor
 from benchmarks.goal_table import goal_table
 from benchmarks.latency_table import latency
 from benchmarks.lines import Line, Setting, source_digest
+from benchmarks.methods_table import methods
 from benchmarks.paper_table import CLASSIFIERS, paper
 from benchmarks.pareto_table import pareto_table
 from benchmarks.prediction_table import plot, prediction
@@ -70,7 +71,7 @@ def document(lines: Sequence[Line], models: tuple[str, ...], setting: Setting) -
         text += [*_model(found, model), *ablation(found, model), *prediction(found, model), *floor(found, model)]
         text += quantize(found, model)
         text += latency(found, model)
-        text += paper(found, model)
+        text += [*paper(found, model), *methods(found, model)]
     text += [*plot(found), *pareto_table(found, models), *_memory(found), *_how(lines, measured, setting)]
     return "\n".join(text).rstrip() + "\n"
 

@@ -17,7 +17,8 @@ from benchmarks.latency import THREADS
 from benchmarks.latency import cell_name as latency_cell
 from benchmarks.latency_table import error, threads_said
 from benchmarks.lines import Line
-from benchmarks.paper_table import paper_targets
+from benchmarks.methods_table import method_targets
+from benchmarks.paper_table import CLASSIFIERS, paper_targets
 from benchmarks.prediction import rank_correlation
 from benchmarks.prediction_table import correlation_said
 from benchmarks.target import Found, Target
@@ -100,6 +101,7 @@ def _all(found: Found, models: tuple[str, ...]) -> Iterator[Target]:
     yield from (_cost(found, model) for model in models)
     yield from (_time(found, model) for model in models)
     yield from paper_targets(found)
+    yield from method_targets(found, CLASSIFIERS)
 
 
 def _baseline(found: Found, model: str) -> Target:
