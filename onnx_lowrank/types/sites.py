@@ -123,18 +123,18 @@ class Moments:
     A: (in, in) sum of x xᵀ over positions (channels only for a convolution), float64. Of a table, whose inputs are
     one-hot, it is diagonal and only that is kept: (in,) how often every row was looked up.
     C: (out, out) sum of y yᵀ over positions, without the bias, float64; None where W A Wᵀ is exact.
-    H: (out, out) sum of h hᵀ over what Wᵀ maps where a table is also an output layer; None: nowhere.
     patches, keys: (n, in, *spatial) inputs at the n positions of smallest random key (a bottom-n sample).
+    H: (out, out) sum of h hᵀ over what Wᵀ maps where a table is also an output layer; None: nowhere.
     """
 
     A: Array
     C: Array | None = None
-    H: Array | None = None
     patches: Array | None = None
     keys: Array | None = None
     positions: int = 0
     samples: int = 0
     room: int = 0
+    H: Array | None = None
 
     @property
     def energy(self) -> float:
@@ -152,12 +152,12 @@ class Moments:
         return Moments(
             A=self.A + other.A,
             C=None if self.C is None or other.C is None else self.C + other.C,
-            H=other.H if self.H is None else self.H if other.H is None else self.H + other.H,
             patches=patches,
             keys=keys,
             positions=self.positions + other.positions,
             samples=self.samples + other.samples,
             room=self.room,
+            H=other.H if self.H is None else self.H if other.H is None else self.H + other.H,
         )
 
 

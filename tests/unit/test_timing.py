@@ -74,14 +74,14 @@ def test_a_machine_that_slows_down_halfway_changes_the_medians_not_the_ratio():
 
 def test_the_budget_ends_it_but_not_before_the_least_pairs():
     assert timed(first=1.0, second=1.0, rounds=200, seed=0, seconds=3.0)[0].pairs == LEAST_PAIRS
-    assert timed(first=0.01, second=0.01, rounds=200, seed=0, seconds=2.0)[0].pairs == 50
+    assert timed(first=SETTLE, second=SETTLE, rounds=200, seed=0, seconds=100 * SETTLE)[0].pairs == 25
     few = timed(rounds=3, seed=0)[0]
     assert few.pairs == 3
     assert (few.ratio.low, few.ratio.high) == (0.0, math.inf)
 
 
 def test_short_calls_are_repeated_so_that_a_turn_settles():
-    _, calls = timed(first=0.0005, second=0.01, rounds=1, seed=0)
+    _, calls = timed(first=0.0005, second=SETTLE, rounds=1, seed=0)
     assert sum(name == "a" for name, _ in calls[4:]) == pytest.approx(2 * SETTLE / 0.0005, abs=2)
     assert sum(name == "b" for name, _ in calls[4:]) == 2
 
