@@ -144,6 +144,7 @@ class Options:
     prefix. continuation: steps in which to shrink, collecting again after each. gamma: bound on the relative error of
     a layer under `paper`. loss: FILE.py:function(outputs, label) -> {output: gradient}, a loss of one's own. then: what
     is done to the factored model, and judged with it: int8 by onnxruntime (static, dynamic), or of the weights alone.
+    siblings: weights that read the same tensor may share a first factor.
     """
 
     sensitivity: Sensitivity = "joint"
@@ -162,6 +163,12 @@ class Options:
     gamma: float = 0.1
     loss: str | None = None
     then: Then | None = None
+    siblings: bool = True
+
+    @property
+    def shares(self) -> bool:
+        """Whether siblings may share a first factor: not in the paper's rule, nor where weights shrink in steps."""
+        return self.siblings and self.sensitivity != "paper" and self.continuation == 1
 
     def __post_init__(self) -> None:
         if self.then is not None and self.then not in THEN:

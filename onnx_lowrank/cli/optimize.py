@@ -100,6 +100,12 @@ SENSITIVITY = stacked(
         help="Shrink in so many steps, collecting again after each.",
     ),
     click.option(
+        "--siblings/--no-siblings",
+        default=True,
+        show_default=True,
+        help="Weights that read the same tensor (Q, K, V; gate, up) may share their first factor.",
+    ),
+    click.option(
         "--gamma", type=float, default=0.1, show_default=True, help="paper: bound on a layer's relative error."
     ),
     click.option(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from builders import mlp, run
+from builders import chained, mlp, run
 from click.testing import CliRunner
 
 from onnx_lowrank import Compact, DataSources, Gate, GoalError, Lossless, Options, Study, optimize, pareto
@@ -53,8 +53,8 @@ class Times:
     last: int = 0
 
     def group(self, original: Any, feed: Any, scene: Any, factors: Any, tried: Any, options: Any) -> Group:
-        whole = scene.captured[scene.weight].size
-        sizes = [sum(stage.weight.size for stage in factors.chain(ranks).stages) / whole for ranks in tried]
+        whole = sum(scene.captured[weight].size for weight in scene.weights)
+        sizes = [chained(factors, ranks) / whole for ranks in tried]
         return Group(DENSE, tuple(self.chain(float(size)) for size in sizes), 0.01)
 
     def interleaved(self, *_: Any, **settings: Any) -> Timing:
