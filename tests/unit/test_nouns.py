@@ -86,7 +86,7 @@ def test_a_verdict_is_as_true_as_it_passed():
         (lambda: Gate(max_drop=math.nan), "0 or more, not nan"),
         (lambda: Gate(confidence=1.0), "between 0.5 and 1"),
         (lambda: Gate(confidence=0.4), "between 0.5 and 1"),
-        (lambda: Lossless(), "exactly one of keep, target size, target MACs and target latency"),
+        (lambda: Lossless(), "exactly one of keep, target size and target MACs, or a target latency"),
         (lambda: Lossless(keep=0.5, target_macs=0.5), "exactly one of"),
         (lambda: Lossless(keep=0.0), "--keep is a share between 0 and 1, not 0"),
         (lambda: Lossless(keep=60), "--keep is a share between 0 and 1, not 60"),
