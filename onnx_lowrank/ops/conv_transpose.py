@@ -47,8 +47,10 @@ class ConvTranspose:
         return np.swapaxes(weight, 0, 1)
 
     def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
-        """Return (in, out, *spatial), of a stage that owns no axes (out, in, 1…)."""
-        return np.swapaxes(stage.weight, 0, 1) if stage.owns else stage.weight
+        """Return (in, out of one group, *spatial), of a stage that owns no axes (out, in of one group, 1…)."""
+        if not stage.owns:
+            return stage.weight
+        return np.concatenate([np.swapaxes(part, 0, 1) for part in np.split(stage.weight, stage.groups)])
 
     groups = staticmethod(one_group)
 
@@ -132,7 +134,7 @@ class ConvTranspose:
         """Raises ValueError for an output_shape of which the stage owns only a part: the rest is not known."""
         kernel = stage.weight.shape[2:]
         axes = len(kernel)
-        attributes: dict[str, Any] = {"kernel_shape": kernel, "group": 1}
+        attributes: dict[str, Any] = {"kernel_shape": kernel, "group": stage.groups}
         for key, neutral in NEUTRAL.items():
             if key in call.attributes:
                 values = call.integers(key, (neutral,) * axes)
