@@ -16,8 +16,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import ablation, cost, curves, floor, goals, latency, pareto, plots, prediction, quantize
+from benchmarks import (
+    ablation,
+    cost,
+    curves,
+    floor,
+    goals,
+    latency,
+    methods,
+    paper,
+    pareto,
+    plots,
+    prediction,
+    quantize,
+)
 from benchmarks.lines import Lines, Setting
+from benchmarks.paper_table import CLASSIFIERS
 from benchmarks.prediction_table import PLOT
 from benchmarks.tables import document
 from benchmarks.zoo import ROOT, read_entry
@@ -29,6 +43,8 @@ PARTS = {"memory": goals.measure_memory, "goals": goals.measure, "curves": curve
 PARTS |= {"cost": cost.measure, "ablation": ablation.measure, "prediction": prediction.measure}
 PARTS |= {"pareto": pareto.measure, "floor": floor.measure, "latency": latency.measure}
 PARTS |= {"quantize": quantize.measure}
+PAPER = {"paper": paper.measure, "methods": methods.measure}
+"""What is measured of the classifiers, whose labels are class numbers."""
 
 
 def main() -> int:
@@ -40,7 +56,7 @@ def main() -> int:
     lines = Lines(out, Setting(given.seed, given.threads, given.quick))
     failures = [] if given.tables_only else _run(zoo, given.models, given.part, lines)
     results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(document(lines.all(), MODELS, lines.setting), encoding="utf-8")
+    results.write_text(document(lines.all(), (*MODELS, *CLASSIFIERS), lines.setting), encoding="utf-8")
     print(f"written: {results}")
     _draw(lines, results.parent / PLOT)
     for failure in failures:
@@ -63,10 +79,11 @@ def _run(zoo: Path, models: list[str], parts: list[str], lines: Lines) -> list[s
     failures = []
     for name in models:
         entry = read_entry(zoo, name)
-        for part in (part for part in PARTS if part in parts):
+        measures = PAPER if name in CLASSIFIERS else PARTS
+        for part in (part for part in measures if part in parts):
             start = time.perf_counter()
             try:
-                PARTS[part](entry, lines)
+                measures[part](entry, lines)
             except (LowRankError, goals.RunError, cost.CostError) as error:
                 failures.append(f"{name}, {part}: {error}")
                 print(failures[-1], file=sys.stderr, flush=True)
@@ -79,8 +96,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--zoo", type=Path, required=True, help="directory with a folder for each model")
     parser.add_argument("--out", type=Path, help="raw lines and models (tools/results; with --quick bench-out)")
     parser.add_argument("--results", type=Path, help="file to write (RESULTS.md; with --quick OUT/RESULTS.md)")
-    parser.add_argument("--models", type=_some_of(MODELS), default=list(MODELS), help=f"of {','.join(MODELS)}")
-    parser.add_argument("--part", type=_some_of(tuple(PARTS)), default=list(PARTS), help=f"of {','.join(PARTS)}")
+    parser.add_argument(
+        "--models",
+        type=_some_of((*MODELS, *CLASSIFIERS)),
+        default=list(MODELS),
+        help=f"of {','.join((*MODELS, *CLASSIFIERS))}; without it the first {len(MODELS)}",
+    )
+    parser.add_argument(
+        "--part", type=_some_of((*PARTS, *PAPER)), default=[*PARTS, *PAPER], help=f"of {','.join((*PARTS, *PAPER))}"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="0 (all cores)")
     parser.add_argument("--quick", action="store_true", help="80 %% alone, 64 samples a test set, one goal: a trial")
