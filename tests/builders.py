@@ -215,6 +215,8 @@ def full_rank(scheme: str, shape: tuple[int, ...], groups: int = 1) -> Ranks:
     """Return the ranks at which a scheme is exact."""
     rows, kernel = shape[0] // groups, int(np.prod(shape[2:]))
     before, after = min(shape[1], rows * kernel), min(rows, shape[1] * kernel)
+    if scheme == "channelwise":
+        return (min(rows, kernel),)
     if scheme == "separable":
         return (min(shape[1] * shape[2], rows * int(np.prod(shape[3:]))),)
     return {"kernel-last": (before,), "tucker-2": (before, after)}.get(scheme, (after,))
@@ -230,8 +232,12 @@ def fitting(shape: tuple[int, ...], groups: int = 1) -> list[str]:
     """Return the schemes made for a canonical shape."""
     if int(np.prod(shape[2:])) == 1:
         return ["svd"]
+    if groups > 1:
+        return ["kernel-first", "kernel-last"]
     two = len(shape) > 3 and shape[2] > 1 and int(np.prod(shape[3:])) > 1
-    return ["kernel-first", "kernel-last", *(["tucker-2", *["separable"][: int(two)]] if groups == 1 else [])]
+    many = int(np.prod(shape[2:])) > 9 and 1 < shape[1] <= shape[0]
+    more = {"separable": two, "channelwise": many}
+    return ["kernel-first", "kernel-last", "tucker-2", *(name for name, made in more.items() if made)]
 
 
 def fits(site: Site) -> list[str]:

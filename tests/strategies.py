@@ -34,6 +34,7 @@ class Case:
 SEEDS = st.integers(0, 10**6)
 WIDTHS = st.integers(2, 7)
 SMALL = st.integers(1, 3)
+LONG = st.integers(10, 12)
 
 
 @st.composite
@@ -98,21 +99,22 @@ def gemms(draw: st.DrawFn) -> Case:
 
 
 @st.composite
-def convs(draw: st.DrawFn, *, unpadded_points: bool = False) -> Case:
+def convs(draw: st.DrawFn, *, unpadded_points: bool = False, long: bool = False) -> Case:
     """One to three axes, strides, dilations, explicit or automatic padding, bias in an initializer or a Constant.
 
     `unpadded_points`: a 1×1 kernel gets no padding (there the moments are those of all inputs, an approximation).
+    `long`: a kernel of ten taps or more along the first axis, one group, and no more inputs than outputs.
     """
     axes = draw(st.integers(1, 3))
-    kernel = tuple(draw(st.lists(SMALL, min_size=axes, max_size=axes)))
+    kernel = (draw(LONG if long else SMALL), *draw(st.lists(SMALL, min_size=axes - 1, max_size=axes - 1)))
     strides = draw(st.lists(st.integers(1, 2), min_size=axes, max_size=axes))
     auto = draw(st.sampled_from(["NOTSET", "NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]))
     dilations = [1] * axes
     if not auto.startswith("SAME"):  # onnxruntime refuses dilation with SAME
         dilations = draw(st.lists(st.integers(1, 2), min_size=axes, max_size=axes))
     channels, outer, batch = draw(WIDTHS), draw(WIDTHS), draw(st.integers(1, 2))
-    groups = draw(st.sampled_from([1, 1, 2, 3]))
-    outer *= groups
+    groups = 1 if long else draw(st.sampled_from([1, 1, 2, 3]))
+    outer = max(outer, channels) if long else outer * groups
     extent = [d * (k - 1) + 1 + draw(st.integers(0, 3)) for d, k in zip(dilations, kernel, strict=True)]
     seed = draw(SEEDS)
     attributes = {"strides": strides, "dilations": dilations, **({"group": groups} if groups > 1 else {})}
@@ -157,13 +159,17 @@ def gathers(draw: st.DrawFn) -> Case:
 
 
 @st.composite
-def conv_transposes(draw: st.DrawFn) -> Case:
-    """One to three axes, groups, strides, dilations, output padding; pads given, automatic, or by output_shape."""
+def conv_transposes(draw: st.DrawFn, *, long: bool = False) -> Case:
+    """One to three axes, groups, strides, dilations, output padding; pads given, automatic, or by output_shape.
+
+    `long`: see `convs`.
+    """
     axes = draw(st.integers(1, 3))
     each = {"min_size": axes, "max_size": axes}
-    kernel = draw(st.lists(SMALL, **each))
+    kernel = [draw(LONG if long else SMALL), *draw(st.lists(SMALL, min_size=axes - 1, max_size=axes - 1))]
     channels, outer, batch, seed = draw(WIDTHS), draw(WIDTHS), draw(st.integers(1, 2)), draw(SEEDS)
-    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    groups = 1 if long else draw(st.sampled_from([1, 1, 2, 3]))
+    outer = max(outer, channels) if long else outer
     extent = draw(st.lists(st.integers(1, 4), **each))
     attributes: dict[str, object] = {}
     if max(kernel) > 1:  # of a 1×1 kernel only the plain one is taken
@@ -296,3 +302,8 @@ CASES = {
     "RNN": functools.partial(recurrents, op="RNN"),
 }
 """Every operator of OPS has its nodes here; a law asserts it."""
+
+
+def all_cases(op: str) -> st.SearchStrategy[Case]:
+    """Nodes of an operator, kernels of many taps among them."""
+    return CASES[op]() | CASES[op](long=True) if op in ("Conv", "ConvTranspose") else CASES[op]()

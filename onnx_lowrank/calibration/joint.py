@@ -196,6 +196,10 @@ class JointFlow:
         self._runner = None
         self._throughs.clear()
 
+    def let_go(self) -> None:
+        """Give up the sessions of chains: those of the next fold are others."""
+        self._throughs.clear()
+
     def vectors(
         self,
         site: Site,
@@ -222,16 +226,19 @@ class JointFlow:
         kernel = site.shape[2:]
         return _single(op.vectors(call, x, kernel)), _single(op.vectors(call, pulled, kernel))
 
-    def through(self, site: Site, chain: Chain, key: tuple[str, int], ends: Sequence[tuple[Array, Array]]) -> Array:
+    def through(
+        self, site: Site, chain: Callable[[], Chain], key: tuple[str, int], ends: Sequence[tuple[Array, Array]]
+    ) -> Array:
         """Return (rows, r) ⟨Γ, component⟩ of every component of a chain of two stages, summed over the site's calls.
 
-        ends: the input and the gradient at the output of every call, for the same rows; `key` names the chain.
+        ends: the input and the gradient at the output of every call, for the same rows. `key` names the chain, which
+        is made at the first call.
         """
         total: Array | None = None
         for number, (call, (x, gradient)) in enumerate(zip(self.found.calls[site.id], ends, strict=True)):
             place = (*key, number)
             if place not in self._throughs:
-                self._throughs[place] = Through(call, chain, self._provider, self._threads)
+                self._throughs[place] = Through(call, chain(), self._provider, self._threads)
             found = self._throughs[place].run(x, gradient)
             total = found if total is None else total + found
         if total is None:

@@ -21,6 +21,7 @@ class Through:
     def __init__(self, call: Call, chain: Chain, provider: str, threads: int) -> None:
         if len(chain.stages) != 2:
             raise ValueError(f"a chain of {len(chain.stages)} stages has no single inner tensor")
+        self._groups = chain.stages[0].groups
         taken: dict[str, int] = {}
 
         def names(hint: str) -> str:
@@ -32,27 +33,53 @@ class Through:
         tensors = {name: np.asarray(op.stored(call, stage), np.float32) for stage, name in named}
         bare = Call(call.op, "", (op.data(call), "w"), call.output, call.attributes, call.slot, call.opset, call.shape)
         first, last = op.write(bare, named, names).nodes
-        inner = first.output[0]
+        self._data, self._inner, self._output = op.data(call), first.output[0], call.output
+        stage = chain.stages[1]
+        self._last = None if stage.owns or stage.groups > 1 else np.asarray(stage.weight.reshape(len(stage.weight), -1))
         value = onnx.helper.make_tensor_value_info
         rank, kind = chain.stages[0].weight.ndim, onnx.TensorProto.FLOAT
+        channels = chain.stages[0].weight.shape[1] * self._groups
+        nodes = [first] if self._last is not None else [first, last]
+        read = {name for node in nodes for name in node.input}
         graph = onnx.helper.make_graph(
-            [first, last],
+            nodes,
             "through",
-            [value(op.data(call), kind, [None, chain.stages[0].weight.shape[1], *[None] * (rank - 2)])],
-            [value(name, kind, [None] * rank) for name in (inner, call.output)],
-            [onnx.numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in tensors.items()],
+            [value(self._data, kind, [None, channels, *[None] * (rank - 2)])],
+            [value(node.output[0], kind, [None] * rank) for node in nodes],
+            [
+                onnx.numpy_helper.from_array(np.ascontiguousarray(a), name)
+                for name, a in tensors.items()
+                if name in read
+            ],
         )
         opset = onnx.helper.make_opsetid("", max(call.opset, 13))
         model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8)
-        built = build_gradient(model, [inner], [call.output])
-        self._data, self._inner = op.data(call), inner
-        self._seed, self._gradient = built.seeds[call.output], built.gradients[inner]
-        for output in [o for o in built.model.graph.output if o.name not in (self._gradient, inner)]:
+        self._seed = self._gradient = ""
+        if self._last is None:
+            model = self._backward(model)
+        outputs = [name for name in (self._inner, self._gradient) if name]
+        self._runner = Runner(model, provider=provider, threads=threads, outputs=outputs)
+
+    def _backward(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the model with the last stage's gradient: of a 1×1 it is a product of matrices, without a session."""
+        built = build_gradient(model, [self._inner], [self._output])
+        self._seed, self._gradient = built.seeds[self._output], built.gradients[self._inner]
+        for output in [o for o in built.model.graph.output if o.name not in (self._gradient, self._inner)]:
             built.model.graph.output.remove(output)  # so that nothing is computed for it
-        self._runner = Runner(built.model, provider=provider, threads=threads, outputs=[inner, self._gradient])
+        return built.model
 
     def run(self, x: Array, gradient: Array) -> Array:
-        """Return (rows of x, r) Σ over positions of P_i Q_i, float64."""
-        found = self._runner.run({self._data: np.asarray(x, np.float32), self._seed: np.asarray(gradient, np.float32)})
-        P, Q = (found[name].reshape(*found[name].shape[:2], -1) for name in (self._inner, self._gradient))
-        return np.asarray(np.einsum("nrp,nrp->nr", P, Q, dtype=np.float64))
+        """Return (rows of x, r) Σ over positions, and over the first stage's groups, of P_i Q_i, float64."""
+        given = {self._data: np.asarray(x, np.float32)}
+        if self._last is None:
+            given[self._seed] = np.asarray(gradient, np.float32)
+        found = self._runner.run(given)
+        P = _flat(found[self._inner])
+        Q = _flat(found[self._gradient]) if self._last is None else self._last.T @ _flat(gradient).astype(np.float32)
+        each = np.einsum("nrp,nrp->nr", P, Q, dtype=np.float64)
+        return np.asarray(each.reshape(len(each), self._groups, -1).sum(1))
+
+
+def _flat(array: Array) -> Array:
+    """Return (rows, channels, positions)."""
+    return array.reshape(*array.shape[:2], -1)

@@ -58,7 +58,11 @@ GOAL = stacked(
     click.option("--keep", type=float, help="lossless: share of all the model's parameters to keep, 0.6 say."),
     click.option("--target-size", type=Bytes(), help="lossless: bytes of the saved file, 10MB say."),
     click.option("--target-macs", type=float, help="lossless: share of the multiply-accumulates to keep."),
-    click.option("--target-latency", type=float, help="lossless: share of the original's time to take, 0.7 say."),
+    click.option(
+        "--target-latency",
+        type=float,
+        help="lossless: share of the original's time to take, 0.7 say; alone or with one of the others.",
+    ),
     click.option(
         "--minimize",
         type=click.Choice(["parameters", "bytes", "macs", "latency"]),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_lowrank.options import Resource
+from onnx_lowrank.plan.budgets import within_all
 from onnx_lowrank.plan.groups import Tie
 from onnx_lowrank.plan.knapsack import Solver, least_cost, relaxed, solve
 from onnx_lowrank.types import Array, Choice, Cost, Curve, Option, Plan, Ranks
@@ -24,12 +25,14 @@ class Problem:
     """curves: one a site; weights: site id -> the weight's name; resource: what a budget counts, for the sites only.
 
     tails: site id -> (samples, options) of −⟨Γ_s, δ⟩, where the terms between sites are to count.
+    caps: other resources, and what the sites may cost in them whatever the budget is; not with `tails`.
     """
 
     curves: tuple[Curve, ...]
     weights: Mapping[str, str]
     resource: Resource
     tails: Mapping[str, Array] | None = None
+    caps: tuple[tuple[Resource, float], ...] = ()
 
     @property
     def dense(self) -> float:
@@ -44,7 +47,11 @@ class Problem:
     @property
     def costs(self) -> list[Array]:
         """Every site's costs, (options,)."""
-        return [np.array([amount(o.cost, self.resource) for o in curve.options]) for curve in self.curves]
+        return self.costs_in(self.resource)
+
+    def costs_in(self, resource: Resource) -> list[Array]:
+        """Return every site's costs in a resource, (options,)."""
+        return [np.array([amount(o.cost, resource) for o in curve.options]) for curve in self.curves]
 
     @property
     def ties(self) -> list[Tie]:
@@ -77,7 +84,8 @@ class Problem:
 
     def _solved(self, budget: float, origin: str, solver: Solver, loss: Callable[[Option], float]) -> Plan | None:
         losses = [np.array([loss(o) for o in curve.options]) for curve in self.curves]
-        picks = solver(losses, self.costs, budget, self.ties)
+        budgets = [(self.costs, budget), *((self.costs_in(resource), most) for resource, most in self.caps)]
+        picks = within_all(losses, budgets, solver, self.ties)
         return None if picks is None else self.plan(picks, origin)
 
     def uniform(self, budget: float) -> Plan | None:
@@ -90,12 +98,15 @@ class Problem:
         for _ in range(40):
             share = (low + high) / 2
             picks = [self._within(curve, share) for curve in self.curves]
-            cost = sum(amount(c.options[p].cost, self.resource) for c, p in zip(self.curves, picks, strict=True))
-            if cost <= budget:
+            if self._within_budgets(picks, budget):
                 low, found = share, picks
             else:
                 high = share
         return None if found is None else self.plan(found, "uniform")
+
+    def _within_budgets(self, picks: Sequence[int], budget: float) -> bool:
+        spent = sum((c.options[p].cost for c, p in zip(self.curves, picks, strict=True)), Cost())
+        return all(amount(spent, each) <= most for each, most in ((self.resource, budget), *self.caps))
 
     def _within(self, curve: Curve, share: float) -> int:
         """Return the option of least error within a share of the dense cost, or the cheapest."""

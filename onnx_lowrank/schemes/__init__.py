@@ -1,6 +1,7 @@
 """Schemes: a canonical weight (out, in, *spatial) becomes a chain of factors. They know nothing of operators."""
 
 from onnx_lowrank.schemes.base import ChainScheme, Factors, Scheme, largest, ranks_of
+from onnx_lowrank.schemes.channelwise import Channelwise
 from onnx_lowrank.schemes.kernel_last import KernelLast
 from onnx_lowrank.schemes.pair import NestedPair
 from onnx_lowrank.schemes.product import product
@@ -11,12 +12,13 @@ from onnx_lowrank.schemes.spectrum import spectrum
 from onnx_lowrank.schemes.svd import KernelFirst, Svd
 from onnx_lowrank.schemes.tucker import Tucker2
 
-SCHEMES: tuple[Scheme, ...] = (Svd(), KernelFirst(), KernelLast(), Tucker2(), Separable())
+SCHEMES: tuple[Scheme, ...] = (Svd(), KernelFirst(), KernelLast(), Tucker2(), Separable(), Channelwise())
 """Every scheme, in the order in which ties are decided."""
 
 __all__ = [
     "SCHEMES",
     "ChainScheme",
+    "Channelwise",
     "Factors",
     "KernelFirst",
     "KernelLast",

@@ -10,7 +10,6 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from onnx_lowrank.curvature import Basis, SideName
-from onnx_lowrank.schemes.pair import NestedPair
 from onnx_lowrank.types import Array, Chain, Layout, Moments, Ranks, Site
 
 
@@ -77,8 +76,8 @@ class Scheme(Protocol):
 class ChainScheme(Scheme, Protocol):
     """A scheme with one rank that projects no side: its components are scored through the chain itself."""
 
-    def chained(self, weight: Array, A: Array | None, B: Array | None, most: Ranks) -> NestedPair:
-        """Return the pair in the metric of A (in, in) and B (out, out), second moments; None is the identity.
+    def chained(self, weight: Array, A: Array | None, B: Array | None, most: Ranks) -> Factors:
+        """Return the factors in the metric of A (in, in) and B (out, out), second moments; None is the identity.
 
         Its errors are those in this metric.
         """

@@ -11,7 +11,7 @@ import numpy as np
 from onnx_lowrank.calibration.joint import Batch, JointFlow
 from onnx_lowrank.curvature import SideMoments, rises, tails
 from onnx_lowrank.linalg import Workers
-from onnx_lowrank.schemes import SCHEMES, ChainScheme, NestedPair, ranks_of
+from onnx_lowrank.schemes import SCHEMES, ChainScheme, Factors, ranks_of
 from onnx_lowrank.sensitivity.kept import Key, Seen
 from onnx_lowrank.sensitivity.scored import Scored, never_rising
 from onnx_lowrank.sites import Found
@@ -28,8 +28,8 @@ class _Chained:
     site: Site
     scheme: ChainScheme
     ranks: list[Ranks]
-    folds: list[NestedPair] = field(default_factory=list)
-    final: NestedPair | None = None
+    folds: list[Factors] = field(default_factory=list)
+    final: Factors | None = None
     sampled: list[Array] = field(default_factory=list)
     signed: list[Array] = field(default_factory=list)
 
@@ -55,7 +55,7 @@ class Chains:
                 continue
             inner, outer = (sum((pair[i] for pair in known[1:]), start=known[0][i]) for i in range(2))
             metrics = [(inner.Z - x.Z, outer.E - y.E) for x, y in known]
-            weight = self._found.weight(one.site)
+            weight = self._found.stored(one.site)  # a view: factors may keep it
             *one.folds, one.final = workers.each(
                 functools.partial(_fitted, one.scheme, weight, one.ranks[-1]), [*metrics, (inner.Z, outer.E)]
             )
@@ -101,8 +101,8 @@ class Chains:
         self, one: _Chained, fold: int, whole: Array, ends: Sequence[tuple[Array, Array]], units: int
     ) -> Array:
         """Return (units, r + 1) ⟨Γ_s, component⟩, and at last that of all components beyond the largest rank."""
-        chain = one.folds[fold].chain(one.ranks[-1])
-        rows = self._flow.through(one.site, chain, (f"{one.site.id}/{one.scheme.name}", fold), ends)
+        key = (f"{one.site.id}/{one.scheme.name}", fold)
+        rows = self._flow.through(one.site, lambda: one.folds[fold].chain(one.ranks[-1]), key, ends)
         parts = rows.reshape(units, -1, rows.shape[1]).sum(1)
         return np.column_stack([parts, whole - parts.sum(1)])
 
@@ -118,7 +118,7 @@ class Chains:
             if one.final is not None and one.sampled:
                 yield (one.site.id, one.scheme.name), self._one(one, one.final, first)
 
-    def _one(self, one: _Chained, final: NestedPair, first: int) -> Scored:
+    def _one(self, one: _Chained, final: Factors, first: int) -> Scored:
         ranks = [rank for (rank,) in one.ranks]
         tail = tails(np.concatenate(one.sampled), ranks)
         rise, deviation = rises(tail)
@@ -129,13 +129,15 @@ class Chains:
             slopes=tails(np.concatenate(one.signed), ranks) if one.signed else None,
             rise=never_rising(rise, one.ranks),
             deviation=deviation,
-            kron=final.errors[ranks] * 0.5 * float(np.mean(tails(np.concatenate(one.sampled), [0]) ** 2)),
+            kron=np.array([final.error(rank) for rank in one.ranks])
+            * 0.5
+            * float(np.mean(tails(np.concatenate(one.sampled), [0]) ** 2)),
             held=one.folds[0],
             first=first,
         )
 
 
-def _fitted(scheme: ChainScheme, weight: Array, most: Ranks, metric: tuple[Array, Array]) -> NestedPair:
+def _fitted(scheme: ChainScheme, weight: Array, most: Ranks, metric: tuple[Array, Array]) -> Factors:
     A, B = map(_shrunk, metric)
     return scheme.chained(weight, A, B, most)
 

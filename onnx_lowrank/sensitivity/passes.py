@@ -161,6 +161,7 @@ class Passes:
                 self.first = self.first or sum(map(len, next(iter(found.values()), [])))
                 if objective.signed:
                     self._project(fold, numbers, objective.labelled, signed, mean=True)
+            self.flow.let_go()
             self.progress(len(numbers))
         self.flow.close()
         linalg.trim()

@@ -101,6 +101,31 @@ def test_a_target_latency_is_kept_in_milliseconds(model: onnx.ModelProto, sample
     assert "of the original's, measured 0.600" in text
 
 
+@pytest.mark.parametrize(("keep", "latency"), [(0.4, 0.9), (0.9, 0.5), (0.5, 0.55)])
+def test_a_size_and_a_time_are_both_kept(
+    model: onnx.ModelProto, samples: DataSources, machine: Any, keep: float, latency: float
+) -> None:
+    """Chains that save parameters are slow here, so neither budget follows from the other."""
+    machine(ratios=[latency], chain=lambda share: 0.2 + 0.8 * share**3)
+    result = optimize(model, samples, Lossless(keep=keep, target_latency=latency, gate=GATE), OPTIONS)
+    assert result.changed, result.reason
+    assert result.after.parameters <= keep * result.before.parameters
+    assert result.after.milliseconds <= latency * result.before.milliseconds
+
+
+def test_two_budgets_that_cannot_be_kept_are_refused(
+    model: onnx.ModelProto, samples: DataSources, machine: Any
+) -> None:
+    machine(ratios=[0.9], chain=lambda share: 0.8)
+    with pytest.raises(GoalError, match=r"--target-latency 0\.3 cannot be reached"):
+        optimize(model, samples, Lossless(keep=0.9, target_latency=0.3, gate=GATE), OPTIONS)
+    with pytest.raises(GoalError, match=r"--keep 0\.01 cannot be reached"):
+        optimize(model, samples, Lossless(keep=0.01, target_latency=0.9, gate=GATE), OPTIONS)
+    joint = replace(OPTIONS, sensitivity="joint", inter_layer=True)
+    with pytest.raises(GoalError, match="--inter-layer knows one budget"):
+        optimize(model, samples, Lossless(keep=0.8, target_latency=0.9, gate=GATE), joint)
+
+
 def test_the_fastest_model_that_holds(model: onnx.ModelProto, samples: DataSources, machine: Any) -> None:
     machine(ratios=[0.5])
     result = optimize(model, samples, Compact(resource="latency", gate=GATE), OPTIONS)

@@ -7,10 +7,12 @@ import math
 
 import numpy as np
 import pytest
+import scipy.optimize
 from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_lowrank.plan import Problem, knapsack, lossless, solve
+from onnx_lowrank.plan.budgets import within_all
 from onnx_lowrank.plan.groups import Groups, Tie
 from onnx_lowrank.plan.knapsack import lagrangian, least_cost, relaxed
 from onnx_lowrank.plan.problem import amount
@@ -194,3 +196,45 @@ def test_a_thousand_groups_in_threes_are_solved_within_the_relaxations_gap():
     assert total(losses, exact) <= total(losses, near) <= 1.001 * total(losses, exact)
     assert any(exact[tie.groups[0]] > 32 for tie in ties)
     assert any(exact[tie.groups[0]] <= 32 for tie in ties)
+
+
+@given(GROUPS, st.floats(0.1, 20), st.floats(0.1, 20), st.integers(0, 2**32 - 1))
+def test_two_budgets_are_both_kept_and_nothing_is_better_than_the_best(
+    groups: list[list[tuple[float, float]]], first: float, second: float, seed: int
+):
+    losses, costs = arrays(groups)
+    rng = np.random.default_rng(seed)
+    others = [rng.uniform(0, 5, len(cost)) for cost in costs]
+    picks = within_all(losses, [(costs, first), (others, second)], solve)
+    every = itertools.product(*(range(len(loss)) for loss in losses))
+    fits = [p for p in every if total(costs, p) <= first * (1 + 1e-9) and total(others, p) <= second * (1 + 1e-9)]
+    if not fits:
+        assert picks is None
+    if picks is not None:
+        assert tuple(picks) in fits
+        assert total(losses, picks) >= min(total(losses, p) for p in fits) - 1e-9
+
+
+def test_two_budgets_that_both_bind():
+    """Each alone allows a choice of less loss; together only one mix is left, and it is found."""
+    losses = [np.array([0.0, 1.0, 1.5, 4.0])] * 4
+    first, second = [np.array([4.0, 1.0, 3.0, 0.5])] * 4, [np.array([4.0, 3.0, 1.0, 0.5])] * 4
+    picks = within_all(losses, [(first, 8.0), (second, 8.0)], solve)
+    assert sorted(picks) == [1, 1, 2, 2]
+    assert within_all(losses, [(first, 8.0), (second, 1.0)], solve) is None
+
+
+def test_two_thousand_options_and_two_budgets_come_close_to_the_relaxation():
+    """No mixture of options is better by more than 2 %: what the linear relaxation says."""
+    rng = np.random.default_rng(3)
+    losses = [np.sort(rng.exponential(size=40))[::-1] * rng.uniform(0.1, 3) for _ in range(50)]
+    costs = [np.linspace(0, 1, 40) * rng.uniform(0.5, 2) for _ in losses]
+    others = [cost**1.5 * rng.uniform(0.3, 3) for cost in costs]
+    budgets = [(costs, 0.4 * sum(c[-1] for c in costs)), (others, 0.4 * sum(c[-1] for c in others))]
+    picks = within_all(losses, budgets, solve)
+    sizes = np.repeat(np.arange(50), 40)
+    linear = scipy.optimize.linprog(
+        np.concatenate(losses), np.array([np.concatenate(c) for c, _ in budgets]), [b for _, b in budgets],
+        (sizes == np.arange(50)[:, None]).astype(float), np.ones(50),
+    )  # fmt: skip
+    assert total(losses, picks) <= 1.02 * linear.fun

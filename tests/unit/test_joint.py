@@ -55,6 +55,7 @@ LINEAR: dict[str, tuple[onnx.ModelProto, list[int]]] = {
         ),
         [4, 5, 6],
     ),
+    "Conv of many taps": (one_node("Conv", [1, 3, 12], [1, 4, 2], weight((4, 3, 11), 1)), [3, 12]),
     "Conv 1x1 with stride": (
         one_node("Conv", [1, 6, 3, 4], [1, 2, 2, 2], weight((2, 6, 1, 1), 1), strides=[2, 2]),
         [6, 3, 4],

@@ -74,7 +74,9 @@ def test_a_machine_that_slows_down_halfway_changes_the_medians_not_the_ratio():
 
 def test_the_budget_ends_it_but_not_before_the_least_pairs():
     assert timed(first=1.0, second=1.0, rounds=200, seed=0, seconds=3.0)[0].pairs == LEAST_PAIRS
-    assert timed(first=SETTLE, second=SETTLE, rounds=200, seed=0, seconds=100 * SETTLE)[0].pairs == 25
+    assert timed(first=SETTLE, second=SETTLE, rounds=200, seed=0, seconds=100 * SETTLE)[0].pairs == pytest.approx(
+        25, abs=1
+    )
     few = timed(rounds=3, seed=0)[0]
     assert few.pairs == 3
     assert (few.ratio.low, few.ratio.high) == (0.0, math.inf)
