@@ -11,6 +11,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 """The repository; runs work there, because metrics are named `models/metrics.py:NAME`."""
 
+MODELS = ("crepe", "minilm", "ppocr", "efficientnet")
+"""What RESULTS.md always asks for: networks that others trained."""
+TRAINED = ("resnext50", "vgg", "vit", "sentiment")
+"""Networks that the zoo trains itself, measured where they are named (`--models`)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Set:
@@ -47,8 +52,10 @@ class Entry:
 
 
 def read_entry(zoo: Path, name: str) -> Entry:
-    """Return a model's entry. Raises FileNotFoundError where it has not been built."""
+    """Return a model's entry. Raises FileNotFoundError, which names the command, where it has not been built."""
     folder = zoo / name
+    if not (folder / "recipe.json").exists():
+        raise FileNotFoundError(f"{folder} holds no built model: python -m models {name} --out {folder}")
     recipe: dict[str, Any] = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
     sets = {key: _set(folder, key, about) for key, about in recipe["splits"].items()}
     tests = tuple(found for key, found in sets.items() if key.startswith("test"))
