@@ -32,24 +32,35 @@ TINY = 1e-300
 class SideMoments:
     """Sums over positions, float64: Z (d, d) of z zᵀ and E (d, d) of e eᵀ. Additive, so shards merge with `+`.
 
-    Of a grouped weight the diagonal blocks, a group each: (groups, d, d).
+    Of a grouped weight the diagonal blocks, a group each: (groups, d, d). turned: those where the transposed weight is
+    read; on its inputs, which are the outputs of the weight, what is projected is Wᵀ g, and e is the input.
     """
 
     Z: Array
     E: Array
     positions: int
     samples: int
+    turned: SideMoments | None = None
 
     def __add__(self, other: SideMoments) -> SideMoments:
         """Return the moments of both sets of samples together."""
+        turned = self.turned + other.turned if self.turned and other.turned else self.turned or other.turned
         return SideMoments(
-            self.Z + other.Z, self.E + other.E, self.positions + other.positions, self.samples + other.samples
+            self.Z + other.Z, self.E + other.E, self.positions + other.positions, self.samples + other.samples, turned
+        )
+
+    def __sub__(self, part: SideMoments) -> SideMoments:
+        """Return the moments without those of a part of the samples."""
+        turned = self.turned - part.turned if self.turned and part.turned else self.turned
+        return SideMoments(
+            self.Z - part.Z, self.E - part.E, self.positions - part.positions, self.samples - part.samples, turned
         )
 
     @property
     def empty(self) -> bool:
         """Whether nothing reaches the site, or nothing of it reaches the loss."""
-        return not (trace(self.Z) > 0 and trace(self.E) > 0)
+        alone = not (trace(self.Z) > 0 and trace(self.E) > 0)
+        return alone and (self.turned is None or self.turned.empty)
 
     def group(self, group: int) -> SideMoments:
         """Return the moments of one group."""
@@ -96,7 +107,10 @@ def in_metric(moments: SideMoments, side: SideName, gram: Array, metric: Metric)
     count, unit = max(moments.positions, 1), np.broadcast_to(np.eye(gram.shape[-1]), gram.shape)
     E = count * (unit if side == "out" else gram)
     Z = moments.Z if metric == "inputs" else count * (gram if side == "out" else unit)
-    return SideMoments(Z, E, moments.positions, moments.samples)
+    turned = moments.turned if metric == "inputs" else None  # plain ‖W − Ŵ‖ is the same either way
+    if turned is not None:
+        turned = replace(turned, Z=max(turned.positions, 1) * (gram if side == "out" else unit))
+    return SideMoments(Z, E, moments.positions, moments.samples, turned)
 
 
 def bases(moments: SideMoments, side: SideName, gram: Array, rank: int, shrinks: Sequence[float]) -> list[Basis]:
@@ -108,6 +122,7 @@ def bases(moments: SideMoments, side: SideName, gram: Array, rank: int, shrinks:
     """
     if gram.ndim == 3:
         return _grouped([bases(moments.group(g), side, one, rank, shrinks) for g, one in enumerate(gram)])
+    moments = _single_product(moments)
     count = max(moments.positions, 1)
     rooted, through = (moments.E, moments.Z) if side == "out" else (moments.Z, moments.E)
     return [_basis(rooted / count, through / count, side, gram, rank, shrink) for shrink in shrinks]
@@ -127,6 +142,29 @@ def _grouped(parts: Sequence[Sequence[Basis]]) -> list[Basis]:
     ]
 
 
+def _single_product(moments: SideMoments) -> SideMoments:
+    """Return the A ⊗ B nearest to the sum over both ways in which a weight is read; without the other way the same.
+
+    In the Frobenius norm (Van Loan and Pitsianis, 1993): Σ u_i Z_i ⊗ Σ v_i E_i, u the leading eigenvector of the
+    product of the Gram matrices of E and Z, v = (Gram of Z) u; neither has negative entries.
+    """
+    if moments.turned is None:
+        return moments
+    ways = (moments, moments.turned)
+    Z = [way.Z / max(way.samples, 1) for way in ways]
+    E = [way.E / max(way.positions, 1) for way in ways]
+    sizes = [max(float(np.linalg.norm(one)), TINY) for one in Z]
+    Z, E = (
+        [one / size for one, size in zip(Z, sizes, strict=True)],
+        [e * size for e, size in zip(E, sizes, strict=True)],
+    )
+    of_z, of_e = (np.array([[np.vdot(one, other) for other in each] for one in each]) for each in (Z, E))
+    values, vectors = np.linalg.eig(of_e @ of_z)
+    u = np.abs(vectors[:, int(np.argmax(values.real))].real)
+    v = of_z @ u
+    return SideMoments(u[0] * Z[0] + u[1] * Z[1], v[0] * E[0] + v[1] * E[1], 1, 1)
+
+
 def _basis(rooted: Array, through: Array, side: SideName, gram: Array, rank: int, shrink: float) -> Basis:
     root = linalg.lower_root(rooted + max(shrink * float(rooted.trace()) / len(rooted), TINY) * np.eye(len(rooted)))
     through = through + shrink * float(through.trace()) / max(float(gram.trace()), TINY) * gram
@@ -139,8 +177,10 @@ def _basis(rooted: Array, through: Array, side: SideName, gram: Array, rank: int
 def kronecker(basis: Basis, moments: SideMoments) -> Array:
     """Return (r + 1,) the loss ½ tr(B δ A δᵀ) of every rank, on any moments; never rising with the rank.
 
-    A counts per sample, B per position (METHOD.md, section 3). Losses of groups add.
+    A counts per sample, B per position (METHOD.md, section 3). Losses of groups add, and of both ways to read a weight.
     """
+    if moments.turned is not None:
+        return kronecker(basis, replace(moments, turned=None)) + kronecker(basis, moments.turned)
     if moments.Z.ndim == 3:
         return np.asarray(np.sum([kronecker(basis.group(g), moments.group(g)) for g in range(basis.groups)], axis=0))
     reading = basis.read.T @ (moments.Z / max(moments.samples, 1)) @ basis.read

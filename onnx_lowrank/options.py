@@ -143,7 +143,7 @@ class Options:
     inter_layer: add what sites do to each other. refit: ridge least squares of the last factors on the compressed
     prefix. continuation: steps in which to shrink, collecting again after each. gamma: bound on the relative error of
     a layer under `paper`. loss: FILE.py:function(outputs, label) -> {output: gradient}, a loss of one's own. then: what
-    is done to the factored model, and judged with it: int8 by onnxruntime, static or dynamic.
+    is done to the factored model, and judged with it: int8 by onnxruntime (static, dynamic), or of the weights alone.
     """
 
     sensitivity: Sensitivity = "joint"

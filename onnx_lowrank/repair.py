@@ -8,7 +8,8 @@ that share the weight; nothing is kept a sample. The ridge is the one whose Δ, 
 most off the squared error on the other (and the other way round); where none does, the factor stays.
 
 Biases stay as they are: many are Add nodes of their own, and a chain has no place for one. A constant shift is repaired
-as far as v carries it. Kernel-last sites stay: their last stage is a kernel, and its Gram would be k² as wide.
+as far as v carries it. Kernel-last sites stay: their last stage is a kernel, and its Gram would be k² as wide. So do
+tables that are tied to an output layer: there the last factor is the first.
 """
 
 from __future__ import annotations
@@ -164,7 +165,8 @@ def _targets(found: Found, plan: Plan, factors: Mapping[Key, Factors]) -> Iterat
         calls, storage = found.calls[choice.site], found.sources[choice.site].storage
         chain = storage.seen(factors[key].chain(choice.option.ranks))
         last = chain.stages[-1]
-        if not last.owns and last.groups == 1 and operator(calls[0]).seen != "inputs":
+        tied = any(call.turned for call in calls)
+        if not last.owns and last.groups == 1 and operator(calls[0]).seen != "inputs" and not tied:
             yield _Target(key, choice.option.ranks, chain, calls, storage)
 
 

@@ -12,9 +12,10 @@ import onnx
 
 from onnx_lowrank.graph import PASSES, GraphView, Use, read_graph, tensor_ranks
 from onnx_lowrank.model_io import main_opset
-from onnx_lowrank.ops import Call, by_type, call_of, first_output, op_name, operator
+from onnx_lowrank.ops import Call, by_type, first_output, op_name, operator
 from onnx_lowrank.schemes import SCHEMES, ranks_of
 from onnx_lowrank.sources import Source, source_of
+from onnx_lowrank.tied import tie_of
 from onnx_lowrank.types import Array, Site, Skip, Why
 
 INDEX_TYPES = {"INT64", "INT32", "INT16", "UINT16", "UINT32", "UINT64", "BOOL", "STRING", "UNDEFINED"}
@@ -97,10 +98,11 @@ def find_sites(
         if not _is_weight(tensor) or (not uses and name not in view.inner):
             continue
         refusal = _unusable(view, interface, name, tensor, uses)
-        source = refusal or source_of(view, name, uses, opset)
+        tie = tie_of(uses, opset)
+        source = refusal or source_of(view, name, uses, opset, tie)
         if isinstance(source, Source):
             shape = source.shape(tensor)
-            used = tuple(call_of(use.node, use.slot, opset, shape) for use in uses)
+            used = tuple(tie.call(use, opset, shape) for use in uses)
             refusal = (
                 _roles(used, uses, shape, constant, view.fed)
                 or _slices(model, used)

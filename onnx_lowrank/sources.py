@@ -12,9 +12,10 @@ import onnx
 
 from onnx_lowrank.graph import GraphView, Use
 from onnx_lowrank.grid import Grid
-from onnx_lowrank.ops import Call, call_of, operator
+from onnx_lowrank.ops import Call, first_output, operator
 from onnx_lowrank.steps import BFLOAT16, FAILURES, TYPES, attribute, read, through
 from onnx_lowrank.storage import ITEMSIZES, Storage
+from onnx_lowrank.tied import Tie, plain
 from onnx_lowrank.types import Array, Why
 
 INTEGERS = frozenset({int(onnx.TensorProto.INT8), int(onnx.TensorProto.UINT8)})
@@ -28,7 +29,7 @@ class Source:
 
     entries: the tensors that the operators read; where all of them are replaced, so is the weight. steps: the nodes
     that make them of the stored tensor, `constants` what else these read. dense: bytes of one of its own numbers, where
-    they may not be those of the factors.
+    they may not be those of the factors. turned: entries that hold the transpose.
     """
 
     storage: Storage
@@ -37,6 +38,7 @@ class Source:
     constants: Mapping[str, Array] = field(default_factory=dict)
     opset: int = 0
     dense: int = 0
+    turned: frozenset[str] = frozenset()
 
     @property
     def sizes(self) -> dict[str, Any]:
@@ -48,6 +50,10 @@ class Source:
             "scale_bytes": self.storage.scale_bytes,
             "scale_axis": grid.axis if grid is not None else None,
         }
+
+    def replaced(self, weight: Array) -> dict[str, Array]:
+        """Return what every entry holds where another weight arrives."""
+        return {name: np.ascontiguousarray(weight.T) if name in self.turned else weight for name in self.entries}
 
     def value(self, tensor: onnx.TensorProto) -> Array:
         """Return what arrives at the operators. Raises one of FAILURES where a step cannot be computed."""
@@ -63,10 +69,12 @@ class Source:
         return through(read(empty), steps, self.constants, self.opset).shape
 
 
-def source_of(view: GraphView, name: str, uses: Sequence[Use], opset: int) -> Source | tuple[Why, str]:
-    """Return where a weight comes from, or why its factors cannot be stored as it is."""
-    tensor, steps = view.weights[name], uses[0].steps
-    if any(_form(use, view) != _form(uses[0], view) for use in uses[1:]):
+def source_of(view: GraphView, name: str, uses: Sequence[Use], opset: int, tie: Tie) -> Source | tuple[Why, str]:
+    """Return where a weight comes from, or why its factors cannot be stored as it is. Of a tied table: as looked up."""
+    straight = [use for use in uses if first_output(use.node) not in tie.nodes]
+    tensor, steps = view.weights[name], straight[0].steps
+    forms = [_form(plain(use.steps) if tie.nodes else use.steps, view) for use in uses]
+    if any(form != forms[0] for form in forms[1:]):
         return Why.SHARED, "its nodes read it in different forms"
     refusal = _unhandled(int(tensor.data_type), steps)
     if refusal:
@@ -75,11 +83,13 @@ def source_of(view: GraphView, name: str, uses: Sequence[Use], opset: int) -> So
     casts = tuple(int(attribute(step, "to")) for step in steps if step.op_type == "Cast")
     dequantize = next((step for step in steps if step.op_type == "DequantizeLinear"), None)
     try:
-        source = Source(Storage(int(tensor.data_type), casts), entries, steps, _read_by(steps, view, opset), opset)
+        storage, constants = Storage(int(tensor.data_type), casts), _read_by(steps, view, opset)
+        turned = tie.entries.intersection(entries)
+        source = Source(storage, entries, steps, constants, opset, turned=turned)
         shape = source.shape(tensor)
         if dequantize is None:
             return source
-        return _quantised(source, view, tensor, dequantize, call_of(uses[0].node, uses[0].slot, opset, shape))
+        return _quantised(source, view, tensor, dequantize, tie.call(straight[0], opset, shape))
     except FAILURES as error:
         return Why.OPERATOR, f"behind {steps[-1].op_type}, which cannot be computed here ({type(error).__name__})"
 
@@ -153,7 +163,7 @@ def _called(elem: int) -> str:
     return str(onnx.TensorProto.DataType.Name(elem)).lower()
 
 
-def _form(use: Use, view: GraphView) -> list[tuple[object, ...]]:
+def _form(steps: Sequence[onnx.NodeProto], view: GraphView) -> list[tuple[object, ...]]:
     """Return what the steps do, whatever their names."""
     return [
         (
@@ -161,7 +171,7 @@ def _form(use: Use, view: GraphView) -> list[tuple[object, ...]]:
             [a.SerializeToString() for a in sorted(step.attribute, key=lambda a: a.name)],
             [_value(view, name) for name in step.input[1:]],
         )
-        for step in use.steps
+        for step in steps
     ]
 
 

@@ -125,7 +125,7 @@ class Storage:
         attributes: dict[str, Any] = {}
         if grid.axis is not None:  # where the channels are in the operator's own layout
             shape = [2 if axis == grid.axis else 1 for axis in range(stage.weight.ndim)]
-            attributes["axis"] = layout(Stage(np.zeros(shape))).shape.index(2)
+            attributes["axis"] = layout(Stage(np.zeros(shape), stage.owns)).shape.index(2)
         output = names(f"{hint}.float")
         return tensors, [onnx.helper.make_node("DequantizeLinear", given, [output], output, **attributes)]
 

@@ -21,11 +21,10 @@ LEAST_PAIRS = 6
 """Fewer pairs have no 95 % interval of a median: 2 · 2⁻⁶ is .031."""
 WARM_UP = 2
 """Calls of each model before the clock: memory is planned and kernels are chosen in the first."""
-SETTLE = 0.005
+SETTLE = 0.02
 """Seconds a model runs untimed at the start of its turn, and then timed: at least one call each.
 
-A session's threads go on spinning for some milliseconds after its call and take the cores from the next session, and
-its weights have left the caches: without this a model of .12 of the time was measured as .29 (two cores).
+Its weights have left the caches in the meantime, and its threads have gone to sleep.
 """
 
 
@@ -34,7 +33,12 @@ MOST_CALLS = 1000
 
 
 class Runs(Protocol):
-    """What is timed: a Runner, or anything with its `run`."""
+    """What is timed: a Runner, or anything with its `run`, that is out of the way `rest` seconds after a call."""
+
+    @property
+    def rest(self) -> float:
+        """Seconds to wait before anything else is timed."""
+        ...
 
     def run(self, feed: Feed) -> dict[str, Array]:
         """Return the outputs."""
@@ -90,12 +94,15 @@ def interleaved(
 
 
 def turn(runner: Runs, feed: Feed, clock: Callable[[], float]) -> float:
-    """Return the mean seconds of a call, once the model has the machine to itself.
+    """Return the mean seconds of a call, once the model has the machine to itself; then let its threads fall asleep.
 
     The mean: a median would hide interruptions from the model of many short calls, and only from that one.
     """
     _calls(runner, feed, clock)
-    return _calls(runner, feed, clock)
+    spent = _calls(runner, feed, clock)
+    if runner.rest:
+        time.sleep(runner.rest)
+    return spent
 
 
 def _calls(runner: Runs, feed: Feed, clock: Callable[[], float]) -> float:

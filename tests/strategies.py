@@ -158,11 +158,12 @@ def gathers(draw: st.DrawFn) -> Case:
 
 @st.composite
 def conv_transposes(draw: st.DrawFn) -> Case:
-    """One to three axes, strides, dilations, output padding; pads given, automatic, or by the output's shape."""
+    """One to three axes, groups, strides, dilations, output padding; pads given, automatic, or by output_shape."""
     axes = draw(st.integers(1, 3))
     each = {"min_size": axes, "max_size": axes}
     kernel = draw(st.lists(SMALL, **each))
     channels, outer, batch, seed = draw(WIDTHS), draw(WIDTHS), draw(st.integers(1, 2)), draw(SEEDS)
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
     extent = draw(st.lists(st.integers(1, 4), **each))
     attributes: dict[str, object] = {}
     if max(kernel) > 1:  # of a 1×1 kernel only the plain one is taken
@@ -187,12 +188,14 @@ def conv_transposes(draw: st.DrawFn) -> Case:
                 assume(all(w >= n * s for w, n, s in zip(whole, extent, strides, strict=True)))
     if draw(st.booleans()):
         attributes["kernel_shape"] = kernel
-    canonical = weight((outer, channels, *kernel), seed + 1)
-    weights, inputs, bias = {"W": np.ascontiguousarray(canonical.swapaxes(0, 1))}, ["x", "W"], None
+    if groups > 1:
+        attributes["group"] = groups
+    parts = [weight((outer, channels, *kernel), seed + 1 + group).swapaxes(0, 1) for group in range(groups)]
+    weights, inputs, bias = {"W": np.concatenate(parts)}, ["x", "W"], None
     if draw(st.booleans()):
-        bias = weights["b"] = normal([outer], seed + 2)
+        bias = weights["b"] = normal([groups * outer], seed + 2)
         inputs.append("b")
-    x = normal([batch, channels, *extent], seed)
+    x = normal([batch, groups * channels, *extent], seed)
     nodes = [node("ConvTranspose", inputs, ["y"], "op", **attributes)]
     model = build(nodes, [value("x", x.shape)], [value("y", [ANY] * x.ndim)], weights)
     return Case(model, x, 0.0 if bias is None else bias.reshape(1, -1, *[1] * axes))

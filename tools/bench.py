@@ -16,19 +16,35 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import ablation, cost, curves, floor, goals, latency, pareto, plots, prediction, quantize
+from benchmarks import (
+    ablation,
+    cost,
+    curves,
+    floor,
+    goals,
+    latency,
+    methods,
+    paper,
+    pareto,
+    plots,
+    prediction,
+    quantize,
+)
 from benchmarks.lines import Lines, Setting
+from benchmarks.paper_table import CLASSIFIERS
 from benchmarks.prediction_table import PLOT
 from benchmarks.tables import document
-from benchmarks.zoo import MODELS, ROOT, TRAINED, read_entry
+from benchmarks.zoo import ROOT, read_entry
 
 from onnx_lowrank.errors import LowRankError
 
-_CHOICE = f"of {','.join(MODELS)} (all of these, unless named) and {','.join(TRAINED)}"
+MODELS = ("crepe", "minilm", "ppocr", "efficientnet")
 PARTS = {"memory": goals.measure_memory, "goals": goals.measure, "curves": curves.measure}
 PARTS |= {"cost": cost.measure, "ablation": ablation.measure, "prediction": prediction.measure}
 PARTS |= {"pareto": pareto.measure, "floor": floor.measure, "latency": latency.measure}
 PARTS |= {"quantize": quantize.measure}
+PAPER = {"paper": paper.measure, "methods": methods.measure}
+"""What is measured of the classifiers, whose labels are class numbers."""
 
 
 def main() -> int:
@@ -40,7 +56,7 @@ def main() -> int:
     lines = Lines(out, Setting(given.seed, given.threads, given.quick))
     failures = [] if given.tables_only else _run(zoo, given.models, given.part, lines)
     results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(document(lines.all(), _shown(lines), lines.setting), encoding="utf-8")
+    results.write_text(document(lines.all(), (*MODELS, *CLASSIFIERS), lines.setting), encoding="utf-8")
     print(f"written: {results}")
     _draw(lines, results.parent / PLOT)
     for failure in failures:
@@ -52,16 +68,10 @@ def _draw(lines: Lines, path: Path) -> None:
     """Draw what RESULTS.md shows; where that cannot be done, say so: the tables do not depend on it."""
     found = {(line["part"], line["model"], line["cell"]): line["data"] for line in lines.all()}
     try:
-        if plots.draw(found, _shown(lines), path):
+        if plots.draw(found, MODELS, path):
             print(f"written: {path}")
     except plots.PlotError as error:
         print(error, file=sys.stderr)
-
-
-def _shown(lines: Lines) -> tuple[str, ...]:
-    """Return the models of the tables: those that are always asked for, and the others that were measured."""
-    measured = {line["model"] for line in lines.all()}
-    return (*MODELS, *(name for name in TRAINED if name in measured))
 
 
 def _run(zoo: Path, models: list[str], parts: list[str], lines: Lines) -> list[str]:
@@ -73,10 +83,11 @@ def _run(zoo: Path, models: list[str], parts: list[str], lines: Lines) -> list[s
         except FileNotFoundError as error:
             failures.append(f"{name}: {error}")
             continue
-        for part in (part for part in PARTS if part in parts):
+        measures = PAPER if name in CLASSIFIERS else PARTS
+        for part in (part for part in measures if part in parts):
             start = time.perf_counter()
             try:
-                PARTS[part](entry, lines)
+                measures[part](entry, lines)
             except (LowRankError, goals.RunError, cost.CostError) as error:
                 failures.append(f"{name}, {part}: {error}")
                 print(failures[-1], file=sys.stderr, flush=True)
@@ -89,8 +100,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--zoo", type=Path, required=True, help="directory with a folder for each model")
     parser.add_argument("--out", type=Path, help="raw lines and models (tools/results; with --quick bench-out)")
     parser.add_argument("--results", type=Path, help="file to write (RESULTS.md; with --quick OUT/RESULTS.md)")
-    parser.add_argument("--models", type=_some_of(MODELS + TRAINED), default=list(MODELS), help=_CHOICE)
-    parser.add_argument("--part", type=_some_of(tuple(PARTS)), default=list(PARTS), help=f"of {','.join(PARTS)}")
+    parser.add_argument(
+        "--models",
+        type=_some_of((*MODELS, *CLASSIFIERS)),
+        default=list(MODELS),
+        help=f"of {','.join((*MODELS, *CLASSIFIERS))}; without it the first {len(MODELS)}",
+    )
+    parser.add_argument(
+        "--part", type=_some_of((*PARTS, *PAPER)), default=[*PARTS, *PAPER], help=f"of {','.join((*PARTS, *PAPER))}"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="0 (all cores)")
     parser.add_argument("--quick", action="store_true", help="80 %% alone, 64 samples a test set, one goal: a trial")

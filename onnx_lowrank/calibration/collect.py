@@ -106,9 +106,9 @@ def _tensors(found: Found, site: Site) -> list[str]:
     """Inputs, and for a k×k kernel or a table outputs and their biases too: W A Wᵀ of a matrix needs no output."""
     calls = found.calls[site.id]
     names = [operator(call).data(call) for call in calls]
-    if math.prod(site.shape[2:]) > 1 or operator(calls[0]).seen == "outputs":
-        names += [call.output for call in calls]
-        names += [call.input(2) for call in calls if call.input(2)]
+    for call in calls:
+        if math.prod(site.shape[2:]) > 1 or operator(call).seen == "outputs":
+            names += [name for name in (call.output, call.input(2)) if name]
     return names
 
 
@@ -129,11 +129,15 @@ def _moments(
             total = one if total is None else total + one
             continue
         vectors = np.asarray(op.vectors(call, x, kernel), np.float64)
-        A = vectors.T @ vectors
+        A = vectors.T @ vectors  # of a tied output layer that is H
         if not np.isfinite(A).all():
             raise DataError(
                 f"the input of {site.node} is not finite on these samples: check their range, or --exclude the node"
             )
+        if call.turned:
+            one = Moments(A=np.zeros(site.shape[1]), C=np.zeros_like(A), H=A, samples=samples)
+            total = one if total is None else total + one
+            continue
         one = Moments(A=A, positions=len(vectors), samples=samples)
         if math.prod(kernel) > 1:
             one = _with_kernel(op, call, site, one, x, values[call.output], values.get(call.input(2)), rng)

@@ -10,12 +10,13 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 
 import numpy as np
 import onnx
 
+from onnx_lowrank.calibration.sides import other, sides_at
 from onnx_lowrank.calibration.through import Through
 from onnx_lowrank.curvature import SideName
 from onnx_lowrank.gradient import GradientRunner, build_gradient
@@ -25,23 +26,11 @@ from onnx_lowrank.gradient.values import Dims
 from onnx_lowrank.ops import Call, operator
 from onnx_lowrank.options import Options
 from onnx_lowrank.runtime import batches, join, rows_of, runs_on_cpu
-from onnx_lowrank.schemes import SCHEMES, ranks_of
 from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Array, Chain, Feed, Site
 
 Head = Callable[[Mapping[str, Array], int, Sequence[int]], Seeds]
 """(forward values, samples in them, their numbers in the set) -> the loss's gradient at the seeded tensors."""
-
-
-def sides_of(site: Site, multiple: int = 1) -> tuple[SideName, ...]:
-    """Return the sides that the schemes of a site project on: both of a kernel, the smaller one of a matrix."""
-    fitting = (s for s in SCHEMES if ranks_of(s, site, multiple))
-    return tuple(dict.fromkeys(side for s in fitting for side in s.sides(site.shape, site.groups)))
-
-
-def width_of(site: Site, side: SideName) -> int:
-    """Return the channels of a side, of one group where the weight is grouped."""
-    return site.shape[0] // site.groups if side == "out" else site.shape[1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,6 +52,10 @@ class Batch:
         lines = slice(self.numbers[0] % every, None, every) if every > 1 else None
         for call in self.flow.found.calls[site.id]:
             yield self.flow.vectors(site, side, call, self.values, self.gradients, lines)
+
+    def ways(self, site: Site) -> tuple[bool, ...]:
+        """Return for every call of the site whether it reads the weight transposed."""
+        return tuple(call.turned for call in self.flow.found.calls[site.id])
 
     def ends(self, site: Site) -> list[tuple[Array, Array]]:
         """Return the input and the gradient at the output of every call, as they are in the graph."""
@@ -98,13 +91,13 @@ class JointFlow:
         inside = {site.id: f"{site.op} keeps its product inside" for site in sites if not _shows(found, site)}
         sites = [site for site in sites if site.id not in inside]
         calls = [(site, call) for site in sites for call in found.calls[site.id]]
-        outputs = [call.output for site, call in calls if "out" in sides_of(site)]
+        outputs = [call.output for site, call in calls if "out" in sides_at(site, call)]
         made = {name: node for node in model.graph.node for name in node.output}
         # a twin may read its inputs through a Cast, under another name
         self._data = {
             call.output: str(made[call.output].input[call.inputs.index(operator(call).data(call))]) for _, call in calls
         }
-        shares = {call.output: self._data[call.output] for site, call in calls if "in" in sides_of(site)}
+        shares = {call.output: self._data[call.output] for site, call in calls if "in" in sides_at(site, call)}
         keep = self._keep = [name for name in dict.fromkeys(self._kept(sites)) if name not in self._given]
         graph = build_gradient(model, outputs, seeded, shapes=shapes, keep=keep, shares=shares)
         self.unreached = inside | {site.id: why for site in sites if (why := self._missing(site, graph))}
@@ -126,17 +119,17 @@ class JointFlow:
     def _gradients(self, site: Site) -> Iterator[str]:
         """Yield what is asked of the gradient graph: e of every side and call."""
         for call in self.found.calls[site.id]:
-            if "out" in sides_of(site):
+            if "out" in sides_at(site, call):
                 yield call.output
-            if "in" in sides_of(site):
+            if "in" in sides_at(site, call):
                 yield through(self._data[call.output], call.output)
 
     def _kept(self, sites: Sequence[Site]) -> Iterator[str]:
         for site in sites:
             for call in self.found.calls[site.id]:
-                if "in" in sides_of(site):
+                if "in" in sides_at(site, call):
                     yield operator(call).data(call)
-                if "out" in sides_of(site):
+                if "out" in sides_at(site, call):
                     yield call.output
                     if len(call.inputs) > 2 and call.input(2):
                         yield call.input(2)
@@ -207,8 +200,14 @@ class JointFlow:
         gradients: Mapping[str, Array],
         lines: slice | None = None,
     ) -> tuple[Array, Array]:
-        """Return z and e (positions, d) of one call, float32; of an image only its `lines`."""
+        """Return z and e (positions, d) of one call, float32; of an image only its `lines`.
+
+        Of a node that reads the weight transposed, Ŵᵀ = Wᵀ Πᵀ, they are those of its other side, e first.
+        """
         op = operator(call)
+        if call.turned:
+            z, e = self.vectors(site, other(side), replace(call, turned=False), values, gradients, lines)
+            return e, z
         if side == "out":
             bias = values.get(call.input(2)) if len(call.inputs) > 2 and call.input(2) else None
             z = op.linear(call, _part(values[call.output], lines), bias)

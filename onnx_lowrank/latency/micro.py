@@ -37,7 +37,8 @@ COLD = 2**27
 class Scene:
     """One node and what it is given. steps: constant nodes between the stored weight and the node, in order.
 
-    data: name of the activations; output: that of its output; weight: that of the stored weight.
+    data: name of the activations; output: that of its output; weight: that of the stored weight. turned: what is
+    factored is the transpose of what the node reads.
     """
 
     model: onnx.ModelProto
@@ -48,6 +49,7 @@ class Scene:
     weight: str
     captured: Captured
     copies: int
+    turned: bool = False
 
     @staticmethod
     def of(model: onnx.ModelProto, call: Call, weight: str, captured: Captured) -> Scene:
@@ -57,7 +59,8 @@ class Scene:
             raise ModelError(f"{call.name or call.output} is no node of the main graph")
         copies = copies_of(captured[weight].nbytes, model.ByteSize())
         data = operator(call).data(call)
-        return Scene(model, node, _steps(model, node, captured), data, call.output, weight, captured, copies)
+        steps = _steps(model, node, captured)
+        return Scene(model, node, steps, data, call.output, weight, captured, copies, call.turned)
 
     @property
     def input(self) -> Array:
@@ -109,7 +112,7 @@ def dense_model(scene: Scene) -> onnx.ModelProto:
 
 def chain_model(scene: Scene, chain: Chain, scheme: str, ranks: Ranks) -> onnx.ModelProto:
     """Return copies of the node rewritten as a chain. Raises ModelError where the copies are no sites."""
-    dense = dense_model(scene)
+    dense, chain = dense_model(scene), chain.turned if scene.turned else chain
     found = find_sites(dense, multiple=1)
     sites = {f"weight{index}": index for index in range(scene.copies)}
     mine = [site for site in found.sites if site.weight in sites]

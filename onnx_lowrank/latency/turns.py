@@ -11,7 +11,7 @@ from onnx_lowrank.statistics import LEVEL, median_interval
 from onnx_lowrank.timing import LEAST_PAIRS, WARM_UP, Runs, turn
 from onnx_lowrank.types import Array, Feed
 
-SECONDS = 2.0
+SECONDS = 3.0
 """Wall time for one group, at most, once LEAST_PAIRS rounds are done."""
 TIGHT = 0.02
 """Half the width of a ratio's interval (relative) at which it is known well enough."""

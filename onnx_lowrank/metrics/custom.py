@@ -9,12 +9,8 @@ f.per_sample = True       # if a value depends on its own sample only: outputs a
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
-import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,8 +19,8 @@ import numpy as np
 
 from onnx_lowrank.errors import MetricError
 from onnx_lowrank.metrics.protocol import Labels
-from onnx_lowrank.runtime import first_line
 from onnx_lowrank.types import Array, Outputs
+from onnx_lowrank.users_code import module_of, running
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +55,7 @@ class Custom:
 
     def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None = None) -> Array | float:
         """Return (n,) float64 or a float. Raises MetricError, one line, for whatever goes wrong in the function."""
-        with running(self.name, self.path):
+        with running(self.name, self.path, MetricError):
             result = self.function({name: list(samples) for name, samples in outputs.items()}, labels)
         return self._checked(result, len(next(iter(outputs.values()), ())))
 
@@ -97,41 +93,10 @@ def from_file(spec: str) -> Custom:
     path = Path(place)
     if not path.is_file():
         raise MetricError(f"{place}: no such file; give FILE.py:function")
-    title = f"onnx_lowrank_metric_{path.stem}"
-    module_spec = importlib.util.spec_from_file_location(title, path)
-    if module_spec is None or module_spec.loader is None:
-        raise MetricError(f"{place} cannot be run as Python; give a .py file")
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[title] = module
-    with running(place, path):
-        module_spec.loader.exec_module(module)
+    with running(place, path, MetricError):
+        module = module_of(path, f"onnx_lowrank_metric_{path.stem}", MetricError)
     function = getattr(module, name, None)
     if callable(function):
         return Custom(function, f"{path.name}:{name}", path)
     own = [key for key, value in vars(module).items() if inspect.isfunction(value) and not key.startswith("_")]
     raise MetricError(f"{place} has no function {name!r}; it has {', '.join(own) or 'none'}")
-
-
-@contextmanager
-def running(what: str, path: Path | None) -> Iterator[None]:
-    """Let a file of the user's import its neighbours, and turn what it raises into one line, a MetricError."""
-    before = list(sys.path)
-    if path is not None:
-        sys.path.insert(0, str(path.resolve().parent))
-    try:
-        yield
-    except Exception as error:  # a user's code may raise anything; it is passed on as the cause
-        line = _line(error, path)
-        raise MetricError(f"{what} failed{line}: {type(error).__name__}: {first_line(error)}") from error
-    finally:
-        sys.path[:] = before
-
-
-def _line(error: Exception, path: Path | None) -> str:
-    """Return where in the user's file it failed: the innermost line there."""
-    if isinstance(error, SyntaxError) and error.lineno:
-        return f" in line {error.lineno}"
-    lines = [
-        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if path and frame.filename == str(path)
-    ]
-    return f" in line {lines[-1]}" if lines else ""

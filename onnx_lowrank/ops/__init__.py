@@ -9,6 +9,7 @@ from onnx_lowrank.ops.gather import Gather
 from onnx_lowrank.ops.gemm import Gemm
 from onnx_lowrank.ops.matmul import MatMul
 from onnx_lowrank.ops.recurrent import Recurrent
+from onnx_lowrank.ops.tied import TIED, Tied
 
 OPS: tuple[Op, ...] = (
     *(MatMul(), Gemm(), Conv(), ConvTranspose(), Gather(), Einsum()),
@@ -30,12 +31,14 @@ __all__ = [
     "Op",
     "Place",
     "Recurrent",
+    "Tied",
     "by_type",
     "call_of",
     "einsum_macs",
     "first_output",
     "op_name",
     "operator",
+    "tied_type",
 ]
 
 
@@ -44,9 +47,14 @@ def by_type(op_type: str) -> Op | None:
     return next((op for op in OPS if op.op_type == op_type), None)
 
 
+def tied_type(op_type: str) -> Tied | None:
+    """Return the operator of that ONNX type as it reads the transpose of a table, None where it cannot."""
+    return next((op for op in TIED if op.op_type == op_type), None)
+
+
 def operator(call: Call) -> Op:
     """Return the operator of a call. Raises KeyError where no operator factors it."""
-    op = by_type(call.op)
+    op = tied_type(call.op) if call.turned else by_type(call.op)
     if op is None:
         raise KeyError(call.op)
     return op

@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import numpy as np
-
-from onnx_lowrank.ops.base import (
-    Call,
-    Names,
-    Place,
-    Refusal,
-    Seen,
-    Written,
-    as_vectors,
-    divisible,
-    narrowed,
-    no_patches,
-    one_group,
-)
-from onnx_lowrank.types import Array, Positions, Stage, Why
+from onnx_lowrank.ops.base import Call, Place, Refusal, Seen, divisible, no_patches, one_group, rows_of_input, unscaled
+from onnx_lowrank.ops.inside import every_row, first_input, narrowed, no_linear, no_results
+from onnx_lowrank.types import Array, Stage, Why
 
 
 class Attention:
@@ -50,34 +36,13 @@ class Attention:
         """Any of them may share weights."""
         return (self.op_type,)
 
-    def data(self, call: Call) -> str:
-        """Return the input (batch, tokens, in)."""
-        return call.inputs[0]
-
-    def places(self, call: Call, x: tuple[int, ...], y: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
-        """Count the tokens, padding included."""
-        return Positions(calls=float(math.prod(x[:-1])))
-
-    def vectors(self, call: Call, x: Array, kernel: tuple[int, ...]) -> Array:
-        """Return the tokens as rows."""
-        return as_vectors(x)
-
-    def results(self, call: Call, y: Array) -> Array:
-        """Raise: no tensor holds W x."""
-        raise TypeError(f"the queries, keys and values are inside Attention, and are not {np.shape(y)}")
-
-    def linear(self, call: Call, y: Array, bias: Array | None) -> Array:
-        """Raise: no tensor holds W x."""
-        return self.results(call, y)
-
-    def scale(self, call: Call) -> float:
-        """Return 1."""
-        return 1.0
-
     groups = staticmethod(one_group)
     whole = staticmethod(divisible)
     patches = staticmethod(no_patches)
-
-    def write(self, call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:
-        """Write a MatMul for every stage but the last, which becomes the weights; all else of the node stays."""
-        return narrowed(call, stages, names)
+    scale = staticmethod(unscaled)
+    data = staticmethod(first_input)
+    places = staticmethod(every_row)
+    vectors = staticmethod(rows_of_input)
+    results = staticmethod(no_results)
+    linear = staticmethod(no_linear)
+    write = staticmethod(narrowed)

@@ -26,7 +26,8 @@ Place: TypeAlias = Literal["whole", "first", "inner", "last"]
 class Call:
     """One node: its type, inputs, first output in use, attributes, and which input (`slot`) holds the weight.
 
-    `shape` is that of the stored weight; `outputs` are all of them, empty where one is left out.
+    `shape` is that of the weight as it arrives; `outputs` are all of them, empty where one is left out. turned: what is
+    factored is the transpose of this node's weight, as a lookup reads it.
     """
 
     op: str
@@ -38,6 +39,7 @@ class Call:
     opset: int
     shape: tuple[int, ...] = ()
     outputs: tuple[str, ...] = ()
+    turned: bool = False
 
     def input(self, index: int) -> str:
         """Return the name of an input, empty where it is left out."""
@@ -124,23 +126,19 @@ def divisible(call: Call) -> bool:
     return False
 
 
+def unscaled(call: Call) -> float:
+    """Return 1: the node multiplies by the weight alone."""
+    return 1.0
+
+
+def rows_of_input(call: Call, x: Array, kernel: tuple[int, ...]) -> Array:
+    """Return (…, in) as (positions, in)."""
+    return as_vectors(x)
+
+
 def op_name(node: onnx.NodeProto) -> str:
     """Return a node's type, with its domain where that is not ONNX's own."""
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-
-
-def narrowed(call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:
-    """Return a MatMul for every stage but the last, in front of the node as it was, whose weight the last becomes."""
-    nodes, current = [], call.inputs[0]
-    for index, (_, weight) in enumerate(stages[:-1]):
-        output, name = names(f"{call.output}.inner{index}"), names(f"{call.name or call.output}.{index}")
-        nodes.append(onnx.helper.make_node("MatMul", [current, weight], [output], name))
-        current = output
-    operands = [current, stages[-1][1], *call.inputs[2:]]
-    domain, _, kind = call.op.rpartition(".")
-    name = names(f"{call.name or call.output}.{len(stages) - 1}")
-    last = onnx.helper.make_node(kind, operands, call.outputs, name, None, domain or None, None, **call.attributes)
-    return Written((*nodes, last), {})
 
 
 def first_output(node: onnx.NodeProto) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 
-from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written, divisible
+from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written, divisible, unscaled
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 GEOMETRY = ("strides", "dilations")
@@ -45,6 +45,7 @@ class Conv:
         return int(call.attributes.get("group", 1))
 
     whole = staticmethod(divisible)
+    scale = staticmethod(unscaled)
 
     def role(self, call: Call) -> tuple[Any, ...]:
         """Any geometry may share a kernel, but for the groups."""
@@ -73,10 +74,6 @@ class Conv:
         """Return channel vectors of the output, without the bias."""
         rows = self.results(call, y)
         return rows if bias is None else rows - bias.reshape(1, -1).astype(rows.dtype)
-
-    def scale(self, call: Call) -> float:
-        """Return 1."""
-        return 1.0
 
     def patches(self, call: Call, x: Array, kernel: tuple[int, ...], picks: Array, count: int) -> Array:
         """Return the receptive fields of output positions, counted over (batch, *spatial)."""

@@ -1,4 +1,4 @@
-"""ConvTranspose in one, two or three dimensions, one group: every input is put, times the kernel, into its window."""
+"""ConvTranspose in one to three dimensions, in groups: every input is put, times the kernel, into its window."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written, channel_vectors, one_group
+from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written, channel_vectors, unscaled
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 NEUTRAL = {"strides": 1, "dilations": 1, "output_padding": 0}
@@ -18,19 +18,20 @@ NEUTRAL = {"strides": 1, "dilations": 1, "output_padding": 0}
 class ConvTranspose:
     """The stage that owns axes is a ConvTranspose with their attributes, one that owns none a 1×1 Conv.
 
-    The last has the bias. The kernel is stored (in, out, *spatial), that of a 1×1 Conv (out, in, 1…).
+    The last has the bias. The kernel is stored (in, out of one group, *spatial), that of a 1×1 Conv (out, in of one
+    group, 1…).
     """
 
     op_type = "ConvTranspose"
     seen: Seen = "both"
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
-        """Refuse groups, bad ranks, and kernels of one element that leave outputs empty or out."""
+        """Refuse a channel by itself, bad ranks, and kernels of one element that leave outputs empty or out."""
         if call.slot != 1:
             return Why.ELEMENTWISE, "bias of ConvTranspose" if call.slot else "constant input of ConvTranspose"
-        group = int(call.attributes.get("group", 1))
-        if group > 1:
-            return Why.DEPTHWISE if shape[1] == 1 else Why.GROUPED, f"{group} groups of a transposed convolution"
+        group = self.groups(call)
+        if group > 1 and (shape[1] == 1 or shape[0] == group):
+            return Why.DEPTHWISE, f"{group} groups of one channel"
         if not 3 <= len(shape) <= 5:
             return Why.SHAPE, f"{len(shape)}-D kernel: one to three spatial axes are handled"
         if math.prod(shape[2:]) == 1 and self._spread(call, len(shape) - 2):
@@ -43,22 +44,26 @@ class ConvTranspose:
         return any(map(any, shifts)) or max(strides) > 1 or "output_shape" in call.attributes
 
     def canonical(self, call: Call, weight: Array) -> Array:
-        """Return the kernel as (out, in, *spatial)."""
-        return np.swapaxes(weight, 0, 1)
+        """Return the kernel as (out, in of one group, *spatial)."""
+        return _swapped(weight, self.groups(call))
 
     def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
-        """Return (in, out, *spatial), of a stage that owns no axes (out, in, 1…)."""
-        return np.swapaxes(stage.weight, 0, 1) if stage.owns else stage.weight
+        """Return (in, out of one group, *spatial), of a stage that owns no axes (out, in of one group, 1…)."""
+        return _swapped(stage.weight, stage.groups) if stage.owns else stage.weight
 
-    groups = staticmethod(one_group)
+    def groups(self, call: Call) -> int:
+        """Return the groups of channels."""
+        return int(call.attributes.get("group", 1))
+
+    scale = staticmethod(unscaled)
 
     def whole(self, call: Call) -> bool:
         """Return whether there is an output_shape: of a part of the axes the rest is not known."""
         return "output_shape" in call.attributes
 
     def role(self, call: Call) -> tuple[Any, ...]:
-        """Any geometry may share a kernel."""
-        return (self.op_type,)
+        """Any geometry may share a kernel, but for the groups."""
+        return (self.op_type, self.groups(call))
 
     def data(self, call: Call) -> str:
         """Return the activations (N, in, *spatial)."""
@@ -80,10 +85,6 @@ class ConvTranspose:
         """Return channel vectors of the output, without the bias."""
         rows = channel_vectors(y)
         return rows if bias is None else rows - bias.reshape(1, -1).astype(rows.dtype)
-
-    def scale(self, call: Call) -> float:
-        """Return 1."""
-        return 1.0
 
     def patches(self, call: Call, x: Array, kernel: tuple[int, ...], picks: Array, count: int) -> Array | None:
         """Return the inputs that every kernel element brings to an output, zero where it brings none.
@@ -123,16 +124,16 @@ class ConvTranspose:
             operands = [current, weight, *(call.inputs[2:] if last else ())]
             name = names(f"{call.name or call.output}.{index}")
             kind = self.op_type if stage.owns else "Conv"
-            attributes = self._attributes(call, stage) if stage.owns else {"kernel_shape": stage.weight.shape[2:]}
+            geometry = self._attributes(call, stage) if stage.owns else {}
+            attributes = {"kernel_shape": stage.weight.shape[2:], "group": stage.groups, **geometry}
             nodes.append(onnx.helper.make_node(kind, operands, [output], name, None, None, None, **attributes))
             current = output
         return Written(tuple(nodes), {})
 
     def _attributes(self, call: Call, stage: Stage) -> dict[str, Any]:
         """Raises ValueError for an output_shape of which the stage owns only a part: the rest is not known."""
-        kernel = stage.weight.shape[2:]
-        axes = len(kernel)
-        attributes: dict[str, Any] = {"kernel_shape": kernel, "group": 1}
+        axes = stage.weight.ndim - 2
+        attributes: dict[str, Any] = {}
         for key, neutral in NEUTRAL.items():
             if key in call.attributes:
                 values = call.integers(key, (neutral,) * axes)
@@ -147,3 +148,10 @@ class ConvTranspose:
             pads = call.integers("pads", (0,) * (2 * axes))
             attributes["pads"] = [v if position % axes in stage.owns else 0 for position, v in enumerate(pads)]
         return attributes
+
+
+def _swapped(kernel: Array, groups: int) -> Array:
+    """Return (first, second of one group, *spatial) with both kinds of channels swapped within every group."""
+    first, second, *spatial = kernel.shape
+    parts = kernel.reshape(groups, first // groups, second, *spatial)
+    return np.swapaxes(parts, 1, 2).reshape(groups * second, first // groups, *spatial)

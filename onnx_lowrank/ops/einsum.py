@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written, divisible, no_patches, one_group
+from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written, divisible, no_patches, one_group, unscaled
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 DOTS = "..."
@@ -161,13 +161,10 @@ class Einsum:
         """Return the output: there is no bias."""
         return self.results(call, y)
 
-    def scale(self, call: Call) -> float:
-        """Return 1."""
-        return 1.0
-
     groups = staticmethod(one_group)
     whole = staticmethod(divisible)
     patches = staticmethod(no_patches)
+    scale = staticmethod(unscaled)
 
     def write(self, call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:
         """Write one Einsum a stage; what lies between is (rest, rank)."""

@@ -19,6 +19,7 @@ from onnx_lowrank.ops.base import (
     divisible,
     no_patches,
     one_group,
+    unscaled,
 )
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
@@ -78,13 +79,10 @@ class Gather:
         """Return the same: there is no bias."""
         return as_vectors(y)
 
-    def scale(self, call: Call) -> float:
-        """Return 1."""
-        return 1.0
-
     groups = staticmethod(one_group)
     whole = staticmethod(divisible)
     patches = staticmethod(no_patches)
+    scale = staticmethod(unscaled)
 
     def write(self, call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:
         """Write a Gather from the first stage, and a MatMul for every other."""

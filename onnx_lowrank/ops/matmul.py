@@ -8,7 +8,18 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written, as_vectors, divisible, no_patches
+from onnx_lowrank.ops.base import (
+    Call,
+    Names,
+    Place,
+    Refusal,
+    Seen,
+    Written,
+    as_vectors,
+    divisible,
+    no_patches,
+    unscaled,
+)
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 
@@ -86,11 +97,8 @@ class MatMul:
         """Return the output: there is no bias."""
         return self.results(call, y)
 
-    def scale(self, call: Call) -> float:
-        """Return 1."""
-        return 1.0
-
     patches = staticmethod(no_patches)
+    scale = staticmethod(unscaled)
 
     def write(self, call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:
         """Write one MatMul a stage."""

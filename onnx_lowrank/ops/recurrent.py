@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import numpy as np
-
-from onnx_lowrank.ops.base import (
-    Call,
-    Names,
-    Place,
-    Refusal,
-    Seen,
-    Written,
-    as_vectors,
-    divisible,
-    narrowed,
-    no_patches,
-    one_group,
-)
-from onnx_lowrank.types import Array, Positions, Stage, Why
+from onnx_lowrank.ops.base import Call, Place, Refusal, Seen, divisible, no_patches, one_group, rows_of_input, unscaled
+from onnx_lowrank.ops.inside import every_row, first_input, narrowed, no_linear, no_results
+from onnx_lowrank.types import Array, Stage, Why
 
 INPUTS = {0: "constant input", 3: "bias", 4: "lengths", 5: "initial state", 6: "initial cell", 7: "peephole"}
 
@@ -59,34 +45,13 @@ class Recurrent:
         """Cells of one kind may share a W; its shape says the directions."""
         return (self.op_type,)
 
-    def data(self, call: Call) -> str:
-        """Return the input (steps, batch, in), with layout 1 (batch, steps, in)."""
-        return call.inputs[0]
-
-    def places(self, call: Call, x: tuple[int, ...], y: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
-        """Count the steps of all sequences, padding included: it is computed as well."""
-        return Positions(calls=float(math.prod(x[:-1])))
-
-    def vectors(self, call: Call, x: Array, kernel: tuple[int, ...]) -> Array:
-        """Return the inputs of all steps as rows."""
-        return as_vectors(x)
-
-    def results(self, call: Call, y: Array) -> Array:
-        """Raise: no tensor holds W x."""
-        raise TypeError(f"what {self.op_type} makes of W x is inside it, and is not {np.shape(y)}")
-
-    def linear(self, call: Call, y: Array, bias: Array | None) -> Array:
-        """Raise: no tensor holds W x."""
-        return self.results(call, y)
-
-    def scale(self, call: Call) -> float:
-        """Return 1."""
-        return 1.0
-
     groups = staticmethod(one_group)
     whole = staticmethod(divisible)
     patches = staticmethod(no_patches)
-
-    def write(self, call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:
-        """Write a MatMul for every stage but the last, which becomes the cell's W; all else of the cell stays."""
-        return narrowed(call, stages, names)
+    scale = staticmethod(unscaled)
+    data = staticmethod(first_input)
+    places = staticmethod(every_row)
+    vectors = staticmethod(rows_of_input)
+    results = staticmethod(no_results)
+    linear = staticmethod(no_linear)
+    write = staticmethod(narrowed)

@@ -47,7 +47,7 @@ def shrunken(found: Found, plan: Plan, calibrated: Calibrated) -> dict[str, Arra
 def go_on(subject: Subject, found: Found, stand: Stand, plan: Plan, options: Options, progress: Progress) -> Stand:
     """Return where the work stands after a plan's step: factors and curves of the shrunken weights."""
     weights = shrunken(found, plan, stand.calibrated)
-    entries = {name: weight for site, weight in weights.items() for name in found.sources[site].entries}
+    entries = {name: w for site, weight in weights.items() for name, w in found.sources[site].replaced(weight).items()}
     model = with_weights(subject.model, entries)
     runner = Runner(model, provider=options.provider, threads=options.threads)
     there = Subject(model, runner, subject.source, subject.sha256, subject.bytes)

@@ -194,8 +194,10 @@ class Study:
 def unseen_rows(found: Found, feeds: Sequence[Feed]) -> list[str]:
     """Return a note for every table of which calibration has not looked up all rows: theirs is no measured loss."""
     notes = []
-    for site in (site for site in found.sites if site.op == "Gather" and not site.body):
-        names = [operator(call).data(call) for call in found.calls[site.id]]
+    for site in (site for site in found.sites if not site.body):
+        names = [operator(call).data(call) for call in found.calls[site.id] if call.op == "Gather"]
+        if not names:
+            continue
         given = [feed[name].reshape(-1) for feed in feeds for name in names if name in feed]
         rows = site.shape[1]
         seen = len(np.unique(np.concatenate(given) % rows)) if given else 0

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import re
-import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from onnx_lowrank.errors import DataError, LowRankError
-from onnx_lowrank.runtime import TensorSpec, first_line
+from onnx_lowrank.errors import DataError
+from onnx_lowrank.runtime import TensorSpec
 from onnx_lowrank.samples.fit import listed
 from onnx_lowrank.samples.iterables import from_python
 from onnx_lowrank.samples.records import Raw
+from onnx_lowrank.users_code import module_of, running
 
 DEFAULT = "load_data"
 
@@ -35,7 +32,7 @@ def read_script(path: Path, function: str, inputs: Sequence[TensorSpec]) -> Raw:
     source = f"{path}:{function}"
     if not path.is_file():
         raise DataError(f"{path}: no such file; give FILE.py or FILE.py:function")
-    with _users(path, source):
+    with running(source, path, DataError):
         load = _function(path, function)
         given = load()
         if given is None or not (hasattr(given, "get_next") or hasattr(given, "__iter__")):
@@ -47,37 +44,9 @@ def read_script(path: Path, function: str, inputs: Sequence[TensorSpec]) -> Raw:
 
 def _function(path: Path, name: str) -> Any:
     title = f"onnx_lowrank_data_{path.stem}"
-    spec = importlib.util.spec_from_file_location(title, path)
-    if spec is None or spec.loader is None:
-        raise DataError(f"{path} cannot be run as Python; give a .py file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[title] = module
-    spec.loader.exec_module(module)
+    module = module_of(path, title, DataError)
     load = getattr(module, name, None)
     if callable(load):
         return load
     own = [key for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == title]
     raise DataError(f"{path} has no function {name!r}; its functions are {listed(own)}: give {path.name}:function")
-
-
-@contextmanager
-def _users(path: Path, source: str) -> Iterator[None]:
-    """Let the file import its neighbours, and name the line where it fails."""
-    folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)
-    try:
-        yield
-    except LowRankError:
-        raise
-    except Exception as error:  # the user's code may raise anything: it is passed on, as the cause
-        raise DataError(f"{source} failed{_line(path, error)}: {type(error).__name__}: {first_line(error)}") from error
-    finally:
-        if folder in sys.path:
-            sys.path.remove(folder)
-
-
-def _line(path: Path, error: Exception) -> str:
-    if isinstance(error, SyntaxError) and error.lineno:
-        return f" in line {error.lineno}"
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).name == path.name]
-    return f" in line {frames[-1].lineno}" if frames else ""

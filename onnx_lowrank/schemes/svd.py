@@ -20,6 +20,7 @@ import numpy as np
 from onnx_lowrank import linalg
 from onnx_lowrank.curvature import Basis, SideName
 from onnx_lowrank.schemes.base import multiple_in, of_group, pointwise, saving_ranks
+from onnx_lowrank.schemes.both_ways import both_ways
 from onnx_lowrank.schemes.pair import NestedPair, joined
 from onnx_lowrank.types import Array, Layout, Moments, Ranks
 
@@ -143,7 +144,10 @@ class Svd:
     def factor(
         self, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks, groups: int = 1
     ) -> NestedPair:
-        """Return the pair in the metric of the inputs."""
+        """Return the pair in the metric of the inputs, of a tied table in that of both ways it is read."""
+        if any(moments is not None and moments.H is not None for moments in (fit, score)):
+            basis, errors = both_ways(np.asarray(weight, np.float64), fit, score, min(weight.shape), SHRINK)
+            return _cut(self.name, weight, basis, errors, most, groups)
         return _factor(self.name, weight, fit, score, most, groups)
 
 

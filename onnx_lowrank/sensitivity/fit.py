@@ -47,10 +47,7 @@ def fitted(
     rank = min(width, math.prod(weight.shape) // groups // width)
 
     def without(held: SideMoments) -> tuple[list[Basis], list[Array]]:
-        rest = SideMoments(
-            total.Z - held.Z, total.E - held.E, total.positions - held.positions, total.samples - held.samples
-        )
-        fold = bases(in_metric(rest, side, gram, metric), side, gram, rank, SHRINK)
+        fold = bases(in_metric(total - held, side, gram, metric), side, gram, rank, SHRINK)
         return [basis.single() for basis in fold], [kronecker(basis, held) for basis in fold]
 
     tried, losses = zip(*each(without, held_out), strict=True)

@@ -15,7 +15,8 @@ import onnx
 
 from onnx_lowrank import linalg
 from onnx_lowrank.calibration import Observed
-from onnx_lowrank.calibration.joint import JointFlow, sides_of, width_of
+from onnx_lowrank.calibration.joint import JointFlow
+from onnx_lowrank.calibration.sides import sides_of, width_of
 from onnx_lowrank.curvature import (
     Metric,
 )

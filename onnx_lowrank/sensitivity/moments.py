@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
 
 from onnx_lowrank import linalg
 from onnx_lowrank.calibration import Observed
-from onnx_lowrank.calibration.joint import Batch, width_of
+from onnx_lowrank.calibration.joint import Batch
+from onnx_lowrank.calibration.sides import width_of
 from onnx_lowrank.curvature import SideMoments, SideName
 from onnx_lowrank.sensitivity.grams import add_gram, mirror
 from onnx_lowrank.sensitivity.kept import Key
@@ -27,6 +29,8 @@ PLENTY = 256
 """With more positions than this for every dimension, evenly spread rows are taken as well."""
 
 Side: TypeAlias = tuple[Site, SideName]
+_Rows: TypeAlias = tuple[Array, Array, int, bool]
+"""z, e, how many samples they are of, and whether the weight is read transposed there."""
 Thinning: TypeAlias = tuple[int, int]
 """Of how many lines of an image, and then of how many rows, one is looked at."""
 
@@ -51,14 +55,15 @@ class Gathering:
     def __init__(self, sides: Sequence[tuple[Side, Thinning]], workers: linalg.Workers, most: int) -> None:
         self._sides, self._workers, self._most = sides, workers, most
         self._sums: dict[Key, SideMoments] = {}
-        self._waiting: dict[Key, list[tuple[Array, Array, int]]] = {}
+        self._waiting: dict[Key, list[_Rows]] = {}
         self._held = 0
 
     def add(self, batch: Batch) -> None:
         """Take what moments need of a batch."""
         found = self._workers.dealt(lambda one: _looked_at(batch, *one), self._sides)
         for ((site, side), _), pairs in zip(self._sides, found, strict=True):
-            self._waiting.setdefault((site.id, side), []).extend((z, e, batch.samples) for z, e in pairs)
+            rows = [(z, e, batch.samples, way) for (z, e), way in zip(pairs, batch.ways(site), strict=True)]
+            self._waiting.setdefault((site.id, side), []).extend(rows)
             self._held += sum(z.nbytes + e.nbytes for z, e in pairs)
         if self._held > self._most:
             self._sum()
@@ -66,9 +71,11 @@ class Gathering:
     def total(self) -> dict[Key, SideMoments]:
         """Return the sums; nothing is added after this."""
         self._sum()
-        for one in self._sums.values():
-            mirror(one.Z)
-            mirror(one.E)
+        for both in self._sums.values():
+            for one in (both, both.turned):
+                if one is not None:
+                    mirror(one.Z)
+                    mirror(one.E)
         return self._sums
 
     def _sum(self) -> None:
@@ -80,17 +87,29 @@ class Gathering:
     def _summed(self, place: Side, thinning: Thinning) -> SideMoments | None:
         key, scale = (place[0].id, place[1]), math.prod(thinning)
         parts, total = self._waiting.pop(key, []), self._sums.get(key)
-        if not parts:
-            return total
-        z, e = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-        if total is None:
-            groups, width = place[0].groups, width_of(*place)
-            shape = (width, width) if groups == 1 else (groups, width, width)
-            total = SideMoments(np.zeros(shape), np.zeros(shape), 0, 0)
-        add_gram(total.Z, z, scale)
-        add_gram(total.E, e, scale)
-        positions, samples = total.positions + len(z) * scale, total.samples + sum(part[2] for part in parts)
-        return SideMoments(total.Z, total.E, positions, samples)
+        straight, turned = ([part for part in parts if part[3] is way] for way in (False, True))
+        if straight:
+            total = _added(total, straight, place, scale)
+        if turned:
+            total = total or _none(place)
+            total = replace(total, turned=_added(total.turned, turned, place, scale))
+        return total
+
+
+def _none(place: Side) -> SideMoments:
+    groups, width = place[0].groups, width_of(*place)
+    shape = (width, width) if groups == 1 else (groups, width, width)
+    return SideMoments(np.zeros(shape), np.zeros(shape), 0, 0)
+
+
+def _added(total: SideMoments | None, parts: Sequence[_Rows], place: Side, scale: int) -> SideMoments:
+    """Return the sums with rows added to their upper triangles, in place."""
+    total = total or _none(place)
+    z, e = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    add_gram(total.Z, z, scale)
+    add_gram(total.E, e, scale)
+    positions, samples = total.positions + len(z) * scale, total.samples + sum(part[2] for part in parts)
+    return replace(total, positions=positions, samples=samples)
 
 
 def _looked_at(batch: Batch, place: Side, thinning: Thinning) -> list[tuple[Array, Array]]:

@@ -17,10 +17,10 @@ import onnx
 from onnx_lowrank.errors import MetricError
 from onnx_lowrank.gradient import Final, final_activation, heads
 from onnx_lowrank.gradient.run import Seeds
-from onnx_lowrank.metrics.custom import running
 from onnx_lowrank.metrics.divergence import Kind, OutputDivergence, Probing, probing
 from onnx_lowrank.metrics.scores import probable
 from onnx_lowrank.types import Array, Outputs
+from onnx_lowrank.users_code import running
 
 CustomLoss = Callable[[Mapping[str, Array], object], Mapping[str, Array]]
 """(the model's outputs of one sample, its label) -> gradient of its loss at some of these outputs."""
@@ -175,7 +175,7 @@ class Objective:
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
     def _called(self, outputs: Mapping[str, Array], label: object) -> Mapping[str, Array]:
-        with running("the loss given", None):
+        with running("the loss given", None, MetricError):
             given = self.custom(outputs, label) if self.custom is not None else None
         if not isinstance(given, Mapping):
             raise MetricError(f"the loss gives a {type(given).__name__}; it must give {{output: gradient}}")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_lowrank import linalg
-from onnx_lowrank.calibration.joint import Batch, JointFlow, sides_of, width_of
+from onnx_lowrank.calibration.joint import Batch, JointFlow
+from onnx_lowrank.calibration.sides import sides_of, width_of
 from onnx_lowrank.curvature import Basis, SideMoments, SideName, project, rises, tails
 from onnx_lowrank.schemes import SCHEMES, Scheme, largest, ranks_of
 from onnx_lowrank.sensitivity.chains import Chains

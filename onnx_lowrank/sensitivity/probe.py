@@ -92,23 +92,23 @@ def stored_weight(found: Found, site: Site, factors: Factors, option: Option) ->
     call, storage = found.calls[site.id][0], found.sources[site.id].storage
     ranks = option.ranks
     dense = product(storage.seen(factors.chain(ranks))) if storage.narrow else factors.dense(ranks)
-    stage = Stage(dense, tuple(range(dense.ndim - 2)))
+    stage = Stage(dense, tuple(range(dense.ndim - 2)), site.groups)
     return np.ascontiguousarray(as_type(operator(call).stored(call, stage), storage.arrives))
 
 
 def substitution(found: Found, site: Site, weight: Array) -> dict[str, Array]:
     """Return what to feed an `overridable` model so that a weight, as it arrives, is another one."""
-    return dict.fromkeys(found.sources[site.id].entries, weight)
+    return found.sources[site.id].replaced(weight)
 
 
 def substitutable(model: onnx.ModelProto, found: Found, sites: Sequence[Site]) -> onnx.ModelProto:
     """Return a copy of the model in which these sites' weights are optional inputs."""
-    made = {
-        entry: found.sources[site.id].value(found.weights[site.weight])
-        for site in sites
-        if found.sources[site.id].steps
-        for entry in found.sources[site.id].entries
-    }
+    made: dict[str, Array] = {}
+    for site in sites:
+        source = found.sources[site.id]
+        if source.steps:
+            arrives = source.replaced(source.value(found.weights[site.weight]))
+            made |= {entry: array for entry, array in arrives.items() if entry != site.weight}
     return overridable(model, [name for site in sites for name in found.sources[site.id].entries], made)
 
 

@@ -12,7 +12,7 @@ from builders import build, constant, found_in, mlp, node, normal, observed, opt
 from scipy.linalg import hadamard
 from scipy.special import log_softmax, softmax
 
-from onnx_lowrank.calibration.joint import sides_of
+from onnx_lowrank.calibration.sides import sides_of
 from onnx_lowrank.gradient import observed_ranks
 from onnx_lowrank.metrics import listed
 from onnx_lowrank.sensitivity.curves import joint_curves

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from builders import ANY, build, factored, found_in, normal, ops, options, run, the_site, value, weight
+from builders import ANY, build, factored, found_in, normal, ops, options, quantised, run, the_site, value, weight
 from builders import node as make
 
 from onnx_lowrank.ops import ConvTranspose, call_of
@@ -24,8 +24,9 @@ def one(shape: tuple[int, ...], **attributes: object) -> onnx.ModelProto:
 
 
 REFUSED = {
-    "grouped": (one((8, 2, 3, 3), group=4), Why.GROUPED, "4 groups of a transposed convolution"),
-    "depthwise": (one((8, 1, 3, 3), group=8), Why.DEPTHWISE, "8 groups of a transposed convolution"),
+    "depthwise": (one((8, 1, 3, 3), group=8), Why.DEPTHWISE, "8 groups of one channel"),
+    "one channel to several": (one((8, 4, 3, 3), group=8), Why.DEPTHWISE, "8 groups of one channel"),
+    "several channels to one": (one((8, 1, 3, 3), group=2), Why.DEPTHWISE, "2 groups of one channel"),
     "strided 1×1": (
         one((8, 8, 1, 1), strides=[2, 2]), Why.OPERATOR, "1×1 ConvTranspose with fewer or more outputs than inputs",
     ),
@@ -101,3 +102,35 @@ def test_optimize_finds_the_rank_of_a_decoder(sensitivity: str):
     ranks = {c.weight: (c.option.scheme, c.option.ranks) for c in result.plan.factored}
     assert ranks["D"] == ("kernel-first", (3,))
     np.testing.assert_allclose(run(result.model, {"x": x})["y"], run(model, {"x": x})["y"], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1])
+@pytest.mark.parametrize(("scheme", "rank"), [("kernel-first", 8), ("kernel-last", 6)])
+def test_integers_have_their_scales_where_the_stage_has_its_channels(axis: int | None, scheme: str, rank: int):
+    """At full rank what remains is the rounding to 8 bits: a few hundredths."""
+    model = quantised(one((6, 8, 3, 3), strides=[2, 2]), {"W": axis})
+    changed = factored(model, {"y": (scheme, rank)})
+    x = normal([1, 6, 3, 3], 2)
+    expected, got = run(model, {"x": x})["y"], run(changed, {"x": x})["y"]
+    assert np.linalg.norm(got - expected) < 0.05 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_groups_that_share_scales_of_channels_are_left_alone(axis: int):
+    found = found_in(quantised(one((6, 4, 3, 3), group=2), {"W": axis}))
+    assert found.sites == ()
+    assert "W" in {skip.weight for skip in found.skips if skip.why is Why.QUANTISED}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "shapes"),
+    [("kernel-first", [(12, 3, 3, 3), (8, 3, 1, 1)]), ("kernel-last", [(6, 6, 1, 1), (6, 4, 3, 3)])],
+)
+def test_every_group_has_factors_of_its_own(scheme: str, shapes: list[tuple[int, ...]]):
+    model = one((12, 4, 3, 3), group=2, strides=[2, 2])
+    _, site = the_site(model)
+    assert (site.shape, site.groups) == ((8, 6, 3, 3), 2)
+    changed = factored(model, {"y": (scheme, 3)})
+    assert [tuple(t.dims) for t in changed.graph.initializer] == shapes
+    groups = [a.i for n in changed.graph.node for a in n.attribute if a.name == "group"]
+    assert groups == [2, 2]

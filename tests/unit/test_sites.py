@@ -149,11 +149,11 @@ def two_flags() -> onnx.ModelProto:
 
 
 REFUSED = {
-    "grouped ConvTranspose": (
-        lambda: small([node("ConvTranspose", ["x", "W"], ["y"], "t", group=2)], {"W": normal([8, 4, 3, 3], 1)},
+    "depthwise ConvTranspose": (
+        lambda: small([node("ConvTranspose", ["x", "W"], ["y"], "t", group=8)], {"W": normal([8, 1, 3, 3], 1)},
                       shape=[1, 8, 5, 5], out=[ANY] * 4),
-        Why.GROUPED,
-        "2 groups of a transposed convolution",
+        Why.DEPTHWISE,
+        "8 groups of one channel",
     ),
     "depthwise": (lambda: conv((8, 1, 3, 3), 8, [1, 8, 5, 5]), Why.DEPTHWISE, "8 groups of one channel"),
     "integers": (quantised, Why.QUANTISED,

@@ -28,6 +28,8 @@ class Model:
     def __init__(self, clock, name, seconds, slowdown=lambda now: 1.0):
         self.clock, self.name, self.seconds, self.slowdown = clock, name, seconds, slowdown
 
+    rest = 0.0
+
     def run(self, feed):
         self.clock.calls.append((self.name, float(feed["x"][0])))
         self.clock.now += self.seconds * self.slowdown(self.clock.now)
@@ -99,3 +101,15 @@ def test_the_seed_decides_the_order_of_the_feeds():
 def test_nothing_to_time():
     with pytest.raises(DataError, match="nothing to time"):
         interleaved(Model(Clock(), "a", 1.0), Model(Clock(), "b", 1.0), [], seed=0)
+
+
+def test_a_model_whose_threads_spin_is_waited_for_after_every_turn(monkeypatch):
+    """Otherwise it takes cores from the next one, and the faster model looks slower than it is."""
+    slept = []
+    monkeypatch.setattr("onnx_lowrank.timing.time.sleep", slept.append)
+    clock = Clock()
+    a, b = Model(clock, "a", 0.01), Model(clock, "b", 0.02)
+    b.rest = 0.03
+    timing = interleaved(a, b, [{"x": np.zeros(1)}] * 3, seed=0, seconds=1.0, clock=clock)
+    assert slept == [0.03] * timing.pairs
+    assert timing.ratio.estimate == pytest.approx(2.0)

@@ -150,7 +150,8 @@ def test_uses_that_agree_share_the_factors():
      Why.SHARED, "its nodes read it in different forms"),
     ([node("Mul", ["h", "t"], ["y"], "two")], Why.SHARED, "also used as elementwise, bias or normalisation (Mul)"),
     ([node("Cast", ["h"], ["i"], to=TensorProto.INT64), node("Squeeze", ["i"], ["j"]),
-      node("Gather", ["W", "j"], ["y"], "two")], Why.SHARED, "its nodes read it in different forms"),
+      node("Transpose", ["W"], ["u"], "other", perm=[0, 1]), node("Gather", ["u", "j"], ["y"], "two")],
+     Why.SHARED, "its nodes read it in different forms"),
 ])  # fmt: skip
 def test_uses_that_disagree_are_refused(second: list[onnx.NodeProto], why: Why, detail: str):
     (skip,) = found_in(shared(second)).skips

@@ -114,42 +114,42 @@ SENTENCES = {
 
 
 @pytest.fixture
-def sentiment(module: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+def text(module: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(module("models.texts"), "rated", SENTENCES.__getitem__)
-    return module("models.sentiment")
+    return module("models.text")
 
 
-def test_texts_are_used_once_and_the_undecided_left_out(sentiment: Any):
-    found = [each.text for each in sentiment.collected()]
+def test_texts_are_used_once_and_the_undecided_left_out(text: Any):
+    found = [each.text for each in text.collected()]
     assert len(found) == len(set(found)) == 860
     assert "neither here nor there" not in found
 
 
-def test_no_document_is_in_two_sets(sentiment: Any):
-    rated = sentiment.collected()
-    sets = sentiment.by_purpose(rated)
+def test_no_document_is_in_two_sets(text: Any):
+    rated = text.collected()
+    sets = text.by_purpose(rated)
     documents = [{each.document for each in found} for found in sets.values()]
     assert sum(map(len, documents)) == len(set().union(*documents)) == 20 + 40 + 40 + 100
     assert sorted(each.text for found in sets.values() for each in found) == sorted(each.text for each in rated)
     shares = [len(found) / 200 for found in documents]
-    np.testing.assert_allclose(shares, list(sentiment.SHARES.values()), atol=0.02)
+    np.testing.assert_allclose(shares, list(text.SHARES.values()), atol=0.02)
     for found in documents:
-        assert {document.split()[0] for document in found} == set(sentiment.FILES)
+        assert {document.split()[0] for document in found} == set(text.FILES)
 
 
-def test_words_are_numbered_by_training_texts_alone(sentiment: Any):
-    sets = sentiment.by_purpose(sentiment.collected())
-    words = sentiment.vocabulary(sets["training"])
-    counted = [word for each in sets["training"] for word in sentiment.split_words(each.text)]
-    assert set(words) == {word for word in counted if counted.count(word) >= sentiment.RAREST}
-    assert sorted(words.values()) == list(range(sentiment.FIRST_WORD, sentiment.FIRST_WORD + len(words)))
-    line = sentiment.numbered("So HAPPY, so unheard-of " * 40, words)
-    assert len(line) == sentiment.LIMIT
-    assert line[:5].tolist() == [words["so"], words["happy"], words[","], words["so"], sentiment.UNKNOWN]
+def test_words_are_numbered_by_training_texts_alone(text: Any):
+    sets = text.by_purpose(text.collected())
+    words = text.vocabulary(sets["training"])
+    counted = [word for each in sets["training"] for word in text.split_words(each.text)]
+    assert set(words) == {word for word in counted if counted.count(word) >= text.RAREST}
+    assert sorted(words.values()) == list(range(text.FIRST_WORD, text.FIRST_WORD + len(words)))
+    line = text.numbered("So HAPPY, so unheard-of " * 40, words)
+    assert len(line) == text.LIMIT
+    assert line[:5].tolist() == [words["so"], words["happy"], words[","], words["so"], text.UNKNOWN]
 
 
-def test_the_texts_of_a_set_are_read_with_their_labels(sentiment: Any, module: Callable[[str], Any], tmp_path: Path):
-    split = sentiment.samples().validation
+def test_the_texts_of_a_set_are_read_with_their_labels(text: Any, module: Callable[[str], Any], tmp_path: Path):
+    split = text.samples().validation
     path = module("models.splits").write(split, tmp_path / "validation")
     nodes = [node("Gather", ["E", "tokens"], ["e"]), node("ReduceMean", ["e"], ["logits"], axes=[1], keepdims=0)]
     tokens = value("tokens", ["batch", "sequence"], onnx.TensorProto.INT64)
@@ -168,5 +168,5 @@ def test_a_model_that_is_not_built_names_the_command(module: Callable[[str], Any
 
 def test_the_bench_knows_every_model_of_the_zoo(module: Callable[[str], Any], monkeypatch: Any):
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    zoo = module("benchmarks.zoo")
-    assert sorted(zoo.MODELS + zoo.TRAINED) == sorted(module("models").NAMES)
+    known = (*module("bench").MODELS, *module("benchmarks.paper_table").CLASSIFIERS)
+    assert sorted(known) == sorted(module("models").NAMES)

@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.curves import said
 from benchmarks.lines import Lines
 from benchmarks.zoo import ROOT, Entry, Set
+from onnx_lowrank.calibration import stream_moments
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.metrics import Metric, choose_metric
 from onnx_lowrank.options import Gate, Options
@@ -30,10 +31,11 @@ from onnx_lowrank.rewrite import rewrite
 from onnx_lowrank.runtime import Runner, batches, join, split
 from onnx_lowrank.samples import Samples, read
 from onnx_lowrank.schemes import SCHEMES, Factors, spectrum
+from onnx_lowrank.sensitivity import Decomposed, decompose
 from onnx_lowrank.sensitivity.objective import Objective
 from onnx_lowrank.sites import Found, find_sites
 from onnx_lowrank.statistics import LEVEL, single_interval
-from onnx_lowrank.types import Curve, Plan
+from onnx_lowrank.types import Array, Curve, Moments, Plan
 from onnx_lowrank.validate import Judge
 
 PART = "ablation"
@@ -192,6 +194,16 @@ class Workbench:
     def whitened(self) -> Calibrated:
         """SVD in the metric of the inputs."""
         return self._calibrated("inputs")
+
+    def whitened_of(self, changed: Callable[[Array, Moments], Moments]) -> Decomposed:
+        """Return SVD in a metric that is made of the inputs' moments; all samples fit, all score."""
+        feeds, whole = self.calibration.feeds, self.whitened
+        stream = stream_moments(
+            self.subject.model, self.found, whole.observed, feeds, whole.score, self.options, batch=whole.batch,
+            progress=lambda n: None,
+        )  # fmt: skip
+        moments = ((site, changed(self.found.weight(site), fit), score) for site, fit, score in stream)
+        return decompose(self.found, whole.observed, moments, whiten=True, multiple=self.options.rank_multiple)
 
     @cached_property
     def whitened_curves(self) -> tuple[Curve, ...]:

@@ -30,7 +30,7 @@ from onnx_lowrank.timing import interleaved
 from onnx_lowrank.types import Feed, Plan
 
 PART = "latency"
-CELL = "plans"
+THREADS = (1, 2)
 SHARES = (0.9, 0.7, 0.5, 0.3)
 QUICK_SHARES = (0.7, 0.4)
 RESOURCES: tuple[Resource, ...] = ("parameters", "latency")
@@ -38,11 +38,20 @@ SAMPLES = 32
 SECONDS = 10.0
 
 
+def cell_name(threads: int) -> str:
+    """Return the cell of so many threads."""
+    return f"plans, {threads} threads"
+
+
 def measure(entry: Entry, lines: Lines) -> None:
     """Measure a model's plans, if that has not been done. Raises LowRankError."""
-    if lines.has(PART, entry.name, CELL, entry.sha256):
-        return
-    options = Options(seed=lines.setting.seed, threads=lines.setting.threads, sensitivity="weights")
+    for threads in THREADS:
+        if not lines.has(PART, entry.name, cell_name(threads), entry.sha256):
+            lines.add(PART, entry.name, cell_name(threads), entry.sha256, _cell(entry, lines, threads))
+
+
+def _cell(entry: Entry, lines: Lines, threads: int) -> dict[str, Any]:
+    options = Options(seed=lines.setting.seed, threads=threads, sensitivity="weights")
     subject = Subject.of(entry.model, options)
     found = find_sites(subject.model, multiple=options.rank_multiple)
     calibrated = _calibrated(entry, subject, found, options)
@@ -61,8 +70,8 @@ def measure(entry: Entry, lines: Lines) -> None:
     for plan, about in plans_of(timed, found, QUICK_SHARES if lines.setting.quick else SHARES):
         measured = _measured(watch, calibrated, plan, feeds)
         data["plans"].append({**about, "factored": len(plan.factored), **measured})
-        print(f"{entry.name}: {data['plans'][-1]}", flush=True)
-    lines.add(PART, entry.name, CELL, entry.sha256, data)
+        print(f"{entry.name}, {threads} threads: {data['plans'][-1]}", flush=True)
+    return data
 
 
 def _calibrated(entry: Entry, subject: Subject, found: Found, options: Options) -> Calibrated:

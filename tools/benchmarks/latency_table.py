@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.ablation_table import Found
-from benchmarks.latency import CELL, PART
+from benchmarks.latency import PART, THREADS, cell_name
 from benchmarks.lines import Line
 from benchmarks.wording import number, percent, table, with_interval
 
@@ -12,11 +12,22 @@ KINDS = {"parameters": "parameters", "latency": "time"}
 
 def latency(found: Found, model: str) -> list[str]:
     """Return the section of one model."""
-    data = found.get((PART, model, CELL))
-    if data is None or not data["plans"]:
-        return []
+    text: list[str] = []
+    for threads in THREADS:
+        data = found.get((PART, model, cell_name(threads)))
+        text += _section(data, threads) if data is not None and data["plans"] else []
+    return ["### Predicted and measured time", "", *text] if text else []
+
+
+def threads_said(threads: int) -> str:
+    """Return the number of threads in words."""
+    return "one thread" if threads == 1 else f"{threads} threads"
+
+
+def _section(data: Line, threads: int) -> list[str]:
     about = (
-        f"{data['groups']} measurements for {data['sites']} weights took {data['seconds']:.0f} s; the weights take"
+        f"{threads_said(threads).capitalize()}: {data['groups']} measurements for {data['sites']} weights took"
+        f" {data['seconds']:.0f} s; the weights take"
         f" {percent(data['share'], 0)} of the original's {data['original_ms']:.3g} ms."
     )
     heads = (
@@ -26,7 +37,7 @@ def latency(found: Found, model: str) -> list[str]:
         "measured, of the original's",
         "error",
     )
-    return ["### Predicted and measured time", "", about, "", *table(heads, [_row(plan) for plan in data["plans"]])]
+    return [about, "", *table(heads, [_row(plan) for plan in data["plans"]])]
 
 
 def error(plan: Line) -> float:

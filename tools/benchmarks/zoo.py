@@ -11,11 +11,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 """The repository; runs work there, because metrics are named `models/metrics.py:NAME`."""
 
-MODELS = ("crepe", "minilm", "ppocr", "efficientnet")
-"""What RESULTS.md always asks for: networks that others trained."""
-TRAINED = ("resnext50", "vgg", "vit", "sentiment")
-"""Networks that the zoo trains itself, measured where they are named (`--models`)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Set:

@@ -23,6 +23,8 @@ class Model:
     def __init__(self, clock, name, seconds):
         self.clock, self.name, self.seconds = clock, name, seconds
 
+    rest = 0.0
+
     def run(self, feed):
         self.clock.calls.append(self.name)
         self.clock.now += self.seconds(self.clock.now)

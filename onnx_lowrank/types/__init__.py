@@ -1,0 +1,33 @@
+"""The nouns of the package: frozen values that flow from step to step (DESIGN.md, section 4)."""
+
+from onnx_lowrank.types.arrays import Array, Feed, Outputs
+from onnx_lowrank.types.chains import Chain, Layout, Ranks, Stage
+from onnx_lowrank.types.plans import DENSE, Choice, Cost, Curve, Option, Plan, Probe
+from onnx_lowrank.types.sites import Extent, Moments, Positions, Site, Skip, Why
+from onnx_lowrank.types.verdicts import Interval, OutputDifference, Verdict
+
+__all__ = [
+    "DENSE",
+    "Array",
+    "Chain",
+    "Choice",
+    "Cost",
+    "Curve",
+    "Extent",
+    "Feed",
+    "Interval",
+    "Layout",
+    "Moments",
+    "Option",
+    "OutputDifference",
+    "Outputs",
+    "Plan",
+    "Positions",
+    "Probe",
+    "Ranks",
+    "Site",
+    "Skip",
+    "Stage",
+    "Verdict",
+    "Why",
+]

@@ -1,0 +1,129 @@
+"""Ways to store a weight, what they cost and lose, and the choice of one for every weight."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from onnx_lowrank.types.chains import Ranks
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a site costs: stored elements, bytes, and for one sample multiply-accumulates and milliseconds.
+
+    Milliseconds are 0 unless the goal is one of latency: only then are they measured.
+    """
+
+    parameters: int = 0
+    bytes: int = 0
+    macs: float = 0.0
+    milliseconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.parameters + other.parameters,
+            self.bytes + other.bytes,
+            self.macs + other.macs,
+            self.milliseconds + other.milliseconds,
+        )
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(
+            self.parameters - other.parameters,
+            self.bytes - other.bytes,
+            self.macs - other.macs,
+            self.milliseconds - other.milliseconds,
+        )
+
+
+DENSE = "dense"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One way to store a site: dense, or a scheme at a rank, with its cost and its predicted rise of the loss.
+
+    `error` is the relative squared error at the site's output (0 dense, 1 all gone); `loss` is on the scale of the
+    divergence that the run measures (nats of KL, or relative squared error), so sites add. `deviation` is the standard
+    error of `loss` over samples; `slope` the predicted change of the labelled loss to first order, with its own.
+    """
+
+    scheme: str
+    ranks: Ranks
+    cost: Cost
+    error: float = 0.0
+    loss: float = 0.0
+    deviation: float = 0.0
+    slope: float = 0.0
+    slope_deviation: float = 0.0
+
+    @property
+    def dense(self) -> bool:
+        """Whether the weight stays as it is."""
+        return self.scheme == DENSE
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One measured substitution at a site: relative squared error there, and the divergence of the model's output.
+
+    `predicted` is what the curvature said of it on the same samples (None: there was no prediction).
+    """
+
+    error: float
+    loss: float
+    predicted: float | None = None
+    scheme: str = ""
+    ranks: Ranks = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """All options of a site, dense first, then by falling cost; `probes` is what their losses were measured on.
+
+    `reach` is the perturbation range: the largest relative error at which prediction and measurement agreed; beyond
+    it options carry the measured loss. None where nothing was predicted.
+    """
+
+    site: str
+    options: tuple[Option, ...]
+    probes: tuple[Probe, ...] = ()
+    reach: float | None = None
+
+    @property
+    def dense(self) -> Option:
+        """The option that changes nothing."""
+        return self.options[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a plan does with one site."""
+
+    site: str
+    weight: str
+    option: Option
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Site -> option for every site, and the predicted rise of the loss of all together."""
+
+    choices: tuple[Choice, ...]
+    origin: str = ""
+
+    @property
+    def loss(self) -> float:
+        """Predicted rise of the loss, in the unit of its options."""
+        return math.fsum(choice.option.loss for choice in self.choices)
+
+    @property
+    def cost(self) -> Cost:
+        """Cost of all sites together."""
+        return sum((choice.option.cost for choice in self.choices), Cost())
+
+    @property
+    def factored(self) -> tuple[Choice, ...]:
+        """The choices that change the graph."""
+        return tuple(choice for choice in self.choices if not choice.option.dense)
