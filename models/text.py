@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,10 +59,7 @@ def build() -> onnx.ModelProto:
 
     training = by_purpose(collected())["training"]
     words = vocabulary(training)
-    rows = np.zeros((len(training), LIMIT), np.int64)
-    for row, each in zip(rows, training, strict=True):
-        found = numbered(each.text, words)
-        row[: len(found)] = found
+    rows = filled_up(training, words)
     labels = torch.tensor([int(each.positive) for each in training])
     data = Data(inputs=torch.from_numpy(rows), labels=labels, augment=lambda batch: words_dropped(batch, UNKNOWN))
     recipe = Recipe(epochs=5, batch=64, optimizer="adamw", rate=1e-3, weight_decay=0.05)
@@ -76,13 +73,13 @@ def build() -> onnx.ModelProto:
 
 
 def samples() -> Splits:
-    """Return the labelled sets, one text a file, not padded."""
+    """Return the labelled sets: calibration and validation one text a file, not padded; test stacked, padded."""
     sets = by_purpose(collected())
     words = vocabulary(sets["training"])
     return Splits(
         calibration=_split(sets["calibration"], words, metric=""),
         validation=_split(sets["validation"], words),
-        tests={"test": _split(sets["test"], words)},
+        tests={"test": _split(sets["test"], words, ragged=False)},
     )
 
 
@@ -134,11 +131,21 @@ def numbered(text: str, numbers: Mapping[str, int]) -> Array:
     return np.array([numbers.get(word, UNKNOWN) for word in split_words(text)[:LIMIT]], np.int64)
 
 
-def _split(rated: list[Rated], words: Mapping[str, int], metric: str = METRIC) -> Split:
+def filled_up(rated: Sequence[Rated], numbers: Mapping[str, int]) -> Array:
+    """Return the numbers of all texts (n, LIMIT), filled up with PADDING, of which the network makes nothing."""
+    rows = np.full((len(rated), LIMIT), PADDING, np.int64)
+    for row, each in zip(rows, rated, strict=True):
+        found = numbered(each.text, numbers)
+        row[: len(found)] = found
+    return rows
+
+
+def _split(rated: list[Rated], words: Mapping[str, int], metric: str = METRIC, *, ragged: bool = True) -> Split:
+    rows = [numbered(each.text, words)[None] for each in rated] if ragged else filled_up(rated, words)
     return Split(
-        samples=tuple({INPUT: numbered(each.text, words)[None]} for each in rated),
+        samples=tuple({INPUT: row} for row in rows),
         labels=np.array([int(each.positive) for each in rated], np.int64),
         metric=metric,
-        note=f"{len({each.document for each in rated})} documents of four sources that no other set has, not padded",
-        ragged=True,
+        note=f"{len({each.document for each in rated})} documents of four sources that no other set has",
+        ragged=ragged,
     )

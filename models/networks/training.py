@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def train(
     """Return the network that `make` builds, trained, in eval mode; `until` stops earlier, to be resumed.
 
     Deterministic on one machine with one number of threads. Raises RecipeError for a checkpoint of another recipe or
-    of other data.
+    of other data, and for one that is damaged.
     """
     torch.manual_seed(recipe.seed)
     torch.use_deterministic_algorithms(True)
@@ -153,8 +154,11 @@ def _write(path: Path, state: dict[str, Any]) -> None:
 
 
 def _read(path: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint's state. Raises RecipeError where it was made otherwise."""
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+    """Return a checkpoint's state. Raises RecipeError where it was made otherwise, or is none."""
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise RecipeError(f"{path} is no checkpoint, or a damaged one: delete it to train anew") from error
     other = [f"{key} {state['about'].get(key)}" for key, value in about.items() if state["about"].get(key) != value]
     if other:
         raise RecipeError(f"{path} was trained with {', '.join(other)}: delete it, or train as it was")

@@ -148,16 +148,28 @@ def test_words_are_numbered_by_training_texts_alone(text: Any):
     assert line[:5].tolist() == [words["so"], words["happy"], words[","], words["so"], text.UNKNOWN]
 
 
-def test_the_texts_of_a_set_are_read_with_their_labels(text: Any, module: Callable[[str], Any], tmp_path: Path):
-    split = text.samples().validation
-    path = module("models.splits").write(split, tmp_path / "validation")
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_the_texts_of_a_set_are_read_with_their_labels(
+    text: Any, module: Callable[[str], Any], tmp_path: Path, name: str
+):
+    split = text.samples().named()[name]
+    path = module("models.splits").write(split, tmp_path / name)
     nodes = [node("Gather", ["E", "tokens"], ["e"]), node("ReduceMean", ["e"], ["logits"], axes=[1], keepdims=0)]
     tokens = value("tokens", ["batch", "sequence"], onnx.TensorProto.INT64)
     model = build(nodes, [tokens], [value("logits", ["batch", 2])], {"E": normal([900, 2], 1)})
     found = read(path, Runner(model).inputs)
     assert np.ravel(found.labels).tolist() == split.labels.tolist()
     for feed, sample in zip(found.feeds, split.samples, strict=True):
-        np.testing.assert_array_equal(feed["tokens"], sample["tokens"])
+        np.testing.assert_array_equal(feed["tokens"].reshape(-1), sample["tokens"].reshape(-1))
+
+
+def test_a_stacked_text_is_filled_up_with_what_is_no_word(text: Any):
+    words = text.vocabulary(text.by_purpose(text.collected())["training"])
+    rated = [text.Rated("so happy", "a", True), text.Rated("so " * 99, "b", False)]
+    short, long = text.filled_up(rated, words)
+    assert short.tolist() == [words["so"], words["happy"], *[text.PADDING] * (text.LIMIT - 2)]
+    assert set(long.tolist()) == {words["so"]}
+    assert text.PADDING not in words.values()
 
 
 def test_a_model_that_is_not_built_names_the_command(module: Callable[[str], Any], monkeypatch: Any, tmp_path: Path):

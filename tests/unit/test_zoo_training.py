@@ -81,6 +81,14 @@ def test_a_checkpoint_of_another_recipe_or_of_other_data_is_refused(tiny: Simple
         tiny.training.train(tiny.make, moved, tiny.recipe, tiny.file)
 
 
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None], ids=["empty", "other", "cut"])
+def test_a_damaged_checkpoint_is_refused(tiny: SimpleNamespace, module: Any, content: bytes | None):
+    tiny.training.train(tiny.make, tiny.data, tiny.recipe, tiny.file, until=1)
+    tiny.file.write_bytes(tiny.file.read_bytes()[:-400] if content is None else content)
+    with pytest.raises(module("models.fetch").RecipeError, match=r"net\.pt is no checkpoint, or a damaged one"):
+        tiny.training.train(tiny.make, tiny.data, tiny.recipe, tiny.file)
+
+
 def test_a_checkpoint_that_could_not_be_written_leaves_the_one_before(tiny: SimpleNamespace, monkeypatch: Any):
     tiny.training.train(tiny.make, tiny.data, tiny.recipe, tiny.file, until=1)
     content = tiny.file.read_bytes()
