@@ -70,9 +70,9 @@ class Compact:
 class Lossless:
     """The most accurate model within a size or a time (arXiv 2412.06867, lossless algorithm); it must hold, too.
 
-    Exactly one of: `keep`, share of all the model's parameters; `target_size`, bytes of the saved model;
-    `target_macs`, share of the model's multiply-accumulates; `target_latency`, share of its time. min_speedup: as for
-    Compact. Raises GoalError otherwise.
+    One of: `keep`, share of all the model's parameters; `target_size`, bytes of the saved model; `target_macs`, share
+    of the model's multiply-accumulates. `target_latency`, share of its time: by itself, or with one of them, both kept.
+    min_speedup: as for Compact. Raises GoalError otherwise.
     """
 
     keep: float | None = None
@@ -83,10 +83,11 @@ class Lossless:
     min_speedup: float | None = None
 
     def __post_init__(self) -> None:
-        given = [v for v in (self.keep, self.target_size, self.target_macs, self.target_latency) if v is not None]
-        if len(given) != 1:
+        given = [v for v in (self.keep, self.target_size, self.target_macs) if v is not None]
+        if len(given) > 1 or not (given or self.target_latency is not None):
             raise GoalError(
-                "lossless needs exactly one of keep, target size, target MACs and target latency: give --keep 0.6, say"
+                "lossless needs exactly one of keep, target size and target MACs, or a target latency, alone or with"
+                " one of them: give --keep 0.6, say"
             )
         shares = (("keep", self.keep), ("target-macs", self.target_macs), ("target-latency", self.target_latency))
         for name, share in shares:
@@ -103,12 +104,21 @@ class Lossless:
 
     @property
     def resource(self) -> Resource:
-        """What the budget counts."""
+        """What the budget counts; where there are two, the time."""
+        return "latency" if self.target_latency is not None else self.size_resource
+
+    @property
+    def size_resource(self) -> Resource:
+        """What the budget beside a time counts."""
         if self.target_size is not None:
             return "bytes"
-        if self.target_latency is not None:
-            return "latency"
         return "macs" if self.target_macs is not None else "parameters"
+
+    @property
+    def cap(self) -> Resource | None:
+        """What is bounded besides the time; None where there is one budget."""
+        sized = any(v is not None for v in (self.keep, self.target_size, self.target_macs))
+        return self.size_resource if sized and self.target_latency is not None else None
 
     @property
     def speedup(self) -> float | None:
@@ -144,6 +154,7 @@ class Options:
     prefix. continuation: steps in which to shrink, collecting again after each. gamma: bound on the relative error of
     a layer under `paper`. loss: FILE.py:function(outputs, label) -> {output: gradient}, a loss of one's own. then: what
     is done to the factored model, and judged with it: int8 by onnxruntime (static, dynamic), or of the weights alone.
+    siblings: weights that read the same tensor may share a first factor.
     """
 
     sensitivity: Sensitivity = "joint"
@@ -162,6 +173,12 @@ class Options:
     gamma: float = 0.1
     loss: str | None = None
     then: Then | None = None
+    siblings: bool = True
+
+    @property
+    def shares(self) -> bool:
+        """Whether siblings may share a first factor: not in the paper's rule, nor where weights shrink in steps."""
+        return self.siblings and self.sensitivity != "paper" and self.continuation == 1
 
     def __post_init__(self) -> None:
         if self.then is not None and self.then not in THEN:

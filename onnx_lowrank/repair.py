@@ -159,10 +159,10 @@ def _targets(found: Found, plan: Plan, factors: Mapping[Key, Factors]) -> Iterat
     for choice in plan.factored:
         if choice.site not in found.calls:
             raise PlanError(f"the plan factors {choice.weight!r}, which cannot be factored in this model")
-        if choice.site in found.bodies:  # nothing in there can be looked at
-            continue
         key = (choice.site, choice.option.scheme)
         calls, storage = found.calls[choice.site], found.sources[choice.site].storage
+        if choice.site in found.bodies or (choice.option.family and storage.narrow):  # nothing in there can be looked
+            continue  # at; what siblings share is balanced for all of them at once
         chain = storage.seen(factors[key].chain(choice.option.ranks))
         last = chain.stages[-1]
         tied = any(call.turned for call in calls)

@@ -13,7 +13,7 @@ from onnx_lowrank.metrics.divergence import Kind
 from onnx_lowrank.model_io import check, staged
 from onnx_lowrank.options import Goal, Options
 from onnx_lowrank.timing import Timing
-from onnx_lowrank.types import Curve, Plan, Site, Skip, Verdict
+from onnx_lowrank.types import Curve, Family, Plan, Site, Skip, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,10 @@ class WeightRow:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a model holds: factorable weights, largest first, and the others with their reasons."""
+    """What a model holds: factorable weights, largest first, and the others with their reasons.
+
+    families: weights that read the same tensor and may share their first factor, in the order of the graph.
+    """
 
     source: str
     opset: int
@@ -152,6 +155,7 @@ class Inspection:
     rows: tuple[WeightRow, ...]
     skips: tuple[Skip, ...]
     notes: tuple[str, ...] = ()
+    families: tuple[Family, ...] = ()
 
     @property
     def share(self) -> float:

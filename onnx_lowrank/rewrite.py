@@ -1,8 +1,9 @@
 """A graph and a plan -> a new graph; the only mutation of a graph in the package.
 
 Contract. Before: every site of the plan was found in this very model. After: the nodes of a factored site are replaced
-where they stood by chains of the same operator, ending in the same output tensor; weights nobody reads any more are
-gone; everything else of the file (names, opsets, metadata, documentation, other nodes) is as it was.
+where they stood by chains of the same operator, ending in the same output tensor; a first factor that siblings share
+stands where the first of them stood; weights nobody reads any more are gone; everything else of the file (names,
+opsets, metadata, documentation, other nodes) is as it was.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from onnx_lowrank.ops import Place, first_output, operator
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.sites import Found
 from onnx_lowrank.steps import tensor_of
-from onnx_lowrank.types import Array, Chain, Plan, Site, Stage
+from onnx_lowrank.storage import Storage, Stored
+from onnx_lowrank.types import Array, Chain, Option, Plan, Site, Stage
 
 DUST = 1e-20
 """Far below what float64, let alone float32, resolves beside the largest entry."""
@@ -37,9 +39,12 @@ def rewrite(
     for choice in plan.factored:
         if choice.site not in sites:
             raise PlanError(f"the plan factors {choice.weight!r}, which cannot be factored in this model")
-        chain = factors[choice.site, choice.option.scheme].chain(choice.option.ranks)
-        site = sites[choice.site]
-        _write(site, found, chain, names, new, tensors)
+        if not choice.option.family:
+            chain = factors[choice.site, choice.option.scheme].chain(choice.option.ranks)
+            _write(sites[choice.site], found, chain, names, new, tensors)
+    for members, option in _families(plan, found):
+        chains = [factors[member, option.scheme].chain(option.ranks) for member in members]
+        _write_family([sites[member] for member in members], found, chains, names, new, tensors)
     kept = onnx.ModelProto()
     kept.CopyFrom(model)
     for body, _, inner in reversed(list(bodies(kept.graph))):  # what is spliced is copied: innermost first
@@ -73,9 +78,7 @@ def _write(
     stages = storage.settled(chain).stages
     for index, stage in enumerate(stages):
         place: Place = "first" if index == 0 else "last" if index == len(stages) - 1 else "inner"
-        layout = partial(operator(calls[0]).stored, calls[0], place=place)
-        clean = replace(stage, weight=_without_dust(stage.weight))
-        stored = storage.store(clean, layout, f"{site.weight}.lowrank{index}", names)
+        stored = _stored(site, found, stage, place, f"{site.weight}.lowrank{index}", names)
         named.append((stage, stored.name))
         tensors.extend(stored.tensors)
         before.extend(stored.nodes)
@@ -87,6 +90,69 @@ def _write(
         new.nodes.setdefault(body, {})[call.output] = [*before, *written.nodes]
         before = []
         tensors.extend(tensor_of(array, storage.arrives, name) for name, array in written.extra.items())
+
+
+def _stored(site: Site, found: Found, stage: Stage, place: Place, hint: str, names: Fresh) -> Stored:
+    call = found.calls[site.id][0]
+    layout = partial(operator(call).stored, call, place=place)
+    clean = replace(stage, weight=_without_dust(stage.weight))
+    return found.sources[site.id].storage.store(clean, layout, hint, names)
+
+
+def _families(plan: Plan, found: Found) -> list[tuple[tuple[str, ...], Option]]:
+    """Return the siblings that share a first factor, with what they take. Raises PlanError where not all take it."""
+    chosen = {choice.site: choice for choice in plan.factored}
+    kin = {member: family.members for family in found.families for member in family.members}
+    families = {choice.option.family: choice.option for choice in plan.factored if choice.option.family}
+    for members, option in families.items():
+        together = all(
+            member in chosen and (chosen[member].option.family, chosen[member].option.ranks) == (members, option.ranks)
+            for member in members
+        )
+        if not together or members != tuple(member for member in kin.get(members[0], ()) if member in members):
+            names = ", ".join(repr(chosen[member].weight if member in chosen else member) for member in members)
+            raise PlanError(f"the plan gives one first factor to {names}, which cannot share one in this model")
+    return list(families.items())
+
+
+def _write_family(
+    sites: Sequence[Site],
+    found: Found,
+    chains: Sequence[Chain],
+    names: Fresh,
+    new: _New,
+    tensors: list[onnx.TensorProto],
+) -> None:
+    """Write the shared stage before the first sibling, in the order of the graph, and each one's own where it stood."""
+    stages = _settled_together(found.sources[sites[0].id].storage, chains)
+    first = _stored(sites[0], found, stages[0], "first", f"{sites[0].weight}.shared", names)
+    tensors.extend(first.tensors)
+    before, inner = list(first.nodes), ""
+    for site, stage in zip(sites, stages[1:], strict=True):
+        call = found.calls[site.id][0]
+        own = _stored(site, found, stage, "last", f"{site.weight}.lowrank1", names)
+        tensors.extend(own.tensors)
+        written = operator(call).write(call, [(stages[0], first.name), (stage, own.name)], names)
+        shared, *rest = written.nodes
+        if inner:
+            rest[0].input[:] = [inner if name == shared.output[0] else name for name in rest[0].input]
+        kept = rest if inner else [shared, *rest]
+        inner = inner or shared.output[0]
+        new.nodes.setdefault(site.body, {})[call.output] = [*before, *own.nodes, *kept]
+        before = []
+        read = {name for node in kept for name in node.input}
+        arrives = found.sources[site.id].storage.arrives
+        tensors.extend(tensor_of(array, arrives, name) for name, array in written.extra.items() if name in read)
+
+
+def _settled_together(storage: Storage, chains: Sequence[Chain]) -> list[Stage]:
+    """Return the shared stage and every sibling's own: balanced as one chain, of all outputs one after the other."""
+    first, lasts = chains[0].stages[0], [chain.stages[-1].weight for chain in chains]
+    if not all(np.array_equal(chain.stages[0].weight, first.weight) for chain in chains):
+        raise PlanError("the factors of siblings do not begin with the same one: give those that were made together")
+    shared, stacked = storage.settled(Chain((first, Stage(np.concatenate(lasts))))).stages
+    ends = np.cumsum([len(last) for last in lasts])[:-1]
+    return [shared, *(Stage(weight) for weight in np.split(stacked.weight, ends))]
 
 
 def _without_dust(weight: Array) -> Array:

@@ -19,13 +19,14 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class SavedChoice:
-    """One factored weight."""
+    """One factored weight; `family`: the ids of all siblings that share its first factor."""
 
     site: str
     weight: str
     shape: tuple[int, ...]
     scheme: str
     ranks: Ranks
+    family: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class SavedPlan:
     """What is needed to repeat a plan: the model's hash, how the factors were made, and the choices.
 
     `divergence` is the loss whose gradient entered the factors (sensitivity joint); `refit`: so were the last factors;
-    `then`: what came after factoring.
+    `then`: what came after factoring; `siblings`: whether weights were allowed to share a first factor.
     """
 
     model_sha256: str
@@ -45,6 +46,7 @@ class SavedPlan:
     divergence: Kind = "relative-l2"
     refit: bool = False
     then: Then | None = None
+    siblings: bool = False
 
     @property
     def needs_data(self) -> bool:
@@ -67,7 +69,8 @@ class SavedPlan:
     ) -> SavedPlan:
         """Return the saved form of a plan; `shapes` are the sites' by id."""
         choices = tuple(
-            SavedChoice(c.site, c.weight, shapes[c.site], c.option.scheme, c.option.ranks) for c in plan.factored
+            SavedChoice(c.site, c.weight, shapes[c.site], c.option.scheme, c.option.ranks, c.option.family)
+            for c in plan.factored
         )
         return SavedPlan(
             model_sha256,
@@ -79,6 +82,7 @@ class SavedPlan:
             divergence,
             options.refit,
             options.then,
+            options.shares,
         )
 
     def to_json(self) -> str:
@@ -92,14 +96,23 @@ class SavedPlan:
             "divergence": self.divergence,
             "refit": self.refit,
             **({"then": self.then} if self.then is not None else {}),
+            "siblings": self.siblings,
             "seed": self.seed,
             "rank_multiple": self.rank_multiple,
-            "choices": [
-                {"site": c.site, "weight": c.weight, "shape": list(c.shape), "scheme": c.scheme, "ranks": list(c.ranks)}
-                for c in self.choices
-            ],
+            "choices": [_choice_json(choice) for choice in self.choices],
         }
         return json.dumps(content, indent=2) + "\n"
+
+
+def _choice_json(choice: SavedChoice) -> dict[str, object]:
+    content: dict[str, object] = {
+        "site": choice.site,
+        "weight": choice.weight,
+        "shape": list(choice.shape),
+        "scheme": choice.scheme,
+        "ranks": list(choice.ranks),
+    }
+    return content | ({"family": list(choice.family)} if choice.family else {})
 
 
 def read_plan(path: Path) -> SavedPlan:
@@ -122,6 +135,7 @@ def read_plan(path: Path) -> SavedPlan:
                 tuple(int(n) for n in c["shape"]),
                 str(c["scheme"]),
                 tuple(int(n) for n in c["ranks"]),
+                tuple(str(member) for member in c.get("family", ())),
             )
             for c in content["choices"]
         )
@@ -135,6 +149,7 @@ def read_plan(path: Path) -> SavedPlan:
             content.get("divergence", "relative-l2"),
             bool(content.get("refit", False)),
             content.get("then"),
+            bool(content.get("siblings", False)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise PlanError(f"{path} is damaged ({type(error).__name__}: {error}); save the plan again") from error

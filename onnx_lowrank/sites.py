@@ -14,9 +14,10 @@ from onnx_lowrank.graph import PASSES, GraphView, Use, read_graph, tensor_ranks
 from onnx_lowrank.model_io import main_opset
 from onnx_lowrank.ops import Call, by_type, first_output, op_name, operator
 from onnx_lowrank.schemes import SCHEMES, ranks_of
+from onnx_lowrank.siblings import siblings
 from onnx_lowrank.sources import Source, source_of
 from onnx_lowrank.tied import tie_of
-from onnx_lowrank.types import Array, Site, Skip, Why
+from onnx_lowrank.types import Array, Family, Site, Skip, Why
 
 INDEX_TYPES = {"INT64", "INT32", "INT16", "UINT16", "UINT32", "UINT64", "BOOL", "STRING", "UNDEFINED"}
 EMBEDDING = {"GatherElements", "GatherND", "EmbedLayerNormalization"}
@@ -40,7 +41,7 @@ class Found:
 
     calls: site id -> the calls that share its weight. parameters: elements of all weights (index tensors aside).
     sources: site id -> where its weight comes from. bodies: site id -> the body that each of its calls is in; sites
-    of the main graph are not in it.
+    of the main graph are not in it. siblings: all families of the graph, whether or not all members are in `sites`.
     """
 
     sites: tuple[Site, ...]
@@ -50,6 +51,17 @@ class Found:
     parameters: int
     sources: Mapping[str, Source]
     bodies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    siblings: tuple[Family, ...] = ()
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """The families that are here with all their members."""
+        here = {site.id for site in self.sites}
+        return tuple(family for family in self.siblings if here.issuperset(family.members))
+
+    def sharing(self, allowed: bool) -> Found:
+        """Return the same, without siblings where they are not allowed to share a first factor."""
+        return self if allowed else replace(self, siblings=())
 
     def part(self, *, bodies: bool) -> Found:
         """Return what holds the sites inside bodies alone, or the others."""
@@ -119,7 +131,8 @@ def find_sites(
             source = refusal
         skips.append(_skip(name, tensor, uses, *source))
     total = sum(site.parameters for site in sites) + sum(skip.parameters for skip in skips)
-    return Found(tuple(sites), tuple(skips), calls, view.weights, total, sources, bodies)
+    kin = siblings(model, sites, calls, {site.id: sources[site.id].storage for site in sites}, multiple)
+    return Found(tuple(sites), tuple(skips), calls, view.weights, total, sources, bodies, kin)
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,33 @@ def convnet(channels: Sequence[int], ranks: Sequence[int | None], classes: int, 
     return build(nodes, [value("x", ["n", channels[0], 8, 8])], [value("y", ["n", classes])], {"head": head})
 
 
+def siblings(
+    width: int,
+    outs: Sequence[int],
+    *,
+    rank: int | None,
+    together: bool,
+    classes: int = 8,
+    seed: int = 0,
+    linear: bool = False,
+) -> onnx.ModelProto:
+    """y = Σ_i tanh(x W_i) C_i, `linear` without tanh. W_i = V_i U_i of `rank` (None: full); `together`: of one V."""
+    rng = np.random.default_rng(seed)
+    inner = width if rank is None else rank
+    one = rng.standard_normal((width, inner))
+    nodes, weights, ends = [], {}, []
+    for index, out in enumerate(outs):
+        V = one if together else rng.standard_normal((width, inner))
+        weights[f"W{index}"] = (V @ rng.standard_normal((inner, out)) / np.sqrt(width * inner)).astype(np.float32)
+        weights[f"C{index}"] = weight((out, classes), seed + 10 + index)
+        nodes.append(node("MatMul", ["x", f"W{index}"], [f"h{index}"], f"op{index}"))
+        nodes.append(node("Identity" if linear else "Tanh", [f"h{index}"], [f"t{index}"]))
+        nodes.append(node("MatMul", [f"t{index}", f"C{index}"], [f"o{index}"], f"end{index}"))
+        ends.append(f"o{index}")
+    nodes.append(node("Sum", ends, ["y"], "sum"))
+    return build(nodes, [value("x", ["n", width])], [value("y", ["n", classes])], weights)
+
+
 def run(model: onnx.ModelProto, feed: Feed) -> dict[str, Array]:
     return Runner(model, provider="cpu", threads=1).run(feed)
 
@@ -129,6 +156,13 @@ def run(model: onnx.ModelProto, feed: Feed) -> dict[str, Array]:
 def feeds_of(array: Array, name: str = "x") -> list[Feed]:
     """Return one feed a row, with its batch axis."""
     return [{name: array[i : i + 1]} for i in range(len(array))]
+
+
+def chained(factors: Sequence[Factors], ranks: Ranks) -> int:
+    """Return the parameters of one weight's chain, or of siblings' chains, whose first stage is the same."""
+    first, *rest = factors[0].chain(ranks).stages
+    others = [each.chain(ranks).stages[-1] for each in factors[1:]]
+    return sum(stage.weight.size for stage in (first, *rest, *others))
 
 
 def found_in(model: onnx.ModelProto, *, multiple: int = 1) -> Found:

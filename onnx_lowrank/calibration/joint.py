@@ -16,7 +16,7 @@ from threading import Lock
 import numpy as np
 import onnx
 
-from onnx_lowrank.calibration.sides import other, sides_at
+from onnx_lowrank.calibration.sides import at_call, looked_at, other
 from onnx_lowrank.calibration.through import Through
 from onnx_lowrank.curvature import SideName
 from onnx_lowrank.gradient import GradientRunner, build_gradient
@@ -90,14 +90,15 @@ class JointFlow:
         self._throughs: dict[tuple[str, int, int], Through] = {}
         inside = {site.id: f"{site.op} keeps its product inside" for site in sites if not _shows(found, site)}
         sites = [site for site in sites if site.id not in inside]
+        self._sides = looked_at(replace(found, sites=tuple(sites)))
         calls = [(site, call) for site in sites for call in found.calls[site.id]]
-        outputs = [call.output for site, call in calls if "out" in sides_at(site, call)]
+        outputs = [call.output for site, call in calls if "out" in self._at(site, call)]
         made = {name: node for node in model.graph.node for name in node.output}
         # a twin may read its inputs through a Cast, under another name
         self._data = {
             call.output: str(made[call.output].input[call.inputs.index(operator(call).data(call))]) for _, call in calls
         }
-        shares = {call.output: self._data[call.output] for site, call in calls if "in" in sides_at(site, call)}
+        shares = {call.output: self._data[call.output] for site, call in calls if "in" in self._at(site, call)}
         keep = self._keep = [name for name in dict.fromkeys(self._kept(sites)) if name not in self._given]
         graph = build_gradient(model, outputs, seeded, shapes=shapes, keep=keep, shares=shares)
         self.unreached = inside | {site.id: why for site in sites if (why := self._missing(site, graph))}
@@ -109,6 +110,10 @@ class JointFlow:
             threads = 1 if self.flights > 1 else self._threads
             self._runner = GradientRunner(packed, provider=self._provider, threads=threads)
 
+    def _at(self, site: Site, call: Call) -> tuple[SideName, ...]:
+        """Return the sides that are asked for, as this call has them."""
+        return at_call(self._sides[site.id], call)
+
     def _wanted(self) -> set[str]:
         return {name for site in self.sites for name in self._gradients(site)}
 
@@ -119,17 +124,17 @@ class JointFlow:
     def _gradients(self, site: Site) -> Iterator[str]:
         """Yield what is asked of the gradient graph: e of every side and call."""
         for call in self.found.calls[site.id]:
-            if "out" in sides_at(site, call):
+            if "out" in self._at(site, call):
                 yield call.output
-            if "in" in sides_at(site, call):
+            if "in" in self._at(site, call):
                 yield through(self._data[call.output], call.output)
 
     def _kept(self, sites: Sequence[Site]) -> Iterator[str]:
         for site in sites:
             for call in self.found.calls[site.id]:
-                if "in" in sides_at(site, call):
+                if "in" in self._at(site, call):
                     yield operator(call).data(call)
-                if "out" in sides_at(site, call):
+                if "out" in self._at(site, call):
                     yield call.output
                     if len(call.inputs) > 2 and call.input(2):
                         yield call.input(2)

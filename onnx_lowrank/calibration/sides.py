@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnx_lowrank.curvature import SideName
 from onnx_lowrank.ops import Call
 from onnx_lowrank.schemes import SCHEMES, ranks_of
+from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Site
 
 
@@ -12,6 +13,13 @@ def sides_of(site: Site, multiple: int = 1) -> tuple[SideName, ...]:
     """Return the sides that the schemes of a site project on: both of a kernel, the smaller one of a matrix."""
     fitting = (s for s in SCHEMES if ranks_of(s, site, multiple))
     return tuple(dict.fromkeys(side for s in fitting for side in s.sides(site.shape, site.groups)))
+
+
+def looked_at(found: Found, multiple: int = 1) -> dict[str, tuple[SideName, ...]]:
+    """Return site id -> the sides of which something is collected: its schemes', and inputs shared with siblings."""
+    kin = {member for family in found.families for member in family.members}
+    sides = {site.id: sides_of(site, multiple) for site in found.sites}
+    return {key: (*own, "in") if key in kin and "in" not in own else own for key, own in sides.items()}
 
 
 def width_of(site: Site, side: SideName) -> int:
@@ -24,7 +32,6 @@ def other(side: SideName) -> SideName:
     return "in" if side == "out" else "out"
 
 
-def sides_at(site: Site, call: Call) -> tuple[SideName, ...]:
-    """Return the sides that are asked for, as this call has them."""
-    sides = sides_of(site)
+def at_call(sides: tuple[SideName, ...], call: Call) -> tuple[SideName, ...]:
+    """Return sides of a weight as a call has them."""
     return tuple(map(other, sides)) if call.turned else sides

@@ -58,7 +58,11 @@ GOAL = stacked(
     click.option("--keep", type=float, help="lossless: share of all the model's parameters to keep, 0.6 say."),
     click.option("--target-size", type=Bytes(), help="lossless: bytes of the saved file, 10MB say."),
     click.option("--target-macs", type=float, help="lossless: share of the multiply-accumulates to keep."),
-    click.option("--target-latency", type=float, help="lossless: share of the original's time to take, 0.7 say."),
+    click.option(
+        "--target-latency",
+        type=float,
+        help="lossless: share of the original's time to take, 0.7 say; alone or with one of the others.",
+    ),
     click.option(
         "--minimize",
         type=click.Choice(["parameters", "bytes", "macs", "latency"]),
@@ -98,6 +102,12 @@ SENSITIVITY = stacked(
         show_default=True,
         metavar="STEPS",
         help="Shrink in so many steps, collecting again after each.",
+    ),
+    click.option(
+        "--siblings/--no-siblings",
+        default=True,
+        show_default=True,
+        help="Weights that read the same tensor (Q, K, V; gate, up) may share their first factor.",
     ),
     click.option(
         "--gamma", type=float, default=0.1, show_default=True, help="paper: bound on a layer's relative error."

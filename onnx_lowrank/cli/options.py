@@ -91,7 +91,7 @@ def options_of(values: dict[str, Any]) -> Options:
     """Return the run's options. Raises a usage error."""
     known = (
         *("sensitivity", "metric", "include", "exclude", "rank_multiple", "provider", "threads", "seed"),
-        *("memory", "signed", "inter_layer", "refit", "continuation", "gamma", "loss", "then"),
+        *("memory", "signed", "inter_layer", "refit", "continuation", "gamma", "loss", "then", "siblings"),
     )
     return usage(lambda: Options(**{name: values[name] for name in known if name in values}))
 

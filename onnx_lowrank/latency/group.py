@@ -1,4 +1,4 @@
-"""One call by one scheme: the node as it is and a few ranks, in turns with the whole original model."""
+"""One call by one scheme, or siblings with one first factor: as it is and at a few ranks, in turns with the model."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ class Group:
 
 
 def measure_group(
-    original: Runs, feed: Feed, scene: Scene, factors: Factors, tried: Sequence[Ranks], options: Options
+    original: Runs, feed: Feed, scene: Scene, factors: Sequence[Factors], tried: Sequence[Ranks], options: Options
 ) -> Group:
-    """Return the times of a call as it is and as chains of these ranks. Raises ModelError, RuntimeProblem."""
+    """Return the times of the scene's calls as they are and as chains of these ranks; `factors`: one a call.
+
+    Raises ModelError, RuntimeProblem.
+    """
     models = [
         dense_model(scene),
-        *(chain_model(scene, factors.chain(ranks), factors.scheme, ranks) for ranks in tried),
+        *(chain_model(scene, [each.chain(ranks) for each in factors], factors[0].scheme, ranks) for ranks in tried),
     ]
     runners = [
         Runner(model, provider=options.provider, threads=options.threads, spin=True, outputs=[FIRST])

@@ -1,5 +1,7 @@
 """A micro-model: one node, as it is or rewritten as a chain, on the data it really gets, its weights not warm.
 
+Siblings that share a first factor are timed together: all of their nodes, as they are and with the one first stage.
+
 In the whole model other weights pass through the caches between two uses of one; a node run over and over has its own
 at hand. So a micro-model holds several copies of the node, each with weights of its own, together about as large as the
 model's. (EfficientNet-lite0, plans at a quarter of the weights: predicted −1 % beside the measured time; +15 % with a
@@ -11,7 +13,7 @@ It goes the way that the model itself goes: the sites of the copies are found in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,7 +28,7 @@ from onnx_lowrank.sites import find_sites
 from onnx_lowrank.types import Array, Chain, Choice, Cost, Option, Plan, Ranks
 
 DATA = "data"
-FIRST = "output0"
+FIRST = "output0.0"
 """The only output that is fetched; onnxruntime computes the others all the same."""
 MOST_COPIES = 16
 COLD = 2**27
@@ -35,32 +37,37 @@ COLD = 2**27
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """One node and what it is given. steps: constant nodes between the stored weight and the node, in order.
+    """One node, or siblings, and what they are given. steps: constant nodes between stored weights and nodes, in order.
 
-    data: name of the activations; output: that of its output; weight: that of the stored weight. turned: what is
-    factored is the transpose of what the node reads.
+    data: name of the activations; outputs: those of the nodes' outputs; weights: those of the stored weights. turned:
+    what is factored is the transpose of what the node reads.
     """
 
     model: onnx.ModelProto
-    node: onnx.NodeProto
+    nodes: tuple[onnx.NodeProto, ...]
     steps: tuple[onnx.NodeProto, ...]
     data: str
-    output: str
-    weight: str
+    outputs: tuple[str, ...]
+    weights: tuple[str, ...]
     captured: Captured
     copies: int
     turned: bool = False
 
     @staticmethod
-    def of(model: onnx.ModelProto, call: Call, weight: str, captured: Captured) -> Scene:
-        """Return the scene of a call. Raises ModelError where its node cannot be taken out of the main graph."""
-        node = next((node for node in model.graph.node if call.output in node.output), None)
-        if node is None or operator(call).data(call) not in captured:
-            raise ModelError(f"{call.name or call.output} is no node of the main graph")
-        copies = copies_of(captured[weight].nbytes, model.ByteSize())
-        data = operator(call).data(call)
-        steps = _steps(model, node, captured)
-        return Scene(model, node, steps, data, call.output, weight, captured, copies, call.turned)
+    def of(model: onnx.ModelProto, calls: Sequence[Call], weights: Sequence[str], captured: Captured) -> Scene:
+        """Return the scene of calls on the same data. Raises ModelError where a node is not in the main graph."""
+        nodes, steps = [], dict[str, onnx.NodeProto]()
+        data = operator(calls[0]).data(calls[0])
+        for call in calls:
+            node = next((node for node in model.graph.node if call.output in node.output), None)
+            if node is None or data not in captured:
+                raise ModelError(f"{call.name or call.output} is no node of the main graph")
+            nodes.append(node)
+            steps |= {step.output[0]: step for step in _steps(model, node, captured)}
+        copies = copies_of(sum(captured[weight].nbytes for weight in weights), model.ByteSize())
+        outputs = tuple(call.output for call in calls)
+        given = (data, outputs, tuple(weights), captured, copies, calls[0].turned)
+        return Scene(model, tuple(nodes), tuple(steps.values()), *given)
 
     @property
     def input(self) -> Array:
@@ -91,38 +98,41 @@ def _steps(model: onnx.ModelProto, node: onnx.NodeProto, captured: Captured) -> 
 
 
 def dense_model(scene: Scene) -> onnx.ModelProto:
-    """Return copies of the node as it is."""
+    """Return copies of the nodes as they are."""
     kind = onnx.helper.np_dtype_to_tensor_dtype(scene.input.dtype)
     data = onnx.helper.make_tensor_value_info(DATA, kind, list(scene.input.shape))
-    outputs = [onnx.helper.make_empty_tensor_value_info(f"output{index}") for index in range(scene.copies)]
+    copies = [_names(scene, index) for index in range(scene.copies)]
+    outputs = [onnx.helper.make_empty_tensor_value_info(names[o]) for names in copies for o in scene.outputs]
     nodes: list[onnx.NodeProto] = []
     tensors: dict[str, Array] = {}
-    for index in range(scene.copies):
-        names = _names(scene, index)
-        nodes.extend(_renamed(node, names) for node in (*scene.steps, scene.node))
-        for old in [name for node in (*scene.steps, scene.node) for name in node.input]:
+    for index, names in enumerate(copies):
+        nodes.extend(_renamed(node, names) for node in (*scene.steps, *scene.nodes))
+        for old in [name for node in (*scene.steps, *scene.nodes) for name in node.input]:
             if names[old] not in tensors and old and old != scene.data and old not in _made(scene):
                 array = scene.captured[old]
-                tensors[names[old]] = _other(array, index) if old == scene.weight else array
+                tensors[names[old]] = _other(array, index) if old in scene.weights else array
     stored = [onnx.numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in tensors.items()]
     model = onnx.ModelProto(ir_version=max(scene.model.ir_version, 4), opset_import=scene.model.opset_import)
     model.graph.CopyFrom(onnx.helper.make_graph(nodes, "micro", [data], outputs, stored))
     return model
 
 
-def chain_model(scene: Scene, chain: Chain, scheme: str, ranks: Ranks) -> onnx.ModelProto:
-    """Return copies of the node rewritten as a chain. Raises ModelError where the copies are no sites."""
-    dense, chain = dense_model(scene), chain.turned if scene.turned else chain
+def chain_model(scene: Scene, chains: Sequence[Chain], scheme: str, ranks: Ranks) -> onnx.ModelProto:
+    """Return copies of the nodes, each rewritten as its chain. Raises ModelError where the copies are no sites."""
+    dense, chains = dense_model(scene), [chain.turned for chain in chains] if scene.turned else chains
     found = find_sites(dense, multiple=1)
-    sites = {f"weight{index}": index for index in range(scene.copies)}
-    mine = [site for site in found.sites if site.weight in sites]
-    if len(mine) != scene.copies:
-        raise ModelError(f"{scene.node.op_type} {scene.node.name} cannot be factored on its own")
-    choices = tuple(Choice(site.id, site.weight, Option(scheme, ranks, Cost())) for site in mine)
-    factors: dict[tuple[str, str], Factors] = {
-        (site.id, scheme): _Moved(scheme, chain, sites[site.weight]) for site in mine
-    }
-    return rewrite(dense, found, Plan(choices), factors)
+    sites = {site.weight: site.id for site in found.sites}
+    choices: list[Choice] = []
+    factors: dict[tuple[str, str], Factors] = {}
+    for index in range(scene.copies):
+        names = [_names(scene, index)[weight] for weight in scene.weights]
+        if not all(name in sites for name in names):
+            raise ModelError(f"{scene.nodes[0].op_type} {scene.nodes[0].name} cannot be factored on its own")
+        members = tuple(sites[name] for name in names)
+        option = Option(scheme, ranks, Cost(), family=members if len(members) > 1 else ())
+        choices.extend(Choice(sites[name], name, option) for name in names)
+        factors |= {(m, scheme): _Moved(scheme, chain, index) for m, chain in zip(members, chains, strict=True)}
+    return rewrite(dense, found, Plan(tuple(choices)), factors)
 
 
 def _made(scene: Scene) -> set[str]:
@@ -131,10 +141,12 @@ def _made(scene: Scene) -> set[str]:
 
 def _names(scene: Scene, index: int) -> Mapping[str, str]:
     """Return what a copy calls its tensors: data is shared, and so is all that is no weight of its own."""
-    names = {name: f"shared.{name}" for node in (*scene.steps, scene.node) for name in node.input if name}
+    names = {name: f"shared.{name}" for node in (*scene.steps, *scene.nodes) for name in node.input if name}
     names |= {name: f"step{index}.{name}" for name in _made(scene)}
-    names |= {name: f"more{index}.{name}" for name in scene.node.output if name}
-    return names | {scene.data: DATA, scene.weight: f"weight{index}", scene.output: f"output{index}", "": ""}
+    names |= {name: f"more{index}.{name}" for node in scene.nodes for name in node.output if name}
+    names |= {weight: f"weight{index}.{place}" for place, weight in enumerate(scene.weights)}
+    names |= {output: f"output{index}.{place}" for place, output in enumerate(scene.outputs)}
+    return names | {scene.data: DATA, "": ""}
 
 
 def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:

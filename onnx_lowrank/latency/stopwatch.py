@@ -19,9 +19,9 @@ from onnx_lowrank.ops import Call
 from onnx_lowrank.options import Options
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime import Runner
-from onnx_lowrank.schemes import Factors, Scheme, by_name
+from onnx_lowrank.schemes import Factors, Scheme, by_name, shared_layout
 from onnx_lowrank.sites import Found
-from onnx_lowrank.types import Curve, Feed, Option, Ranks, Site
+from onnx_lowrank.types import SHARED, Curve, Family, Feed, Option, Ranks, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,7 @@ class Stopwatch:
             for curve in curves:
                 shares.append(self._shares(sites[curve.site], curve, factors))
                 advance(1)
+        self._time_together(curves, shares, factors)
         known = [group.original for group in self.groups.values() if isinstance(group, Group)]
         original = 1e3 * median(known) if known else 0.0
         kept, made, untimed = {}, [], {}
@@ -87,14 +88,15 @@ class Stopwatch:
 
     def _shares(self, site: Site, curve: Curve, factors: Mapping[tuple[str, str], Factors]) -> list[float] | str:
         """Return the share (options,) of the original's time that every option takes, or why nobody can tell."""
-        names = sorted({option.scheme for option in curve.options if not option.dense})
+        names = sorted({option.scheme for option in curve.options if not (option.dense or option.family)})
         totals = [0.0] * len(curve.options)
         for call in self.found.calls[site.id]:
             ratios = [1.0] * len(curve.options)
             dense, key = [], self._key(site, call)
             for scheme in map(by_name, names):
                 tried = self._tried(site, scheme)
-                group = self._group((key, scheme.name), site, call, factors[site.id, scheme.name], tried)
+                given = [factors[site.id, scheme.name]]
+                group = self._group((key, scheme.name), [site], [call], given, tried)
                 if isinstance(group, str):
                     return group
                 dense.append(group.dense)
@@ -106,6 +108,52 @@ class Stopwatch:
             totals = [total + whole * ratio for total, ratio in zip(totals, ratios, strict=True)]
         return totals
 
+    def _time_together(
+        self,
+        curves: Sequence[Curve],
+        shares: Sequence[list[float] | str],
+        factors: Mapping[tuple[str, str], Factors],
+    ) -> None:
+        """Fill in what siblings take that share a first factor; where nobody can tell, they are no faster together.
+
+        All together are timed against all of them as they are; each gets its own part of what they took.
+        """
+        rows = {curve.site: (curve, share) for curve, share in zip(curves, shares, strict=True)}
+        for family in self.found.families:
+            members = [rows[member] for member in family.members if member in rows]
+            options = [option for option in members[0][0].options if option.family] if members else []
+            if not options:
+                continue
+            ranks = [option.ranks for option in options]
+            ratios = self._ratios_together(family, ranks, factors)
+            timed = all(not isinstance(share, str) for _, share in members)
+            for curve, share in members:
+                for place, option in enumerate(curve.options):
+                    if option.family and not isinstance(share, str):
+                        ratio = ratios[ranks.index(option.ranks)] if timed else 1.0
+                        share[place] = share[0] * ratio
+
+    def _ratios_together(
+        self, family: Family, ranks: Sequence[Ranks], factors: Mapping[tuple[str, str], Factors]
+    ) -> list[float]:
+        """Return the time of a family with one first factor over that of its weights as they are, for all ranks."""
+        here = {site.id: site for site in self.found.sites}
+        sites = [here[member] for member in family.members]
+        calls = [self.found.calls[member][0] for member in family.members]
+        macs = [self._macs_together(family, each) for each in ranks]
+        tried = [ranks[i] for i in spread(macs)]
+        key = (SHARED, *(self._key(site, call) for site, call in zip(sites, calls, strict=True)))
+        group = self._group(key, sites, calls, [factors[member, SHARED] for member in family.members], tried)
+        if isinstance(group, str):
+            return [1.0] * len(ranks)
+        known = [self._macs_together(family, each) for each in tried]
+        return [float(ratio) for ratio in between(known, group.ratios, macs)]
+
+    def _macs_together(self, family: Family, ranks: Ranks) -> float:
+        known = {site.id: site for site in self.found.sites}
+        layouts = ((known[m], shared_layout(family, m, ranks), self.observed.places[m]) for m in family.members)
+        return sum(layout_cost(*each).macs for each in layouts)
+
     def _tried(self, site: Site, scheme: Scheme) -> list[Ranks]:
         ranks = scheme.ranks(site.shape, self.options.rank_multiple, site.groups)
         return [ranks[i] for i in spread(self._macs(site, scheme, ranks))]
@@ -114,11 +162,18 @@ class Stopwatch:
         places = self.observed.places[site.id]
         return [layout_cost(site, scheme.layout(site.shape, each, site.groups), places).macs for each in ranks]
 
-    def _group(self, key: Hashable, site: Site, call: Call, factors: Factors, tried: Sequence[Ranks]) -> Group | str:
-        """Return what was measured of a call by a scheme, now or for another call of the same shapes."""
+    def _group(
+        self,
+        key: Hashable,
+        sites: Sequence[Site],
+        calls: Sequence[Call],
+        factors: Sequence[Factors],
+        tried: Sequence[Ranks],
+    ) -> Group | str:
+        """Return what was measured of a call, or of siblings, by a scheme: now or for others of the same shapes."""
         if key not in self.groups:
             try:
-                scene = Scene.of(self.model, call, site.weight, self.captured)
+                scene = Scene.of(self.model, calls, [site.weight for site in sites], self.captured)
                 self.groups[key] = measure_group(self.original, self.feed, scene, factors, tried, self.options)
             except (ModelError, RuntimeProblem) as error:
                 self.groups[key] = str(error)

@@ -20,10 +20,11 @@ from onnx_lowrank.rewrite import rewrite
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.samples import Source, Split
 from onnx_lowrank.saved_plan import SavedChoice, SavedPlan, read_plan
-from onnx_lowrank.schemes import Factors, by_name, ranks_of
+from onnx_lowrank.schemes import Factors, by_name, ranks_of, shared_ranks
 from onnx_lowrank.sensitivity import Decomposed, decompose_plain
+from onnx_lowrank.sensitivity.decompose import family_of
 from onnx_lowrank.sites import Found, find_sites
-from onnx_lowrank.types import Choice, Option, Plan, Site
+from onnx_lowrank.types import SHARED, Choice, Option, Plan, Ranks, Site
 from onnx_lowrank.version import __version__
 
 
@@ -51,6 +52,7 @@ def apply(
         rank_multiple=saved.rank_multiple,
         refit=saved.refit,
         then=saved.then,
+        siblings=saved.siblings,
     )
     subject = Subject.of(model, options)
     if subject.sha256 != saved.model_sha256:
@@ -59,7 +61,7 @@ def apply(
             f" {subject.sha256[:12]}…): give the model it was made for"
         )
     names = {choice.weight for choice in saved.choices}
-    found = find_sites(subject.model, multiple=saved.rank_multiple)
+    found = find_sites(subject.model, multiple=saved.rank_multiple).sharing(options.shares)
     if saved.sensitivity != "joint":  # there, what samples are run in depends on all sites
         found = replace(found, sites=tuple(site for site in found.sites if site.weight in names))
     progress = progress or Silent()
@@ -116,19 +118,31 @@ def _decomposed(
 
 def _plan(saved: SavedPlan, found: Found, decomposed: Decomposed) -> Plan:
     sites = {site.weight: site for site in found.sites}
-    chosen = (_choice(choice, sites.get(choice.weight), decomposed, saved.rank_multiple) for choice in saved.choices)
+    chosen = (
+        _choice(choice, sites.get(choice.weight), found, decomposed, saved.rank_multiple) for choice in saved.choices
+    )
     return Plan(tuple(chosen), "applied")
 
 
-def _choice(choice: SavedChoice, site: Site | None, decomposed: Decomposed, multiple: int) -> Choice:
+def _choice(choice: SavedChoice, site: Site | None, found: Found, decomposed: Decomposed, multiple: int) -> Choice:
     if site is None or site.shape != choice.shape:
         have = "no such weight that can be factored" if site is None else f"{site.shape}"
         raise PlanError(f"the plan factors {choice.weight!r} of shape {choice.shape}, and the model has {have}")
     if (choice.site, choice.scheme) not in decomposed.factors:
         raise PlanError(f"the plan factors {choice.weight!r} by {choice.scheme!r}, which is not possible here")
-    if choice.ranks not in ranks_of(by_name(choice.scheme), site, multiple):
+    if choice.ranks not in _ranks(choice, site, found, multiple):
         rank = "x".join(map(str, choice.ranks))
         raise PlanError(f"the plan gives {choice.weight!r} rank {rank}, which is none of those that save here")
     curve = next(c for c in decomposed.curves if c.site == choice.site)
     cost = curve.dense.cost
-    return Choice(choice.site, choice.weight, Option(choice.scheme, choice.ranks, cost))
+    return Choice(choice.site, choice.weight, Option(choice.scheme, choice.ranks, cost, family=choice.family))
+
+
+def _ranks(choice: SavedChoice, site: Site, found: Found, multiple: int) -> list[Ranks]:
+    """Return the ranks that the choice's scheme offers. Raises PlanError for siblings that are none here."""
+    if choice.scheme != SHARED:
+        return ranks_of(by_name(choice.scheme), site, multiple)
+    family = family_of(found).get(site.id)
+    if family is None or family.members != choice.family:
+        raise PlanError(f"the plan gives {choice.weight!r} other siblings than it has here: save the plan again")
+    return shared_ranks(family, multiple)

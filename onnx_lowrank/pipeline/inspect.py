@@ -16,6 +16,7 @@ from onnx_lowrank.order import in_order
 from onnx_lowrank.pipeline.subject import inlined_note, moved_note
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.result import Inspection, WeightRow
+from onnx_lowrank.siblings import strangers
 from onnx_lowrank.sites import Found, find_sites, largest_first
 from onnx_lowrank.types import Array, Site
 
@@ -46,7 +47,10 @@ def inspect(
     rows.sort(key=lambda row: (-row.site.parameters, row.site.weight))
     skips = tuple(largest_first(found.skips))
     notes = (*([inlined_note(names)] if names else []), *([moved_note(moved)] if moved else []))
-    return Inspection(source, model_io.main_opset(proto), found.parameters, size, tuple(rows), skips, notes)
+    storages = {key: source.storage for key, source in found.sources.items()}
+    notes = (*notes, *strangers(found.sites, found.calls, storages, found.families))
+    opset = model_io.main_opset(proto)
+    return Inspection(source, opset, found.parameters, size, tuple(rows), skips, notes, found.families)
 
 
 def _row(found: Found, site: Site) -> WeightRow:

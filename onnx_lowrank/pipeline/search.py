@@ -100,7 +100,21 @@ class Search:
         if self._stacked(goal):
             alone = self.study.stack.alone().ByteSize() + FILE_BYTES
             return plans_within(goal.target_size or 0, self.problem, alone, self._stack_bytes)
-        return lossless(self.problem, self.budget(goal))
+        return lossless(self.capped(goal), self.budget(goal))
+
+    def capped(self, goal: Lossless) -> Problem:
+        """Return the problem with the budget beside the time, where there is one. Raises GoalError like `budget_of`."""
+        if goal.cap is None:
+            return self.problem
+        if self.problem.tails:
+            raise GoalError("--inter-layer knows one budget: give --target-latency, or the other target, by itself")
+        there = replace(self.problem, resource=goal.cap)
+        problem = replace(self.problem, caps=((goal.cap, budget_of(goal, there, self.before)),))
+        if problem.quick(self.budget(goal), "") is None:
+            raise GoalError(
+                f"no plan keeps both --target-latency {goal.target_latency:g} and the other target: raise one of them"
+            )
+        return problem
 
     def budget(self, goal: Lossless) -> float:
         """Return what the sites may cost. Raises GoalError like `budget_of`; what a stack can reach shows later."""
@@ -149,16 +163,8 @@ class Search:
 
 
 def budget_of(goal: Lossless, problem: Problem, before: Size) -> float:
-    """Return what the sites may cost. Raises GoalError that names the smallest reachable."""
-    if goal.keep is not None:
-        rest = before.parameters - problem.dense
-        budget, least = goal.keep * before.parameters - rest, (rest + problem.smallest) / before.parameters
-        text = f"--keep {goal.keep:g} cannot be reached: the smallest share of the parameters is {_up(least)}"
-    elif goal.target_macs is not None:
-        rest = before.macs - problem.dense
-        budget, least = goal.target_macs * before.macs - rest, (rest + problem.smallest) / before.macs
-        text = f"--target-macs {goal.target_macs:g} cannot be reached: the smallest share is {_up(least)}"
-    elif goal.target_latency is not None:
+    """Return what the sites may cost in the problem's resource. Raises GoalError that names the smallest reachable."""
+    if problem.resource == "latency" and goal.target_latency is not None:
         rest = before.milliseconds - problem.dense
         budget = goal.target_latency * before.milliseconds - rest
         least = (rest + problem.smallest) / (before.milliseconds or 1.0)
@@ -166,6 +172,14 @@ def budget_of(goal: Lossless, problem: Problem, before: Size) -> float:
             f"--target-latency {goal.target_latency:g} cannot be reached: by the measured times of the weights the"
             f" smallest share of the original's time is {_up(least)}"
         )
+    elif goal.keep is not None:
+        rest = before.parameters - problem.dense
+        budget, least = goal.keep * before.parameters - rest, (rest + problem.smallest) / before.parameters
+        text = f"--keep {goal.keep:g} cannot be reached: the smallest share of the parameters is {_up(least)}"
+    elif goal.target_macs is not None:
+        rest = before.macs - problem.dense
+        budget, least = goal.target_macs * before.macs - rest, (rest + problem.smallest) / before.macs
+        text = f"--target-macs {goal.target_macs:g} cannot be reached: the smallest share is {_up(least)}"
     else:
         rest = before.bytes - problem.dense + NODE_BYTES * len(problem.curves) + FILE_BYTES
         target = goal.target_size or 0

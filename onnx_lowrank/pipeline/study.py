@@ -89,7 +89,7 @@ class Study:
         split = read_samples(subject, sources, options, clock)
         found = find_sites(
             subject.model, include=options.include, exclude=options.exclude, multiple=options.rank_multiple
-        )
+        ).sharing(options.shares)
         notes = [inlined_note(subject.inlined)] if subject.inlined else []
         notes += [moved_note(subject.moved)] if subject.moved else []
         integers = sum(site.itemsize == 1 for site in found.sites)

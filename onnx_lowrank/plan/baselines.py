@@ -16,6 +16,8 @@ number together with the rank; here only its rule for the ranks is compared, on 
   ties (every slope is 0 without labels) to the least error where lossless, to the least cost where compact; how
   lossless goes on to a budget; and γ itself, which has no value here that would be the paper's.
 
+All of them look at every weight by itself: options that tie a site to its siblings are not taken.
+
 Meant for curves of the plain SVD (`error` = ‖δ‖² / ‖W‖²). The rules take the slope as it is: its standard error and the
 second order (`Option.loss`), which the paper leaves out, are left out here.
 """
@@ -32,7 +34,7 @@ from onnx_lowrank.types import Array, Curve, Option, Plan
 
 def energy(problem: Problem, budget: float) -> Plan | None:
     """Return the plan of the smallest threshold on `Option.error` that fits the budget; None where none fits."""
-    errors = [np.array([option.error for option in curve.options]) for curve in problem.curves]
+    errors = [np.array([np.inf if o.family else o.error for o in curve.options]) for curve in problem.curves]
     return _threshold(problem, budget, errors, "energy threshold")
 
 
@@ -139,7 +141,7 @@ def _within(curve: Curve, gamma: float) -> list[int]:
     return [
         i
         for i, option in enumerate(curve.options)
-        if not option.dense and option.cost.parameters < dense and option.error <= gamma * gamma
+        if not (option.dense or option.family) and option.cost.parameters < dense and option.error <= gamma * gamma
     ]
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnx_lowrank.plan.knapsack import Solver, solve
-from onnx_lowrank.plan.problem import Problem, amount
+from onnx_lowrank.plan.problem import Problem
 from onnx_lowrank.types import Array, Plan
 
 ROUNDS = 6
@@ -31,21 +31,22 @@ def interlayer(problem: Problem, budget: float, tails: Mapping[str, Array], solv
     samples at every site. Raises KeyError for a site without tails, ValueError where shapes do not fit.
     """
     columns = _checked(problem, tails)
-    costs = [np.array([amount(o.cost, problem.resource) for o in curve.options]) for curve in problem.curves]
-    picks = solver([np.array([o.loss for o in curve.options]) for curve in problem.curves], costs, budget)
+    costs, ties = problem.costs, problem.ties
+    picks = solver([np.array([o.loss for o in curve.options]) for curve in problem.curves], costs, budget, ties)
     if picks is None:
         return None
     best, seen = picks, {tuple(picks)}
     means = [column[:, pick] for column, pick in zip(columns, picks, strict=True)]
     for _ in range(ROUNDS):
-        picks = solver(_linearised(columns, means), costs, budget)
+        picks = solver(_linearised(columns, means), costs, budget, ties)
         if picks is None or tuple(picks) in seen:
             break
         seen.add(tuple(picks))
         best = min(best, picks, key=lambda chosen: _rise(columns, chosen))
         means = [(mean + t[:, pick]) / 2 for mean, t, pick in zip(means, columns, picks, strict=True)]
     limit = max(budget, sum(float(cost[pick]) for cost, pick in zip(costs, best, strict=True)))
-    return problem.plan(_descended(columns, costs, limit, best), "least joint rise, with inter-layer terms")
+    alone = [np.array([not option.family for option in curve.options]) for curve in problem.curves]
+    return problem.plan(_descended(columns, costs, alone, limit, best), "least joint rise, with inter-layer terms")
 
 
 def joint_rise(problem: Problem, plan: Plan, tails: Mapping[str, Array]) -> float:
@@ -94,16 +95,23 @@ def _linearised(columns: Sequence[Array], means: Sequence[Array]) -> list[Array]
     return [np.maximum(_share(t, total - mean), 0.0) for t, mean in zip(columns, means, strict=True)]
 
 
-def _descended(columns: Sequence[Array], costs: Sequence[Array], budget: float, start: Sequence[int]) -> list[int]:
-    """Swap one site at a time to its best option that fits, while the joint rise falls."""
+def _descended(
+    columns: Sequence[Array], costs: Sequence[Array], alone: Sequence[Array], budget: float, start: Sequence[int]
+) -> list[int]:
+    """Swap one site at a time to its best option that fits, while the joint rise falls.
+
+    alone: (options,) whether an option of the site ties it to no siblings; those that are tied stay.
+    """
     picks = list(start)
     total = sum((t[:, pick] for t, pick in zip(columns, picks, strict=True)), np.zeros(1))
     spent = sum(float(cost[pick]) for cost, pick in zip(costs, picks, strict=True))
     for _ in range(SWEEPS):
         before = list(picks)
-        for site, (t, cost) in enumerate(zip(columns, costs, strict=True)):
+        for site, (t, cost, own) in enumerate(zip(columns, costs, alone, strict=True)):
             now = picks[site]
-            share = np.where(spent - cost[now] + cost <= budget, _share(t, total - t[:, now]), np.inf)
+            if not own[now]:
+                continue
+            share = np.where(own & (spent - cost[now] + cost <= budget), _share(t, total - t[:, now]), np.inf)
             share[now] = _share(t[:, [now]], total - t[:, now])[0]
             found = int(np.argmin(share))
             if share[now] - share[found] > GAIN * float(np.mean(total**2)):

@@ -1,5 +1,8 @@
 """The multiple-choice knapsack: exactly one option a group, least loss within a budget. Pure arrays.
 
+Some options of several groups may be tied: all of them are taken, or none (siblings with one first factor). A tie costs
+a few columns and equations more, however many options its groups have of their own.
+
 Solved exactly by HiGHS (scipy.optimize.milp); where that ends without a solution, by the Lagrangian relaxation
 (Sinha and Zoltners, Operations Research 27(3), 1979), whose answer is always feasible.
 """
@@ -16,10 +19,11 @@ import numpy as np
 import scipy.optimize
 import scipy.sparse
 
+from onnx_lowrank.plan.groups import Groups, Tie
 from onnx_lowrank.types import Array
 
-Solver: TypeAlias = Callable[[Sequence[Array], Sequence[Array], float], list[int] | None]
-"""(losses, costs, budget) -> one index a group, None where none fits: `solve` or `relaxed`."""
+Solver: TypeAlias = Callable[[Sequence[Array], Sequence[Array], float, Sequence[Tie]], list[int] | None]
+"""(losses, costs, budget, ties) -> one index a group, None where none fits: `solve` or `relaxed`."""
 NODE_LIMIT = 20_000
 """Branch-and-bound nodes: a bound that gives the same answer on any machine, unlike a time limit."""
 SECONDS = 60.0
@@ -28,44 +32,79 @@ SLACK = 1e-9
 """Relative rounding allowed when a solution is checked against its budget."""
 
 
-def solve(losses: Sequence[Array], costs: Sequence[Array], budget: float) -> list[int] | None:
+def solve(losses: Sequence[Array], costs: Sequence[Array], budget: float, ties: Sequence[Tie] = ()) -> list[int] | None:
     """Return one index a group that minimises the summed loss with summed cost ≤ budget; None where none fits.
 
     losses, costs: for every group, arrays (options,) of finite numbers, costs ≥ 0. Losses may be negative: each group's
     are shifted to start at 0, which changes no choice (`scale` must be positive).
     """
-    prepared = _prepared(losses, costs, budget)
+    prepared = _prepared(losses, costs, budget, ties)
     if prepared is None:
         return None
-    kept, losses, costs = prepared
-    near = lagrangian(losses, costs, budget)
-    exact = _milp(losses, costs, budget, scale=_total(losses, near))
-    picks = near if exact is None or _total(losses, exact) > _total(losses, near) else exact
+    kept, groups = prepared
+    if not kept:
+        return []
+    near = lagrangian(groups, budget)
+    exact = _milp(groups, budget, scale=_total(groups.losses, near))
+    picks = near if exact is None or _total(groups.losses, exact) > _total(groups.losses, near) else exact
     return [int(k[pick]) for k, pick in zip(kept, picks, strict=True)]
 
 
-def relaxed(losses: Sequence[Array], costs: Sequence[Array], budget: float) -> list[int] | None:
+def relaxed(
+    losses: Sequence[Array], costs: Sequence[Array], budget: float, ties: Sequence[Tie] = ()
+) -> list[int] | None:
     """Return what `solve` would, by the Lagrangian relaxation alone: feasible, nearly optimal, in milliseconds."""
-    prepared = _prepared(losses, costs, budget)
+    prepared = _prepared(losses, costs, budget, ties)
     if prepared is None:
         return None
-    kept, losses, costs = prepared
-    return [int(k[pick]) for k, pick in zip(kept, lagrangian(losses, costs, budget), strict=True)]
+    kept, groups = prepared
+    if not kept:
+        return []
+    return [int(k[pick]) for k, pick in zip(kept, lagrangian(groups, budget), strict=True)]
+
+
+def least_cost(costs: Sequence[Array], ties: Sequence[Tie] = ()) -> float:
+    """Return what all groups cost at least."""
+    tied = _tied(len(costs), ties)
+    free = [np.array([i for i in range(len(cost)) if i not in own]) for cost, own in zip(costs, tied, strict=True)]
+    cheapest = [float(cost[own].min()) for cost, own in zip(costs, free, strict=True)]
+    total = sum(cheapest)
+    for tie in ties:
+        total += min(float(tie.summed(costs).min()) - sum(cheapest[g] for g in tie.groups), 0.0)
+    return total
+
+
+def _tied(count: int, ties: Sequence[Tie]) -> list[set[int]]:
+    """Return the options of every group that go only with those of others."""
+    tied: list[set[int]] = [set() for _ in range(count)]
+    for tie in ties:
+        for group, column in zip(tie.groups, tie.rows.T, strict=True):
+            tied[group].update(column.tolist())
+    return tied
 
 
 def _prepared(
-    losses: Sequence[Array], costs: Sequence[Array], budget: float
-) -> tuple[list[Array], list[Array], list[Array]] | None:
-    """Return undominated indices, shifted losses and costs a group; None where the budget cannot be met."""
+    losses: Sequence[Array], costs: Sequence[Array], budget: float, ties: Sequence[Tie]
+) -> tuple[list[Array], Groups] | None:
+    """Return the indices that are kept and the groups of these, losses shifted; None where the budget cannot be met."""
     losses = [loss - loss.min() for loss in losses]
-    cheapest = sum(float(cost.min()) for cost in costs)
-    if cheapest > budget * (1 + SLACK):
+    if least_cost(costs, ties) > budget * (1 + SLACK):
         return None
-    kept = [_undominated(loss, cost) for loss, cost in zip(losses, costs, strict=True)]
-    return (
-        kept,
+    kept, free = [], []
+    for loss, cost, tied in zip(losses, costs, _tied(len(losses), ties), strict=True):
+        own = np.array([i for i in range(len(loss)) if i not in tied])
+        own = own[_undominated(loss[own], cost[own])]
+        kept.append(np.array([*own, *sorted(tied)]))
+        free.append(len(own))
+    starts = [n + np.searchsorted(k[n:], np.arange(k.max() + 1)) for n, k in zip(free, kept, strict=True)]
+    moved = [
+        Tie(tie.groups, np.column_stack([starts[g][tie.rows[:, i]] for i, g in enumerate(tie.groups)])) for tie in ties
+    ]
+    return kept, Groups(
         [loss[k] for loss, k in zip(losses, kept, strict=True)],
         [cost[k] for cost, k in zip(costs, kept, strict=True)],
+        free,
+        moved,
     )
 
 
@@ -84,30 +123,51 @@ def _undominated(loss: Array, cost: Array) -> Array:
     return np.array(kept)
 
 
-def _milp(losses: Sequence[Array], costs: Sequence[Array], budget: float, scale: float) -> list[int] | None:
+def _milp(groups: Groups, budget: float, scale: float) -> list[int] | None:
     """Solve exactly, objective in units of `scale` and cost in units of the budget; None without a checked solution."""
     if budget <= 0:
         return None
-    sizes = [len(loss) for loss in losses]
+    sizes = [len(loss) for loss in groups.losses]
+    starts = np.cumsum([0, *sizes[:-1]])
     rows = np.repeat(np.arange(len(sizes)), sizes)
     one_each = scipy.sparse.csr_array((np.ones(len(rows)), (rows, np.arange(len(rows)))))
-    weights = np.concatenate(list(costs)) / budget
+    weights = np.concatenate(list(groups.costs)) / budget
     with _silent():
         result = scipy.optimize.milp(
-            np.concatenate(list(losses)) / (scale or 1.0),
+            np.concatenate(list(groups.losses)) / (scale or 1.0),
             integrality=np.ones(len(rows), np.int64),
             bounds=scipy.optimize.Bounds(0, 1),
             constraints=[
                 scipy.optimize.LinearConstraint(one_each, 1, 1),
                 scipy.optimize.LinearConstraint(weights[None, :], -np.inf, 1.0),
+                *_together(groups.ties, starts, len(rows)),
             ],
             options={"node_limit": NODE_LIMIT, "time_limit": SECONDS, "mip_rel_gap": 1e-6},
         )
     if result.x is None:
         return None
-    starts = np.cumsum([0, *sizes[:-1]])
     picks = [int(np.argmax(result.x[a : a + n])) for a, n in zip(starts, sizes, strict=True)]
-    return picks if _total(costs, picks) <= budget * (1 + SLACK) else None
+    held = all(_holds(tie, groups.free, picks) for tie in groups.ties)
+    return picks if held and _total(groups.costs, picks) <= budget * (1 + SLACK) else None
+
+
+def _together(ties: Sequence[Tie], starts: Array, columns: int) -> list[scipy.optimize.LinearConstraint]:
+    """Return the equations that take each option of a row as often as the row's first one."""
+    if not ties:
+        return []
+    rows = [tie.rows + starts[list(tie.groups)] for tie in ties]
+    first = np.concatenate([np.repeat(row[:, 0], row.shape[1] - 1) for row in rows])
+    other = np.concatenate([row[:, 1:].reshape(-1) for row in rows])
+    values = np.concatenate([np.ones(len(first)), -np.ones(len(first))])
+    places = (np.tile(np.arange(len(first)), 2), np.concatenate([first, other]))
+    equal = scipy.sparse.csr_array((values, places), shape=(len(first), columns))
+    return [scipy.optimize.LinearConstraint(equal, 0, 0)]
+
+
+def _holds(tie: Tie, free: Sequence[int], picks: Sequence[int]) -> bool:
+    taken = [picks[group] for group in tie.groups]
+    alone = all(pick < free[group] for pick, group in zip(taken, tie.groups, strict=True))
+    return alone or bool((tie.rows == taken).all(1).any())
 
 
 @contextmanager
@@ -132,44 +192,67 @@ def _silent() -> Iterator[None]:
         os.close(nowhere)
 
 
-def lagrangian(losses: Sequence[Array], costs: Sequence[Array], budget: float) -> list[int]:
+def lagrangian(groups: Groups, budget: float) -> list[int]:
     """Return a feasible choice: least loss + λ cost at the smallest λ that fits, then improved greedily.
 
-    The options must be undominated and sorted by rising cost, and the cheapest of every group must fit together.
+    The cheapest of all groups must fit together.
     """
     low, high = 0.0, 1.0
-    pick = [int(np.argmin(cost)) for cost in costs]
-    while _total(costs, _at(losses, costs, high)) > budget and high < 1e30:
+    pick = groups.least(groups.costs)
+    while _total(groups.costs, _at(groups, high)) > budget and high < 1e30:
         low, high = high, high * 8
     for _ in range(100):
         middle = (low + high) / 2 if low else high / 2
-        trial = _at(losses, costs, middle)
-        if _total(costs, trial) <= budget:
+        trial = _at(groups, middle)
+        if _total(groups.costs, trial) <= budget:
             pick, high = trial, middle
         else:
             low = middle
         if low and high - low <= 1e-12 * high:
             break
-    return _improved(losses, costs, budget, pick)
+    return _improved(groups, budget, pick)
 
 
-def _at(losses: Sequence[Array], costs: Sequence[Array], price: float) -> list[int]:
-    return [int(np.argmin(loss + price * cost)) for loss, cost in zip(losses, costs, strict=True)]
+def _at(groups: Groups, price: float) -> list[int]:
+    return groups.least([loss + price * cost for loss, cost in zip(groups.losses, groups.costs, strict=True)])
 
 
-def _improved(losses: Sequence[Array], costs: Sequence[Array], budget: float, picks: list[int]) -> list[int]:
-    """Spend what is left: repeatedly the upgrade with the best loss saved for its cost."""
-    picks = list(picks)
-    spent = _total(costs, picks)
+def _improved(groups: Groups, budget: float, picks: list[int]) -> list[int]:
+    """Spend what is left: repeatedly the upgrade with the best loss saved for its cost.
+
+    One free option for a dearer one, or a whole row of a tie for what its groups have.
+    """
+    picks, spent = list(picks), _total(groups.costs, picks)
+    sizes = [len(loss) for loss in groups.losses]
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    place = np.concatenate([np.arange(size) for size in sizes])
+    free = place < np.asarray(groups.free)[group]
+    rows = [(tie, row) for tie in groups.ties for row in range(len(tie.rows))]
+    cost, loss = (
+        np.concatenate([*each, *(tie.summed(each) for tie in groups.ties)]) for each in (groups.costs, groups.losses)
+    )
     while True:
-        best: tuple[float, int, int] | None = None
-        for group, (loss, cost) in enumerate(zip(losses, costs, strict=True)):
-            for option in range(picks[group] + 1, len(loss)):
-                extra = float(cost[option] - cost[picks[group]])
-                gain = float(loss[picks[group]] - loss[option])
-                if gain > 0 and spent + extra <= budget and (best is None or gain / max(extra, 1e-30) > best[0]):
-                    best = (gain / max(extra, 1e-30), group, option)
-        if best is None:
+        extra = cost - _held(groups.costs, groups.ties, picks, sizes)
+        gain = _held(groups.losses, groups.ties, picks, sizes) - loss
+        allowed = np.concatenate([free & (place > np.asarray(picks)[group]), np.ones(len(rows), bool)])
+        allowed &= (gain > 0) & (spent + extra <= budget)
+        if not allowed.any():
             return picks
-        spent += float(costs[best[1]][best[2]] - costs[best[1]][picks[best[1]]])
-        picks[best[1]] = best[2]
+        best = int(np.argmax(np.where(allowed, gain / np.maximum(extra, 1e-30), -1.0)))
+        spent += float(extra[best])
+        if best < len(place):
+            picks[int(group[best])] = int(place[best])
+        else:
+            tie, row = rows[best - len(place)]
+            for member, option in zip(tie.groups, tie.rows[row], strict=True):
+                picks[member] = int(option)
+
+
+def _held(values: Sequence[Array], ties: Sequence[Tie], picks: Sequence[int], sizes: Sequence[int]) -> Array:
+    """Return what is had now in the place of every option, and then of every row.
+
+    Summed in the order of `Tie.summed`: a row that is taken gains exactly nothing over itself.
+    """
+    now = np.array([value[pick] for value, pick in zip(values, picks, strict=True)])
+    together = [np.full(len(tie.rows), sum(now[g] for g in tie.groups)) for tie in ties]
+    return np.concatenate([np.repeat(now, sizes), *together])

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_lowrank.options import Resource
-from onnx_lowrank.plan.knapsack import relaxed, solve
-from onnx_lowrank.types import Array, Choice, Cost, Curve, Option, Plan
+from onnx_lowrank.plan.budgets import within_all
+from onnx_lowrank.plan.groups import Tie
+from onnx_lowrank.plan.knapsack import Solver, least_cost, relaxed, solve
+from onnx_lowrank.types import Array, Choice, Cost, Curve, Option, Plan, Ranks
 
 
 def amount(cost: Cost, resource: Resource) -> float:
@@ -23,12 +25,14 @@ class Problem:
     """curves: one a site; weights: site id -> the weight's name; resource: what a budget counts, for the sites only.
 
     tails: site id -> (samples, options) of −⟨Γ_s, δ⟩, where the terms between sites are to count.
+    caps: other resources, and what the sites may cost in them whatever the budget is; not with `tails`.
     """
 
     curves: tuple[Curve, ...]
     weights: Mapping[str, str]
     resource: Resource
     tails: Mapping[str, Array] | None = None
+    caps: tuple[tuple[Resource, float], ...] = ()
 
     @property
     def dense(self) -> float:
@@ -38,43 +42,79 @@ class Problem:
     @property
     def smallest(self) -> float:
         """What the sites cost at least."""
-        return sum(min(amount(o.cost, self.resource) for o in curve.options) for curve in self.curves)
+        return least_cost(self.costs, self.ties)
+
+    @property
+    def costs(self) -> list[Array]:
+        """Every site's costs, (options,)."""
+        return self.costs_in(self.resource)
+
+    def costs_in(self, resource: Resource) -> list[Array]:
+        """Return every site's costs in a resource, (options,)."""
+        return [np.array([amount(o.cost, resource) for o in curve.options]) for curve in self.curves]
+
+    @property
+    def ties(self) -> list[Tie]:
+        """The options that siblings take together or not at all. Raises ValueError for one that a sibling lacks."""
+        places = {curve.site: group for group, curve in enumerate(self.curves)}
+        rows: dict[tuple[str, ...], dict[tuple[str, Ranks], dict[str, int]]] = {}
+        for curve in self.curves:
+            for index, option in enumerate(curve.options):
+                if option.family:
+                    row = rows.setdefault(option.family, {}).setdefault((option.scheme, option.ranks), {})
+                    row[curve.site] = index
+        for family, found in rows.items():
+            if any(row.keys() != set(family) for row in found.values()):
+                raise ValueError(f"siblings take the same options together: {', '.join(family)} have different ones")
+        return [
+            Tie(
+                tuple(places[site] for site in family),
+                np.array([[row[site] for site in family] for row in found.values()]),
+            )
+            for family, found in rows.items()
+        ]
 
     def best(self, budget: float, origin: str, loss: Callable[[Option], float] | None = None) -> Plan | None:
         """Return the plan of least predicted loss (or of another `loss`) within the budget; None where none fits."""
-        measure = loss or (lambda option: option.loss)
-        losses = [np.array([measure(o) for o in curve.options]) for curve in self.curves]
-        costs = [np.array([amount(o.cost, self.resource) for o in curve.options]) for curve in self.curves]
-        picks = solve(losses, costs, budget)
-        return None if picks is None else self.plan(picks, origin)
+        return self._solved(budget, origin, solve, loss or (lambda option: option.loss))
 
     def quick(self, budget: float, origin: str) -> Plan | None:
         """Return a plan close to the best by the Lagrangian relaxation alone: milliseconds, for whole curves."""
-        losses = [np.array([o.loss for o in curve.options]) for curve in self.curves]
-        costs = [np.array([amount(o.cost, self.resource) for o in curve.options]) for curve in self.curves]
-        picks = relaxed(losses, costs, budget)
+        return self._solved(budget, origin, relaxed, lambda option: option.loss)
+
+    def _solved(self, budget: float, origin: str, solver: Solver, loss: Callable[[Option], float]) -> Plan | None:
+        losses = [np.array([loss(o) for o in curve.options]) for curve in self.curves]
+        budgets = [(self.costs, budget), *((self.costs_in(resource), most) for resource, most in self.caps)]
+        picks = within_all(losses, budgets, solver, self.ties)
         return None if picks is None else self.plan(picks, origin)
 
     def uniform(self, budget: float) -> Plan | None:
-        """Return the plan that gives every site the same share of its cost, the largest share that fits."""
+        """Return the plan that gives every site the same share of its cost, the largest share that fits.
+
+        Every site by itself: siblings do not share a factor here.
+        """
         low, high = 0.0, 1.0
         found: list[int] | None = None
         for _ in range(40):
             share = (low + high) / 2
             picks = [self._within(curve, share) for curve in self.curves]
-            cost = sum(amount(c.options[p].cost, self.resource) for c, p in zip(self.curves, picks, strict=True))
-            if cost <= budget:
+            if self._within_budgets(picks, budget):
                 low, found = share, picks
             else:
                 high = share
         return None if found is None else self.plan(found, "uniform")
 
+    def _within_budgets(self, picks: Sequence[int], budget: float) -> bool:
+        spent = sum((c.options[p].cost for c, p in zip(self.curves, picks, strict=True)), Cost())
+        return all(amount(spent, each) <= most for each, most in ((self.resource, budget), *self.caps))
+
     def _within(self, curve: Curve, share: float) -> int:
         """Return the option of least error within a share of the dense cost, or the cheapest."""
         limit = share * amount(curve.dense.cost, self.resource)
-        fitting = [i for i, o in enumerate(curve.options) if amount(o.cost, self.resource) <= limit]
+        alone = [i for i, o in enumerate(curve.options) if not o.family]
+        fitting = [i for i in alone if amount(curve.options[i].cost, self.resource) <= limit]
         if not fitting:
-            return min(range(len(curve.options)), key=lambda i: amount(curve.options[i].cost, self.resource))
+            return min(alone, key=lambda i: amount(curve.options[i].cost, self.resource))
         return min(fitting, key=lambda i: curve.options[i].error)
 
     def plan(self, picks: Sequence[int], origin: str) -> Plan:

@@ -53,6 +53,7 @@ def result_json(result: Result) -> str:
                 {
                     "scheme": o.scheme,
                     "ranks": list(o.ranks),
+                    "family": list(o.family),
                     "error": o.error,
                     "loss": o.loss,
                     "deviation": plain(o.deviation),

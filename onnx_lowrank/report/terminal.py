@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
 from rich.markup import escape
@@ -30,6 +30,8 @@ def render_result(result: Result) -> Iterator[RenderableType]:
         yield _sites_table(result)
         yield Text("error: relative squared error at the weight's output; loss: what it adds;")
         yield Text("both predicted from calibration samples")
+        if any(option.family for _, option in _taken(result)):
+            yield Text("shared #1: one first factor for all weights of this number, kept with the first")
         if any(_beyond(curve, o) for curve, o in _taken(result)):
             yield Text("* beyond the range in which substituted weights agreed: measured")
     else:
@@ -101,18 +103,30 @@ def _sites_table(result: Result) -> Table:
     table = _table("Factored weights", "weight", "shape", "scheme", "rank", "kept", "error", "loss")
     curves = {curve.site: curve for curve in result.curves}
     sites = {site.id: site for site in result.sites}
+    numbered = _numbered(option.family for _, option in _taken(result) if option.family)
     for choice in result.plan.choices if result.plan else ():
         site, option = sites[choice.site], choice.option
         table.add_row(
             escape(numbers.shorten(site.weight, 21)),
             numbers.shape(site.shape),
-            "" if option.dense else option.scheme,
+            _scheme(option, numbered),
             numbers.rank(option),
             numbers.percent(option.cost.parameters, site.parameters),
             numbers.small(option.error),
             numbers.small(option.loss) + ("*" if _beyond(curves.get(choice.site), option) else ""),
         )
     return table
+
+
+def _numbered(families: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], int]:
+    """Return a number for every family, from 1, as they come."""
+    return {family: number for number, family in enumerate(dict.fromkeys(families), 1)}
+
+
+def _scheme(option: Option, numbered: Mapping[tuple[str, ...], int]) -> str:
+    if option.family:
+        return f"{option.scheme} #{numbered[option.family]}"
+    return "" if option.dense else option.scheme
 
 
 def _taken(result: Result) -> list[tuple[Curve | None, Option]]:
@@ -192,7 +206,11 @@ def render_comparison(comparison: Comparison) -> Iterator[RenderableType]:
 
 def render_inspection(inspection: Inspection, *, everything: bool = False) -> Iterator[RenderableType]:
     """Yield every weight of a model; skipped ones below 0.1 % of the parameters in groups, unless `everything`."""
-    table = _table("Factorable weights", "weight", "shape", "size", "share", "even", "90 %", "99 %")
+    numbers_of = {
+        member: n for family, n in _numbered(f.members for f in inspection.families).items() for member in family
+    }
+    kin = ["input"] if numbers_of else []
+    table = _table("Factorable weights", "weight", "shape", "size", "share", "even", "90 %", "99 %", *kin)
     for row in inspection.rows:
         table.add_row(
             escape(numbers.shorten(row.site.weight, NAME_WIDTH)),
@@ -201,10 +219,13 @@ def render_inspection(inspection: Inspection, *, everything: bool = False) -> It
             numbers.percent(row.site.parameters, inspection.parameters),
             f"{row.break_even:.0f}",
             *(str(rank) for rank in row.rank_for.values()),
+            *(f"#{numbers_of[row.site.id]}" if row.site.id in numbers_of else "" for _ in kin),
         )
     yield table
     yield Text("even: the rank at which factors are as large as the weight; 90 %, 99 %: the")
     yield Text("ranks that hold this share of its energy. Far under `even`, it compresses.")
+    if kin:
+        yield Text("input: siblings read the same tensor, and may share their first factor.")
     large = [s for s in inspection.skips if everything or s.parameters >= 0.001 * inspection.parameters]
     if large:
         yield _each_skip(large, inspection.parameters)

@@ -7,6 +7,7 @@ from onnx_lowrank.schemes.pair import NestedPair
 from onnx_lowrank.schemes.product import product
 from onnx_lowrank.schemes.refitted import Refitted
 from onnx_lowrank.schemes.separable import Separable
+from onnx_lowrank.schemes.shared import cut_shared, factor_shared, shared_layout, shared_ranks
 from onnx_lowrank.schemes.spectrum import spectrum
 from onnx_lowrank.schemes.svd import KernelFirst, Svd
 from onnx_lowrank.schemes.tucker import Tucker2
@@ -28,9 +29,13 @@ __all__ = [
     "Svd",
     "Tucker2",
     "by_name",
+    "cut_shared",
+    "factor_shared",
     "largest",
     "product",
     "ranks_of",
+    "shared_layout",
+    "shared_ranks",
     "spectrum",
 ]
 

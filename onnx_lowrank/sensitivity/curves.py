@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnx_lowrank.calibration import Observed
 from onnx_lowrank.cost import dense_layout, layout_cost
-from onnx_lowrank.schemes import Factors, by_name
-from onnx_lowrank.sensitivity.decompose import Decomposed, undominated
+from onnx_lowrank.schemes import Factors, by_name, shared_layout
+from onnx_lowrank.sensitivity.decompose import Decomposed, family_of, undominated
 from onnx_lowrank.sensitivity.joint import Joint, Scored
 from onnx_lowrank.sites import Found
-from onnx_lowrank.types import DENSE, Array, Cost, Curve, Option, Skip, Why
+from onnx_lowrank.types import DENSE, SHARED, Array, Cost, Curve, Family, Option, Positions, Site, Skip, Why
 
 ROUNDING = 1e-12
 
@@ -33,6 +33,7 @@ def joint_curves(found: Found, observed: Observed, joint: Joint) -> JointCurves:
     tails: dict[str, Array] = {}
     slopes: dict[str, Array] = {}
     factors: dict[tuple[str, str], Factors] = {}
+    families = family_of(found)
     for site in found.sites:
         mine = {name: scored for (owner, name), scored in joint.scored.items() if owner == site.id}
         if not mine:
@@ -42,8 +43,11 @@ def joint_curves(found: Found, observed: Observed, joint: Joint) -> JointCurves:
             _option(scored, name, i, layout_cost(site, by_name(name).layout(site.shape, ranks, site.groups), places))
             for name, scored in mine.items()
             for i, ranks in enumerate(scored.ranks)
+            if name != SHARED
         ]
         kept = undominated(options, lambda option: option.loss)
+        if SHARED in mine:
+            kept += _together(site, families[site.id], mine[SHARED], places)
         curves.append(Curve(site.id, (Option(DENSE, (), layout_cost(site, dense_layout(site), places)), *kept)))
         tails[site.id] = _columns(kept, {name: s.tails for name, s in mine.items()}, mine)
         if all(s.slopes is not None for s in mine.values()):
@@ -72,6 +76,13 @@ def _option(scored: Scored, name: str, index: int, cost: Cost) -> Option:
         slope=slope,
         slope_deviation=deviation,
     )
+
+
+def _together(site: Site, family: Family, scored: Scored, places: Sequence[Positions]) -> list[Option]:
+    """Return what a site takes with its siblings, all ranks: which are worth it, only all of them together tell."""
+    costs = [layout_cost(site, shared_layout(family, site.id, ranks), places) for ranks in scored.ranks]
+    options = (_option(scored, SHARED, i, cost) for i, cost in enumerate(costs))
+    return [replace(option, family=family.members) for option in options]
 
 
 def _above_rounding(rise: Array, index: int) -> float:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx_lowrank.calibration import Observed
 from onnx_lowrank.cost import dense_layout, layout_cost
-from onnx_lowrank.schemes import SCHEMES, Factors, Scheme, largest, ranks_of
+from onnx_lowrank.schemes import (
+    SCHEMES,
+    Factors,
+    Scheme,
+    factor_shared,
+    largest,
+    ranks_of,
+    shared_layout,
+    shared_ranks,
+)
 from onnx_lowrank.sites import Found
-from onnx_lowrank.types import DENSE, Cost, Curve, Moments, Option, Positions, Site, Skip, Why
+from onnx_lowrank.types import DENSE, SHARED, Cost, Curve, Family, Moments, Option, Positions, Site, Skip, Why
 
 DEAD = 0.0
 
@@ -42,18 +51,20 @@ def decompose(
     curves: list[Curve] = []
     factors: dict[tuple[str, str], Factors] = {}
     dead: list[Skip] = []
+    families = family_of(found)
     for site, fit, score in moments:
         if fit.energy <= DEAD or score.energy <= DEAD:
             dead.append(Skip(site.weight, site.node, site.op, site.shape, Why.UNREACHED, "its input is always zero"))
             continue
-        weight = found.weight(site)
+        weight, metric = found.weight(site), fit if whiten else None
         for scheme in SCHEMES:
             ranks = ranks_of(scheme, site, multiple)
             if ranks:
-                factors[site.id, scheme.name] = scheme.factor(
-                    weight, fit if whiten else None, score, largest(ranks), site.groups
-                )
-        curves.append(_curve(site, observed.places[site.id], factors, multiple))
+                factors[site.id, scheme.name] = scheme.factor(weight, metric, score, largest(ranks), site.groups)
+        family = families.get(site.id)
+        if family is not None and (site.id, SHARED) not in factors:  # the input of one is that of all
+            factors |= _together(found, family, metric, score, multiple)
+        curves.append(_curve(site, observed.places[site.id], factors, multiple, family))
     return Decomposed(tuple(curves), factors, tuple(dead))
 
 
@@ -61,6 +72,9 @@ def decompose_plain(found: Found, multiple: int) -> Decomposed:
     """Return options and factors from the weights alone: no data, no positions, so no MACs."""
     curves: list[Curve] = []
     factors: dict[tuple[str, str], Factors] = {}
+    families = family_of(found)
+    for family in found.families:
+        factors |= _together(found, family, None, None, multiple)
     for site in found.sites:
         weight = found.weight(site)
         for scheme in SCHEMES:
@@ -68,32 +82,73 @@ def decompose_plain(found: Found, multiple: int) -> Decomposed:
             if ranks:
                 factors[site.id, scheme.name] = scheme.factor(weight, None, None, largest(ranks), site.groups)
         nowhere = Positions(0.0, *(((0.0,) * (len(site.shape) - 2),) * 2))
-        curves.append(_curve(site, (nowhere,), factors, multiple))
+        curves.append(_curve(site, (nowhere,), factors, multiple, families.get(site.id)))
     return Decomposed(tuple(curves), factors)
 
 
 def cost_curves(found: Found, multiple: int) -> tuple[Curve, ...]:
     """Return what every option would cost in parameters and bytes, with nothing decomposed: is a goal reachable?"""
-    return tuple(
-        Curve(
-            site.id,
-            (
-                Option(DENSE, (), layout_cost(site, dense_layout(site), ())),
-                *(
-                    Option(scheme.name, ranks, layout_cost(site, scheme.layout(site.shape, ranks, site.groups), ()))
-                    for scheme in SCHEMES
-                    for ranks in ranks_of(scheme, site, multiple)
-                ),
-            ),
+    families = family_of(found)
+
+    def options(site: Site) -> Iterator[Option]:
+        yield Option(DENSE, (), layout_cost(site, dense_layout(site), ()))
+        for scheme in SCHEMES:
+            for ranks in ranks_of(scheme, site, multiple):
+                layout = scheme.layout(site.shape, ranks, site.groups)
+                yield Option(scheme.name, ranks, layout_cost(site, layout, ()))
+        if site.id in families:
+            yield from shared_options(site, families[site.id], (), multiple)
+
+    return tuple(Curve(site.id, tuple(options(site))) for site in found.sites)
+
+
+def family_of(found: Found) -> dict[str, Family]:
+    """Return site id -> the family that the site belongs to, where it has siblings."""
+    return {member: family for family in found.families for member in family.members}
+
+
+def shared_options(
+    site: Site,
+    family: Family,
+    places: Sequence[Positions],
+    multiple: int,
+    factors: Mapping[tuple[str, str], Factors] | None = None,
+) -> list[Option]:
+    """Return what a site takes with its siblings, all ranks: which are worth it, only all of them together tell."""
+    made = None if factors is None else factors[site.id, SHARED]
+    return [
+        Option(
+            SHARED,
+            ranks,
+            layout_cost(site, shared_layout(family, site.id, ranks), places),
+            made.error(ranks) if made is not None else 0.0,
+            family=family.members,
         )
-        for site in found.sites
-    )
+        for ranks in shared_ranks(family, multiple)
+    ]
 
 
-def _curve(site: Site, places: Sequence[Positions], factors: Mapping[tuple[str, str], Factors], multiple: int) -> Curve:
+def _together(
+    found: Found, family: Family, fit: Moments | None, score: Moments | None, multiple: int
+) -> dict[tuple[str, str], Factors]:
+    """Return the factors of all siblings."""
+    sites = {site.id: site for site in found.sites}
+    weights = [found.stored(sites[member]) for member in family.members]
+    pairs = factor_shared(weights, fit, score, largest(shared_ranks(family, multiple)))
+    return {(member, SHARED): pair for member, pair in zip(family.members, pairs, strict=True)}
+
+
+def _curve(
+    site: Site,
+    places: Sequence[Positions],
+    factors: Mapping[tuple[str, str], Factors],
+    multiple: int,
+    family: Family | None = None,
+) -> Curve:
     dense = Option(DENSE, (), layout_cost(site, dense_layout(site), places))
     options = [option for scheme in SCHEMES for option in _options(site, scheme, places, factors, multiple)]
-    return Curve(site.id, (dense, *undominated(options)))
+    shared = [] if family is None else shared_options(site, family, places, multiple, factors)
+    return Curve(site.id, (dense, *undominated(options), *shared))
 
 
 def _options(

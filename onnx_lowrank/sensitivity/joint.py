@@ -16,7 +16,7 @@ import onnx
 from onnx_lowrank import linalg
 from onnx_lowrank.calibration import Observed
 from onnx_lowrank.calibration.joint import JointFlow
-from onnx_lowrank.calibration.sides import sides_of, width_of
+from onnx_lowrank.calibration.sides import looked_at, width_of
 from onnx_lowrank.curvature import (
     Metric,
 )
@@ -77,15 +77,18 @@ class Collection:
         return joint
 
     def groups(self) -> Iterator[list[Site]]:
-        """Yield neighbouring sites whose moments, bases and activations fit in the memory allowed."""
+        """Yield neighbouring sites whose moments, bases and activations fit in the memory allowed; siblings together.
+
+        Sites that do not fit are a group all the same.
+        """
         group: list[Site] = []
-        held = 0
-        for site in self.found.sites:
-            need = self.need(site)
+        held, needs = 0, self.needs
+        for sites in self._inseparable():
+            need = sum(needs[site.id] for site in sites)
             if group and held + need > self.options.memory:
                 yield group
                 group, held = [], 0
-            group.append(site)
+            group.extend(sites)
             held += need
         if group:
             yield group
@@ -97,15 +100,28 @@ class Collection:
         """
         for batch, flights in ((4, 2), (2, 2), (1, 2)):
             smaller = replace(self, batch=min(batch, self.batch), flights=flights)
-            if sum(map(smaller.need, self.found.sites)) <= self.options.memory:
+            if sum(smaller.needs.values()) <= self.options.memory:
                 return smaller
         return replace(self, batch=1, flights=1)
 
-    def need(self, site: Site) -> int:
-        """Return bytes: moments and bases of every fold, and z, e of the batches at hand."""
-        widths = [width_of(site, side) for side in sides_of(site)]
-        runs = HELD * self.observed.bytes[site.id] * self.batch * self.flights
-        return sum(32 * FOLDS * site.groups * width**2 for width in widths) + runs
+    def _inseparable(self) -> Iterator[list[Site]]:
+        """Yield every site, with all its siblings where the first of them stands."""
+        sites = {site.id: site for site in self.found.sites}
+        kin = {member: family.members for family in self.found.families for member in family.members}
+        for key in list(sites):
+            together = [sites.pop(member) for member in kin.get(key, (key,)) if member in sites]
+            if together:
+                yield together
+
+    @property
+    def needs(self) -> dict[str, int]:
+        """Site id -> bytes: moments and bases of every fold, and z, e of the batches at hand."""
+        runs = HELD * self.batch * self.flights
+        return {
+            site.id: sum(32 * FOLDS * site.groups * width_of(site, side) ** 2 for side in sides)
+            + runs * self.observed.bytes[site.id]
+            for site, sides in zip(self.found.sites, looked_at(self.found).values(), strict=True)
+        }
 
     @property
     def passes(self) -> int:

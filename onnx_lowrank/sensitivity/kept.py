@@ -17,7 +17,7 @@ import numpy as np
 from onnx_lowrank.curvature import Basis, SideName, project
 from onnx_lowrank.types import Array
 
-Key: TypeAlias = tuple[str, SideName | Literal["chain"]]
+Key: TypeAlias = tuple[str, SideName | Literal["chain", "shared"]]
 Seen: TypeAlias = tuple[Array, ...]
 """One sample at one side of a site: (Σ z eᵀ,), or (z, e); of a chain see `Chains.seen`. float32."""
 

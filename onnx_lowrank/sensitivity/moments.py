@@ -6,7 +6,7 @@ Where the samples have far more positions than moments need, only some lines and
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -49,11 +49,17 @@ class Gathering:
     """Sums over batches: products in float32, their sums in float64.
 
     Rows wait until there are `most` bytes of them, all sides together: one product of many rows is faster than many
-    of few.
+    of few. same: key -> another one, whose Z is its own as well: siblings have one input.
     """
 
-    def __init__(self, sides: Sequence[tuple[Side, Thinning]], workers: linalg.Workers, most: int) -> None:
-        self._sides, self._workers, self._most = sides, workers, most
+    def __init__(
+        self,
+        sides: Sequence[tuple[Side, Thinning]],
+        workers: linalg.Workers,
+        most: int,
+        same: Mapping[Key, Key] | None = None,
+    ) -> None:
+        self._sides, self._workers, self._most, self._same = sides, workers, most, same or {}
         self._sums: dict[Key, SideMoments] = {}
         self._waiting: dict[Key, list[_Rows]] = {}
         self._held = 0
@@ -71,12 +77,13 @@ class Gathering:
     def total(self) -> dict[Key, SideMoments]:
         """Return the sums; nothing is added after this."""
         self._sum()
-        for both in self._sums.values():
+        for key, both in self._sums.items():
             for one in (both, both.turned):
                 if one is not None:
-                    mirror(one.Z)
                     mirror(one.E)
-        return self._sums
+                    if key not in self._same:
+                        mirror(one.Z)
+        return {key: replace(one, Z=self._sums[self._same.get(key, key)].Z) for key, one in self._sums.items()}
 
     def _sum(self) -> None:
         """Add what has gathered to upper triangles."""
@@ -85,30 +92,34 @@ class Gathering:
         self._held = 0
 
     def _summed(self, place: Side, thinning: Thinning) -> SideMoments | None:
-        key, scale = (place[0].id, place[1]), math.prod(thinning)
+        scale = math.prod(thinning)
+        key: Key = (place[0].id, place[1])
         parts, total = self._waiting.pop(key, []), self._sums.get(key)
         straight, turned = ([part for part in parts if part[3] is way] for way in (False, True))
         if straight:
-            total = _added(total, straight, place, scale)
+            total = _added(total, straight, place, scale, same=key in self._same)
         if turned:
             total = total or _none(place)
             total = replace(total, turned=_added(total.turned, turned, place, scale))
         return total
 
 
-def _none(place: Side) -> SideMoments:
+def _none(place: Side, *, same: bool = False) -> SideMoments:
     groups, width = place[0].groups, width_of(*place)
     shape = (width, width) if groups == 1 else (groups, width, width)
-    return SideMoments(np.zeros(shape), np.zeros(shape), 0, 0)
+    return SideMoments(np.zeros(0 if same else shape), np.zeros(shape), 0, 0)
 
 
-def _added(total: SideMoments | None, parts: Sequence[_Rows], place: Side, scale: int) -> SideMoments:
-    """Return the sums with rows added to their upper triangles, in place."""
-    total = total or _none(place)
-    z, e = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-    add_gram(total.Z, z, scale)
+def _added(
+    total: SideMoments | None, parts: Sequence[_Rows], place: Side, scale: int, *, same: bool = False
+) -> SideMoments:
+    """Return the sums with rows added to their upper triangles, in place; `same`: Z is that of another side."""
+    total = total or _none(place, same=same)
+    e = np.concatenate([part[1] for part in parts])
+    if not same:
+        add_gram(total.Z, np.concatenate([part[0] for part in parts]), scale)
     add_gram(total.E, e, scale)
-    positions, samples = total.positions + len(z) * scale, total.samples + sum(part[2] for part in parts)
+    positions, samples = total.positions + len(e) * scale, total.samples + sum(part[2] for part in parts)
     return replace(total, positions=positions, samples=samples)
 
 

@@ -6,22 +6,24 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnx_lowrank import linalg
 from onnx_lowrank.calibration.joint import Batch, JointFlow
-from onnx_lowrank.calibration.sides import sides_of, width_of
+from onnx_lowrank.calibration.sides import looked_at, sides_of, width_of
 from onnx_lowrank.curvature import Basis, SideMoments, SideName, project, rises, tails
 from onnx_lowrank.schemes import SCHEMES, Scheme, largest, ranks_of
 from onnx_lowrank.sensitivity.chains import Chains
 from onnx_lowrank.sensitivity.fit import Each, Fit, fitted, in_turn
 from onnx_lowrank.sensitivity.grams import LARGE
 from onnx_lowrank.sensitivity.kept import Kept, Key, Seen, projected, seen, size
+from onnx_lowrank.sensitivity.kin import Kin
 from onnx_lowrank.sensitivity.moments import Gathering, thinned
 from onnx_lowrank.sensitivity.scored import Joint, Scored, never_rising
-from onnx_lowrank.types import Array, Ranks, Site
+from onnx_lowrank.types import SHARED, Array, Ranks, Site
 
 if TYPE_CHECKING:
     from onnx_lowrank.sensitivity.joint import Collection
@@ -42,7 +44,10 @@ class Passes:
         self.final: dict[Key, Basis] = {}
         self.kron: dict[Key, Array] = {}
         self.first = 0
-        self.sides = [(site, side) for site in flow.sites for side in sides_of(site, self.multiple)]
+        here = replace(collection.found, sites=tuple(flow.sites))
+        seen = looked_at(here, self.multiple)
+        self.sides = [(site, side) for site in flow.sites for side in seen[site.id]]
+        self.kin = Kin(flow, here, collection.metric, self.multiple)
         self.chains = Chains(flow, collection.found, self.multiple if collection.metric == "joint" else None)
         self.kept = Kept(0, 0)
 
@@ -56,7 +61,9 @@ class Passes:
                 self.flow.close()  # nothing is run again
             linalg.trim()
             self.chains.fit(moments, self.workers)
+            self.kin.fit(moments, self.workers.each)
             self._fit_all(moments)
+            moments.clear()
             linalg.trim()
             self._score()
 
@@ -77,7 +84,7 @@ class Passes:
         """Pass 1: the sums of one fold. Of samples to be scored all is kept."""
         given = self.given
         sides = [(one, thinned(*one, given.observed, len(given.feeds))) for one in self.sides]
-        gathering = Gathering(sides, self.workers, given.options.memory // WAITING)
+        gathering = Gathering(sides, self.workers, given.options.memory // WAITING, self.kin.same)
         for batch in self._batches(numbers, given.objective.sampled):
             gathering.add(batch)
             self._remember(batch, scored)
@@ -107,13 +114,16 @@ class Passes:
         return [seen([(z[i], e[i]) for z, e in pairs], site.groups) for i in picks]
 
     def _fit_all(self, moments: Sequence[dict[Key, SideMoments]]) -> None:
-        wide = [one for one in self.sides if width_of(*one) > WIDE]
-        rest = [one for one in self.sides if width_of(*one) <= WIDE]
+        own = [(site, side) for site, side in self.sides if side in sides_of(site, self.multiple)]
+        wide = [one for one in own if width_of(*one) > WIDE]
+        rest = [one for one in own if width_of(*one) <= WIDE]
         fits = [self._fit(*one, moments, self.workers.each) for one in wide]
         fits += self.workers.each(lambda one: self._fit(*one, moments, in_turn), rest)
         found = {(site.id, side): fit for (site, side), fit in zip(wide + rest, fits, strict=True)}
-        for site, side in self.sides:
+        for site, side in own:
             self._keep(site, side, found[site.id, side])
+        for key, fit in self.kin.bases():
+            self._hold(key, fit)
 
     def _fit(self, site: Site, side: SideName, moments: Sequence[dict[Key, SideMoments]], each: Each) -> Fit | None:
         """Return the bases, None where some fold has nothing to fit them to. The moments are taken out of `moments`."""
@@ -123,16 +133,19 @@ class Passes:
         return fitted(self.given.found.stored(site), side, given, self.given.metric, each, site.groups)
 
     def _keep(self, site: Site, side: SideName, fit: Fit | None) -> None:
-        key = (site.id, side)
         if fit is not None:
-            self.final[key], self.kron[key] = fit.final, fit.kron
-            self.fitted = self.fitted or [{} for _ in fit.folds]
-            for fold, basis in zip(self.fitted, fit.folds, strict=True):
-                fold[key] = basis
+            self.final[site.id, side], self.kron[site.id, side] = fit.final, fit.kron
+            self._hold((site.id, side), fit)
         elif len(self.flow.broken) == len(self.given.feeds):
             self.joint.unreached[site.id] = "the gradient of the loss is not finite on these samples"
         elif site not in self.joint.dead:
             self.joint.dead.append(site)
+
+    def _hold(self, key: Key, fit: Fit) -> None:
+        """Keep what samples are projected on."""
+        self.fitted = self.fitted or [{} for _ in fit.folds]
+        for fold, basis in zip(self.fitted, fit.folds, strict=True):
+            fold[key] = basis
 
     def _score(self) -> None:
         """Pass 2: every sample on the basis that was fitted without it."""
@@ -167,18 +180,19 @@ class Passes:
             self.joint.scored[site.id, scheme.name] = one
         dead = {site.id for site in self.joint.dead}
         self.joint.scored |= {key: one for key, one in self.chains.scored(self.first) if key[0] not in dead}
+        self.joint.scored |= {(site, SHARED): one for site, one in self.kin.scored(found, signed, self.first)}
 
     def _recall(self, fold: int, numbers: Sequence[int], into: dict[Key, list[Array]]) -> None:
         """Project what pass 1 kept, instead of running it again."""
         for number in (number for number in numbers if number not in self.flow.broken):
             weight, given = self.kept.get(number)
-            keys = [key for key in given if key in self.fitted[fold]]  # not those of chains
+            keys = [key for key in self.fitted[fold] if _source(key) in given]
             for key, one in zip(keys, self._projections(fold, keys, given), strict=True):
                 into.setdefault(key, []).append(one / math.sqrt(weight))
             self.chains.recall(fold, given, math.sqrt(weight), self.workers)
 
     def _projections(self, fold: int, keys: Sequence[Key], given: Mapping[Key, Seen]) -> list[Array]:
-        return self.workers.dealt(lambda key: projected(self.fitted[fold][key], given[key]), keys)
+        return self.workers.dealt(lambda key: projected(self.fitted[fold][key], given[_source(key)]), keys)
 
     def _project(
         self,
@@ -192,19 +206,21 @@ class Passes:
         for batch in self._batches(numbers, head):
             scale = batch.samples / batch.units  # a unit of several samples: its gradient is their sum
             scale = -scale if mean else math.sqrt(scale)  # ⟨G, δ⟩ = −Σ_{i ≥ k} v_i
-            for key, one in self.workers.dealt(functools.partial(self._projected, fold, batch), self.sides):
+            places: list[tuple[Site, SideName, Key]] = [(site, side, (site.id, side)) for site, side in self.sides]
+            places += [(site, "in", (site.id, "shared")) for site in self.kin.members]
+            for key, one in self.workers.dealt(functools.partial(self._projected, fold, batch), places):
                 if one is not None:
                     into.setdefault(key, []).append(one / scale)
             self.chains.project(fold, batch, scale, self.workers, mean=mean)
             del batch
 
-    def _projected(self, fold: int, batch: Batch, place: tuple[Site, SideName]) -> tuple[Key, Array | None]:
-        site, side = place
-        basis = self.fitted[fold].get((site.id, side))
+    def _projected(self, fold: int, batch: Batch, place: tuple[Site, SideName, Key]) -> tuple[Key, Array | None]:
+        site, side, key = place
+        basis = self.fitted[fold].get(key)
         if basis is None:
-            return (site.id, side), None
+            return key, None
         each = [project(basis, z, e, batch.units) for z, e in batch.vectors(site, side)]
-        return (site.id, side), np.sum(each, axis=0)
+        return key, np.sum(each, axis=0)
 
     def _scored(
         self, site: Site, scheme: Scheme, found: Mapping[Key, list[Array]], signed: Mapping[Key, list[Array]]
@@ -230,6 +246,11 @@ class Passes:
             held=scheme.cut(weight, {s: self.fitted[0][site.id, s] for s in sides}, errors, most, site.groups),
             first=self.first,
         )
+
+
+def _source(key: Key) -> Key:
+    """Return what of a sample a basis projects: that of siblings, the input that they share."""
+    return (key[0], "in") if key[1] == "shared" else key
 
 
 def _added(site: Site, sides: Sequence[SideName], ranks: Sequence[Ranks], found: Mapping[Key, list[Array]]) -> Array:

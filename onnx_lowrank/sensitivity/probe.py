@@ -74,10 +74,14 @@ def probe_curves(
 
 
 def chosen(curve: Curve) -> list[Option]:
-    """Return the options to measure: errors spread evenly on a log scale over what is worth measuring."""
-    usable = sorted((o for o in curve.options[1:] if SMALLEST < o.error <= LARGEST), key=lambda o: o.error)
+    """Return the options to measure: errors spread evenly on a log scale over what is worth measuring.
+
+    Those of the weight by itself: what siblings share is read off the same errors.
+    """
+    alone = [option for option in curve.options[1:] if not option.family]
+    usable = sorted((o for o in alone if SMALLEST < o.error <= LARGEST), key=lambda o: o.error)
     if not usable:
-        nearest = sorted(curve.options[1:], key=lambda o: abs(float(np.log(max(o.error, SMALLEST) / LARGEST))))
+        nearest = sorted(alone, key=lambda o: abs(float(np.log(max(o.error, SMALLEST) / LARGEST))))
         return [o for o in nearest[:1] if o.error > 0]
     logs = np.log([o.error for o in usable])
     picks = [int(np.argmin(np.abs(logs - target))) for target in np.linspace(logs[0], logs[-1], PROBES)]

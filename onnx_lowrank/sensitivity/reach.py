@@ -120,11 +120,12 @@ def agrees(probe: Probe) -> bool:
 
 
 def _rising(options: Sequence[Option]) -> tuple[Option, ...]:
-    """Return the options with losses that never fall as the error grows."""
+    """Return the options with losses that never fall as the error grows; those that siblings share by themselves."""
     order = sorted(range(len(options)), key=lambda i: options[i].error)
-    most = 0.0
+    most = {True: 0.0, False: 0.0}
     fixed = list(options)
     for index in order:
-        most = max(most, options[index].loss)
-        fixed[index] = replace(options[index], loss=most)
+        shared = bool(options[index].family)
+        most[shared] = max(most[shared], options[index].loss)
+        fixed[index] = replace(options[index], loss=most[shared])
     return tuple(fixed)

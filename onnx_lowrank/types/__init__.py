@@ -2,18 +2,20 @@
 
 from onnx_lowrank.types.arrays import Array, Feed, Outputs
 from onnx_lowrank.types.chains import Chain, Layout, Ranks, Stage
-from onnx_lowrank.types.plans import DENSE, Choice, Cost, Curve, Option, Plan, Probe
-from onnx_lowrank.types.sites import Extent, Moments, Positions, Site, Skip, Why
+from onnx_lowrank.types.plans import DENSE, SHARED, Choice, Cost, Curve, Option, Plan, Probe
+from onnx_lowrank.types.sites import Extent, Family, Moments, Positions, Site, Skip, Why
 from onnx_lowrank.types.verdicts import Interval, OutputDifference, Verdict
 
 __all__ = [
     "DENSE",
+    "SHARED",
     "Array",
     "Chain",
     "Choice",
     "Cost",
     "Curve",
     "Extent",
+    "Family",
     "Feed",
     "Interval",
     "Layout",

@@ -38,6 +38,8 @@ class Cost:
 
 
 DENSE = "dense"
+SHARED = "shared"
+"""The scheme of siblings with one first factor: y_i = U_i (V x)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class Option:
     `error` is the relative squared error at the site's output (0 dense, 1 all gone); `loss` is on the scale of the
     divergence that the run measures (nats of KL, or relative squared error), so sites add. `deviation` is the standard
     error of `loss` over samples; `slope` the predicted change of the labelled loss to first order, with its own.
+    `family`: the ids of all siblings that take the option at these ranks together or not at all, as they share the
+    first factor; it is counted in the cost of the first of them alone.
     """
 
     scheme: str
@@ -57,6 +61,7 @@ class Option:
     deviation: float = 0.0
     slope: float = 0.0
     slope_deviation: float = 0.0
+    family: tuple[str, ...] = ()
 
     @property
     def dense(self) -> bool:

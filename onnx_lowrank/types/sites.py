@@ -92,6 +92,18 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
+class Family:
+    """Siblings: matrices that multiply one and the same input, so that one first factor can serve them all.
+
+    `members` are the sites' ids in the order of the graph, `outs` their outputs, `inner` the inputs of each.
+    """
+
+    members: tuple[str, ...]
+    outs: tuple[int, ...]
+    inner: int
+
+
+@dataclass(frozen=True, slots=True)
 class Positions:
     """Where a site works, for one sample: `calls` × the extent of every spatial axis before and after it.
 

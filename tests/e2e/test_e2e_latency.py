@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from builders import mlp, run
+from builders import chained, mlp, run
 from click.testing import CliRunner
 
 from onnx_lowrank import Compact, DataSources, Gate, GoalError, Lossless, Options, Study, optimize, pareto
@@ -53,8 +53,8 @@ class Times:
     last: int = 0
 
     def group(self, original: Any, feed: Any, scene: Any, factors: Any, tried: Any, options: Any) -> Group:
-        whole = scene.captured[scene.weight].size
-        sizes = [sum(stage.weight.size for stage in factors.chain(ranks).stages) / whole for ranks in tried]
+        whole = sum(scene.captured[weight].size for weight in scene.weights)
+        sizes = [chained(factors, ranks) / whole for ranks in tried]
         return Group(DENSE, tuple(self.chain(float(size)) for size in sizes), 0.01)
 
     def interleaved(self, *_: Any, **settings: Any) -> Timing:
@@ -99,6 +99,31 @@ def test_a_target_latency_is_kept_in_milliseconds(model: onnx.ModelProto, sample
     text = "\n".join(str(part) for part in render_result(result))
     assert "time: 1.67 times as fast [1.64, 1.69]" in text
     assert "of the original's, measured 0.600" in text
+
+
+@pytest.mark.parametrize(("keep", "latency"), [(0.4, 0.9), (0.9, 0.5), (0.5, 0.55)])
+def test_a_size_and_a_time_are_both_kept(
+    model: onnx.ModelProto, samples: DataSources, machine: Any, keep: float, latency: float
+) -> None:
+    """Chains that save parameters are slow here, so neither budget follows from the other."""
+    machine(ratios=[latency], chain=lambda share: 0.2 + 0.8 * share**3)
+    result = optimize(model, samples, Lossless(keep=keep, target_latency=latency, gate=GATE), OPTIONS)
+    assert result.changed, result.reason
+    assert result.after.parameters <= keep * result.before.parameters
+    assert result.after.milliseconds <= latency * result.before.milliseconds
+
+
+def test_two_budgets_that_cannot_be_kept_are_refused(
+    model: onnx.ModelProto, samples: DataSources, machine: Any
+) -> None:
+    machine(ratios=[0.9], chain=lambda share: 0.8)
+    with pytest.raises(GoalError, match=r"--target-latency 0\.3 cannot be reached"):
+        optimize(model, samples, Lossless(keep=0.9, target_latency=0.3, gate=GATE), OPTIONS)
+    with pytest.raises(GoalError, match=r"--keep 0\.01 cannot be reached"):
+        optimize(model, samples, Lossless(keep=0.01, target_latency=0.9, gate=GATE), OPTIONS)
+    joint = replace(OPTIONS, sensitivity="joint", inter_layer=True)
+    with pytest.raises(GoalError, match="--inter-layer knows one budget"):
+        optimize(model, samples, Lossless(keep=0.8, target_latency=0.9, gate=GATE), joint)
 
 
 def test_the_fastest_model_that_holds(model: onnx.ModelProto, samples: DataSources, machine: Any) -> None:

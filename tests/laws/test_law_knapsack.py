@@ -7,11 +7,14 @@ import math
 
 import numpy as np
 import pytest
+import scipy.optimize
 from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_lowrank.plan import Problem, knapsack, lossless, solve
-from onnx_lowrank.plan.knapsack import lagrangian
+from onnx_lowrank.plan.budgets import within_all
+from onnx_lowrank.plan.groups import Groups, Tie
+from onnx_lowrank.plan.knapsack import lagrangian, least_cost, relaxed
 from onnx_lowrank.plan.problem import amount
 from onnx_lowrank.types import Cost, Curve, Option
 
@@ -56,7 +59,7 @@ def test_lagrangian_is_always_feasible(groups: list[list[tuple[float, float]]], 
     kept = [knapsack._undominated(loss, cost) for loss, cost in zip(losses, costs, strict=True)]
     losses = [loss[k] for loss, k in zip(losses, kept, strict=True)]
     costs = [cost[k] for cost, k in zip(costs, kept, strict=True)]
-    picks = lagrangian(losses, costs, budget)
+    picks = lagrangian(Groups.untied(losses, costs), budget)
     assert total(costs, picks) <= budget * (1 + 1e-9) + 1e-12
     best = enumerated(losses, costs, budget)
     assert total(losses, picks) >= best - 1e-9
@@ -122,3 +125,116 @@ def test_plans_stay_within_budget_and_more_budget_predicts_no_worse(
             assert plan.factored, "a plan that changes nothing is not worth measuring"
     assert problem.best(problem.smallest - 1, "law") is None
     assert problem.best(problem.dense, "law").loss == 0.0
+
+
+@st.composite
+def tied_groups(draw: st.DrawFn) -> tuple[list[np.ndarray], list[np.ndarray], list[Tie]]:
+    """Two to four groups, the first few of them tied by options beside their own, in any places."""
+    groups = draw(st.lists(GROUP, min_size=2, max_size=4))
+    members = draw(st.integers(2, len(groups)))
+    rows = draw(st.integers(1, 3))
+    columns = []
+    for index in range(members):
+        free = len(groups[index])
+        groups[index] = [*groups[index], *draw(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=rows, max_size=rows))]
+        order = draw(st.permutations(range(len(groups[index]))))
+        groups[index] = [groups[index][old] for old in order]
+        columns.append([order.index(free + row) for row in range(rows)])
+    return (*arrays(groups), [Tie(tuple(range(members)), np.array(columns).T)])
+
+
+def allowed(tie: Tie, picks: tuple[int, ...] | list[int]) -> bool:
+    tied = [set(column) for column in tie.rows.T.tolist()]
+    own = all(picks[g] not in taken for g, taken in zip(tie.groups, tied, strict=True))
+    return own or [picks[g] for g in tie.groups] in tie.rows.tolist()
+
+
+def every_choice(losses: list[np.ndarray], ties: list[Tie]) -> list[tuple[int, ...]]:
+    every = itertools.product(*(range(len(loss)) for loss in losses))
+    return [picks for picks in every if all(allowed(tie, picks) for tie in ties)]
+
+
+@given(tied_groups(), st.floats(0, 20))
+def test_tied_options_are_taken_together_and_the_choice_is_exact(
+    drawn: tuple[list[np.ndarray], list[np.ndarray], list[Tie]], budget: float
+):
+    losses, costs, ties = drawn
+    choices = every_choice(losses, ties)
+    assert least_cost(costs, ties) == pytest.approx(min(total(costs, picks) for picks in choices), abs=1e-9)
+    fitting = [total(losses, picks) for picks in choices if total(costs, picks) <= budget * (1 + 1e-9)]
+    for solver in (solve, relaxed):
+        picks = solver(losses, costs, budget, ties)
+        assert (picks is None) == (not fitting)
+        if picks is not None:
+            assert all(allowed(tie, picks) for tie in ties)
+            assert total(costs, picks) <= budget * (1 + 1e-8) + 1e-12
+            if solver is solve:
+                assert total(losses, picks) == pytest.approx(min(fitting), rel=2e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("budget", [0.0, 3.0])
+def test_of_no_groups_nothing_is_chosen(budget: float):
+    assert solve([], [], budget) == relaxed([], [], budget) == []
+
+
+def test_a_thousand_groups_in_threes_are_solved_within_the_relaxations_gap():
+    rng = np.random.default_rng(0)
+    losses, costs, ties = [], [], []
+    for group in range(999):
+        steps = np.arange(1, 33)
+        own = rng.uniform(0.5, 2) * np.exp(-steps / 6)
+        tied = rng.uniform(0.5, 2) * np.exp(-steps / 8)
+        losses.append(np.concatenate([[0.0], own, tied]))
+        costs.append(np.concatenate([[64.0], 2.0 * steps, (2.0 if group % 3 == 0 else 1.0) * steps]))
+        if group % 3 == 2:
+            ties.append(Tie((group - 2, group - 1, group), np.repeat(np.arange(33, 65)[:, None], 3, axis=1)))
+    budget = 0.4 * 64 * 999
+    exact, near = solve(losses, costs, budget, ties), relaxed(losses, costs, budget, ties)
+    assert exact is not None
+    assert near is not None
+    assert all(allowed(tie, picks) for tie in ties for picks in (exact, near))
+    assert total(losses, exact) <= total(losses, near) <= 1.001 * total(losses, exact)
+    assert any(exact[tie.groups[0]] > 32 for tie in ties)
+    assert any(exact[tie.groups[0]] <= 32 for tie in ties)
+
+
+@given(GROUPS, st.floats(0.1, 20), st.floats(0.1, 20), st.integers(0, 2**32 - 1))
+def test_two_budgets_are_both_kept_and_nothing_is_better_than_the_best(
+    groups: list[list[tuple[float, float]]], first: float, second: float, seed: int
+):
+    losses, costs = arrays(groups)
+    rng = np.random.default_rng(seed)
+    others = [rng.uniform(0, 5, len(cost)) for cost in costs]
+    picks = within_all(losses, [(costs, first), (others, second)], solve)
+    every = itertools.product(*(range(len(loss)) for loss in losses))
+    fits = [p for p in every if total(costs, p) <= first * (1 + 1e-9) and total(others, p) <= second * (1 + 1e-9)]
+    if not fits:
+        assert picks is None
+    if picks is not None:
+        assert tuple(picks) in fits
+        assert total(losses, picks) >= min(total(losses, p) for p in fits) - 1e-9
+
+
+def test_two_budgets_that_both_bind():
+    """Each alone allows a choice of less loss; together only one mix is left, and it is found."""
+    losses = [np.array([0.0, 1.0, 1.5, 4.0])] * 4
+    first, second = [np.array([4.0, 1.0, 3.0, 0.5])] * 4, [np.array([4.0, 3.0, 1.0, 0.5])] * 4
+    picks = within_all(losses, [(first, 8.0), (second, 8.0)], solve)
+    assert sorted(picks) == [1, 1, 2, 2]
+    assert within_all(losses, [(first, 8.0), (second, 1.0)], solve) is None
+
+
+def test_two_thousand_options_and_two_budgets_come_close_to_the_relaxation():
+    """No mixture of options is better by more than 2 %: what the linear relaxation says."""
+    rng = np.random.default_rng(3)
+    losses = [np.sort(rng.exponential(size=40))[::-1] * rng.uniform(0.1, 3) for _ in range(50)]
+    costs = [np.linspace(0, 1, 40) * rng.uniform(0.5, 2) for _ in losses]
+    others = [cost**1.5 * rng.uniform(0.3, 3) for cost in costs]
+    budgets = [(costs, 0.4 * sum(c[-1] for c in costs)), (others, 0.4 * sum(c[-1] for c in others))]
+    picks = within_all(losses, budgets, solve)
+    sizes = np.repeat(np.arange(50), 40)
+    linear = scipy.optimize.linprog(
+        np.concatenate(losses), np.array([np.concatenate(c) for c, _ in budgets]), [b for _, b in budgets],
+        (sizes == np.arange(50)[:, None]).astype(float), np.ones(50),
+    )  # fmt: skip
+    assert total(losses, picks) <= 1.02 * linear.fun

@@ -200,7 +200,7 @@ def test_every_option_of_the_library_can_be_given_on_the_command_line():
     given = {
         "sensitivity": "joint", "metric": "top1", "include": ("a",), "exclude": ("b",), "rank_multiple": 3,
         "provider": "cpu", "threads": 2, "seed": 4, "memory": 2**25, "signed": True, "inter_layer": True,
-        "refit": True, "continuation": 2, "gamma": 0.2, "loss": "f.py:f", "then": "quantize",
+        "refit": True, "continuation": 2, "gamma": 0.2, "loss": "f.py:f", "then": "quantize", "siblings": False,
     }  # fmt: skip
     assert given.keys() == {field.name for field in fields(Options)}
     assert given.keys() <= {p.name for p in main.commands["optimize"].params}

@@ -2,92 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
-from builders import build, constant, found_in, mlp, node, normal, observed, options, run, value, weight
+from builders import build, constant, found_in, mlp, node, normal, options, run, value, weight
+from exhaustive import WIDE, Exhaustive, class_seed, collection, kl, reached, scored, squared, unit
 from scipy.linalg import hadamard
-from scipy.special import log_softmax, softmax
 
 from onnx_lowrank.calibration.sides import sides_of
-from onnx_lowrank.gradient import observed_ranks
 from onnx_lowrank.metrics import listed
-from onnx_lowrank.sensitivity.curves import joint_curves
-from onnx_lowrank.sensitivity.joint import Collection, Joint
 from onnx_lowrank.sensitivity.objective import Objective
-from onnx_lowrank.sensitivity.reach import measure_reach
-from onnx_lowrank.types import Array, Curve
-
-WIDE = 8
-"""Elements of an output, so seeds a sample: as many as neighbours stay in one fold."""
-
-
-@dataclass(frozen=True)
-class Exhaustive:
-    """Instead of sampled targets every direction once: `gradient(value, j)` of the j-th of WIDE at every sample."""
-
-    tensor: str
-    gradient: Callable[[Array, int, int], Array]
-    signed: bool = False
-
-    @property
-    def seeded(self) -> list[str]:
-        return [self.tensor]
-
-    def sampled(self, values: Mapping[str, Array], samples: int, numbers: Sequence[int]) -> dict[str, Array]:
-        value = values[self.tensor]
-        parts = np.split(value, len(numbers)) if len(numbers) > 1 else [value]
-        made = [self.gradient(part, i % WIDE, i // WIDE) for part, i in zip(parts, numbers, strict=True)]
-        return {self.tensor: np.concatenate(made).astype(value.dtype)}
-
-
-def unit(value: Array, j: int, _sample: int) -> Array:
-    """Return the seed whose second moment, over all j, is the Hessian of the mean squared error (variance 1)."""
-    g = np.zeros(value.size)
-    g[j] = np.sqrt(WIDE * 2 / value.size)
-    return g.reshape(value.shape)
-
-
-def class_seed(value: Array, j: int, _sample: int) -> Array:
-    """Return (p − one-hot j) √(p_j · classes): all of the softmax's Fisher."""
-    p = softmax(value.astype(np.float64), axis=-1)
-    return (p - np.eye(WIDE)[[j]]) * np.sqrt(WIDE * p[0, j])
-
-
-def collection(model: onnx.ModelProto, x: Array, objective: object, *, repeats: int, batch: int) -> Collection:
-    """Return all samples scored, every sample (a row of x, with its batch axis) `repeats` times in a row."""
-    feeds = [{"x": row[None]} for row in x for _ in range(repeats)]
-    found = found_in(model)
-    shapes = observed_ranks(model, feeds[0], provider="cpu", threads=1)
-    seen, count = observed(model, found, feeds), len(feeds)
-    return Collection(model, found, seen, feeds, objective, shapes, options(), batch, batch > 1, score=count)  # type: ignore[arg-type]
-
-
-def scored(one: Collection) -> tuple[Joint, tuple[Curve, ...]]:
-    joint = one.run()
-    assert not joint.unreached
-    assert not joint.dead
-    return joint, joint_curves(one.found, one.observed, joint).decomposed.curves
-
-
-def reached(one: Collection, divergence: Callable[..., float]) -> tuple[Curve, ...]:
-    """Return the curves with every option measured on the first fold, by the factors fitted without it."""
-    joint, curves = scored(one)
-    feeds = [one.feeds[i] for i in one.parts_scored()[0]]
-    picks = {curve.site: curve.options[1:] for curve in curves}
-    return measure_reach(one.model, one.found, curves, joint, picks, feeds, divergence, one.options, batch=1)
-
-
-def squared(reference: Mapping[str, Array], outputs: Mapping[str, Array], samples: int) -> float:
-    return samples * float(np.mean((outputs["y"].astype(float) - reference["y"]) ** 2))
-
-
-def kl(reference: Mapping[str, Array], outputs: Mapping[str, Array], samples: int) -> float:
-    p, q = (log_softmax(o["y"].astype(float), axis=-1) for o in (reference, outputs))
-    return float((np.exp(p) * (p - q)).sum())
+from onnx_lowrank.types import Array
 
 
 def one_node(op: str, x: Sequence[int], y: Sequence[int], W: Array, *, first: bool = False, **flags) -> onnx.ModelProto:
@@ -265,9 +193,9 @@ def test_runs_at_a_time_change_nothing(batch: int):
                      batch=batch)  # fmt: skip
     alone, together = (replace(one, options=options(threads=2), flights=flights).run() for flights in (1, 2))
     assert alone.scored.keys() == together.scored.keys()
-    for key, scored in alone.scored.items():
-        np.testing.assert_array_equal(scored.tails, together.scored[key].tails)
-        np.testing.assert_array_equal(scored.kron, together.scored[key].kron)
+    for key, one_by_one in alone.scored.items():
+        np.testing.assert_array_equal(one_by_one.tails, together.scored[key].tails)
+        np.testing.assert_array_equal(one_by_one.kron, together.scored[key].kron)
 
 
 def test_what_is_run_at_a_time_counts_as_memory():
@@ -275,7 +203,7 @@ def test_what_is_run_at_a_time_counts_as_memory():
                      batch=8)  # fmt: skip
     assert (one.fitted_to_memory().batch, one.fitted_to_memory().flights) == (4, 2)
     site = one.found.sites[0]
-    assert replace(one, batch=2, flights=2).need(site) == replace(one, batch=4).need(site)
+    assert replace(one, batch=2, flights=2).needs[site.id] == replace(one, batch=4).needs[site.id]
     seen = replace(one.observed, bytes=dict.fromkeys(one.observed.bytes, 10**9))
     tight = replace(one, observed=seen).fitted_to_memory()
     assert (tight.batch, tight.flights) == (1, 1)

@@ -86,7 +86,7 @@ def test_a_verdict_is_as_true_as_it_passed():
         (lambda: Gate(max_drop=math.nan), "0 or more, not nan"),
         (lambda: Gate(confidence=1.0), "between 0.5 and 1"),
         (lambda: Gate(confidence=0.4), "between 0.5 and 1"),
-        (lambda: Lossless(), "exactly one of keep, target size, target MACs and target latency"),
+        (lambda: Lossless(), "exactly one of keep, target size and target MACs, or a target latency"),
         (lambda: Lossless(keep=0.5, target_macs=0.5), "exactly one of"),
         (lambda: Lossless(keep=0.0), "--keep is a share between 0 and 1, not 0"),
         (lambda: Lossless(keep=60), "--keep is a share between 0 and 1, not 60"),
@@ -169,7 +169,8 @@ def test_a_plan_survives_its_file(tmp_path: Path):
 def test_a_saved_plan_holds_what_is_factored():
     choices = (Choice("a", "A", Option("dense", (), Cost())), Choice("b", "B", Option("svd", (3,), Cost())))
     saved = SavedPlan.of(Plan(choices), {"a": (9, 9), "b": (8, 7)}, "hash", Options(seed=5, rank_multiple=2), "t")
-    assert saved == SavedPlan("hash", "joint", 5, 2, (SavedChoice("b", "B", (8, 7), "svd", (3,)),), "t")
+    choices = (SavedChoice("b", "B", (8, 7), "svd", (3,)),)
+    assert saved == SavedPlan("hash", "joint", 5, 2, choices, "t", siblings=True)
 
 
 def damaged(change: str) -> str:

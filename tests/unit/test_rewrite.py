@@ -30,7 +30,7 @@ from onnx import TensorProto, helper
 from onnx_lowrank.errors import PlanError
 from onnx_lowrank.graph import all_names
 from onnx_lowrank.rewrite import rewrite
-from onnx_lowrank.schemes import NestedPair
+from onnx_lowrank.schemes.pair import NestedPair
 
 W8 = weight((8, 8), 1)
 

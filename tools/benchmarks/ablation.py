@@ -333,7 +333,7 @@ def measure(entry: Entry, lines: Lines) -> None:
         return
     options = Options(threads=lines.setting.threads)
     subject = Subject.of(entry.model, options)
-    found = find_sites(subject.model, multiple=options.rank_multiple)
+    found = find_sites(subject.model, multiple=options.rank_multiple).sharing(False)  # as continuation has it
     tests = Tests.of(entry, subject, options, quick=lines.setting.quick)
     bench: Workbench | None = None
     for method, level, seed in missing:

@@ -6,17 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import build, constant, node, normal, plan_of, run, value, weight
+from builders import build, constant, node, normal, plan_of, run, siblings, value, weight
 
 from onnx_lowrank.calibration.expose import expose
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.latency.capture import capture, crawls, typical
-from onnx_lowrank.latency.micro import COLD, DATA, MOST_COPIES, Scene, chain_model, copies_of, dense_model
+from onnx_lowrank.latency.micro import COLD, DATA, FIRST, MOST_COPIES, Scene, chain_model, copies_of, dense_model
 from onnx_lowrank.options import Options
 from onnx_lowrank.rewrite import rewrite
-from onnx_lowrank.schemes import SCHEMES
+from onnx_lowrank.schemes import SCHEMES, factor_shared
 from onnx_lowrank.sensitivity.decompose import decompose_plain
 from onnx_lowrank.sites import find_sites
+from onnx_lowrank.types import SHARED
 
 OPTIONS = Options(provider="cpu", threads=1, rank_multiple=1)
 
@@ -61,7 +62,7 @@ def scene_of(model, x):
     found = find_sites(model, multiple=1)
     (site,) = found.sites
     captured = capture(model, found, {"x": x}, OPTIONS)
-    return found, site, Scene.of(model, found.calls[site.id][0], site.weight, captured)
+    return found, site, Scene.of(model, found.calls[site.id], [site.weight], captured)
 
 
 def factors_of(found, site):
@@ -75,7 +76,7 @@ def factors_of(found, site):
 def test_the_first_copy_is_the_node_itself(make):
     model, x = make()
     _, _, scene = scene_of(model, x)
-    got = run(dense_model(scene), {DATA: scene.input})["output0"]
+    got = run(dense_model(scene), {DATA: scene.input})[FIRST]
     np.testing.assert_allclose(got, run(model, {"x": x})["y"], rtol=1e-5, atol=1e-6)
     assert scene.copies > 1
     np.testing.assert_array_equal(scene.input, np.maximum(x, 0))
@@ -88,11 +89,11 @@ def test_the_first_copy_of_a_chain_is_the_rewritten_model(make):
     made = factors_of(found, site)
     assert made
     for factors, ranks in made:
-        micro = chain_model(scene, factors.chain(ranks), factors.scheme, ranks)
+        micro = chain_model(scene, [factors.chain(ranks)], factors.scheme, ranks)
         outputs = run(micro, {DATA: scene.input})
         plan = plan_of({site.id: (factors.scheme, ranks)}, found)
         whole = rewrite(model, found, plan, {(site.id, factors.scheme): factors})
-        np.testing.assert_allclose(outputs["output0"], run(whole, {"x": x})["y"], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(outputs[FIRST], run(whole, {"x": x})["y"], rtol=1e-5, atol=1e-6)
         assert len(outputs) == scene.copies
         assert len(micro.graph.node) == scene.copies * len(factors.chain(ranks).stages)
 
@@ -103,7 +104,7 @@ def test_no_two_copies_share_a_weight(make):
     model, x = make()
     found, site, scene = scene_of(model, x)
     factors, ranks = factors_of(found, site)[0]
-    for micro in (dense_model(scene), chain_model(scene, factors.chain(ranks), factors.scheme, ranks)):
+    for micro in (dense_model(scene), chain_model(scene, [factors.chain(ranks)], factors.scheme, ranks)):
         tensors = [t for t in micro.graph.initializer if not t.name.startswith("shared.")]
         contents = {(tuple(t.dims), t.raw_data) for t in tensors}
         assert len(contents) == len(tensors) >= scene.copies > 1
@@ -116,7 +117,7 @@ def test_a_node_that_is_not_in_the_main_graph_is_refused():
     captured = capture(model, found, {"x": x}, OPTIONS)
     call = replace(found.calls[site.id][0], output="elsewhere")
     with pytest.raises(ModelError, match="no node of the main graph"):
-        Scene.of(model, call, site.weight, captured)
+        Scene.of(model, [call], [site.weight], captured)
 
 
 def test_copies_come_to_the_size_of_the_model():
@@ -146,3 +147,24 @@ def test_what_a_node_is_given_is_captured():
     captured = capture(model, found, {"x": x}, OPTIONS)
     np.testing.assert_array_equal(captured["r"], run(expose(model, ["r"]), {"x": x})["r"])
     assert captured["W"].shape == (10, 8, 3, 3)
+
+
+def test_siblings_are_copied_together_and_get_one_first_stage():
+    model, x = siblings(16, [16, 24], rank=None, together=False), normal([3, 16], 1)
+    found = find_sites(model, multiple=1)
+    (family,) = found.families
+    sites = {site.id: site for site in found.sites}
+    captured = capture(model, found, {"x": x}, OPTIONS)
+    calls = [found.calls[member][0] for member in family.members]
+    scene = Scene.of(model, calls, [sites[member].weight for member in family.members], captured)
+    assert scene.copies > 1
+    outputs = run(dense_model(scene), {DATA: scene.input})
+    assert len(outputs) == 2 * scene.copies
+    pairs = factor_shared([found.weight(sites[member]) for member in family.members], None, None, (16,))
+    micro = chain_model(scene, [pair.chain((16,)) for pair in pairs], SHARED, (16,))
+    assert len(micro.graph.node) == 3 * scene.copies, "one first stage and two of their own"
+    for name, array in run(micro, {DATA: scene.input}).items():
+        if name.startswith("output0."):  # the weights of other copies are moved as a whole, their factors each
+            np.testing.assert_allclose(array, outputs[name], rtol=1e-4, atol=1e-5)
+    tensors = [t for t in micro.graph.initializer if not t.name.startswith("shared.")]
+    assert len({(tuple(t.dims), t.raw_data) for t in tensors}) == len(tensors) == 3 * scene.copies

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from builders import build, mlp, node, normal, observed, options, value, weight
+from builders import build, chained, mlp, node, normal, observed, options, value, weight
 
 from onnx_lowrank.errors import RuntimeProblem
 from onnx_lowrank.latency import Stopwatch, group, stopwatch
@@ -25,8 +25,8 @@ class Fake:
 
     def __call__(self, original, feed, scene, factors, tried, options):
         self.scenes.append(scene)
-        whole = scene.captured[scene.weight].size
-        sizes = [sum(stage.weight.size for stage in factors.chain(ranks).stages) / whole for ranks in tried]
+        whole = sum(scene.captured[weight].size for weight in scene.weights)
+        sizes = [chained(factors, ranks) / whole for ranks in tried]
         return Group(self.dense, tuple(self.each * float(size) for size in sizes), 0.02)
 
 
