@@ -4,6 +4,10 @@ Both sides of the kernel are projected, Ŵ = Π_out W Π_in, each with the basis
 SVD; De Lathauwer et al. 2000, Kim et al. arXiv 1511.06530, in the metric of the moments where there are any). What is
 lost is (1 − Π_out) W + W (1 − Π_in) less what both lose, which is small of second order: losses of the sides add, and
 so do errors, as a bound.
+
+Sides are not refitted to each other (HOOI). It would have to be in the metric A ⊗ 1 ⊗ B, which neglects how positions
+are correlated; these bases do not. Measured at 19 weights and ranks of CREPE and PP-OCR, six rounds lower that metric's
+error by a few per cent at most, and end at the median 1.4 times the loss.
 """
 
 from __future__ import annotations
