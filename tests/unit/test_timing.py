@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.timing import LEAST_PAIRS, SETTLE, interleaved
+from onnx_lowrank.timing import LEAST_PAIRS, SETTLE_CALLS, SETTLE_LEAST, SETTLE_MOST, TURN, interleaved
 
 FEEDS = [{"x": np.array([float(i)])} for i in range(3)]
 
@@ -74,18 +74,19 @@ def test_a_machine_that_slows_down_halfway_changes_the_medians_not_the_ratio():
 
 def test_the_budget_ends_it_but_not_before_the_least_pairs():
     assert timed(first=1.0, second=1.0, rounds=200, seed=0, seconds=3.0)[0].pairs == LEAST_PAIRS
-    assert timed(first=SETTLE, second=SETTLE, rounds=200, seed=0, seconds=100 * SETTLE)[0].pairs == pytest.approx(
-        25, abs=1
-    )
+    # a turn of calls longer than it settles at most: one, and one that is timed
+    long = 1.5 * SETTLE_MOST
+    assert timed(first=long, second=long, rounds=200, seed=0, seconds=66 * long)[0].pairs == pytest.approx(17, abs=1)
     few = timed(rounds=3, seed=0)[0]
     assert few.pairs == 3
     assert (few.ratio.low, few.ratio.high) == (0.0, math.inf)
 
 
 def test_short_calls_are_repeated_so_that_a_turn_settles():
-    _, calls = timed(first=0.0005, second=SETTLE, rounds=1, seed=0)
-    assert sum(name == "a" for name, _ in calls[4:]) == pytest.approx(2 * SETTLE / 0.0005, abs=2)
-    assert sum(name == "b" for name, _ in calls[4:]) == 2
+    _, calls = timed(first=0.0005, second=1.5 * TURN, rounds=1, seed=0)
+    settled = max(SETTLE_LEAST / 0.0005, SETTLE_CALLS)
+    assert sum(name == "a" for name, _ in calls[4:]) == pytest.approx(settled + TURN / 0.0005, abs=2)
+    assert sum(name == "b" for name, _ in calls[4:]) == math.ceil(SETTLE_MOST / (1.5 * TURN)) + 1
 
 
 def test_a_clock_that_stands_still_divides_by_nothing():
