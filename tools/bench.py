@@ -78,7 +78,11 @@ def _run(zoo: Path, models: list[str], parts: list[str], lines: Lines) -> list[s
     """Measure; a part that fails does not keep the others from running."""
     failures = []
     for name in models:
-        entry = read_entry(zoo, name)
+        try:
+            entry = read_entry(zoo, name)
+        except FileNotFoundError as error:
+            failures.append(f"{name}: {error}")
+            continue
         measures = PAPER if name in CLASSIFIERS else PARTS
         for part in (part for part in measures if part in parts):
             start = time.perf_counter()

@@ -1,6 +1,6 @@
 """Train, export and store the embedded demo: a small Fashion-MNIST network and its samples.
 
-    pip install torch onnx onnxruntime && apt-get install dataset-fashion-mnist
+    pip install -e '.[zoo]' && apt-get install dataset-fashion-mnist
     python tools/train_demo.py
 
 It writes `demo.onnx` (input `image`, float32 [batch, 1, 28, 28] in 0…1; output `logits`,
@@ -10,7 +10,6 @@ It writes `demo.onnx` (input `image`, float32 [batch, 1, 28, 28] in 0…1; outpu
 from __future__ import annotations
 
 import argparse
-import io
 import math
 import sys
 from pathlib import Path
@@ -19,17 +18,15 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-from fashion_mnist import (
-    DEBIAN_FOLDER,
-    LICENCE,
-    TRAINED_ON,
-    DatasetError,
-    Labelled,
-    labelled,
-    unit_batch,
-)
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
+
+from models.export import export
+from models.fashion_mnist import DEBIAN_FOLDER, LICENCE, TRAINED_ON, DatasetError, Labelled, labelled, unit_batch
+from models.networks.augment import shifted_and_flipped
+from models.networks.training import Recipe, train
+from models.networks.vgg import conv_block
+from models.trained import training_images
 
 DEMO_FOLDER = Path(__file__).resolve().parent.parent / "onnx_lowrank" / "demo"
 SIZES = {"calibration": 512, "validation": 2_000, "test": 2_000}
@@ -41,12 +38,6 @@ ABOUT = (
     "of the 60,000 training images, which the demo model was not trained on; test: a random draw "
     "from the 10,000 test images. Drawn with numpy.random.default_rng({seed})."
 )
-
-
-def conv_block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """Return a 3×3 convolution, batch norm (the export folds it into the convolution) and ReLU."""
-    convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 def demo_network() -> nn.Sequential:
@@ -68,61 +59,11 @@ def demo_network() -> nn.Sequential:
     )
 
 
-def shifted_and_flipped(images: Tensor) -> Tensor:
-    """Return each image moved by up to two pixels either way, and mirrored half of the time."""
-    count, _, height, width = images.shape
-    padded = nn.functional.pad(images, (2, 2, 2, 2))
-    rows = torch.arange(height) + torch.randint(0, 5, (count, 1))
-    columns = torch.arange(width) + torch.randint(0, 5, (count, 1))
-    mirrored = torch.rand(count, 1) < 0.5
-    columns = torch.where(mirrored, columns.flip(1), columns)
-    which = torch.arange(count)[:, None, None]
-    return padded[which, 0, rows[:, :, None], columns[:, None, :]][:, None]
-
-
-def train(network: nn.Module, data: Labelled, epochs: int, batch: int) -> None:
-    """Train in place: SGD with Nesterov momentum, weight decay and a warmed-up cosine rate."""
-    images = torch.from_numpy(unit_batch(data.images))
-    labels = torch.from_numpy(data.labels.astype(np.int64))
-    steps = len(data) // batch
-    weights = network.parameters()
-    optimizer = torch.optim.SGD(weights, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        max_lr=0.1,
-        total_steps=epochs * steps,
-        pct_start=0.2,
-        cycle_momentum=False,
-    )
-    for epoch in range(epochs):
-        network.train()
-        total = 0.0
-        for chosen in torch.randperm(len(data))[: steps * batch].split(batch):
-            inputs = shifted_and_flipped(images[chosen]).to(memory_format=torch.channels_last)
-            loss = nn.functional.cross_entropy(network(inputs), labels[chosen])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            total += loss.item()
-        print(f"epoch {epoch + 1}/{epochs}: loss {total / steps:.4f}", flush=True)
-
-
 def exported(network: nn.Module) -> onnx.ModelProto:
     """Return the network as ONNX, in evaluation mode, with a dynamic batch."""
-    network.eval().to(memory_format=torch.contiguous_format)
-    buffer = io.BytesIO()
-    torch.onnx.export(
-        network,
-        (torch.zeros(1, 1, 28, 28),),
-        buffer,
-        dynamo=False,
-        opset_version=17,
-        input_names=["image"],
-        output_names=["logits"],
-        dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
-    )
-    model = onnx.load_from_string(buffer.getvalue())
+    network.to(memory_format=torch.contiguous_format)
+    axes = {"image": {0: "batch"}, "logits": {0: "batch"}}
+    model = export(network, (torch.zeros(1, 1, 28, 28),), inputs=("image",), output="logits", axes=axes)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -192,10 +133,8 @@ def main() -> None:
         training, test = labelled(options.data, "train"), labelled(options.data, "t10k")
     except DatasetError as error:
         sys.exit(f"error: {error}")
-    torch.manual_seed(options.seed)
-    torch.use_deterministic_algorithms(True)
-    network = demo_network().to(memory_format=torch.channels_last)
-    train(network, training[:TRAINED_ON], epochs=options.epochs, batch=128)
+    recipe = Recipe(epochs=options.epochs, seed=options.seed)
+    network = train(demo_network, training_images(shifted_and_flipped, options.data), recipe, checkpoint=None)
     model = exported(network)
     parameters = sum(math.prod(weight.dims) for weight in model.graph.initializer)
     print(f"{parameters:,} parameters, batch norms folded")

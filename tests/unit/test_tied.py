@@ -306,7 +306,8 @@ def test_both_nodes_of_a_tied_table_are_timed_on_their_own():
     site = next(site for site in found.sites if site.id == "rows")
     chain = by_name("svd").factor(found.weight(site), None, None, (8,)).chain((8,))
     captured = capture(model, found, feed, chosen)
-    made = [chain_model(Scene.of(model, call, "E", captured), chain, "svd", (8,)) for call in found.calls["rows"]]
+    scenes = [Scene.of(model, [call], ["E"], captured) for call in found.calls["rows"]]
+    made = [chain_model(scene, [chain], "svd", (8,)) for scene in scenes]
     kinds = [[n.op_type for n in micro.graph.node][:2] for micro in made]
     assert kinds == [["Gather", "MatMul"], ["MatMul", "MatMul"]]
     shapes = [{tuple(t.dims) for t in micro.graph.initializer} for micro in made]

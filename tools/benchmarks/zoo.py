@@ -47,8 +47,10 @@ class Entry:
 
 
 def read_entry(zoo: Path, name: str) -> Entry:
-    """Return a model's entry. Raises FileNotFoundError where it has not been built."""
+    """Return a model's entry. Raises FileNotFoundError, which names the command, where it has not been built."""
     folder = zoo / name
+    if not (folder / "recipe.json").exists():
+        raise FileNotFoundError(f"{folder} holds no built model: python -m models {name} --out {folder}")
     recipe: dict[str, Any] = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
     sets = {key: _set(folder, key, about) for key, about in recipe["splits"].items()}
     tests = tuple(found for key, found in sets.items() if key.startswith("test"))

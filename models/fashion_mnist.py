@@ -1,4 +1,8 @@
-"""Fashion-MNIST as arrays, read from the gzipped idx files of Debian's dataset-fashion-mnist."""
+"""Fashion-MNIST (28 × 28, ten kinds of clothes), read from the gzipped idx files of Debian's dataset-fashion-mnist.
+
+The zoo's networks are trained on the first 50,000 training images. Of the last 10,000, which they never see, the first
+2,000 calibrate and the other 8,000 validate; the 10,000 test images test.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .fetch import RecipeError
+from .splits import Split, Splits
+
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 LICENCE = "MIT (c) 2017 Zalando SE, https://github.com/zalandoresearch/fashion-mnist"
+SOURCE = "apt: dataset-fashion-mnist"
 TRAINED_ON = 50_000
 """Training may see only this many: calibration and validation come from the images after them."""
+CALIBRATED_ON = 2_000
+INPUT, OUTPUT = "input", "logits"
 
 
-class DatasetError(Exception):
+class DatasetError(RecipeError):
     """The data set is missing or damaged; the text is one line for a user."""
 
 
@@ -45,8 +55,7 @@ def idx_array(path: Path) -> NDArray[np.uint8]:
     try:
         content = gzip.decompress(path.read_bytes())
     except FileNotFoundError as error:
-        advice = "apt-get install dataset-fashion-mnist, or pass --data FOLDER"
-        raise DatasetError(f"{path} is not there: {advice}") from error
+        raise DatasetError(f"{path} is missing: apt-get install dataset-fashion-mnist") from error
     except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(f"{path} cannot be read: {error}") from error
     # An idx header: two zero bytes, the type (8 is uint8), the rank, then each axis in 32 bits.
@@ -71,3 +80,28 @@ def labelled(folder: Path, split: str) -> Labelled:
 def unit_batch(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the images as a network wants them: float32 [n, 1, 28, 28] in 0…1."""
     return images[:, None].astype(np.float32) / np.float32(255)
+
+
+def training_part(folder: Path = DEBIAN_FOLDER) -> Labelled:
+    """Return the images that training may see. Raises DatasetError."""
+    return labelled(folder, "train")[:TRAINED_ON]
+
+
+def samples(folder: Path = DEBIAN_FOLDER) -> Splits:
+    """Return the labelled sets of a network with input INPUT, scored by top-1. Raises DatasetError."""
+    unseen, test = labelled(folder, "train")[TRAINED_ON:], labelled(folder, "t10k")
+    last = f"the last {len(unseen):,} training images, which were not trained on"
+    return Splits(
+        calibration=_split(unseen[:CALIBRATED_ON], f"the first {CALIBRATED_ON:,} of {last}", metric=""),
+        validation=_split(unseen[CALIBRATED_ON:], f"all but the first {CALIBRATED_ON:,} of {last}"),
+        tests={"test": _split(test, "the test images of Fashion-MNIST")},
+    )
+
+
+def _split(data: Labelled, note: str, metric: str = "models/metrics.py:top1") -> Split:
+    return Split(
+        samples=tuple({INPUT: image} for image in unit_batch(data.images)),
+        labels=data.labels.astype(np.int64),
+        metric=metric,
+        note=note,
+    )
