@@ -62,7 +62,12 @@ def measure(entry: Entry, lines: Lines) -> None:
     missing = [cell for cell in cells if not lines.has(PART, entry.name, cell.name, entry.sha256)]
     if not missing:
         return
-    options = Options(metric=entry.metric, seed=lines.setting.seed, threads=THREADS.get(entry.name, lines.setting.threads), provider="cpu")
+    options = Options(
+        metric=entry.metric,
+        seed=lines.setting.seed,
+        threads=THREADS.get(entry.name, lines.setting.threads),
+        provider="cpu",
+    )
     study = Study.of(entry.model, DataSources(data=entry.calibration.path, validation=entry.validation.path), options)
     for cell in missing:
         data = _cell(entry, study, cell, lines)
