@@ -33,9 +33,6 @@ from onnx_lowrank.types import Array, Chain, Layout, Moments, Ranks, Stage
 
 FEW_TAPS = 9
 """Kernels of so many taps or fewer are left to the other schemes."""
-MOST = 0.25
-"""Share of the weight's parameters above which no rank is offered: what is lost there is next to nothing by any scheme,
-and the sessions that score long chains take memory (CREPE: a tenth of the peak)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,11 +101,11 @@ class Channelwise:
         raise TypeError("a channelwise convolution is not cut from a basis of one side")
 
     def ranks(self, shape: tuple[int, ...], multiple: int, groups: int = 1) -> list[Ranks]:
-        """Return the ranks of a channel that save most of the weight."""
+        """Return the ranks of a channel that save."""
         rows, columns, taps = shape[0], shape[1], math.prod(shape[2:])
         if groups > 1 or taps <= FEW_TAPS or not 1 < columns <= rows:
             return []
-        return saving_ranks(min(rows, taps), int(MOST * rows * taps), rows + taps, multiple_in(multiple, columns))
+        return saving_ranks(min(rows, taps), rows * taps, rows + taps, multiple_in(multiple, columns))
 
     def layout(self, shape: tuple[int, ...], ranks: Ranks, groups: int = 1) -> Layout:
         """Return (in · rank, 1, *k) then (out, in · rank, 1…)."""

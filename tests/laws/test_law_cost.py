@@ -30,7 +30,6 @@ from onnx_lowrank.calibration import expose
 from onnx_lowrank.cost import dense_layout, layout_cost
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.schemes import SCHEMES, by_name
-from onnx_lowrank.schemes.channelwise import MOST
 
 
 def brute_macs(model: onnx.ModelProto, x: np.ndarray) -> int:
@@ -106,13 +105,10 @@ def test_offered_ranks_save_and_are_all_that_save(ends: tuple[int, int], kernel:
         every = itertools.product(*(range(1, r + 1) for r in full_rank(scheme.name, shape)))
         cost = {r: sum(math.prod(s) for s, _ in scheme.layout(shape, r)) for r in every}
         whole = (shape[1], shape[0])  # to keep all channels of a side as they are is another scheme's option
-        whole_cost = (
-            math.prod(shape) if scheme.name != "channelwise" else shape[1] * int(MOST * math.prod(shape) / shape[1])
-        )
         step = -(-multiple // shape[1]) if scheme.name == "channelwise" else multiple  # a rank is one of every channel
         saving = [
             r for r in cost
-            if all(k % step == 0 for k in r) and cost[r] < whole_cost
+            if all(k % step == 0 for k in r) and cost[r] < math.prod(shape)
             and (len(r) == 1 or all(k < width for k, width in zip(r, whole, strict=True)))
         ]  # fmt: skip
         assert offered == saving
