@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from onnx_lowrank.quantize import quantised, settings
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.samples import read
 from onnx_lowrank.timing import interleaved
+from onnx_lowrank.validate import Judge
 
 PART = "quantize"
 THREADS, SECONDS = 2, 20.0
@@ -67,13 +69,15 @@ def measure(entry: Entry, lines: Lines) -> None:
         return
     options = Options(metric=entry.metric, seed=lines.setting.seed, threads=lines.setting.threads, provider="cpu")
     study = Study.of(entry.model, DataSources(data=entry.calibration.path, validation=entry.validation.path), options)
+    sets = [entry.validation, *entry.tests]  # the original is run on each of them once
+    judges = {each.name: judge_of(study.subject, each, options, quick=lines.setting.quick) for each in sets}
     for cell in missing:
-        data = _cell(entry, study, cell, lines)
+        data = _cell(entry, study, cell, lines, judges)
         lines.add(PART, entry.name, cell.name, entry.sha256, data)
         print(f"{entry.name}: {cell.name}: {data['outcome']}, {data['bytes'] / 1e6:.1f} MB", flush=True)
 
 
-def _cell(entry: Entry, study: Study, cell: Cell, lines: Lines) -> dict[str, Any]:
+def _cell(entry: Entry, study: Study, cell: Cell, lines: Lines, judges: Mapping[str, Judge]) -> dict[str, Any]:
     about: dict[str, Any] = {
         "original_bytes": study.subject.bytes, "allowed": cell.max_drop, "threads": study.options.threads,
         "factorable": sum(site.parameters for site in study.found.sites) / study.found.parameters,
@@ -90,7 +94,7 @@ def _cell(entry: Entry, study: Study, cell: Cell, lines: Lines) -> dict[str, Any
     if cell.resource == "latency":
         model_file(lines, entry).parent.mkdir(parents=True, exist_ok=True)
         onnx.save(model, str(model_file(lines, entry)))
-    return {**about, "outcome": "made", **_judged(entry, study, model, lines)}
+    return {**about, "outcome": "made", **_judged(entry, study, model, judges)}
 
 
 def model_file(lines: Lines, entry: Entry) -> Path:
@@ -137,11 +141,10 @@ def _made(study: Study, cell: Cell) -> tuple[onnx.ModelProto | None, dict[str, A
     return result.model, {**held, "schemes": dict(sorted(won.items())), "predicted_latency": predicted}
 
 
-def _judged(entry: Entry, study: Study, model: onnx.ModelProto, lines: Lines) -> dict[str, Any]:
-    options, quick = study.options, lines.setting.quick
+def _judged(entry: Entry, study: Study, model: onnx.ModelProto, judges: Mapping[str, Judge]) -> dict[str, Any]:
+    options = study.options
     runner = Runner(model, provider=options.provider, threads=options.threads)
-    sets = [entry.validation, *entry.tests]
-    found = {each.name: said(judge_of(study.subject, each, options, quick=quick).judge(runner)) for each in sets}
+    found = {name: said(judge.judge(runner)) for name, judge in judges.items()}
     first, second = (
         Runner(each, provider=options.provider, threads=options.threads, spin=True)
         for each in (study.subject.model, model)
