@@ -63,10 +63,10 @@ def build() -> onnx.ModelProto:
     labels = torch.tensor([int(each.positive) for each in training])
     data = Data(inputs=torch.from_numpy(rows), labels=labels, augment=lambda batch: words_dropped(batch, UNKNOWN))
     recipe = Recipe(epochs=5, batch=64, optimizer="adamw", rate=1e-3, weight_decay=0.05)
-    network = train(lambda: TextTransformer(FIRST_WORD + len(words), LIMIT), data, recipe, checkpoint("text"))
+    course = train(lambda: TextTransformer(FIRST_WORD + len(words), LIMIT), data, recipe, checkpoint("text"))
     both = {0: "batch", 1: "sequence"}
     axes = {INPUT: both, "logits": {0: "batch"}}
-    model: onnx.ModelProto = exported(network, recipe, data.inputs[:3, : LIMIT // 2], name=INPUT, axes=axes)
+    model = exported(course.network, course.about(), data.inputs[:3, : LIMIT // 2], name=INPUT, axes=axes)
     entry = model.metadata_props.add()
     entry.key, entry.value = "words", "\n".join(words)
     return model
