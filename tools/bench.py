@@ -42,7 +42,7 @@ MODELS = ("crepe", "minilm", "ppocr", "efficientnet")
 PARTS = {"memory": goals.measure_memory, "goals": goals.measure, "curves": curves.measure}
 PARTS |= {"cost": cost.measure, "ablation": ablation.measure, "prediction": prediction.measure}
 PARTS |= {"pareto": pareto.measure, "floor": floor.measure, "latency": latency.measure}
-PARTS |= {"quantize": quantize.measure}
+PARTS |= {"quantize": quantize.measure, "threads": quantize.measure_threads}
 PAPER = {"paper": paper.measure, "methods": methods.measure}
 """What is measured of the classifiers, whose labels are class numbers."""
 

@@ -231,8 +231,7 @@ class JointFlow:
     ) -> Array:
         """Return (rows, r) ⟨Γ, component⟩ of every component of a chain of two stages, summed over the site's calls.
 
-        ends: the input and the gradient at the output of every call, for the same rows. `key` names the chain, which
-        is made at the first call.
+        ends: every call's input and gradient at the output, for the same rows; `key` names the chain, made only once.
         """
         total: Array | None = None
         for number, (call, (x, gradient)) in enumerate(zip(self.found.calls[site.id], ends, strict=True)):

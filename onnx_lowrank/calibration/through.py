@@ -58,7 +58,7 @@ class Through:
         if self._last is None:
             model = self._backward(model)
         outputs = [name for name in (self._inner, self._gradient) if name]
-        self._runner = Runner(model, provider=provider, threads=threads, outputs=outputs)
+        self._runner = Runner(model, provider=provider, threads=threads, outputs=outputs, arena=False)
 
     def _backward(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Return the model with the last stage's gradient: of a 1×1 it is a product of matrices, without a session."""

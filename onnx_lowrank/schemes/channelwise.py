@@ -11,6 +11,9 @@ Against the best of the other schemes at equal parameters, g = 2 … in: on matr
 1.9 times as much (A ⊗ B, medians of 64 weights of two networks), on 1×3 and 3×3 kernels they lose more as well. On
 kernels of 64 taps (CREPE) they lose as much to a hundred times less, the less the more slices, but not where the inputs
 are eight times as many as the outputs.
+
+It is small, not fast: with a fifth of the dense kernel's parameters onnxruntime's CPU provider takes 1.3 times as long,
+with four fifths 1.8 times (CREPE's, one thread). Where latency is a goal it is timed like all others.
 """
 
 from __future__ import annotations

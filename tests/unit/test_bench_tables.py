@@ -434,9 +434,16 @@ def test_a_speed_up_has_to_hold_at_the_slow_end(bench: Any, ratio: list[float], 
         "threads": 2, "factorable": 0.999, "allowed": 0.005, "latency": ratio,
         "validation": said(0.96, 0.96, [0.0, -0.01, 0.01]), "tests": {"test": said(0.95, 0.95, [0.0, -0.01, 0.01])},
     }  # fmt: skip
-    text = document(bench, [raw("quantize", "crepe", "ours, latency", cell)])
+    timed = {"latency": ratio, "pairs": 99, "threads": 2, "milliseconds": [10.0, 2.0]}
+    cells = [raw("quantize", "crepe", "ours, latency", {**cell, "latency": [0.5, 0.4, 0.6], "threads": 1})]
+    text = document(bench, [*cells, raw("threads", "crepe", "ours, latency", timed)])
     (row,) = rows_of(text, "| crepe: compact by latency")
-    assert f"| {mark} | {1 / ratio[0]:.1f} times [{1 / ratio[2]:.1f}, {1 / ratio[1]:.1f}], 2 threads; " in row
+    said_so = f"{1 / ratio[0]:.1f} times [{1 / ratio[2]:.1f}, {1 / ratio[1]:.1f}] (99 pairs), 2.0 times with one thread"
+    assert f"| {mark} | {said_so}; " in row
+    assert (
+        "| crepe: compact by latency at least 2.5 times as fast, one sample a call, two threads | open |"
+        in document(bench, cells)
+    )
 
 
 def test_the_papers_table_marks_what_was_asked_and_keeps_the_leaky_protocol_apart(bench: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.ablation_table import Found
 from benchmarks.goals import MAX_DROP
+from benchmarks.latency_table import threads_said
 from benchmarks.lines import Line
 from benchmarks.quantize import CELLS, PART, STRICT
 from benchmarks.wording import NONE, changed, megabytes, number, percent, table, with_interval
@@ -14,7 +15,7 @@ ABOUT = (
     " static by onnxruntime, with ranges from the calibration samples; dynamic by onnxruntime, with ranges found at run"
     " time (MatMul, Gemm and embeddings only); *weights*, under float arithmetic. Behind factors the gate is applied to"
     " both together (*strict*: {strict} allowed); int8 alone is gated by nothing. Latency against the original: one"
-    " sample a call, {threads} threads."
+    " sample a call, {threads}."
 )
 
 
@@ -31,7 +32,7 @@ def quantize(found: Found, model: str) -> list[str]:
     known = {
         "allowed": number(MAX_DROP),
         "strict": number(STRICT),
-        "threads": first["threads"],
+        "threads": threads_said(first["threads"]),
         "factorable": percent(first["factorable"]),
     }
     text = ["### Factors, int8, and both", "", ABOUT.format(**known), ""]

@@ -43,7 +43,7 @@ def test_shares_are_against_the_first():
 
 
 def test_steady_models_stop_at_the_least_rounds():
-    rounds, calls = measured(0.1, 0.02)
+    rounds, calls = measured(0.2, 0.11)
     assert len(rounds) == LEAST_PAIRS
     # two calls of warm-up each, then turns there and back again; every turn settles once and is timed once
     assert calls[:4] == [0, 0, 1, 1]
