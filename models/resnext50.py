@@ -43,7 +43,8 @@ def trained(
     from .networks.training import train
 
     images = training_images(shifted_flipped_erased, data, most)
-    return exported_classifier(train(resnext, images, chosen, saved, until=until), chosen)
+    course = train(resnext, images, chosen, saved, until=until)
+    return exported_classifier(course.network, course.about())
 
 
 def build() -> onnx.ModelProto:

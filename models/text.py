@@ -63,10 +63,10 @@ def build() -> onnx.ModelProto:
     labels = torch.tensor([int(each.positive) for each in training])
     data = Data(inputs=torch.from_numpy(rows), labels=labels, augment=lambda batch: words_dropped(batch, UNKNOWN))
     recipe = Recipe(epochs=5, batch=64, optimizer="adamw", rate=1e-3, weight_decay=0.05)
-    network = train(lambda: TextTransformer(FIRST_WORD + len(words), LIMIT), data, recipe, checkpoint("text"))
+    course = train(lambda: TextTransformer(FIRST_WORD + len(words), LIMIT), data, recipe, checkpoint("text"))
     both = {0: "batch", 1: "sequence"}
     axes = {INPUT: both, "logits": {0: "batch"}}
-    model: onnx.ModelProto = exported(network, recipe, data.inputs[:3, : LIMIT // 2], name=INPUT, axes=axes)
+    model = exported(course.network, course.about(), data.inputs[:3, : LIMIT // 2], name=INPUT, axes=axes)
     entry = model.metadata_props.add()
     entry.key, entry.value = "words", "\n".join(words)
     return model
@@ -76,6 +76,7 @@ def samples() -> Splits:
     """Return the labelled sets: calibration and validation one text a file, not padded; test stacked, padded."""
     sets = by_purpose(collected())
     words = vocabulary(sets["training"])
+    sets = unlike(sets, words)
     return Splits(
         calibration=_split(sets["calibration"], words, metric=""),
         validation=_split(sets["validation"], words),
@@ -129,6 +130,23 @@ def split_words(text: str) -> list[str]:
 def numbered(text: str, numbers: Mapping[str, int]) -> Array:
     """Return the numbers of a text's first LIMIT words, UNKNOWN for those that have none."""
     return np.array([numbers.get(word, UNKNOWN) for word in split_words(text)[:LIMIT]], np.int64)
+
+
+def unlike(sets: Mapping[str, list[Rated]], numbers: Mapping[str, int]) -> dict[str, list[Rated]]:
+    """Return the sets without texts that are the same to the network as one of a set before, or before in the set.
+
+    Different texts can be: by capitals, beyond LIMIT words, or by unknown words. Training stays as it is.
+    """
+    seen: set[bytes] = set()
+    found: dict[str, list[Rated]] = {}
+    for purpose in SHARES:
+        found[purpose] = []
+        for each in sets[purpose]:
+            content = numbered(each.text, numbers).tobytes()
+            if purpose == "training" or content not in seen:
+                found[purpose].append(each)
+            seen.add(content)
+    return found
 
 
 def filled_up(rated: Sequence[Rated], numbers: Mapping[str, int]) -> Array:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from .fashion_mnist import DEBIAN_FOLDER, INPUT, OUTPUT, TRAINED_ON, training_pa
 from .fetch import RecipeError, cache
 
 if TYPE_CHECKING:
-    from .networks.training import Augment, Data, Recipe
+    from .networks.training import Augment, Data
 
 TOLERANCE = 1e-4
 """Of logits, exported against trained: two float32 implementations of one network."""
@@ -37,22 +37,24 @@ def training_images(augment: Augment, folder: Path = DEBIAN_FOLDER, most: int = 
     return Data(inputs=torch.from_numpy(unit_batch(images.images)), labels=labels, augment=augment)
 
 
-def exported_classifier(network: Any, recipe: Recipe) -> onnx.ModelProto:
-    """Return a trained network of images (batch, 1, 28, 28) as ONNX that says how it was trained."""
+def exported_classifier(network: Any, about: Mapping[str, Any]) -> onnx.ModelProto:
+    """Return a trained network of images (batch, 1, 28, 28) as ONNX, with `about`, how it was trained, inside."""
     import torch
 
     example = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     axes = {INPUT: {0: "batch"}, OUTPUT: {0: "batch"}}
-    return exported(network, recipe, example, name=INPUT, axes=axes)
+    return exported(network, about, example, name=INPUT, axes=axes)
 
 
-def exported(network: Any, recipe: Recipe, example: Any, *, name: str, axes: dict[str, dict[int, str]]) -> Any:
+def exported(
+    network: Any, about: Mapping[str, Any], example: Any, *, name: str, axes: Mapping[str, Mapping[int, str]]
+) -> onnx.ModelProto:
     """Return a trained network as ONNX. Raises RecipeError where onnxruntime computes something else than torch."""
     import torch
 
     network = network.eval().to(memory_format=torch.contiguous_format)
     model = export(network, (example[:1],), inputs=(name,), output=OUTPUT, axes=axes)
-    onnx.helper.set_model_props(model, {"training": json.dumps(dataclasses.asdict(recipe))})
+    onnx.helper.set_model_props(model, {"training": json.dumps(dict(about))})
     with torch.no_grad():
         expected = network(example).numpy()
     off = np.abs(_run(model, name, example.numpy()) - expected).max()

@@ -21,8 +21,8 @@ def build() -> onnx.ModelProto:
     from .networks.vgg import vgg
 
     recipe = Recipe(epochs=6, rate=0.05)
-    network = train(vgg, training_images(shifted_and_flipped), recipe, checkpoint("vgg"))
-    return exported_classifier(network, recipe)
+    course = train(vgg, training_images(shifted_and_flipped), recipe, checkpoint("vgg"))
+    return exported_classifier(course.network, course.about())
 
 
 def samples() -> Splits:

@@ -21,8 +21,8 @@ def build() -> onnx.ModelProto:
     from .networks.transformer import VisionTransformer
 
     recipe = Recipe(epochs=5, optimizer="adamw", rate=1e-3, weight_decay=0.05)
-    network = train(VisionTransformer, training_images(shifted_and_flipped), recipe, checkpoint("vit"))
-    return exported_classifier(network, recipe)
+    course = train(VisionTransformer, training_images(shifted_and_flipped), recipe, checkpoint("vit"))
+    return exported_classifier(course.network, course.about())
 
 
 def samples() -> Splits:

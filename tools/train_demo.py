@@ -134,7 +134,7 @@ def main() -> None:
     except DatasetError as error:
         sys.exit(f"error: {error}")
     recipe = Recipe(epochs=options.epochs, seed=options.seed)
-    network = train(demo_network, training_images(shifted_and_flipped, options.data), recipe, checkpoint=None)
+    network = train(demo_network, training_images(shifted_and_flipped, options.data), recipe, checkpoint=None).network
     model = exported(network)
     parameters = sum(math.prod(weight.dims) for weight in model.graph.initializer)
     print(f"{parameters:,} parameters, batch norms folded")

@@ -51,10 +51,15 @@ class Data:
 class Course:
     """A network on its way: everything that the next epoch depends on."""
 
+    recipe: Recipe
     network: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     epoch: int = 0
+
+    def about(self) -> dict[str, Any]:
+        """Return how the network was trained so far: the recipe, and how many of its epochs."""
+        return dataclasses.asdict(self.recipe) | {"epochs_done": self.epoch}
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds."""
@@ -77,7 +82,7 @@ class Course:
 
 def train(
     make: Callable[[], nn.Module], data: Data, recipe: Recipe, checkpoint: Path | None, *, until: int | None = None
-) -> nn.Module:
+) -> Course:
     """Return the network that `make` builds, trained, in eval mode; `until` stops earlier, to be resumed.
 
     Deterministic on one machine with one number of threads. Raises RecipeError for a checkpoint of another recipe or
@@ -98,7 +103,8 @@ def train(
             _write(checkpoint, course.state() | {"about": about})
         took = f"{time.perf_counter() - start:.0f} s, {time.process_time() - used:.0f} s of CPU"
         print(f"epoch {course.epoch}/{recipe.epochs}: loss {loss:.4f} ({took})", flush=True)
-    return course.network.eval()
+    course.network.eval()
+    return course
 
 
 def _course(network: nn.Module, data: Data, recipe: Recipe) -> Course:
@@ -112,7 +118,7 @@ def _course(network: nn.Module, data: Data, recipe: Recipe) -> Course:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=recipe.rate, total_steps=steps, pct_start=0.2, cycle_momentum=False
     )
-    return Course(network, optimizer, schedule)
+    return Course(recipe, network, optimizer, schedule)
 
 
 def _steps(data: Data, recipe: Recipe) -> int:

@@ -148,6 +148,27 @@ def test_words_are_numbered_by_training_texts_alone(text: Any):
     assert line[:5].tolist() == [words["so"], words["happy"], words[","], words["so"], text.UNKNOWN]
 
 
+def test_no_text_is_the_same_to_the_network_as_one_of_another_set(text: Any):
+    def rated(*lines: str) -> list[Any]:
+        return [text.Rated(line, "a", True) for line in lines]
+
+    words = {word: text.FIRST_WORD + i for i, word in enumerate(["no", "yes", "!"])}
+    long = "no " * text.LIMIT
+    sets = {
+        "training": rated("No!", "no!", "yes"),
+        "calibration": rated("NO!", "no one", long),
+        "validation": rated("yes", "no thing", "yes!"),
+        "test": rated("no two", "yes no", "Yes no", long + "yes"),
+    }
+    found = {purpose: [each.text for each in kept] for purpose, kept in text.unlike(sets, words).items()}
+    assert found == {
+        "training": ["No!", "no!", "yes"],
+        "calibration": ["no one", long],
+        "validation": ["yes!"],
+        "test": ["yes no"],
+    }
+
+
 @pytest.mark.parametrize("name", ["validation", "test"])
 def test_the_texts_of_a_set_are_read_with_their_labels(
     text: Any, module: Callable[[str], Any], tmp_path: Path, name: str

@@ -39,8 +39,8 @@ def tiny(module: Callable[[str], Any], tmp_path: Path) -> SimpleNamespace:
     )
 
 
-def weights(network: Any) -> dict[str, np.ndarray]:
-    return {name: each.detach().numpy() for name, each in network.state_dict().items()}
+def weights(course: Any) -> dict[str, np.ndarray]:
+    return {name: each.detach().numpy() for name, each in course.network.state_dict().items()}
 
 
 def assert_same(first: Any, second: Any) -> None:
@@ -58,6 +58,7 @@ def test_interrupted_training_gives_the_weights_of_uninterrupted(tiny: SimpleNam
     whole = tiny.training.train(tiny.make, tiny.data, recipe, None)
     stopped = tiny.training.train(tiny.make, tiny.data, recipe, tiny.file, until=1)
     assert differ(stopped, whole)
+    assert [(each.about()["epochs"], each.about()["epochs_done"]) for each in (stopped, whole)] == [(3, 1), (3, 3)]
     torch.rand(7)
     tiny.training.train(tiny.make, tiny.data, recipe, tiny.file, until=2)
     assert_same(tiny.training.train(tiny.make, tiny.data, recipe, tiny.file), whole)
@@ -160,8 +161,7 @@ def test_the_exported_network_is_the_trained_one_for_any_batch(module: Callable[
     network = networks(module)[name](**SMALL[name])
     images = torch.rand(5, 1, 28, 28)
     network.train()(images)  # so that batch norms have statistics of their own
-    recipe = module("models.networks.training").Recipe(epochs=1)
-    model = module("models.trained").exported_classifier(network, recipe)
+    model = module("models.trained").exported_classifier(network, {"epochs": 1})
     assert [each.version for each in model.opset_import if not each.domain] == [17]
     for each, axes in ((model.graph.input[0], 4), (model.graph.output[0], 2)):
         shape = each.type.tensor_type.shape.dim
@@ -183,9 +183,9 @@ def test_an_export_that_computes_something_else_is_refused(module: Callable[[str
 
     real = trained._run
     monkeypatch.setattr(trained, "_run", louder)
-    recipe = module("models.networks.training").Recipe(epochs=1)
+    network = networks(module)["vgg"](**SMALL["vgg"])
     with pytest.raises(module("models.fetch").RecipeError, match=r"the exported network is off by 1 from torch's"):
-        trained.exported_classifier(networks(module)["vgg"](**SMALL["vgg"]), recipe)
+        trained.exported_classifier(network, {})
 
 
 def test_a_text_is_worth_the_same_however_it_is_filled_up(module: Callable[[str], Any]):
@@ -198,9 +198,8 @@ def test_a_text_is_worth_the_same_however_it_is_filled_up(module: Callable[[str]
     with torch.no_grad():
         together, alone = network(filled), torch.cat([network(text[None]) for text in texts])
     np.testing.assert_allclose(together.numpy(), alone.numpy(), rtol=1e-4, atol=1e-5)
-    recipe = module("models.networks.training").Recipe(epochs=1)
     axes = {"tokens": {0: "batch", 1: "sequence"}, "logits": {0: "batch"}}
-    model = module("models.trained").exported(network, recipe, filled[:, :8], name="tokens", axes=axes)
+    model = module("models.trained").exported(network, {}, filled[:, :8], name="tokens", axes=axes)
     for text, expected in zip(texts, alone.numpy(), strict=True):
         found = run(model, {"tokens": text[None].numpy()})["logits"]
         np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-5)
