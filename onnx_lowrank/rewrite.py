@@ -1,4 +1,4 @@
-"""A graph and a plan -> a new graph; the only mutation of a graph in the package.
+"""A graph and a plan -> a new graph: the only place that factors one (int8 comes after, in `quantize`).
 
 Contract. Before: every site of the plan was found in this very model. After: the nodes of a factored site are replaced
 where they stood by chains of the same operator, ending in the same output tensor; a first factor that siblings share

@@ -11,6 +11,7 @@ import onnx
 from onnx_lowrank.calibration import Observed
 from onnx_lowrank.cost import layout_cost
 from onnx_lowrank.errors import ModelError, RuntimeProblem
+from onnx_lowrank.latency.anchor import scale_of
 from onnx_lowrank.latency.capture import Captured, capture, crawls, typical
 from onnx_lowrank.latency.curve import between, spread
 from onnx_lowrank.latency.group import Group, measure_group
@@ -18,10 +19,11 @@ from onnx_lowrank.latency.micro import Scene
 from onnx_lowrank.ops import Call
 from onnx_lowrank.options import Options
 from onnx_lowrank.progress import Progress
+from onnx_lowrank.rewrite import rewrite
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.schemes import Factors, Scheme, by_name, shared_layout
 from onnx_lowrank.sites import Found
-from onnx_lowrank.types import SHARED, Curve, Family, Feed, Option, Ranks, Site
+from onnx_lowrank.types import SHARED, Choice, Curve, Family, Feed, Option, Plan, Ranks, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,10 @@ class Timed:
 
 @dataclass(slots=True, eq=False)
 class Stopwatch:
-    """Measures when first asked, on the sample of median size; holds what it has measured."""
+    """Measures when first asked, on the sample of median size; holds what it has measured.
+
+    groups: of a call, or siblings, by a scheme, under what decides their time. scale: of all milliseconds of weights.
+    """
 
     model: onnx.ModelProto
     found: Found
@@ -50,6 +55,7 @@ class Stopwatch:
     captured: Captured
     original: Runner
     groups: dict[Hashable, Group | str] = field(default_factory=dict)
+    scale: float | None = None
 
     @staticmethod
     def of(
@@ -75,6 +81,9 @@ class Stopwatch:
         self._time_together(curves, shares, factors)
         known = [group.original for group in self.groups.values() if isinstance(group, Group)]
         original = 1e3 * median(known) if known else 0.0
+        if self.scale is None:
+            self.scale = self._scale(curves, shares, factors)
+        unit = original * self.scale
         kept, made, untimed = {}, [], {}
         for curve, share in zip(curves, shares, strict=True):
             if isinstance(share, str):
@@ -82,9 +91,35 @@ class Stopwatch:
                 share = [0.0] + [1.0] * (len(curve.options) - 1)
             kept[curve.site] = tuple(i for i, s in enumerate(share) if i == 0 or s < share[0])
             made.append(
-                replace(curve, options=tuple(_clocked(curve.options[i], share[i] * original) for i in kept[curve.site]))
+                replace(curve, options=tuple(_clocked(curve.options[i], share[i] * unit) for i in kept[curve.site]))
             )
         return Timed(tuple(made), kept, original, untimed)
+
+    def _scale(
+        self,
+        curves: Sequence[Curve],
+        shares: Sequence[list[float] | str],
+        factors: Mapping[tuple[str, str], Factors],
+    ) -> float:
+        """Return what the model with every weight as its fastest chain saves, over what is predicted for it."""
+        choices, predicted = [], 0.0
+        for curve, share in zip(curves, shares, strict=True):
+            if isinstance(share, str):
+                continue
+            least = min((i for i, o in enumerate(curve.options) if not o.family), key=share.__getitem__)
+            option, saved = curve.options[least], share[0] - share[least]
+            if not option.dense:
+                choices.append(Choice(curve.site, self.weights[curve.site], option))
+                predicted += saved
+        if not choices:
+            return 1.0
+        fastest = rewrite(self.model, self.found, Plan(tuple(choices)), factors)
+        return scale_of(self.original, self.feed, fastest, predicted, self.options)
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Site id -> the weight's name."""
+        return {site.id: site.weight for site in self.found.sites}
 
     def _shares(self, site: Site, curve: Curve, factors: Mapping[tuple[str, str], Factors]) -> list[float] | str:
         """Return the share (options,) of the original's time that every option takes, or why nobody can tell."""

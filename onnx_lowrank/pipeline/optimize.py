@@ -55,6 +55,10 @@ def reach(study: Study, goal: Goal, *, output: Path | str | None = None, dry_run
     """Return the best model that meets `goal`; what the study has collected and measured is used again."""
     if goal.resource == "latency" and study.options.then:
         raise GoalError("a goal of time and --then do not go together: what is timed is the float model; leave one out")
+    options = study.options
+    if isinstance(goal, Lossless) and goal.cap and (options.inter_layer or options.sensitivity == "paper"):
+        switch = "--inter-layer" if options.inter_layer else "--sensitivity paper"
+        raise GoalError(f"{switch} knows one budget: give --target-latency, or the other target, by itself")
     run = _Run(study, goal)
     if not study.found.sites:
         return run.unchanged("no weight of this model can be factored; the reasons are listed with the weights")

@@ -106,8 +106,6 @@ class Search:
         """Return the problem with the budget beside the time, where there is one. Raises GoalError like `budget_of`."""
         if goal.cap is None:
             return self.problem
-        if self.problem.tails:
-            raise GoalError("--inter-layer knows one budget: give --target-latency, or the other target, by itself")
         there = replace(self.problem, resource=goal.cap)
         problem = replace(self.problem, caps=((goal.cap, budget_of(goal, there, self.before)),))
         if problem.quick(self.budget(goal), "") is None:

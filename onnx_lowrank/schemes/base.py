@@ -83,6 +83,27 @@ class ChainScheme(Scheme, Protocol):
         """
 
 
+class Unprojected:
+    """Of a `ChainScheme`: what it truncates is no side of the weight."""
+
+    name: str
+
+    def sides(self, shape: tuple[int, ...], groups: int = 1) -> tuple[SideName, ...]:
+        """Return none."""
+        return ()
+
+    def cut(
+        self,
+        weight: Array,
+        bases: Mapping[SideName, Basis],
+        errors: Mapping[SideName, Array],
+        most: Ranks,
+        groups: int = 1,
+    ) -> Factors:
+        """Raise: no basis of a side stands for it; see `chained`."""
+        raise TypeError(f"{self.name}: not cut from a basis of one side")
+
+
 def ranks_of(scheme: Scheme, site: Site, multiple: int) -> list[Ranks]:
     """Return the ranks that a scheme offers a site; empty where it does not fit."""
     return [] if scheme.splits and site.whole else scheme.ranks(site.shape, multiple, site.groups)

@@ -19,14 +19,12 @@ with four fifths 1.8 times (CREPE's, one thread). Where latency is a goal it is 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnx_lowrank import linalg
-from onnx_lowrank.curvature import Basis, SideName
-from onnx_lowrank.schemes.base import multiple_in, pointwise, saving_ranks
+from onnx_lowrank.schemes.base import Unprojected, multiple_in, pointwise, saving_ranks
 from onnx_lowrank.schemes.kernel_last import FLOOR, enveloped, lost_at_ranks
 from onnx_lowrank.schemes.product import product
 from onnx_lowrank.types import Array, Chain, Layout, Moments, Ranks, Stage
@@ -79,26 +77,11 @@ class Channels:
         return last
 
 
-class Channelwise:
+class Channelwise(Unprojected):
     """A convolution with many taps and no more inputs than outputs, one group, as a depthwise one and a 1×1."""
 
     name = "channelwise"
     splits = False
-
-    def sides(self, shape: tuple[int, ...], groups: int = 1) -> tuple[SideName, ...]:
-        """Return none: what it truncates is no side of the weight."""
-        return ()
-
-    def cut(
-        self,
-        weight: Array,
-        bases: Mapping[SideName, Basis],
-        errors: Mapping[SideName, Array],
-        most: Ranks,
-        groups: int = 1,
-    ) -> Channels:
-        """Raise: no basis of a side stands for it; see `chained`."""
-        raise TypeError("a channelwise convolution is not cut from a basis of one side")
 
     def ranks(self, shape: tuple[int, ...], multiple: int, groups: int = 1) -> list[Ranks]:
         """Return the ranks of a channel that save."""

@@ -9,13 +9,11 @@ approximate; its losses are measured on samples (`calibration.through`), its err
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 
 from onnx_lowrank import linalg
-from onnx_lowrank.curvature import Basis, SideName
-from onnx_lowrank.schemes.base import saving_ranks
+from onnx_lowrank.schemes.base import Unprojected, saving_ranks
 from onnx_lowrank.schemes.kernel_last import FLOOR, enveloped, lost_at_ranks
 from onnx_lowrank.schemes.pair import NestedPair
 from onnx_lowrank.types import Array, Layout, Moments, Ranks
@@ -24,26 +22,11 @@ TINY = 1e-12
 """Components weaker than this share of the strongest are scaled as if they were as strong."""
 
 
-class Separable:
+class Separable(Unprojected):
     """A convolution over two or three axes as one over the first and one over the others; one group only."""
 
     name = "separable"
     splits = True
-
-    def sides(self, shape: tuple[int, ...], groups: int = 1) -> tuple[SideName, ...]:
-        """Return none: what it truncates is no side of the weight."""
-        return ()
-
-    def cut(
-        self,
-        weight: Array,
-        bases: Mapping[SideName, Basis],
-        errors: Mapping[SideName, Array],
-        most: Ranks,
-        groups: int = 1,
-    ) -> NestedPair:
-        """Raise: no basis of a side stands for it; see `chained`."""
-        raise TypeError("a separable convolution is not cut from a basis of one side")
 
     def ranks(self, shape: tuple[int, ...], multiple: int, groups: int = 1) -> list[Ranks]:
         """Return the ranks that save."""

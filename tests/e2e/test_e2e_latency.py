@@ -68,6 +68,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Times]:
     def make(**about: Any) -> Times:
         times = Times(**about)
         monkeypatch.setattr(stopwatch, "measure_group", times.group)
+        monkeypatch.setattr(stopwatch, "scale_of", lambda *_: 1.0)
         monkeypatch.setattr(speed, "interleaved", times.interleaved)
         return times
 
@@ -121,9 +122,12 @@ def test_two_budgets_that_cannot_be_kept_are_refused(
         optimize(model, samples, Lossless(keep=0.9, target_latency=0.3, gate=GATE), OPTIONS)
     with pytest.raises(GoalError, match=r"--keep 0\.01 cannot be reached"):
         optimize(model, samples, Lossless(keep=0.01, target_latency=0.9, gate=GATE), OPTIONS)
-    joint = replace(OPTIONS, sensitivity="joint", inter_layer=True)
-    with pytest.raises(GoalError, match="--inter-layer knows one budget"):
-        optimize(model, samples, Lossless(keep=0.8, target_latency=0.9, gate=GATE), joint)
+    for change, switch in (
+        ({"sensitivity": "joint", "inter_layer": True}, "--inter-layer"),
+        ({"sensitivity": "paper"}, "--sensitivity paper"),
+    ):
+        with pytest.raises(GoalError, match=f"{switch} knows one budget"):
+            optimize(model, samples, Lossless(keep=0.8, target_latency=0.9, gate=GATE), replace(OPTIONS, **change))
 
 
 def test_the_fastest_model_that_holds(model: onnx.ModelProto, samples: DataSources, machine: Any) -> None:

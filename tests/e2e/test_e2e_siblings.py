@@ -199,6 +199,7 @@ def test_time_is_measured_of_all_siblings_together(monkeypatch: pytest.MonkeyPat
         return Group(0.1 * len(scene.weights), tuple(chained(factors, ranks) / whole for ranks in tried), 0.01)
 
     monkeypatch.setattr(stopwatch, "measure_group", group)
+    monkeypatch.setattr(stopwatch, "scale_of", lambda *_: 1.0)
     study = Study.of(one_row_space(), {"x": X}, options(metric="relative-l2"))
     study.collect(study.metric(GOAL.gate)[0])
     problem = study.problem("latency")

@@ -9,7 +9,7 @@ import pytest
 from builders import build, chained, mlp, node, normal, observed, options, value, weight
 
 from onnx_lowrank.errors import RuntimeProblem
-from onnx_lowrank.latency import Stopwatch, group, stopwatch
+from onnx_lowrank.latency import Stopwatch, anchor, group, stopwatch
 from onnx_lowrank.latency.group import Group
 from onnx_lowrank.latency.turns import rounds_of
 from onnx_lowrank.progress import Silent
@@ -30,8 +30,9 @@ class Fake:
         return Group(self.dense, tuple(self.each * float(size) for size in sizes), 0.02)
 
 
-def timed(model, monkeypatch, fake, x):
+def timed(model, monkeypatch, fake, x, scale=lambda *_: 1.0):
     monkeypatch.setattr(stopwatch, "measure_group", fake)
+    monkeypatch.setattr(stopwatch, "scale_of", scale)
     found = find_sites(model, multiple=1)
     feeds = [{"x": x}]
     watch = Stopwatch.of(model, found, observed(model, found, feeds), feeds, options())
@@ -48,6 +49,38 @@ def test_milliseconds_are_shares_of_the_originals_time(monkeypatch):
         for option in curve.options[1:]:
             share = option.cost.parameters / curve.dense.cost.parameters
             assert option.cost.milliseconds == pytest.approx(2.0 * share, rel=1e-9)
+
+
+def test_all_weights_are_scaled_by_what_the_fastest_model_saves(monkeypatch):
+    """Each weight takes .1 of the time, and its smallest chain its share of that: the model saves what is left."""
+    asked = []
+
+    def scale(original, feed, fastest, predicted, chosen):
+        asked.append((predicted, sum(int(np.prod(t.dims)) for t in fastest.graph.initializer)))
+        return 1.25
+
+    model = mlp([16, 24, 8], [None, None], 0)
+    watch, plain, made = timed(model, monkeypatch, Fake(), normal([1, 16], 1), scale)
+    for curve in made.curves:
+        assert curve.dense.cost.milliseconds == pytest.approx(1.25 * 2.0)
+        least = min(o.cost.milliseconds for o in curve.options)
+        share = min(o.cost.parameters for o in curve.options) / curve.dense.cost.parameters
+        assert least == pytest.approx(1.25 * 2.0 * share)
+    kept = [min(o.cost.parameters for o in c.options) / c.dense.cost.parameters for c in made.curves]
+    biases = sum(int(np.prod(t.dims)) for t in model.graph.initializer if len(t.dims) == 1)
+    smallest = sum(min(o.cost.parameters for o in c.options) for c in made.curves)
+    assert asked == [(pytest.approx(0.1 * (2 - sum(kept))), smallest + biases)]
+    assert watch.timed(plain.curves, plain.factors, Silent()) == made
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("ratio", "predicted", "scale"), [(0.4, 0.5, 1.2), (0.9, 0.5, 1 / 1.5), (0.1, 0.5, 1.5), (0.5, 0.02, 1.0)]
+)
+def test_the_scale_is_what_is_saved_over_what_was_predicted(monkeypatch, ratio, predicted, scale):
+    monkeypatch.setattr(anchor, "rounds_of", lambda timed, against: np.array([[1.0, ratio], [3.0, 3 * ratio]]))
+    found = anchor.scale_of(None, {}, mlp([4, 4], [None], 0), predicted, options())
+    assert found == pytest.approx(scale)
 
 
 def test_what_is_no_faster_is_not_offered_and_the_places_of_the_rest_are_told(monkeypatch):
@@ -106,7 +139,8 @@ def test_what_cannot_run_alone_stays_dense_with_its_reason(monkeypatch):
 
 
 def test_a_real_measurement_gives_finite_times(monkeypatch):
-    monkeypatch.setattr(group, "rounds_of", partial(rounds_of, seconds=0.05))
+    for part in (group, anchor):
+        monkeypatch.setattr(part, "rounds_of", partial(rounds_of, seconds=0.05))
     model = mlp([16, 24, 8], [None, None], 0)
     found = find_sites(model, multiple=8)
     feeds = [{"x": normal([1, 16], 1)}]
