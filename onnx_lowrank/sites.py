@@ -6,6 +6,7 @@ import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from weakref import WeakValueDictionary
 
 import numpy as np
 import onnx
@@ -52,6 +53,9 @@ class Found:
     sources: Mapping[str, Source]
     bodies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     siblings: tuple[Family, ...] = ()
+    _live: WeakValueDictionary[str, Array] = field(
+        init=False, repr=False, compare=False, default_factory=WeakValueDictionary
+    )
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -77,9 +81,17 @@ class Found:
         return self.stored(site).astype(np.float64)
 
     def stored(self, site: Site) -> Array:
-        """Return the same as it arrives at the operator, without a copy in double precision."""
-        call = self.calls[site.id][0]
-        return operator(call).canonical(call, self.sources[site.id].value(self.weights[site.weight]))
+        """Return the same as it arrives at the operator, read-only: one array, as long as anybody holds it.
+
+        Reading a tensor copies it, and factors of several schemes and folds keep the weight.
+        """
+        known = self._live.get(site.id)
+        if known is None:
+            call = self.calls[site.id][0]
+            known = operator(call).canonical(call, self.sources[site.id].value(self.weights[site.weight]))
+            known.flags.writeable = False
+            self._live[site.id] = known
+        return known
 
     def moved(self, weights: Mapping[str, Array]) -> Found:
         """Return the same sites with other numbers: site id -> what arrives at its operators."""

@@ -106,6 +106,11 @@ class Chains:
         parts = rows.reshape(units, -1, rows.shape[1]).sum(1)
         return np.column_stack([parts, whole - parts.sum(1)])
 
+    def let_go(self) -> None:
+        """Give up the factors that no sample is scored by any more; those without the first fold are told."""
+        for one in self._all:
+            del one.folds[1:]
+
     @staticmethod
     def _whole(batch: Batch, site: Site) -> Array:
         """Return (units,) ⟨Γ_s, W⟩."""

@@ -164,6 +164,8 @@ class Passes:
             self.flow.let_go()
             self.progress(len(numbers))
         self.flow.close()
+        del self.fitted[1:]  # only what was fitted without the first fold is told
+        self.chains.let_go()
         linalg.trim()
         jobs = []
         for site in self.flow.sites:
