@@ -16,11 +16,12 @@ import onnx
 import onnxruntime as ort
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
 
+from onnx_lowrank.batching import batch_size, batches, join
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph import subgraphs
 from onnx_lowrank.model_io import PROTOBUF_LIMIT, main_opset, store
 from onnx_lowrank.options import Then
-from onnx_lowrank.runtime import ORT_ERRORS, Runner, batch_size, batches, first_line, join
+from onnx_lowrank.runtime import ORT_ERRORS, Runner, first_line
 from onnx_lowrank.types import Feed
 from onnx_lowrank.weight_only import weights_rounded
 

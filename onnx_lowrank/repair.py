@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 
 from onnx_lowrank import linalg
+from onnx_lowrank.batching import batches, join
 from onnx_lowrank.calibration.expose import upstream
 from onnx_lowrank.errors import PlanError
 from onnx_lowrank.gradient.slice import reads
@@ -28,7 +29,7 @@ from onnx_lowrank.model_io import main_opset
 from onnx_lowrank.ops import Call, call_of, operator
 from onnx_lowrank.options import Options
 from onnx_lowrank.rewrite import rewrite
-from onnx_lowrank.runtime import Runner, batches, join
+from onnx_lowrank.runtime import Runner
 from onnx_lowrank.schemes import Factors, Refitted
 from onnx_lowrank.sites import Found
 from onnx_lowrank.storage import Storage

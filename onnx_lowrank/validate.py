@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnx_lowrank.batching import batch_size, batches, join, split
 from onnx_lowrank.errors import DataError, MetricError, ModelError
 from onnx_lowrank.metrics import (
     Collector,
@@ -25,7 +26,7 @@ from onnx_lowrank.metrics import (
     width_note,
 )
 from onnx_lowrank.options import Gate
-from onnx_lowrank.runtime import Runner, batch_size, batches, join, split
+from onnx_lowrank.runtime import Runner
 from onnx_lowrank.statistics import LEVEL, single_interval
 from onnx_lowrank.types import Array, Feed, Interval, Verdict
 

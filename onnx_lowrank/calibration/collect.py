@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import onnx
 
+from onnx_lowrank.batching import batches, join
 from onnx_lowrank.calibration.expose import expose
 from onnx_lowrank.calibration.observe import Observed
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.ops import Call, Op, operator
 from onnx_lowrank.options import Options
-from onnx_lowrank.runtime import Runner, batches, join
+from onnx_lowrank.runtime import Runner
 from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Array, Feed, Moments, Site
 

@@ -16,6 +16,7 @@ from threading import Lock
 import numpy as np
 import onnx
 
+from onnx_lowrank.batching import batches, join, rows_of
 from onnx_lowrank.calibration.sides import at_call, looked_at, other
 from onnx_lowrank.calibration.through import Through
 from onnx_lowrank.curvature import SideName
@@ -25,7 +26,7 @@ from onnx_lowrank.gradient.run import Seeds, pack
 from onnx_lowrank.gradient.values import Dims
 from onnx_lowrank.ops import Call, operator
 from onnx_lowrank.options import Options
-from onnx_lowrank.runtime import batches, join, rows_of, runs_on_cpu
+from onnx_lowrank.runtime import runs_on_cpu
 from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Array, Chain, Feed, Site
 

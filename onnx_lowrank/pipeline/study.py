@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from onnx_lowrank.batching import batch_size
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.latency import Stopwatch, Timed
 from onnx_lowrank.metrics import Metric
@@ -35,7 +36,6 @@ from onnx_lowrank.plan import Problem, signed
 from onnx_lowrank.progress import Clock, Progress, Silent
 from onnx_lowrank.repair import refit
 from onnx_lowrank.result import Trial
-from onnx_lowrank.runtime import batch_size
 from onnx_lowrank.samples import Split
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.sites import Found, find_sites

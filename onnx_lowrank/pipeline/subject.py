@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from onnx_lowrank import model_io
+from onnx_lowrank.batching import batch_size
 from onnx_lowrank.errors import DataError, GoalError, ModelError
 from onnx_lowrank.hoist import hoisted
 from onnx_lowrank.local_functions import inlined
@@ -17,7 +18,7 @@ from onnx_lowrank.metrics import Metric, MetricSpec, choose_metric, impossible_g
 from onnx_lowrank.options import Gate, Options
 from onnx_lowrank.order import in_order
 from onnx_lowrank.progress import Progress
-from onnx_lowrank.runtime import Runner, batch_size
+from onnx_lowrank.runtime import Runner
 from onnx_lowrank.samples import Samples, Source, Split, make_split, random_samples, read
 from onnx_lowrank.types import Feed, Outputs
 from onnx_lowrank.validate import Judge

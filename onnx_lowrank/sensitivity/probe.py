@@ -13,10 +13,11 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
+from onnx_lowrank.batching import batches, join
 from onnx_lowrank.calibration import overridable
 from onnx_lowrank.ops import operator
 from onnx_lowrank.options import Options
-from onnx_lowrank.runtime import Runner, batches, join
+from onnx_lowrank.runtime import Runner
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.schemes.product import product
 from onnx_lowrank.sensitivity.decompose import Decomposed

@@ -14,8 +14,9 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
+from onnx_lowrank.batching import batches, join
 from onnx_lowrank.options import Options
-from onnx_lowrank.runtime import Runner, batches, join
+from onnx_lowrank.runtime import Runner
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.sensitivity.joint import Joint
 from onnx_lowrank.sensitivity.probe import LARGEST_LOSS, Divergence, stored_weight, substitutable, substitution

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
+from onnx_lowrank.batching import batches, join, rows_of
 from onnx_lowrank.calibration.expose import expose
 from onnx_lowrank.ops import operator
 from onnx_lowrank.options import Options
-from onnx_lowrank.runtime import Runner, batches, join, rows_of
+from onnx_lowrank.runtime import Runner
 from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Feed
 

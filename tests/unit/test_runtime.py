@@ -12,8 +12,9 @@ import pytest
 from builders import build, feeds_of, linear, mlp, node, normal, run, value, weight
 
 from onnx_lowrank import runtime
+from onnx_lowrank.batching import batch_size, batches, join, rows_of, split
 from onnx_lowrank.errors import ModelError, RuntimeProblem
-from onnx_lowrank.runtime import Runner, batch_size, batches, join, resolve_providers, rows_of, split
+from onnx_lowrank.runtime import Runner, resolve_providers
 
 CPU = {"provider": "cpu", "threads": 1}
 

@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.curves import said
 from benchmarks.lines import Lines
 from benchmarks.zoo import ROOT, Entry, Set
+from onnx_lowrank.batching import batches, join, split
 from onnx_lowrank.calibration import stream_moments
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.metrics import Metric, choose_metric
@@ -28,7 +29,7 @@ from onnx_lowrank.plan.choose import least_loss
 from onnx_lowrank.progress import Silent
 from onnx_lowrank.repair import refit
 from onnx_lowrank.rewrite import rewrite
-from onnx_lowrank.runtime import Runner, batches, join, split
+from onnx_lowrank.runtime import Runner
 from onnx_lowrank.samples import Samples, read
 from onnx_lowrank.schemes import SCHEMES, Factors, spectrum
 from onnx_lowrank.sensitivity import Decomposed, decompose

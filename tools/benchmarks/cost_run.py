@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 from statistics import median
 
+from onnx_lowrank.batching import batches, join
 from onnx_lowrank.calibration.observe import observe
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline.calibrate import joint_collection, kind_of, objective_of
 from onnx_lowrank.pipeline.subject import Subject, batch_of
-from onnx_lowrank.runtime import batches, join
 from onnx_lowrank.samples import read
 from onnx_lowrank.sites import find_sites
 

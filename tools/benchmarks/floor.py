@@ -17,12 +17,13 @@ from benchmarks.curves import triple
 from benchmarks.goals import MAX_DROP
 from benchmarks.lines import Lines
 from benchmarks.zoo import Entry
+from onnx_lowrank.batching import join, split
 from onnx_lowrank.calibration import overridable
 from onnx_lowrank.metrics import Collector, Measured, Metric, agreement, choose_metric, class_output, drop_of, listed
 from onnx_lowrank.metrics.scores import log_probabilities, probable
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline.subject import Subject, first_outputs
-from onnx_lowrank.runtime import Runner, join, split
+from onnx_lowrank.runtime import Runner
 from onnx_lowrank.samples import Samples, read
 from onnx_lowrank.sensitivity.probe import LARGEST_LOSS, stored_weight
 from onnx_lowrank.sites import find_sites

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from benchmarks.curves import triple
 from benchmarks.lines import Lines
 from benchmarks.zoo import Entry
+from onnx_lowrank.batching import batches, join
 from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options
 from onnx_lowrank.pipeline import DataSources, Study, reach
 from onnx_lowrank.result import Result
-from onnx_lowrank.runtime import Runner, batches, join
+from onnx_lowrank.runtime import Runner
 from onnx_lowrank.samples import Samples, read
 from onnx_lowrank.statistics import LEVEL, exact_difference, paired_interval
 

@@ -15,10 +15,11 @@ from benchmarks.ablation import Workbench
 from benchmarks.lines import Lines
 from benchmarks.zoo import Entry
 from onnx_lowrank import statistics
+from onnx_lowrank.batching import batches, join
 from onnx_lowrank.calibration import overridable
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline.subject import Subject, batch_of
-from onnx_lowrank.runtime import Runner, batches, join
+from onnx_lowrank.runtime import Runner
 from onnx_lowrank.samples import read
 from onnx_lowrank.sensitivity.probe import stored_weight
 from onnx_lowrank.sites import find_sites
