@@ -52,8 +52,8 @@ BEFORE = (
     " [2026-11-23](tools/results/2026-11-23.md) (raw lines not kept; plain and whitened factors at fixed shares, and"
     " more goals on them), [2026-11-24](tools/results/2026-11-24.md) (before embedding tables, Tucker-2 and"
     " separable convolutions: there minilm's factorable weights are its MatMuls alone), and"
-    " [2026-11-24, joint](tools/results/2026-11-24-joint.md) (before siblings, channelwise convolutions and tied tables:"
-    " the ablation, predicted and measured rise, curves, floors and the targets that rest on them, which are open here;"
+    " [2026-11-24, joint](tools/results/2026-11-24-joint.md) (before siblings, channelwise convolutions and tied"
+    " tables: the ablation, predicted and measured rise, curves, floors and the targets that rest on them, which are open here;"
     " that page marks what was older still)."
 )
 
