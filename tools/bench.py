@@ -2,6 +2,7 @@
 
     python -m models minilm --out zoo/minilm      # and so on, see models/README.md
     python tools/bench.py --zoo zoo
+    python tools/bench.py --zoo zoo --part scaling    # no zoo model, and only where it is asked for: about an hour
 
 Every measurement is a JSON line in OUT/*.jsonl, keyed by model, cell, seed, tool version and the model's hash; one that
 is there is not run again, so an interrupted run goes on where it stopped. RESULTS.md is made of these lines alone.
@@ -14,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks import (
@@ -29,6 +31,7 @@ from benchmarks import (
     plots,
     prediction,
     quantize,
+    scaling,
 )
 from benchmarks.lines import Lines, Setting
 from benchmarks.paper_table import CLASSIFIERS
@@ -45,6 +48,8 @@ PARTS |= {"pareto": pareto.measure, "floor": floor.measure, "latency": latency.m
 PARTS |= {"quantize": quantize.measure, "threads": quantize.measure_threads}
 PAPER = {"paper": paper.measure, "methods": methods.measure}
 """What is measured of the classifiers, whose labels are class numbers."""
+DRAWN = {scaling.PART: scaling.measure}
+"""What is measured of models that are drawn, whatever the zoo holds."""
 
 
 def main() -> int:
@@ -77,21 +82,33 @@ def _draw(lines: Lines, path: Path) -> None:
 def _run(zoo: Path, models: list[str], parts: list[str], lines: Lines) -> list[str]:
     """Measure; a part that fails does not keep the others from running."""
     failures = []
+    for part in (part for part in DRAWN if part in parts):
+        failures += _measured(scaling.MODEL, part, partial(DRAWN[part], lines))
     for name in models:
+        measures = PAPER if name in CLASSIFIERS else PARTS
+        chosen = [part for part in measures if part in parts]
+        if not chosen:
+            continue
         try:
             entry = read_entry(zoo, name)
         except FileNotFoundError as error:
             failures.append(f"{name}: {error}")
             continue
-        measures = PAPER if name in CLASSIFIERS else PARTS
-        for part in (part for part in measures if part in parts):
-            start = time.perf_counter()
-            try:
-                measures[part](entry, lines)
-            except (LowRankError, goals.RunError, cost.CostError) as error:
-                failures.append(f"{name}, {part}: {error}")
-                print(failures[-1], file=sys.stderr, flush=True)
-            print(f"{name}: {part} took {time.perf_counter() - start:.0f} s", flush=True)
+        for part in chosen:
+            failures += _measured(name, part, partial(measures[part], entry, lines))
+    return failures
+
+
+def _measured(name: str, part: str, measure: Callable[[], None]) -> list[str]:
+    """Measure, tell how long it took, and return what failed."""
+    start = time.perf_counter()
+    failures = []
+    try:
+        measure()
+    except (LowRankError, goals.RunError, cost.CostError) as error:
+        failures.append(f"{name}, {part}: {error}")
+        print(failures[-1], file=sys.stderr, flush=True)
+    print(f"{name}: {part} took {time.perf_counter() - start:.0f} s", flush=True)
     return failures
 
 
@@ -107,7 +124,10 @@ def _arguments() -> argparse.Namespace:
         help=f"of {','.join((*MODELS, *CLASSIFIERS))}; without it the first {len(MODELS)}",
     )
     parser.add_argument(
-        "--part", type=_some_of((*PARTS, *PAPER)), default=[*PARTS, *PAPER], help=f"of {','.join((*PARTS, *PAPER))}"
+        "--part",
+        type=_some_of((*PARTS, *PAPER, *DRAWN)),
+        default=[*PARTS, *PAPER],
+        help=f"of {','.join((*PARTS, *PAPER, *DRAWN))}; without it all but {','.join(DRAWN)}",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="0 (all cores)")

@@ -17,6 +17,8 @@ from benchmarks.paper_table import CLASSIFIERS, paper
 from benchmarks.pareto_table import pareto_table
 from benchmarks.prediction_table import plot, prediction
 from benchmarks.quantize_table import quantize
+from benchmarks.scaling import PART as SCALING
+from benchmarks.scaling_table import scaling
 from benchmarks.target import Found
 from benchmarks.targets import MOST_MEMORY, OLDER, targets
 from benchmarks.wording import KINDS, NONE, changed, megabytes, number, percent, table, with_interval
@@ -53,8 +55,8 @@ BEFORE = (
     " more goals on them), [2026-11-24](tools/results/2026-11-24.md) (before embedding tables, Tucker-2 and"
     " separable convolutions: there minilm's factorable weights are its MatMuls alone), and"
     " [2026-11-24, joint](tools/results/2026-11-24-joint.md) (before siblings, channelwise convolutions and tied"
-    " tables: the ablation, predicted and measured rise, curves, floors and the targets that rest on them, which are open here;"
-    " that page marks what was older still)."
+    " tables: the ablation, predicted and measured rise, curves, floors and the targets that rest on them, which are"
+    " open here; that page marks what was older still)."
 )
 
 
@@ -75,7 +77,8 @@ def document(lines: Sequence[Line], models: tuple[str, ...], setting: Setting) -
         text += quantize(found, model)
         text += latency(found, model)
         text += [*paper(found, model), *methods(found, model)]
-    text += [*plot(found), *pareto_table(found, models), *_memory(found), *_how(lines, measured, setting)]
+    text += [*plot(found), *pareto_table(found, models), *scaling(found, quick=setting.quick), *_memory(found)]
+    text += _how(lines, measured, setting)
     return "\n".join(text).rstrip() + "\n"
 
 
@@ -176,13 +179,16 @@ def _memory(found: Found) -> list[str]:
 
 def _how(lines: Sequence[Line], measured: Sequence[str], setting: Setting) -> list[str]:
     threads = sorted({line["threads"] for line in lines if line["threads"]})
-    given = "".join(f" --threads {count}" for count in threads) + (" --quick" if setting.quick else "")
+    given = f" --seed {setting.seed}" + "".join(f" --threads {count}" for count in threads)
+    given += " --quick" if setting.quick else ""
+    drawn = [f"python tools/bench.py --zoo zoo --part {SCALING}{given}"]
     return [
         "## How it was measured",
         "",
         "```sh",
         *(f"python -m models {model} --out zoo/{model}" for model in measured),
-        f"python tools/bench.py --zoo zoo --seed {setting.seed}{given}",
+        f"python tools/bench.py --zoo zoo{given}",
+        *(drawn if any(line["part"] == SCALING for line in lines) else []),
         "```",
         "",
         *_circumstances(lines),
