@@ -33,6 +33,8 @@ from benchmarks import (
     quantize,
     scaling,
 )
+from benchmarks.accuracy_plot import PLOT as ACCURACY
+from benchmarks.accuracy_plot import draw_accuracy
 from benchmarks.lines import Lines, Setting
 from benchmarks.paper_table import CLASSIFIERS
 from benchmarks.prediction_table import PLOT
@@ -63,18 +65,23 @@ def main() -> int:
     results.parent.mkdir(parents=True, exist_ok=True)
     results.write_text(document(lines.all(), (*MODELS, *CLASSIFIERS), lines.setting), encoding="utf-8")
     print(f"written: {results}")
-    _draw(lines, results.parent / PLOT)
+    _draw(lines, results.parent)
     for failure in failures:
         print(f"FAILED {failure}", file=sys.stderr)
     return 1 if failures else 0
 
 
-def _draw(lines: Lines, path: Path) -> None:
-    """Draw what RESULTS.md shows; where that cannot be done, say so: the tables do not depend on it."""
+def _draw(lines: Lines, folder: Path) -> None:
+    """Draw what RESULTS.md and the README show; where that cannot be done, say so: the tables do not depend on it."""
     found = {(line["part"], line["model"], line["cell"]): line["data"] for line in lines.all()}
+    draws = {
+        folder / PLOT: partial(plots.draw, found, MODELS),
+        folder / ACCURACY: partial(draw_accuracy, found, CLASSIFIERS),
+    }
     try:
-        if plots.draw(found, MODELS, path):
-            print(f"written: {path}")
+        for path, draw in draws.items():
+            if draw(path):
+                print(f"written: {path}")
     except plots.PlotError as error:
         print(error, file=sys.stderr)
 

@@ -1,8 +1,9 @@
-"""The plot of RESULTS.md, made of the raw lines alone: the same lines and matplotlib give the same bytes."""
+"""Plots made of the raw lines alone: the same lines and matplotlib give the same bytes. And RESULTS.md's own."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ MARKS = (("inside", True, "o", "#1f5fa8"), ("beyond the range", False, "x", "#c2
 """Label, whether inside the perturbation range, marker and colour."""
 SALT = "onnx-lowrank"
 WIDTH = 3.4
-
-
+"""Inches a panel."""
+LEGEND = 0.7
+"""Inches that a legend below all panels takes."""
 ROUNDING = 1e-12
 
 
@@ -29,23 +31,36 @@ def draw(found: Found, models: Sequence[str], path: Path) -> bool:
     there = [(model, found[PART, model, CELL]) for model in models if (PART, model, CELL) in found]
     if not there:
         return False
+    panels(path, [partial(_panel, model=model, data=data) for model, data in there])
+    return True
+
+
+def panels(path: Path, draws: Sequence[Callable[[Any], None]], height: float = WIDTH, legend: int = 0) -> None:
+    """Write a plot of panels, two a row, each drawn by one of `draws` on its axes. Raises PlotError.
+
+    height: inches a panel; legend: columns of one for all panels, below them; 0: none.
+    """
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError as error:
         raise PlotError(f"{path.name} is not drawn: {error}; pip install '.[bench]'") from error
     with rc_context({"svg.hashsalt": SALT, "svg.fonttype": "none", "font.size": 8, "axes.titlesize": 8}):
-        columns = min(len(there), 2)
-        rows = -(-len(there) // columns)
-        figure = Figure(figsize=(WIDTH * columns, WIDTH * rows), layout="constrained")
+        columns = 2 if legend else min(len(draws), 2)  # a legend needs the width
+        rows = -(-len(draws) // columns)
+        figure = Figure(figsize=(WIDTH * columns, height * rows + (LEGEND if legend else 0.0)), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        for (model, data), each in zip(there, axes, strict=False):
-            _panel(each, model, data)
-        for each in axes[len(there) :]:
+        for draw_one, each in zip(draws, axes, strict=False):
+            draw_one(each)
+        for each in axes[len(draws) :]:
             each.set_axis_off()
+        if legend:
+            entries = {
+                text: mark for each in axes for mark, text in zip(*each.get_legend_handles_labels(), strict=True)
+            }
+            figure.legend(entries.values(), entries, loc="outside lower center", ncols=legend, frameon=False)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
-    return True
 
 
 def _panel(axes: Any, model: str, data: Line) -> None:
