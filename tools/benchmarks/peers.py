@@ -36,6 +36,8 @@ SIZES = (1, 16)
 """Samples a call that latency is measured with."""
 NNCF_SAMPLES = 300
 """NNCF's default, spread over the calibration samples."""
+CHECKED = 512
+"""Validation samples, spread over the set, that outputs are compared on."""
 SECONDS, QUICK_SECONDS = 3.0, 0.3
 QUICK_DROP = 0.1
 """A trial's few samples tell nothing smaller."""
@@ -85,7 +87,7 @@ class Collected:
 
 @dataclass(slots=True, eq=False)
 class Bench:
-    """What the rows of a model share: samples, the original's scores, collections, and the files made so far."""
+    """What the rows of a model share: samples, scores of those compared with, a collection, and the files made."""
 
     entry: Entry
     options: Options
@@ -95,7 +97,7 @@ class Bench:
     calibration: Samples
     validation: Samples
     test: Samples
-    original: Scored
+    scores: dict[str, Scored]
     collected: dict[str, Collected] = field(default_factory=dict)
 
     @staticmethod
@@ -112,7 +114,7 @@ class Bench:
         stem = f"{entry.name}-peers-{entry.sha256[:8]}-{source_digest()}-{setting.seed}{'-quick' * quick}"
         folder = lines.folder / "runs" / stem
         folder.mkdir(parents=True, exist_ok=True)
-        return Bench(entry, options, quick, lines.folder / "venvs", folder, *sets, _scored(runner, sets[2]))
+        return Bench(entry, options, quick, lines.folder / "venvs", folder, *sets, {ORIGINAL: _scored(runner, sets[2])})
 
     @property
     def max_drop(self) -> float:
@@ -221,6 +223,7 @@ def _ours(bench: Bench, cell: Cell, resource: Resource) -> dict[str, Any]:
 
 def _collected(bench: Bench, source: str, gate: Gate) -> Collected:
     if source not in bench.collected:
+        bench.collected.clear()  # two of them need not be in memory
         start = time.perf_counter()
         sources = DataSources(data=bench.calibration, validation=bench.validation)
         study = Study.of(bench.path(source), sources, bench.options)
@@ -242,14 +245,24 @@ def _samples(bench: Bench) -> Path:
 
 def _judged(bench: Bench, cell: Cell, runner: Runner) -> dict[str, Any]:
     same_interface(bench.runner(ORIGINAL), runner)
-    found = compared(bench.original, _scored(runner, bench.test))
-    about = {"bytes": file_bytes(bench.path(cell.name)), **found, "latency": _latencies(bench, cell)}
+    mine = _scored(runner, bench.test)
+    about: dict[str, Any] = {"bytes": file_bytes(bench.path(cell.name)), **compared(bench.scores[ORIGINAL], mine)}
+    about["latency"] = _latencies(bench, cell)
     if cell.like and bench.path(cell.like).is_file():
-        other = bench.runner(cell.like)
-        pair = compared(_scored(other, bench.test), _scored(runner, bench.test))
-        off = farthest(other, runner, bench.validation.feeds)
-        about["kept"] = {"like": cell.like, "off": off, "flips": pair["flips"], "top1": pair["top1"][:2]}
+        about["kept"] = _kept(bench, cell.like, mine, runner)
     return about
+
+
+def _kept(bench: Bench, like: str, mine: Scored, runner: Runner) -> dict[str, Any]:
+    """Return how far a model is from the one whose outputs it should have."""
+    other = bench.runner(like)
+    if like not in bench.scores:
+        bench.scores[like] = _scored(other, bench.test)
+    count = min(len(bench.validation), CHECKED)
+    feeds = bench.validation.subset([i * len(bench.validation) // count for i in range(count)]).feeds
+    pair = compared(bench.scores[like], mine)
+    off = farthest(other, runner, feeds)
+    return {"like": like, "off": off, "checked": count, "flips": pair["flips"], "top1": pair["top1"][:2]}
 
 
 def _scored(runner: Runner, samples: Samples) -> Scored:
