@@ -106,15 +106,15 @@ class Bench:
         quick, setting = lines.setting.quick, lines.setting
         options = Options(metric="top1", seed=setting.seed, threads=setting.threads, provider="cpu")
         runner = Runner(entry.model, provider=options.provider, threads=options.threads)
-        paths = (entry.calibration.path, entry.validation.path, entry.tests[0].path)
-        sets = [read(path, runner.inputs) for path in paths]
-        if quick:
-            sets = [each.subset(range(min(len(each), QUICK_SAMPLES))) for each in sets]
+        found = entry.calibration, entry.validation, entry.tests[0]
+        calibration, validation, test = (_read(each.path, runner, quick=quick) for each in found)
         # files are those of this model, this code and these settings
         stem = f"{entry.name}-peers-{entry.sha256[:8]}-{source_digest()}-{setting.seed}{'-quick' * quick}"
         folder = lines.folder / "runs" / stem
         folder.mkdir(parents=True, exist_ok=True)
-        return Bench(entry, options, quick, lines.folder / "venvs", folder, *sets, {ORIGINAL: _scored(runner, sets[2])})
+        scores = {ORIGINAL: _scored(runner, test)}
+        venvs = lines.folder / "venvs"
+        return Bench(entry, options, quick, venvs, folder, calibration, validation, test, scores)
 
     @property
     def max_drop(self) -> float:
@@ -239,7 +239,8 @@ def _samples(bench: Bench) -> Path:
     if not path.is_file():
         count = min(len(feeds), NNCF_SAMPLES)
         chosen = [feeds[i * len(feeds) // count] for i in range(count)]
-        np.savez(path, **{f"{i:05}/{name}": array for i, feed in enumerate(chosen) for name, array in feed.items()})
+        arrays: dict[str, Any] = {f"{i:05}/{name}": x for i, feed in enumerate(chosen) for name, x in feed.items()}
+        np.savez(path, **arrays)
     return path
 
 
@@ -263,6 +264,11 @@ def _kept(bench: Bench, like: str, mine: Scored, runner: Runner) -> dict[str, An
     pair = compared(bench.scores[like], mine)
     off = farthest(other, runner, feeds)
     return {"like": like, "off": off, "checked": count, "flips": pair["flips"], "top1": pair["top1"][:2]}
+
+
+def _read(path: Path, runner: Runner, *, quick: bool) -> Samples:
+    samples = read(path, runner.inputs)
+    return samples.subset(range(min(len(samples), QUICK_SAMPLES))) if quick else samples
 
 
 def _scored(runner: Runner, samples: Samples) -> Scored:

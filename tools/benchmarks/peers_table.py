@@ -26,12 +26,11 @@ ABOUT = (
     "Every row is a file on disk, from the same model and calibration samples, by each tool's defaults. int8 is"
     " onnxruntime's, as `--then` makes it; NNCF is `nncf.quantize` on at most {nncf} of the calibration samples (its"
     " default number), with its transformer scheme where the model has a softmax; onnx-shrink-ray quantises weights"
-    " alone."
-    " *Ours* is compact with a drop of {allowed} allowed on validation, as small or as fast as possible. {n:,} test"
-    " samples, paired 95 % intervals of the change: of top-1 exact (with how many samples were won and lost), of the"
-    " loss in nats. Latency against the original in turns, {threads}, with {sizes} samples of one shape a call, in"
-    " onnxruntime on the processor. *s*: seconds from"
-    " the row's source to its file, collection or the tool's start included."
+    " alone. *Ours* is compact with a drop of {allowed} allowed on validation, as small or as fast as possible. {n:,}"
+    " test samples, paired 95 % intervals of the change: of top-1 exact (with how many samples were won and lost), of"
+    " the loss in nats. Latency against the original in turns, {threads}, with {sizes} samples of one shape a call, in"
+    " onnxruntime on the processor. *s*: seconds from the row's source to its file, collection or the tool's start"
+    " included."
 )
 ABOUT_KEPT = (
     "*Off*: the largest difference of any output on {checked} validation samples, as a share of the largest output;"
