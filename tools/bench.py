@@ -28,6 +28,7 @@ from benchmarks import (
     methods,
     paper,
     pareto,
+    peers,
     plots,
     prediction,
     quantize,
@@ -48,7 +49,7 @@ PARTS = {"memory": goals.measure_memory, "goals": goals.measure, "curves": curve
 PARTS |= {"cost": cost.measure, "ablation": ablation.measure, "prediction": prediction.measure}
 PARTS |= {"pareto": pareto.measure, "floor": floor.measure, "latency": latency.measure}
 PARTS |= {"quantize": quantize.measure, "threads": quantize.measure_threads}
-PAPER = {"paper": paper.measure, "methods": methods.measure}
+PAPER = {"paper": paper.measure, "methods": methods.measure, "peers": peers.measure}
 """What is measured of the classifiers, whose labels are class numbers."""
 DRAWN = {scaling.PART: scaling.measure}
 """What is measured of models that are drawn, whatever the zoo holds."""

@@ -138,15 +138,15 @@ def _sets(entry: Entry, study: Study) -> Sets:
     return Sets(validation, test, (scored(runner, validation), scored(runner, test)))
 
 
-def scored(runner: Runner, samples: Samples) -> Scored:
-    """Return a model's scores on a set of samples with class numbers as labels."""
-    rows = [next(iter(outputs.values())) for outputs in _outputs(runner, samples)]
+def scored(runner: Runner, samples: Samples, batch: int = BATCH) -> Scored:
+    """Return a model's scores on a set of samples with class numbers as labels, `batch` samples a call at most."""
+    rows = [next(iter(outputs.values())) for outputs in _outputs(runner, samples, batch)]
     logits = np.concatenate(rows).astype(np.float64)
     return Scored(logits, np.asarray(samples.labels).reshape(len(samples)).astype(int))
 
 
-def _outputs(runner: Runner, samples: Samples) -> Iterator[dict[str, Any]]:
-    for run in batches(samples.feeds, BATCH):
+def _outputs(runner: Runner, samples: Samples, batch: int) -> Iterator[dict[str, Any]]:
+    for run in batches(samples.feeds, batch):
         yield runner.run(join(run))
 
 

@@ -15,6 +15,7 @@ from benchmarks.lines import Line, Setting, source_digest
 from benchmarks.methods_table import methods
 from benchmarks.paper_table import CLASSIFIERS, paper
 from benchmarks.pareto_table import pareto_table
+from benchmarks.peers_table import peers
 from benchmarks.prediction_table import plot, prediction
 from benchmarks.quantize_table import quantize
 from benchmarks.scaling import PART as SCALING
@@ -76,7 +77,7 @@ def document(lines: Sequence[Line], models: tuple[str, ...], setting: Setting) -
         text += [*_model(found, model), *ablation(found, model), *prediction(found, model), *floor(found, model)]
         text += quantize(found, model)
         text += latency(found, model)
-        text += [*paper(found, model), *methods(found, model)]
+        text += [*paper(found, model), *methods(found, model), *peers(found, model)]
     text += [*plot(found), *pareto_table(found, models), *scaling(found, quick=setting.quick), *_memory(found)]
     text += _how(lines, measured, setting)
     return "\n".join(text).rstrip() + "\n"

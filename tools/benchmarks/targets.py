@@ -19,6 +19,7 @@ from benchmarks.latency_table import error, threads_said
 from benchmarks.lines import Line
 from benchmarks.methods_table import method_targets
 from benchmarks.paper_table import CLASSIFIERS, paper_targets
+from benchmarks.peers_table import peer_targets
 from benchmarks.prediction import rank_correlation
 from benchmarks.prediction_table import correlation_said
 from benchmarks.quantize import FASTEST
@@ -103,6 +104,7 @@ def _all(found: Found, models: tuple[str, ...]) -> Iterator[Target]:
     yield from (_time(found, model) for model in models)
     yield from paper_targets(found)
     yield from method_targets(found, CLASSIFIERS)
+    yield from peer_targets(found, CLASSIFIERS)
 
 
 def _baseline(found: Found, model: str) -> Target:

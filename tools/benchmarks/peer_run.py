@@ -1,0 +1,73 @@
+"""`python peer_run.py TOOL SOURCE.onnx TARGET.onnx SAMPLES.npz`: one call of a peer, in its own environment.
+
+Nothing of this repository is imported here, and of each tool no more than it needs. SAMPLES.npz holds arrays named
+`<number>/<input>`, one sample a number.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def main() -> None:
+    """Make TARGET of SOURCE; a peer that fails ends with its own exception."""
+    tool, source, target, samples = sys.argv[1:]
+    TOOLS[tool](source, target, samples)
+
+
+def _onnxslim(source: str, target: str, _: str) -> None:
+    import onnxslim
+
+    onnxslim.slim(source, target)
+
+
+def _onnxsim(source: str, target: str, _: str) -> None:
+    import onnx
+    import onnxsim
+
+    made, holds = onnxsim.simplify(source)
+    if not holds:
+        raise SystemExit("onnxsim: its own check of the simplified model failed")
+    onnx.save(made, target)
+
+
+def _shrink_ray(source: str, target: str, _: str) -> None:
+    import onnx
+    from onnx_shrink_ray.shrink import quantize_weights
+
+    onnx.save(quantize_weights(onnx.load(source)), target)
+
+
+def _nncf(source: str, target: str, samples: str) -> None:
+    import nncf
+    import onnx
+
+    model, feeds = onnx.load(source), _feeds(samples)
+    attention = any(node.op_type == "Softmax" for node in model.graph.node)
+    kind = nncf.ModelType.TRANSFORMER if attention else None
+    made = nncf.quantize(model, nncf.Dataset(feeds), model_type=kind, subset_size=len(feeds))
+    onnx.save(made, target)
+
+
+def _feeds(path: str) -> list[dict[str, Any]]:
+    import numpy as np
+
+    feeds: dict[str, dict[str, Any]] = {}
+    with np.load(path) as arrays:
+        for key in arrays.files:
+            number, _, name = key.partition("/")
+            feeds.setdefault(number, {})[name] = arrays[key]
+    return list(feeds.values())
+
+
+TOOLS: dict[str, Callable[[str, str, str], None]] = {
+    "onnxslim": _onnxslim,
+    "onnxsim": _onnxsim,
+    "onnx-shrink-ray": _shrink_ray,
+    "nncf": _nncf,
+}
+
+if __name__ == "__main__":
+    main()
