@@ -454,14 +454,16 @@ def test_the_papers_table_marks_what_was_asked_and_keeps_the_leaky_protocol_apar
             "bytes": [9e7, 3e7], "macs": 0.4, "latency": [0.6, 0.55, 0.65], "n": 10000, "flips": [31, lost],
             "top1": [0.91, after, change], "loss": [0.2756, 0.2712, [-0.0044, -0.006, -0.003]],
             "tempered": [0.27, 0.271, [0.001, -0.002, 0.004]], "temperatures": [1.2, 1.0],
-            "validation_top1": [0.9, 0.9],
+            "validation_top1": [0.9, 0.9], "weights": weights,
         }  # fmt: skip
 
+    weights = {"sha256": "0123456789abcdef", "training": ""}
+    nothing = {"outcome": "nothing", "reason": "none passed", "seconds": 1.0, "weights": weights}
     lines = [
         raw("paper", "resnext50", "lossless/0.3", row(0.912, 11)),
         raw("paper", "resnext50", "lossless/0.2", row(0.9085, 46)),
         raw("paper", "resnext50", "leaky/0.3", row(0.919, 5, leaky=True)),
-        raw("paper", "resnext50", "compact/0", {"outcome": "nothing", "reason": "none passed", "seconds": 1.0}),
+        raw("paper", "resnext50", "compact/0", nothing),
     ]
     text = document(bench, lines)
     assert "| met | .9100 → .9120 (.0020 [−.0030, .0070]), loss .2756 → .2712; 30.0 % kept |" in text
@@ -469,6 +471,7 @@ def test_the_papers_table_marks_what_was_asked_and_keeps_the_leaky_protocol_apar
     assert "| resnext50: at −90 % of the file's parameters top-1 within .01 of the original's | open |" in text
     assert "| lossless 0.3 | 30.0 % | 29.9 % | 40.0 % | .9120 (.0020 [−.0030, .0070]) | 31, 11 |" in text
     assert "- compact/0: none passed" in text
+    assert "Weights: a file given with `--model`, which does not say how it was trained (SHA-256" in text
     assert text.index("| leaky 0.3 |") > text.index("*Leaky*: calibrated, chosen and reported on the same 2,000")
 
 

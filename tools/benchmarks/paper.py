@@ -112,13 +112,19 @@ def measure(entry: Entry, lines: Lines) -> None:
         study = Study.of(entry.model, sources, options)
         sets = _sets(entry, study)
         for cell in mine:
-            data = _row(study, cell, sets)
+            data = {**_row(study, cell, sets), "weights": weights(entry, study)}
             lines.add(PART, entry.name, cell.name, entry.sha256, data)
             print(f"{entry.name}: {cell.name}: {data['outcome']}, {data.get('top1')}", flush=True)
 
 
 def _honest(entry: Entry) -> DataSources:
     return DataSources(data=entry.calibration.path, validation=entry.validation.path)
+
+
+def weights(entry: Entry, study: Study) -> dict[str, str]:
+    """Return which weights these are: the file's hash, and how it says that they were trained, "" where it does not."""
+    said = {prop.key: prop.value for prop in study.subject.model.metadata_props}
+    return {"sha256": entry.sha256, "training": said.get("training", "")}
 
 
 def _leaky(entry: Entry, lines: Lines) -> DataSources:

@@ -20,6 +20,7 @@ ABOUT_LEAKY = (
     "*Leaky*: calibrated, chosen and reported on the same {leaky:,} test samples, as one must not. What it shows above"
     " the honest row of its size is leakage."
 )
+NOT_TOLD = "a file given with `--model`, which does not say how it was trained"
 DIGITS = 4
 CLASSIFIERS = ("resnext50", "vgg", "vit", "text")
 HELD = {"resnext50": {0.3: 0.0, 0.2: 0.0, 0.1: 0.01}}
@@ -49,7 +50,7 @@ def paper(found: Found, model: str) -> list[str]:
     if not there:
         return []
     reasons = [f"- {cell.name}: {data['reason']}" for cell, data in there if data["outcome"] != "made"]
-    text = ["### The paper's reductions", ""]
+    text = ["### The paper's reductions", "", _weights(there[0][1]["weights"]), ""]
     honest = [(cell.name, data) for cell, data in made if not cell.leaky]
     leaky = [(cell.name, data) for cell, data in made if cell.leaky]
     if honest:
@@ -57,6 +58,12 @@ def paper(found: Found, model: str) -> list[str]:
     if leaky:
         text += [ABOUT_LEAKY.format(leaky=LEAKY), "", *_rows(leaky)]
     return [*text, *([*reasons, ""] if reasons else [])]
+
+
+def _weights(about: Line) -> str:
+    """Return which weights were used."""
+    how = f"trained by the recipe in `models/`: `{about['training']}`" if about["training"] else NOT_TOLD
+    return f"Weights: {how} (SHA-256 of the file: `{about['sha256'][:12]}`)."
 
 
 def _rows(made: Sequence[tuple[str, Line]]) -> list[str]:
