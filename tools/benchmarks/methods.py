@@ -1,28 +1,37 @@
 """Part "methods": ways to choose factors and ranks at equal size, on the same sites and calibration samples.
 
-Top-1 and loss on the test labels of a classifier; every plan meets them once, none is chosen by validation.
+Top-1 and loss on the test labels of a classifier; every plan meets them once, none is chosen by validation. Ours is
+measured first, and its decisions are kept: every other method's are paired with them.
 """
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import scipy.linalg
 
 from benchmarks.ablation import RULES, Built, Workbench
+from benchmarks.curves import triple
 from benchmarks.lines import Lines
-from benchmarks.paper import Scored, compared, scored
+from benchmarks.paper import Scored, compared, scored, some
 from benchmarks.zoo import Entry
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline.subject import Subject
+from onnx_lowrank.plan import Problem, alds, energy
 from onnx_lowrank.rewrite import rewrite
 from onnx_lowrank.runtime import Runner
-from onnx_lowrank.samples import read
+from onnx_lowrank.samples import Samples, read
+from onnx_lowrank.schemes import SCHEMES, spectrum
+from onnx_lowrank.sensitivity import Decomposed
+from onnx_lowrank.sensitivity.decompose import decompose_plain
 from onnx_lowrank.sites import find_sites
-from onnx_lowrank.types import Array, Moments
+from onnx_lowrank.statistics import LEVEL, exact_difference
+from onnx_lowrank.types import Array, Curve, Moments, Plan
 
 PART = "methods"
 KEEPS = (0.5, 0.3, 0.2, 0.1)
@@ -31,11 +40,90 @@ POWER = 0.5
 """ASVD's α: inputs are scaled by their mean size to this power (arXiv 2312.05821)."""
 
 
-def asvd(bench: Workbench, level: float) -> Built:
-    """Return plain SVD of W S, S = diag(E|x|^α), the same share of every weight."""
-    made = bench.whitened_of(_scaled)
-    problem = bench.problem(made.curves)
-    return problem.uniform(level * problem.dense), made.factors
+class Bench(Workbench):
+    """One model, everything collected once, when first asked for; all calibration samples, for every method."""
+
+    @cached_property
+    def calibration(self) -> Samples:
+        """The samples."""
+        return read(self.entry.calibration.path, self.subject.runner.inputs)
+
+    @cached_property
+    def weights_alone(self) -> Decomposed:
+        """Plain SVD, errors of the weights themselves."""
+        return decompose_plain(self.found, self.options.rank_multiple)
+
+    @cached_property
+    def by_inputs(self) -> Decomposed:
+        """SVD in the metric of the inputs."""
+        return self.whitened_of(lambda weight, fit: fit)
+
+    @cached_property
+    def by_input_sizes(self) -> Decomposed:
+        """Plain SVD of W S, S = diag(s) with s the root mean square of each input to the power of α (ASVD)."""
+        return self.whitened_of(_scaled)
+
+
+Rule = Callable[[Bench, float], Built]
+
+
+def uniform(problem: Problem, budget: float) -> Plan | None:
+    """Return the plan that keeps the same share of every site, and what is left over given away a step at a time.
+
+    Ranks are multiples of 8 and many sites have one shape, so the largest common share alone can be far below the
+    budget. Each step goes to the site with the smallest share kept that can have one.
+    """
+    plan = problem.uniform(budget)
+    if plan is None:
+        return None
+    dense = [curve.dense.cost.parameters for curve in problem.curves]
+    picks = [curve.options.index(choice.option) for curve, choice in zip(problem.curves, plan.choices, strict=True)]
+    left = budget - plan.cost.parameters
+    while True:
+        there = [
+            (curve.options[pick].cost.parameters / whole, site, to)
+            for site, (curve, pick, whole) in enumerate(zip(problem.curves, picks, dense, strict=True))
+            if (to := _next(curve, pick, left)) is not None
+        ]
+        if not there:
+            return problem.plan(picks, "uniform, filled")
+        _, site, to = min(there)
+        options = problem.curves[site].options
+        left -= options[to].cost.parameters - options[picks[site]].cost.parameters
+        picks[site] = to
+
+
+def _next(curve: Curve, pick: int, left: float) -> int | None:
+    """Return the cheapest option of less error that costs more than the one picked, but at most `left` more."""
+    now = curve.options[pick]
+    fitting = [
+        (option.cost.parameters, option.error, index)
+        for index, option in enumerate(curve.options)
+        if not option.family and option.error < now.error and 0 < option.cost.parameters - now.cost.parameters <= left
+    ]
+    return min(fitting)[2] if fitting else None
+
+
+def _allocated(made: Callable[[Bench], Decomposed], rule: Callable[[Problem, float], Plan | None]) -> Rule:
+    def build(bench: Bench, level: float) -> Built:
+        found = made(bench)
+        problem = bench.problem(found.curves)
+        return rule(problem, level * problem.dense), found.factors
+
+    return build
+
+
+def _alds(bench: Bench, level: float) -> Built:
+    """Return ranks by ALDS's rule, on plain SVD."""
+    found = bench.weights_alone
+    spectral = {
+        (site.id, scheme.name): spectrum(scheme, bench.found.weight(site), site.groups)
+        for site in bench.found.sites
+        for scheme in SCHEMES
+        if (site.id, scheme.name) in found.factors and len(scheme.sides(site.shape, site.groups)) == 1
+    }
+    problem = bench.problem(found.curves)
+    return alds(problem, level * problem.dense, spectral), found.factors
 
 
 def _scaled(weight: Array, fit: Moments) -> Moments:
@@ -55,12 +143,12 @@ def _scaled(weight: Array, fit: Moments) -> Moments:
     return replace(fit, A=A, C=scipy.linalg.block_diag(*blocks) * fit.positions)
 
 
-METHODS: Mapping[str, Callable[[Workbench, float], Built]] = {
-    "plain SVD": RULES["plain, uniform"],
-    "energy threshold": RULES["plain, energy"],
-    "ALDS": RULES["plain, ALDS"],
-    "SVD-LLM": RULES["whitened, uniform"],
-    "ASVD": asvd,
+METHODS: Mapping[str, Rule] = {
+    "plain SVD": _allocated(lambda bench: bench.weights_alone, uniform),
+    "energy threshold": _allocated(lambda bench: bench.weights_alone, energy),
+    "ALDS": _alds,
+    "SVD-LLM": _allocated(lambda bench: bench.by_inputs, uniform),
+    "ASVD": _allocated(lambda bench: bench.by_input_sizes, uniform),
     "paper": RULES["paper"],
     OURS: RULES["exact + range"],
 }
@@ -72,8 +160,8 @@ def cell_name(method: str, keep: float) -> str:
 
 
 def wanted(quick: bool) -> Iterator[tuple[str, float]]:
-    """Yield every cell, a method at a time."""
-    for method in METHODS:
+    """Yield every cell, a method at a time, ours first."""
+    for method in sorted(METHODS, key=lambda name: name != OURS):
         for keep in KEEPS[1:2] if quick else KEEPS:
             yield method, keep
 
@@ -86,18 +174,22 @@ def measure(entry: Entry, lines: Lines) -> None:
     options = Options(threads=lines.setting.threads, seed=lines.setting.seed)
     subject = Subject.of(entry.model, options)
     found = find_sites(subject.model, multiple=options.rank_multiple)
-    bench = Workbench(entry, subject, found, options)
-    test = read(entry.tests[0].path, subject.runner.inputs)
+    bench = Bench(entry, subject, found, options)
+    test = some(read(entry.tests[0].path, subject.runner.inputs), quick=lines.setting.quick)
     original = scored(subject.runner, test)
+    ours = {keep: _kept_hits(lines, entry, keep) for keep in KEEPS}
     for method, keep in missing:
         data = _cell(bench, METHODS[method], keep, original, test)
+        hits = data.pop("hits", None)
+        if method == OURS:
+            ours[keep] = hits
+        if hits is not None and (mine := ours[keep]) is not None:
+            data |= {"hits": packed(hits)} if method == OURS else {"ahead": ahead(hits, mine)}
         lines.add(PART, entry.name, cell_name(method, keep), entry.sha256, data)
         print(f"{entry.name}: {method} {keep:g}: {data.get('top1')}", flush=True)
 
 
-def _cell(
-    bench: Workbench, rule: Callable[[Workbench, float], Built], keep: float, original: Scored, test: Any
-) -> dict[str, Any]:
+def _cell(bench: Bench, rule: Rule, keep: float, original: Scored, test: Samples) -> dict[str, Any]:
     dense = sum(site.parameters for site in bench.found.sites)
     whole = bench.found.parameters
     plan, factors = rule(bench, (keep * whole - (whole - dense)) / dense)
@@ -106,4 +198,32 @@ def _cell(
     model = rewrite(bench.subject.model, bench.found, plan, factors)
     runner = Runner(model, provider=bench.options.provider, threads=bench.options.threads)
     kept = (whole - dense + plan.cost.parameters) / whole
-    return {"reachable": True, "kept": kept, **compared(original, scored(runner, test))}
+    found = scored(runner, test)
+    return {"reachable": True, "kept": kept, "hits": found.hits, **compared(original, found)}
+
+
+def packed(hits: Array) -> str:
+    """Return hits (n,) of 0 and 1 as text, eight a byte."""
+    return base64.b64encode(np.packbits(hits.astype(bool)).tobytes()).decode("ascii")
+
+
+def unpacked(text: str, count: int) -> Array:
+    """Return the hits (count,) that `packed` wrote."""
+    return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=count).astype(float)
+
+
+def ahead(theirs: Array, ours: Array) -> dict[str, Any]:
+    """Return by how much the hits of theirs (n,) exceed ours (n,), with interval, and how many each has alone."""
+    won, lost = (int(((a == 1) & (b == 0)).sum()) for a, b in ((theirs, ours), (ours, theirs)))
+    return {"top1": triple(exact_difference(won, lost, len(ours), LEVEL)), "flips": [won, lost]}
+
+
+def _kept_hits(lines: Lines, entry: Entry, keep: float) -> Array | None:
+    """Return ours of an earlier call, None where it was not measured on this model or cannot be reached."""
+    name = cell_name(OURS, keep)
+    if not lines.has(PART, entry.name, name, entry.sha256):
+        return None
+    data = next(
+        line["data"] for line in lines.all() if (line["part"], line["model"], line["cell"]) == (PART, entry.name, name)
+    )
+    return unpacked(data["hits"], data["n"]) if "hits" in data else None

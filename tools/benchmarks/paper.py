@@ -17,7 +17,7 @@ import scipy.optimize
 import scipy.special
 from numpy.typing import NDArray
 
-from benchmarks.curves import triple
+from benchmarks.curves import QUICK_SAMPLES, triple
 from benchmarks.lines import Lines
 from benchmarks.zoo import Entry
 from onnx_lowrank.batching import batches, join
@@ -33,7 +33,7 @@ KEEPS = (0.5, 0.3, 0.2, 0.1)
 DROPS = (0.0, 0.005)
 LEAKY_KEEPS = (0.3, 0.1)
 LEAKY = 2000
-"""Test samples that the leaky protocol calibrates, validates and reports on."""
+"""Test samples that the leaky protocol calibrates, validates and reports on; the honest rows are told on them, too."""
 ANY = Gate(max_drop=1.0)
 """lossless: the size is what is asked for; what it costs is what is reported."""
 BATCH = 50
@@ -99,26 +99,40 @@ class Sets:
 
 def measure(entry: Entry, lines: Lines) -> None:
     """Measure every missing row of a classifier; the honest rows share one collection. Raises LowRankError."""
-    cells = QUICK_CELLS if lines.setting.quick else CELLS
+    quick = lines.setting.quick
+    cells = QUICK_CELLS if quick else CELLS
     missing = [cell for cell in cells if not lines.has(PART, entry.name, cell.name, entry.sha256)]
-    if not missing:
-        return
     options = Options(metric="top1", seed=lines.setting.seed, threads=lines.setting.threads)
     for leaky in (False, True):
         mine = [cell for cell in missing if cell.leaky == leaky]
         if not mine:
             continue
-        sources = _leaky(entry, lines) if leaky else _honest(entry)
-        study = Study.of(entry.model, sources, options)
-        sets = _sets(entry, study)
+        start = time.perf_counter()
+        study = Study.of(entry.model, _sources(entry, options, leaky=leaky, quick=quick), options)
+        study.collect(study.metric(mine[0].goal.gate)[0])
+        collection = time.perf_counter() - start
+        sets = _sets(entry, study, quick=quick)
         for cell in mine:
-            data = {**_row(study, cell, sets), "weights": weights(entry, study)}
+            data = {**_row(study, cell, sets, collection), "weights": weights(entry, study)}
             lines.add(PART, entry.name, cell.name, entry.sha256, data)
             print(f"{entry.name}: {cell.name}: {data['outcome']}, {data.get('top1')}", flush=True)
 
 
-def _honest(entry: Entry) -> DataSources:
-    return DataSources(data=entry.calibration.path, validation=entry.validation.path)
+def _sources(entry: Entry, options: Options, *, leaky: bool, quick: bool) -> DataSources:
+    """Return the samples; leaky: the evaluation samples as calibration and validation, what one must not do."""
+    runner = Runner(entry.model, provider=options.provider, threads=options.threads)
+    read_in = {each: read(each.path, runner.inputs) for each in (entry.calibration, entry.validation, entry.tests[0])}
+    calibration, validation, test = (some(samples, quick=quick) for samples in read_in.values())
+    if leaky:
+        part = test.subset(range(min(len(test), LEAKY)))
+        return DataSources(data=part, validation=part, force_overlap=True)
+    return DataSources(data=calibration, validation=validation)
+
+
+def some(samples: Samples, *, quick: bool) -> Samples:
+    """Return the samples, or for a trial a few, spread over the set."""
+    count = min(len(samples), QUICK_SAMPLES)
+    return samples.subset([i * len(samples) // count for i in range(count)]) if quick else samples
 
 
 def weights(entry: Entry, study: Study) -> dict[str, str]:
@@ -127,20 +141,10 @@ def weights(entry: Entry, study: Study) -> dict[str, str]:
     return {"sha256": entry.sha256, "training": said.get("training", "")}
 
 
-def _leaky(entry: Entry, lines: Lines) -> DataSources:
-    """Return the evaluation samples as calibration and validation at once: what one must not do."""
-    lines.folder.joinpath("runs").mkdir(parents=True, exist_ok=True)
-    paths = [lines.folder / "runs" / f"{entry.name}-{what}.npz" for what in ("leaky-a", "leaky-b")]
-    with np.load(entry.tests[0].path) as arrays:
-        part = {name: arrays[name][:LEAKY] for name in arrays.files}
-    for path in paths:
-        np.savez(path, **part)
-    return DataSources(data=paths[0], validation=paths[1], force_overlap=True)
-
-
-def _sets(entry: Entry, study: Study) -> Sets:
+def _sets(entry: Entry, study: Study, *, quick: bool) -> Sets:
     runner = study.subject.runner
-    validation, test = (read(each.path, runner.inputs) for each in (entry.validation, entry.tests[0]))
+    found = (some(read(each.path, runner.inputs), quick=quick) for each in (entry.validation, entry.tests[0]))
+    validation, test = found
     return Sets(validation, test, (scored(runner, validation), scored(runner, test)))
 
 
@@ -156,20 +160,22 @@ def _outputs(runner: Runner, samples: Samples, batch: int) -> Iterator[dict[str,
         yield runner.run(join(run))
 
 
-def _row(study: Study, cell: Cell, sets: Sets) -> dict[str, Any]:
+def _row(study: Study, cell: Cell, sets: Sets, collection: float) -> dict[str, Any]:
+    """Return a row; `seconds` are those of the whole: what the rows share, `collection`, counts in each of them."""
     start = time.perf_counter()
-    study.collect(study.metric(cell.goal.gate)[0])
     result = reach(study, cell.goal, dry_run=True)
-    about: dict[str, Any] = {"reason": result.reason, "seconds": time.perf_counter() - start, "leaky": cell.leaky}
+    seconds = collection + time.perf_counter() - start
+    about: dict[str, Any] = {"reason": result.reason, "seconds": seconds, "leaky": cell.leaky}
     if not result:
         return {**about, "outcome": "nothing"}
     options = study.options
     runner = Runner(result.model, provider=options.provider, threads=options.threads)
     found = scored(runner, sets.validation), scored(runner, sets.test)
-    before = sets.original
-    if cell.leaky:
-        found, before = ((a, b.part(LEAKY)) for a, b in (found, before))
-    return {**about, "outcome": "made", **_sizes(result), **_compared(before, found)}
+    (validation, test), part = sets.original, (sets.original[1].part(LEAKY), found[1].part(LEAKY))
+    if cell.leaky:  # the samples that it reports are all that it has
+        return {**about, "outcome": "made", **_sizes(result), **_compared((part[0],) * 2, (part[1],) * 2)}
+    data = {**about, "outcome": "made", **_sizes(result), **_compared((validation, test), found)}
+    return {**data, "leaky_samples": compared(*part)}
 
 
 def _sizes(result: Result) -> dict[str, Any]:
