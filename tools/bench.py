@@ -49,6 +49,8 @@ PARTS = {"memory": goals.measure_memory, "goals": goals.measure, "curves": curve
 PARTS |= {"cost": cost.measure, "ablation": ablation.measure, "prediction": prediction.measure}
 PARTS |= {"pareto": pareto.measure, "floor": floor.measure, "latency": latency.measure}
 PARTS |= {"quantize": quantize.measure, "threads": quantize.measure_threads}
+QUICK_MODEL = "text"
+"""A trial of the whole: the smallest classifier."""
 PAPER = {"paper": paper.measure, "methods": methods.measure, "peers": peers.measure}
 """What is measured of the classifiers, whose labels are class numbers."""
 DRAWN = {scaling.PART: scaling.measure}
@@ -128,8 +130,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--models",
         type=_some_of((*MODELS, *CLASSIFIERS)),
-        default=list(MODELS),
-        help=f"of {','.join((*MODELS, *CLASSIFIERS))}; without it the first {len(MODELS)}",
+        help=f"of {','.join((*MODELS, *CLASSIFIERS))}; without it those that ZOO holds, with --quick {QUICK_MODEL}",
     )
     parser.add_argument(
         "--part",
@@ -139,9 +140,12 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="0 (all cores)")
-    parser.add_argument("--quick", action="store_true", help="80 %% alone, 64 samples a test set, one goal: a trial")
+    parser.add_argument("--quick", action="store_true", help="one size, one goal, 64 samples a set: a trial")
     parser.add_argument("--tables-only", action="store_true", help="measure nothing, write the tables again")
     given = parser.parse_args()
+    if given.models is None:
+        there = [name for name in (*MODELS, *CLASSIFIERS) if (given.zoo / name).is_dir()]
+        given.models = [QUICK_MODEL] if given.quick else there
     given.out = given.out or ROOT / ("bench-out" if given.quick else "tools/results")
     return given
 

@@ -30,7 +30,7 @@ STYLES: Mapping[str, tuple[str, str]] = {
 }
 """Colour and marker."""
 TICKS = (0.1, 0.2, 0.3, 0.5, 1.0)
-ENDS = (0.08, 1.1)
+ENDS = (0.07, 1.1)
 HEIGHT = 2.25
 LEAST_DEPTH = 0.02
 """A panel goes down at least so far below the original."""
@@ -65,6 +65,21 @@ def draw_accuracy(found: Found, models: Sequence[str], path: Path) -> bool:
         return False
     panels(path, draws, height=HEIGHT, legend=3)
     return True
+
+
+def accuracy(found: Found) -> list[str]:
+    """Return the section that shows the plot, where there is something to draw."""
+    if not any(key[0] == PART for key in found):
+        return []
+    about = "Top-1 on test labels against the share of parameters kept, paired 95 % intervals for ours"
+    return [
+        "## Accuracy against size",
+        "",
+        f"{about}; triangles stand for what is {BELOW}.",
+        "",
+        f"![{about}]({PLOT})",
+        "",
+    ]
 
 
 def lines_of(found: Found, model: str) -> dict[str, list[Point]]:

@@ -6,6 +6,7 @@ Nothing of this repository is imported here, and of each tool no more than it ne
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -51,6 +52,30 @@ def _nncf(source: str, target: str, samples: str) -> None:
     onnx.save(made, target)
 
 
+def _static(source: str, target: str, samples: str) -> None:
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        feeds = iter(_feeds(samples))
+
+        def get_next(self) -> Any:
+            return next(self.feeds, None)
+
+    prepared = f"{target}.prepared"
+    quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    try:
+        quantize_static(prepared, target, Reader())
+    finally:
+        os.remove(prepared)
+
+
+def _dynamic(source: str, target: str, _: str) -> None:
+    from onnxruntime.quantization import quantize_dynamic
+
+    quantize_dynamic(source, target)
+
+
 def _feeds(path: str) -> list[dict[str, Any]]:
     import numpy as np
 
@@ -67,6 +92,8 @@ TOOLS: dict[str, Callable[[str, str, str], None]] = {
     "onnxsim": _onnxsim,
     "onnx-shrink-ray": _shrink_ray,
     "nncf": _nncf,
+    "onnxruntime-static": _static,
+    "onnxruntime-dynamic": _dynamic,
 }
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ PART = "peers"
 ORIGINAL = "original"
 SIZES = (1, 16)
 """Samples a call that latency is measured with."""
-NNCF_SAMPLES = 300
-"""NNCF's default, spread over the calibration samples."""
+PEER_SAMPLES = 300
+"""NNCF's default, spread over the calibration samples; what onnxruntime by its own defaults sees, too."""
 CHECKED = 512
 """Validation samples, spread over the set, that outputs are compared on."""
 SECONDS, QUICK_SECONDS = 3.0, 0.3
@@ -63,6 +63,8 @@ SLIM_OURS, SIM_OURS, OURS_SLIM = "onnxslim of ours", "onnxsim of ours", "ours of
 CELLS = (
     Cell("int8 static", then="quantize"),
     Cell("int8 dynamic", then="quantize-dynamic"),
+    Cell("int8 static, stock", "onnxruntime-static"),
+    Cell("int8 dynamic, stock", "onnxruntime-dynamic"),
     Cell("NNCF", "nncf"),
     Cell("onnx-shrink-ray", "onnx-shrink-ray"),
     Cell(SLIM, "onnxslim", like=ORIGINAL),
@@ -70,6 +72,7 @@ CELLS = (
     Cell(OURS, resource="parameters"),
     Cell("ours, latency", resource="latency"),
     Cell("ours + int8 static", resource="parameters", then="quantize"),
+    Cell("ours + int8 dynamic", resource="parameters", then="quantize-dynamic"),
     Cell(SLIM_OURS, "onnxslim", source=OURS, like=OURS),
     Cell(SIM_OURS, "onnxsim", source=OURS, like=OURS),
     Cell(OURS_SLIM, resource="parameters", source=SLIM, like=OURS),
@@ -234,10 +237,10 @@ def _collected(bench: Bench, source: str, gate: Gate) -> Collected:
 
 
 def _samples(bench: Bench) -> Path:
-    """Return the file of calibration samples that a peer reads: inputs alone, no labels."""
+    """Return the file of calibration samples that a peer reads: inputs alone, no labels, one sample a call."""
     path, feeds = bench.folder / "samples.npz", bench.calibration.feeds
     if not path.is_file():
-        count = min(len(feeds), NNCF_SAMPLES)
+        count = min(len(feeds), PEER_SAMPLES)
         chosen = [feeds[i * len(feeds) // count] for i in range(count)]
         arrays: dict[str, Any] = {f"{i:05}/{name}": x for i, feed in enumerate(chosen) for name, x in feed.items()}
         np.savez(path, **arrays)

@@ -9,10 +9,10 @@ from benchmarks.latency_table import threads_said
 from benchmarks.lines import Line
 from benchmarks.peers import (
     CELLS,
-    NNCF_SAMPLES,
     OURS,
     OURS_SLIM,
     PART,
+    PEER_SAMPLES,
     SIM,
     SIM_OURS,
     SIZES,
@@ -21,16 +21,20 @@ from benchmarks.peers import (
 )
 from benchmarks.target import Found, Target
 from benchmarks.wording import NONE, megabytes, number, percent, table, with_interval
+from onnx_lowrank.quantize import CALIBRATED
 
 ABOUT = (
-    "Every row is a file on disk, from the same model and calibration samples, by each tool's defaults. int8 is"
-    " onnxruntime's, as `--then` makes it; NNCF is `nncf.quantize` on at most {nncf} of the calibration samples (its"
-    " default number), with its transformer scheme where the model has a softmax; onnx-shrink-ray quantises weights"
-    " alone. *Ours* is compact with a drop of {allowed} allowed on validation, as small or as fast as possible. {n:,}"
-    " test samples, paired 95 % intervals of the change: of top-1 exact (with how many samples were won and lost), of"
-    " the loss in nats. Latency against the original in turns, {threads}, with {sizes} samples of one shape a call, in"
-    " onnxruntime on the processor. *s*: seconds from the row's source to its file, collection or the tool's start"
-    " included."
+    "Every row is a file on disk, from the same model and calibration samples. *int8 static* and *int8 dynamic* are"
+    " onnxruntime's with the operators and ranges that `--then` gives it (static: the weights' operators, Relu and"
+    " Clip, one scale a channel, {calibrated} calibration samples; dynamic: no Conv); *stock* is `quantize_static` and"
+    " `quantize_dynamic` by their own defaults, static after their `quant_pre_process`. NNCF is `nncf.quantize`, with"
+    " its transformer scheme where the model has a softmax; it and stock static see at most {few} of the calibration"
+    " samples (NNCF's default number). onnx-shrink-ray quantises weights alone. *Ours* is compact with a drop of"
+    " {allowed} allowed on validation, as small or as fast as possible, and it alone is gated by validation labels."
+    " {n:,} test samples, paired 95 % intervals of the change: of top-1 exact (with how many samples were won and"
+    " lost), of the loss in nats. Latency against the original in turns, {threads}, with {sizes} samples of one shape a"
+    " call, in onnxruntime on the processor, {pairs} pairs or more. *s*: seconds from the row's source to its file,"
+    " collection or the tool's start included."
 )
 ABOUT_KEPT = (
     "*Off*: the largest difference of any output on {checked} validation samples, as a share of the largest output;"
@@ -54,9 +58,9 @@ def peers(found: Found, model: str) -> list[str]:
     if made:
         first = made[0][1]
         known = {
-            "nncf": NNCF_SAMPLES, "allowed": number(first["allowed"]), "n": first["n"], "threads":
+            "few": PEER_SAMPLES, "allowed": number(first["allowed"]), "n": first["n"], "threads":
             threads_said(first["threads"]) if first["threads"] else "as many threads as cores",
-            "sizes": " and ".join(map(str, SIZES)),
+            "sizes": " and ".join(map(str, SIZES)), "calibrated": CALIBRATED, "pairs": _fewest(made),
         }  # fmt: skip
         heads = ("", "file, MB", "top-1", "won, lost", "loss", *(f"latency ×, {size} a call" for size in SIZES), "s")
         text += [ABOUT.format(**known), "", *table(heads, [_original(first), *(_row(*each) for each in there)])]
@@ -68,6 +72,13 @@ def peers(found: Found, model: str) -> list[str]:
             text += [about, "", *table(heads, rows)]
     notes = [*_reasons(there), *_versions(there)]
     return [*text, *notes, *([""] if notes else [])]
+
+
+def _fewest(made: Sequence[tuple[str, Line]]) -> int:
+    """Return the smallest number of timed pairs that a ratio rests on."""
+    return min(
+        (said["pairs"] for _, data in made for said in data["latency"].values() if not said["reason"]), default=0
+    )
 
 
 def _original(first: Line) -> tuple[str, ...]:
@@ -127,7 +138,10 @@ def _versions(there: Sequence[tuple[str, Line]]) -> Iterator[str]:
 def peer_targets(found: Found, models: Sequence[str]) -> Iterator[Target]:
     """Yield whether the simplifiers and ours leave each other's files working."""
     for model in models:
-        asked = f"{model}: onnxslim and onnxsim neither break our output nor we theirs"
+        asked = (
+            f"{model}: onnxslim and onnxsim neither break our output (outputs as before) nor we theirs (no drop beyond"
+            " the allowed, by the test interval)"
+        )
         checks = [_theirs(found, model, SLIM, SLIM_OURS), _theirs(found, model, SIM, SIM_OURS), _ours(found, model)]
         known = [met for _, met in checks]
         met = False if False in known else None if None in known else True
