@@ -74,7 +74,7 @@ def rows_of(text: str, start: str) -> list[str]:
 
 def document(bench: Any, lines: list[dict[str, Any]], *, quick: bool = False) -> str:
     setting = bench("benchmarks.lines").Setting(0, 0, quick)
-    text: str = bench("benchmarks.tables").document(lines, (*MODELS, "resnext50"), setting)
+    text: str = bench("benchmarks.tables").document(lines, (*MODELS, "resnext50", "vgg"), setting)
     return text
 
 
@@ -581,3 +581,18 @@ def test_uniform_plans_use_what_multiples_leave_over(bench: Any, share: float) -
     assert budget - 20 < plan.cost.parameters <= budget
     assert kept[-1] - kept[0] <= 20
     assert bench("benchmarks.methods").uniform(problem, 0.1 * problem.dense) is None
+
+
+def test_every_part_has_the_command_that_measured_it(bench: Any) -> None:
+    made = {"outcome": "nothing", "reason": "none passed", "seconds": 1.0}
+    given, own = ({"sha256": "0" * 64, "training": training} for training in ("", "seed 0"))
+    lines = [
+        raw("paper", "resnext50", "compact/0", {**made, "weights": given}),
+        raw("paper", "vgg", "compact/0", {**made, "weights": own}),
+        {**raw("goals", "crepe", "compact/joint", crepe(0.3)), "threads": 2},
+    ]
+    text = document(bench, lines)
+    assert "python -m models resnext50 --model resnext50.onnx --out zoo/resnext50\n" in text
+    assert "python -m models vgg --out zoo/vgg\n" in text
+    assert "python tools/bench.py --zoo zoo --models crepe --part goals --seed 0 --threads 2\n" in text
+    assert "python tools/bench.py --zoo zoo --models resnext50,vgg --part paper --seed 0\n" in text
