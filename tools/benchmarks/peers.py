@@ -47,7 +47,7 @@ QUICK_DROP = 0.1
 class Cell:
     """One row: made of `source` by a peer (`tool`), by ours for the smallest `resource`, or by `then` alone.
 
-    `like`: whose outputs it is held against.
+    `like`: whose outputs it is held against. `strict`: no drop at all is allowed on validation.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Cell:
     then: Then | None = None
     source: str = ORIGINAL
     like: str = ""
+    strict: bool = False
 
 
 OURS, SLIM, SIM = "ours, size", "onnxslim", "onnxsim"
@@ -73,6 +74,8 @@ CELLS = (
     Cell("ours, latency", resource="latency"),
     Cell("ours + int8 static", resource="parameters", then="quantize"),
     Cell("ours + int8 dynamic", resource="parameters", then="quantize-dynamic"),
+    Cell("ours, size, drop 0", resource="parameters", strict=True),
+    Cell("ours + int8 static, drop 0", resource="parameters", then="quantize", strict=True),
     Cell(SLIM_OURS, "onnxslim", source=OURS, like=OURS),
     Cell(SIM_OURS, "onnxsim", source=OURS, like=OURS),
     Cell(OURS_SLIM, resource="parameters", source=SLIM, like=OURS),
@@ -119,10 +122,9 @@ class Bench:
         venvs = lines.folder / "venvs"
         return Bench(entry, options, quick, venvs, folder, calibration, validation, test, scores)
 
-    @property
-    def max_drop(self) -> float:
+    def max_drop(self, cell: Cell) -> float:
         """The drop that ours is allowed on validation."""
-        return QUICK_DROP if self.quick else MAX_DROP
+        return QUICK_DROP if self.quick else 0.0 if cell.strict else MAX_DROP
 
     def path(self, name: str) -> Path:
         """Return the file of a row."""
@@ -154,7 +156,7 @@ def measure(entry: Entry, lines: Lines) -> None:
 def row(bench: Bench, cell: Cell) -> dict[str, Any]:
     """Return a row; whatever keeps a file from being made, loaded or run is its reason."""
     about: dict[str, Any] = {
-        "reason": "", "original_bytes": file_bytes(bench.entry.model), "allowed": bench.max_drop,
+        "reason": "", "original_bytes": file_bytes(bench.entry.model), "allowed": bench.max_drop(cell),
         "threads": bench.options.threads,
     }  # fmt: skip
     try:
@@ -212,7 +214,7 @@ def _without_source(bench: Bench, cell: Cell) -> str:
 
 
 def _ours(bench: Bench, cell: Cell, resource: Resource) -> dict[str, Any]:
-    gate = Gate(max_drop=bench.max_drop)
+    gate = Gate(max_drop=bench.max_drop(cell))
     common = _collected(bench, cell.source, gate)
     study, start = common.study, time.perf_counter()
     here = replace(study, options=replace(study.options, then=cell.then), trials={}, notes=list(study.notes))
