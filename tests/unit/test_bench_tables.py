@@ -596,3 +596,13 @@ def test_every_part_has_the_command_that_measured_it(bench: Any) -> None:
     assert "python -m models vgg --out zoo/vgg\n" in text
     assert "python tools/bench.py --zoo zoo --models crepe --part goals --seed 0 --threads 2\n" in text
     assert "python tools/bench.py --zoo zoo --models resnext50,vgg --part paper --seed 0\n" in text
+
+
+def test_all_committed_cells_of_a_model_are_of_the_same_weights() -> None:
+    files = sorted((TOOLS / "results").glob("*.jsonl"))
+    lines = [json.loads(text) for file in files for text in file.read_text(encoding="utf-8").splitlines()]
+    hashes: dict[str, set[str]] = {}
+    for line in lines:
+        hashes.setdefault(line["model"], set()).add(line["sha256"])
+    assert len(hashes) >= len(MODELS)
+    assert {model: len(found) for model, found in hashes.items()} == dict.fromkeys(hashes, 1)
