@@ -31,7 +31,7 @@ from onnx_lowrank.sensitivity import Decomposed
 from onnx_lowrank.sensitivity.decompose import decompose_plain
 from onnx_lowrank.sites import find_sites
 from onnx_lowrank.statistics import LEVEL, exact_difference
-from onnx_lowrank.types import Array, Curve, Moments, Plan
+from onnx_lowrank.types import Array, Curve, Moments, Option, Plan
 
 PART = "methods"
 KEEPS = (0.5, 0.3, 0.2, 0.1)
@@ -67,30 +67,39 @@ class Bench(Workbench):
 Rule = Callable[[Bench, float], Built]
 
 
-def uniform(problem: Problem, budget: float) -> Plan | None:
-    """Return the plan that keeps the same share of every site, and what is left over given away a step at a time.
+def filled(problem: Problem, plan: Plan | None, budget: float, first: Callable[[Option, Option], float]) -> Plan | None:
+    """Return the plan with what it leaves of the budget given away, a step at a time.
 
-    Ranks are multiples of 8 and many sites have one shape, so the largest common share alone can be far below the
-    budget. Each step goes to the site with the smallest share kept that can have one.
+    Ranks are multiples of 8 and many sites have one shape, so one share or bound for all can be far below the budget.
+    Each step goes to the site of least `first(option, dense option)` that can have one.
     """
-    plan = problem.uniform(budget)
     if plan is None:
         return None
-    dense = [curve.dense.cost.parameters for curve in problem.curves]
     picks = [curve.options.index(choice.option) for curve, choice in zip(problem.curves, plan.choices, strict=True)]
     left = budget - plan.cost.parameters
     while True:
         there = [
-            (curve.options[pick].cost.parameters / whole, site, to)
-            for site, (curve, pick, whole) in enumerate(zip(problem.curves, picks, dense, strict=True))
+            (first(curve.options[pick], curve.dense), site, to)
+            for site, (curve, pick) in enumerate(zip(problem.curves, picks, strict=True))
             if (to := _next(curve, pick, left)) is not None
         ]
         if not there:
-            return problem.plan(picks, "uniform, filled")
+            return problem.plan(picks, f"{plan.origin}, filled")
         _, site, to = min(there)
         options = problem.curves[site].options
         left -= options[to].cost.parameters - options[picks[site]].cost.parameters
         picks[site] = to
+
+
+def uniform(problem: Problem, budget: float) -> Plan | None:
+    """Return the plan that keeps the same share of every site; what is over goes where the share is smallest."""
+    plan = problem.uniform(budget)
+    return filled(problem, plan, budget, lambda now, dense: now.cost.parameters / dense.cost.parameters)
+
+
+def _bounded(rule: Callable[[Problem, float], Plan | None]) -> Callable[[Problem, float], Plan | None]:
+    """Return a rule with one bound on the error for all sites; what is over goes where the error is largest."""
+    return lambda problem, budget: filled(problem, rule(problem, budget), budget, lambda now, dense: -now.error)
 
 
 def _next(curve: Curve, pick: int, left: float) -> int | None:
@@ -123,7 +132,8 @@ def _alds(bench: Bench, level: float) -> Built:
         if (site.id, scheme.name) in found.factors and len(scheme.sides(site.shape, site.groups)) == 1
     }
     problem = bench.problem(found.curves)
-    return alds(problem, level * problem.dense, spectral), found.factors
+    rule = _bounded(lambda given, budget: alds(given, budget, spectral))
+    return rule(problem, level * problem.dense), found.factors
 
 
 def _scaled(weight: Array, fit: Moments) -> Moments:
@@ -145,7 +155,7 @@ def _scaled(weight: Array, fit: Moments) -> Moments:
 
 METHODS: Mapping[str, Rule] = {
     "plain SVD": _allocated(lambda bench: bench.weights_alone, uniform),
-    "energy threshold": _allocated(lambda bench: bench.weights_alone, energy),
+    "energy threshold": _allocated(lambda bench: bench.weights_alone, _bounded(energy)),
     "ALDS": _alds,
     "SVD-LLM": _allocated(lambda bench: bench.by_inputs, uniform),
     "ASVD": _allocated(lambda bench: bench.by_input_sizes, uniform),
