@@ -2,7 +2,8 @@
 
     python -m models minilm --out zoo/minilm      # and so on, see models/README.md
     python tools/bench.py --zoo zoo
-    python tools/bench.py --zoo zoo --part scaling    # no zoo model, and only where it is asked for: about an hour
+    python tools/bench.py --zoo zoo --part scaling    # no zoo model, and only where it is asked for: half an hour
+    python tools/bench.py --zoo zoo --quick           # a trial of every classifier's part: two minutes
 
 Every measurement is a JSON line in OUT/*.jsonl, keyed by model, cell, seed, tool version and the model's hash; one that
 is there is not run again, so an interrupted run goes on where it stopped. RESULTS.md is made of these lines alone.
@@ -135,14 +136,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--part",
         type=_some_of((*PARTS, *PAPER, *DRAWN)),
-        default=[*PARTS, *PAPER],
-        help=f"of {','.join((*PARTS, *PAPER, *DRAWN))}; without it all but {','.join(DRAWN)}",
+        help=f"of {','.join((*PARTS, *PAPER, *DRAWN))}; without it all, but {','.join(DRAWN)} only with --quick",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="0 (all cores)")
     parser.add_argument("--quick", action="store_true", help="one size, one goal, 64 samples a set: a trial")
     parser.add_argument("--tables-only", action="store_true", help="measure nothing, write the tables again")
     given = parser.parse_args()
+    if given.part is None:
+        given.part = [*PARTS, *PAPER, *(DRAWN if given.quick else [])]
     if given.models is None:
         there = [name for name in (*MODELS, *CLASSIFIERS) if (given.zoo / name).is_dir()]
         given.models = [QUICK_MODEL] if given.quick else there
