@@ -23,7 +23,7 @@ def run(*arguments: object) -> Result:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, no_timing: None) -> Path:
     """A directory with a classifier whose first weight has rank 8, and samples labelled by the model itself."""
     weights = {"W1": weight((32, 64), 1, rank=8).astype(np.float32), "W2": weight((64, 4), 2).astype(np.float32)}
     nodes = [
