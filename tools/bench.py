@@ -148,6 +148,10 @@ def _arguments() -> argparse.Namespace:
     if given.models is None:
         there = [name for name in (*MODELS, *CLASSIFIERS) if (given.zoo / name).is_dir()]
         given.models = [QUICK_MODEL] if given.quick else there
+        if not (given.models or given.tables_only or set(given.part) <= set(DRAWN)):
+            parser.error(
+                f"{given.zoo} holds no model: python -m models NAME --out {given.zoo}/NAME, see models/README.md"
+            )
     given.out = given.out or ROOT / ("bench-out" if given.quick else "tools/results")
     return given
 

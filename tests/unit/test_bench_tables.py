@@ -606,3 +606,25 @@ def test_all_committed_cells_of_a_model_are_of_the_same_weights() -> None:
         hashes.setdefault(line["model"], set()).add(line["sha256"])
     assert len(hashes) >= len(MODELS)
     assert {model: len(found) for model, found in hashes.items()} == dict.fromkeys(hashes, 1)
+
+
+def test_a_zoo_without_models_is_an_error_and_writes_nothing(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--zoo", str(tmp_path / "none"), "--out", str(out)])
+    with pytest.raises(SystemExit) as ended:
+        bench("bench").main()
+    assert ended.value.code == 2
+    assert "none holds no model: python -m models NAME" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_cell_is_found_again_on_the_same_model_alone(bench: Any, tmp_path: Path) -> None:
+    lines = bench("benchmarks.lines")
+    kept = lines.Lines(tmp_path, lines.Setting(0, 1, False))
+    kept.add("methods", "vgg", "ours/0.5", "a" * 64, {"n": 3})
+    again = lines.Lines(tmp_path, lines.Setting(0, 1, False))
+    assert again.get("methods", "vgg", "ours/0.5", "a" * 64) == {"n": 3}
+    assert again.get("methods", "vgg", "ours/0.5", "b" * 64) is None
+    assert again.get("methods", "vgg", "ours/0.3", "a" * 64) is None

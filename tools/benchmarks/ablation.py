@@ -262,13 +262,18 @@ def _plain(bench: Workbench, level: float, rule: Callable[[Problem, float], Plan
     return rule(problem, level * problem.dense), bench.plain.decomposed.factors
 
 
-def _alds(bench: Workbench, level: float) -> Built:
-    spectral = {
-        (site.id, scheme.name): spectrum(scheme, bench.found.weight(site), site.groups)
-        for site in bench.found.sites
+def spectra(found: Found, made: Decomposed) -> dict[tuple[str, str], Array]:
+    """Return (site id, scheme) -> singular values, of every scheme with one truncation: what ALDS bounds."""
+    return {
+        (site.id, scheme.name): spectrum(scheme, found.weight(site), site.groups)
+        for site in found.sites
         for scheme in SCHEMES
-        if (site.id, scheme.name) in bench.plain.decomposed.factors and len(scheme.sides(site.shape, site.groups)) == 1
+        if (site.id, scheme.name) in made.factors and len(scheme.sides(site.shape, site.groups)) == 1
     }
+
+
+def _alds(bench: Workbench, level: float) -> Built:
+    spectral = spectra(bench.found, bench.plain.decomposed)
     return _plain(bench, level, lambda problem, budget: alds(problem, budget, spectral))
 
 

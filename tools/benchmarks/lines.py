@@ -43,8 +43,12 @@ class Lines:
 
     def has(self, part: str, model: str, cell: str, sha256: str) -> bool:
         """Return whether the cell was measured on this very model by this version of the tool."""
+        return self.get(part, model, cell, sha256) is not None
+
+    def get(self, part: str, model: str, cell: str, sha256: str) -> Line | None:
+        """Return what a cell gave on this very model by this version of the tool, None where it was not measured."""
         line = self._found.get((part, model, cell))
-        return line is not None and line["sha256"] == sha256
+        return dict(line["data"]) if line is not None and line["sha256"] == sha256 else None
 
     def add(self, part: str, model: str, cell: str, sha256: str, data: Line) -> None:
         """Keep a cell, at once and for good."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from benchmarks.ablation import RULES, Built, Workbench
+from benchmarks.ablation import RULES, Built, Workbench, spectra
 from benchmarks.curves import triple
 from benchmarks.lines import Lines
 from benchmarks.paper import Scored, compared, scored, some
@@ -26,7 +26,6 @@ from onnx_lowrank.plan import Problem, alds, energy
 from onnx_lowrank.rewrite import rewrite
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.samples import Samples, read
-from onnx_lowrank.schemes import SCHEMES, spectrum
 from onnx_lowrank.sensitivity import Decomposed
 from onnx_lowrank.sensitivity.decompose import decompose_plain
 from onnx_lowrank.sites import find_sites
@@ -37,7 +36,7 @@ PART = "methods"
 KEEPS = (0.5, 0.3, 0.2, 0.1)
 OURS = "ours"
 POWER = 0.5
-"""ASVD's α: inputs are scaled by their mean size to this power (arXiv 2312.05821)."""
+"""ASVD's α: inputs are scaled by their root mean square to this power (arXiv 2312.05821: by their mean size)."""
 
 
 class Bench(Workbench):
@@ -125,12 +124,7 @@ def _allocated(made: Callable[[Bench], Decomposed], rule: Callable[[Problem, flo
 def _alds(bench: Bench, level: float) -> Built:
     """Return ranks by ALDS's rule, on plain SVD."""
     found = bench.weights_alone
-    spectral = {
-        (site.id, scheme.name): spectrum(scheme, bench.found.weight(site), site.groups)
-        for site in bench.found.sites
-        for scheme in SCHEMES
-        if (site.id, scheme.name) in found.factors and len(scheme.sides(site.shape, site.groups)) == 1
-    }
+    spectral = spectra(bench.found, found)
     problem = bench.problem(found.curves)
     rule = _bounded(lambda given, budget: alds(given, budget, spectral))
     return rule(problem, level * problem.dense), found.factors
@@ -231,9 +225,5 @@ def ahead(theirs: Array, ours: Array) -> dict[str, Any]:
 def _kept_hits(lines: Lines, entry: Entry, keep: float) -> Array | None:
     """Return ours of an earlier call, None where it was not measured on this model or cannot be reached."""
     name = cell_name(OURS, keep)
-    if not lines.has(PART, entry.name, name, entry.sha256):
-        return None
-    data = next(
-        line["data"] for line in lines.all() if (line["part"], line["model"], line["cell"]) == (PART, entry.name, name)
-    )
-    return unpacked(data["hits"], data["n"]) if "hits" in data else None
+    data = lines.get(PART, entry.name, name, entry.sha256)
+    return unpacked(data["hits"], data["n"]) if data is not None and "hits" in data else None

@@ -121,11 +121,12 @@ def measure(entry: Entry, lines: Lines) -> None:
 def _sources(entry: Entry, options: Options, *, leaky: bool, quick: bool) -> DataSources:
     """Return the samples; leaky: the evaluation samples as calibration and validation, what one must not do."""
     runner = Runner(entry.model, provider=options.provider, threads=options.threads)
-    read_in = {each: read(each.path, runner.inputs) for each in (entry.calibration, entry.validation, entry.tests[0])}
-    calibration, validation, test = (some(samples, quick=quick) for samples in read_in.values())
     if leaky:
+        test = some(read(entry.tests[0].path, runner.inputs), quick=quick)
         part = test.subset(range(min(len(test), LEAKY)))
         return DataSources(data=part, validation=part, force_overlap=True)
+    each = entry.calibration, entry.validation
+    calibration, validation = (some(read(one.path, runner.inputs), quick=quick) for one in each)
     return DataSources(data=calibration, validation=validation)
 
 
@@ -143,8 +144,8 @@ def weights(entry: Entry, study: Study) -> dict[str, str]:
 
 def _sets(entry: Entry, study: Study, *, quick: bool) -> Sets:
     runner = study.subject.runner
-    found = (some(read(each.path, runner.inputs), quick=quick) for each in (entry.validation, entry.tests[0]))
-    validation, test = found
+    each = entry.validation, entry.tests[0]
+    validation, test = (some(read(one.path, runner.inputs), quick=quick) for one in each)
     return Sets(validation, test, (scored(runner, validation), scored(runner, test)))
 
 

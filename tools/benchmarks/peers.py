@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.curves import QUICK_SAMPLES
 from benchmarks.goals import MAX_DROP
 from benchmarks.lines import Lines, source_digest
-from benchmarks.paper import BATCH, Scored, compared, scored
+from benchmarks.paper import BATCH, Scored, compared, scored, some
 from benchmarks.peer_checks import farthest, latency
 from benchmarks.peer_tools import NotInstalledError, PeerError, ready, run_peer
 from benchmarks.zoo import Entry
@@ -272,8 +271,7 @@ def _kept(bench: Bench, like: str, mine: Scored, runner: Runner) -> dict[str, An
 
 
 def _read(path: Path, runner: Runner, *, quick: bool) -> Samples:
-    samples = read(path, runner.inputs)
-    return samples.subset(range(min(len(samples), QUICK_SAMPLES))) if quick else samples
+    return some(read(path, runner.inputs), quick=quick)
 
 
 def _scored(runner: Runner, samples: Samples) -> Scored:
