@@ -21,23 +21,56 @@ LEAST_MEMORY = 2**24
 """Below this a bound on memory bounds nothing."""
 
 
+MAX_DROP, TOLERANCE = 0.01, 0.05
+"""What may be lost where nobody says: of a metric, and (the mean relative error) of an output that is no decision."""
+CONFIDENCE = 0.95
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gate:
-    """When a candidate holds: its metric's drop is at most `max_drop`.
+    """When a candidate holds: a test at `confidence` rejects that its metric's drop is `max_drop` or more.
 
-    `relative` divides the drop by the original's metric. With `confidence`, the upper end of the drop's interval
-    at that (two-sided) level is compared, not its estimate. Raises GoalError for values out of range.
+    max_drop: None is MAX_DROP, and TOLERANCE for relative-l2. `relative` divides the drop by the original's metric.
+    observed: the estimate alone decides, and nothing is claimed. Raises GoalError for values out of range, and for a
+    drop of 0 that is not only to be observed.
     """
 
-    max_drop: float = 0.0
+    max_drop: float | None = None
     drop_type: DropType = "absolute"
-    confidence: float | None = None
+    confidence: float = CONFIDENCE
+    observed: bool = False
 
     def __post_init__(self) -> None:
-        if math.isnan(self.max_drop) or self.max_drop < 0:
+        if self.max_drop is not None and (math.isnan(self.max_drop) or self.max_drop < 0):
             raise GoalError(f"the allowed drop must be 0 or more, not {self.max_drop}")
-        if self.confidence is not None and not 0.5 <= self.confidence < 1:
+        if not 0.5 <= self.confidence < 1:
             raise GoalError(f"the confidence must be between 0.5 and 1 (0.95, say), not {self.confidence}")
+        if self.max_drop == 0 and not self.observed:
+            raise GoalError(
+                "no finite number of samples certifies a drop of 0: give --max-drop 0.01, say, to certify that less is"
+                " lost, or --observed to go by the estimate alone, which claims nothing"
+            )
+
+    @property
+    def alpha(self) -> float:
+        """How often the test may be wrong."""
+        return 1 - self.confidence
+
+    @property
+    def level(self) -> float:
+        """The level of the bound that is compared with what is allowed."""
+        return self.confidence
+
+    @property
+    def relative(self) -> bool:
+        """Whether drops are shares of the original's metric."""
+        return self.drop_type == "relative"
+
+    def allowed(self, metric: str) -> float:
+        """Return the drop of a metric, by its name, that is allowed."""
+        if self.max_drop is not None:
+            return self.max_drop
+        return TOLERANCE if metric.partition("@")[0] == "relative-l2" else MAX_DROP
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,7 +187,9 @@ class Options:
     prefix. continuation: steps in which to shrink, collecting again after each. gamma: bound on the relative error of
     a layer under `paper`. loss: FILE.py:function(outputs, label) -> {output: gradient}, a loss of one's own. then: what
     is done to the factored model, and judged with it: int8 by onnxruntime (static, dynamic), or of the weights alone.
-    siblings: weights that read the same tensor may share a first factor.
+    siblings: weights that read the same tensor may share a first factor. outputs: those that count, for the loss and
+    the gate; none: all. groups: the key, in the samples, of what samples have in common. allow_weak_baseline: go on
+    where the metric measures nothing; allow_random: judge an original that is not deterministic against its own spread.
     """
 
     sensitivity: Sensitivity = "joint"
@@ -174,6 +209,10 @@ class Options:
     loss: str | None = None
     then: Then | None = None
     siblings: bool = True
+    outputs: tuple[str, ...] = ()
+    groups: str | None = None
+    allow_weak_baseline: bool = False
+    allow_random: bool = False
 
     @property
     def shares(self) -> bool:

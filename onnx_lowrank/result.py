@@ -13,7 +13,7 @@ from onnx_lowrank.metrics.divergence import Kind
 from onnx_lowrank.model_io import check, staged
 from onnx_lowrank.options import Goal, Options
 from onnx_lowrank.timing import Timing
-from onnx_lowrank.types import Curve, Family, Plan, Site, Skip, Verdict
+from onnx_lowrank.types import Certificate, Curve, Family, Plan, Site, Skip, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ class Result:
     """Outcome of `optimize`. Truthy when a smaller model passed; otherwise `model` is the original.
 
     `verdict` was measured on the model as reloaded from disk; `test` likewise, on samples nothing was chosen on.
+    `certificate` is what the file claims; `warnings` belong beside any claim.
     `latency` is the saved model's, or that of the fastest plan where it was not fast enough.
     `trials` are all plans measured, in order; `reason` says in one line how it ended. `divergence` is the loss that
     sensitivity was predicted for. `steps`, with `then`: what factoring, int8 and both do, on the same samples.
@@ -86,6 +87,8 @@ class Result:
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     output: Path | None = None
+    warnings: tuple[str, ...] = ()
+    certificate: Certificate | None = None
     divergence: Kind = "relative-l2"
     steps: tuple[Step, ...] = ()
 
@@ -121,6 +124,7 @@ class Comparison:
     latency: Timing
     metric: str
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return self.verdict.passed

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,19 +16,22 @@ from onnx_lowrank.metrics import (
     Labels,
     Measured,
     Metric,
+    Top,
     agreement,
+    bound_of,
     class_output,
     drop_of,
     interval_of,
     listed,
+    more_samples,
     numeric,
     reason,
-    width_note,
+    unjudged,
 )
 from onnx_lowrank.options import Gate
 from onnx_lowrank.runtime import Runner
-from onnx_lowrank.statistics import LEVEL, single_interval
-from onnx_lowrank.types import Array, Feed, Interval, Verdict
+from onnx_lowrank.statistics import single_interval
+from onnx_lowrank.types import Array, Bound, Feed, Interval, OutputVerdict, Verdict, Word
 
 KEPT_BYTES = 256 * 2**20
 """Memory for the original's outputs; what does not fit is computed again for every candidate."""
@@ -40,6 +43,7 @@ _UNKNOWN = ""
 
 Progress = Callable[[int], None]
 """Called with the number of samples done since the last call."""
+Watch = Callable[[Sequence[Mapping[str, Array]], Sequence[Mapping[str, Array]]], None]
 
 
 class Reference:
@@ -74,19 +78,22 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Run:
-    """What one model did: the metric, how far every output moved, and (n,) agreement where there are classes."""
+class Comparison:
+    """What one model did: the metric, other outputs' own metrics, how far outputs moved, (n,) agreement of classes."""
 
     measured: Measured
     moved: tuple[Difference, ...]
     agreement: Array | None
+    others: Mapping[str, Measured] = field(default_factory=dict)
 
 
 class Judge:
     """Judges candidates against one original, on one set, by one metric and gate; the original runs once.
 
     `feeds` may be lazy; outputs are held a batch at a time, all of them only for a metric that is `whole`.
-    Raises DataError or MetricError, one line, where samples, labels, metric and gate do not fit.
+    groups: (n,) numbers from 0 of the sources that samples share. outputs: those that count besides the metric's own;
+    None: every one that holds numbers. spread: the original is not deterministic, so what compares with it is measured
+    against its own second run. Raises DataError or MetricError, one line, where samples, labels and metric do not fit.
     """
 
     def __init__(
@@ -99,6 +106,9 @@ class Judge:
         *,
         seed: int = 0,
         limit: int = KEPT_BYTES,
+        groups: Array | None = None,
+        outputs: Sequence[str] | None = None,
+        spread: bool = False,
     ) -> None:
         if not len(feeds):
             raise DataError("there are no samples to validate on; give some with --validation")
@@ -107,78 +117,127 @@ class Judge:
         if metric.needs_labels and labels is None:
             raise MetricError(f"{metric.name} needs labels, and the validation samples have none")
         self.metric, self.gate, self.seed = metric, gate, seed
-        self.level = gate.confidence or LEVEL
-        self.labels = labels
+        self.allowed = gate.allowed(metric.name)
+        self.labels, self.groups, self.spread = labels, groups, spread
         self.reference = Reference(original, feeds, limit=limit)
-        self._baseline: _Run | None = None
+        self._wanted = outputs
+        self._others: dict[str, Metric] = {}
+        self._baseline: Comparison | None = None
         self._classes: str | None = _UNKNOWN
+
+    @property
+    def units(self) -> int:
+        """How many independent samples there are."""
+        return len(self.reference.feeds) if self.groups is None else int(self.groups.max()) + 1
 
     def original(self, progress: Progress | None = None) -> Interval:
         """Return the original's own metric, measured at the first call; exact where the metric compares with it."""
-        found = self._original(progress).measured
-        if self.metric.needs_reference:
-            return Interval(found.estimate, found.estimate, found.estimate, self.level)
-        return interval_of(self.metric, found, self.level)
+        found = self.baseline(progress).measured
+        if found.known:
+            return Interval(found.estimate, found.estimate, found.estimate, self.gate.confidence)
+        return interval_of(self.metric, found, self.gate.confidence)
 
     def judge(self, candidate: Runner, progress: Progress | None = None) -> Verdict:
         """Return the verdict on a candidate. Raises ModelError where it lacks an output, RuntimeProblem, MetricError.
 
         `progress` also counts the original's samples, the first time.
         """
-        missing = [name for name in self.reference.runner.names if name not in candidate.names]
-        if missing:
-            raise ModelError(f"the candidate has no output {missing[0]!r}, which the original has")
-        base = self._original(progress)
-        run = self._run(candidate, progress)
-        relative = self.gate.drop_type == "relative"
-        drop = drop_of(self.metric, base.measured, run.measured, self.level, relative=relative)
-        bound = drop.high if self.gate.confidence is not None else drop.estimate
+        base = self.baseline(progress)
+        return self.verdict(base, self.compared(candidate, progress))
+
+    def verdict(self, base: Comparison, run: Comparison) -> Verdict:
+        """Return what follows from what the original and a candidate did."""
+        name, gate, level = self.metric.name, self.gate, self.gate.confidence
+        drop = drop_of(self.metric, base.measured, run.measured, level, relative=gate.relative)
+        bound = bound_of(self.metric, base.measured, run.measured, gate, self.allowed, seed=self.seed)
         original = self.original()
-        scale = 1.0 if relative else max(abs(original.estimate), abs(run.measured.estimate))
-        broken = _broken(self.metric.name, base, run)
-        passed = broken is None and within(bound, self.gate.max_drop, scale)
+        others = tuple(self._other(each, metric, base, run) for each, metric in self._others.items())
+        broken = _broken(name, base, run) or _elsewhere(others)
+        word = self._word(drop, bound, max(abs(original.estimate), abs(run.measured.estimate)))
+        said = broken or reason(name, drop, bound, gate, word, self.units)
         return Verdict(
-            passed=passed,
-            metric=self.metric.name,
+            word="failed" if broken else word,
+            metric=name,
             higher_is_better=self.metric.higher_is_better,
             samples=len(self.reference.feeds),
             original=original,
-            candidate=interval_of(self.metric, run.measured, self.level),
+            candidate=interval_of(self.metric, run.measured, level),
             drop=drop,
             bound=bound,
-            allowed=self.gate.max_drop,
-            agreement=None if run.agreement is None else single_interval(run.agreement, self.level),
+            allowed=self.allowed,
+            drop_type=gate.drop_type,
+            agreement=None if run.agreement is None else single_interval(run.agreement, level),
             differences=tuple(each.result() for each in run.moved),
-            reason=broken or reason(self.metric.name, drop, self.gate, passed=passed),
-            notes=tuple(_notes(self.metric.name, base, run, drop, self.gate)),
+            others=others,
+            units=self.units,
+            unexplained=_unexplained(self.metric, base, run),
+            reason=said,
+            notes=tuple(self._notes(base, run, drop, bound)),
         )
 
-    def _original(self, progress: Progress | None) -> _Run:
+    def _word(self, drop: Interval, bound: Bound, size: float) -> Word:
+        scale = 1.0 if self.gate.relative else size
+        if self.gate.observed:
+            return "observed" if within(drop.estimate, self.allowed, scale) else "failed"
+        return "certified" if bound.value <= self.allowed else "failed"
+
+    def _other(self, name: str, metric: Metric, base: Comparison, run: Comparison) -> OutputVerdict:
+        """Return what is to be said of an output that the metric does not look at; its drop is never relative."""
+        allowed, gate = self.gate.allowed(metric.name), Gate(confidence=self.gate.confidence)
+        first, second = base.others[name], run.others[name]
+        drop = drop_of(metric, first, second, gate.confidence, relative=False)
+        bound = bound_of(metric, first, second, gate, allowed, seed=self.seed)
+        passed = within(drop.estimate, allowed, 1.0) if self.gate.observed else bound.value <= allowed
+        return OutputVerdict(name, metric.name, drop, bound, allowed, passed)
+
+    def baseline(self, progress: Progress | None = None) -> Comparison:
+        """Return what the original does against itself, measured once."""
         if self._baseline is None:
-            self._baseline = self._run(None, progress)
+            self._baseline = self.compared(None, progress)
         return self._baseline
 
-    def _run(self, candidate: Runner | None, progress: Progress | None) -> _Run:
-        """Run the candidate (None: the original again) over the set."""
+    def compared(
+        self, candidate: Runner | None, progress: Progress | None = None, watch: Watch | None = None
+    ) -> Comparison:
+        """Run a candidate (None: the original again) over the set. Raises ModelError where it lacks an output.
+
+        `watch` is shown the original's outputs and the candidate's, a batch at a time.
+        """
+        missing = [] if candidate is None else [n for n in self.reference.runner.names if n not in candidate.names]
+        if missing:
+            raise ModelError(f"the candidate has no output {missing[0]!r}, which the original has")
+        if candidate is None and self.spread:
+            candidate = self.reference.runner
+        known = candidate is None
         moved = {name: Difference(name) for name in self.reference.runner.names}
         agreed: list[float] = []
-        collector = Collector(self.metric, self.labels, self.seed, original=candidate is None)
-        alone = candidate is not None and 1 == batch_size(candidate, self.reference.feeds) < self.reference.batch
+        main = Collector(self.metric, self.labels, self.seed, original=known, groups=self.groups)
+        others: dict[str, Collector] = {}
+        alone = not known and 1 == batch_size(candidate, self.reference.feeds) < self.reference.batch  # type: ignore[arg-type]
         for feeds, reference in self.reference.batches():
             outputs = reference if candidate is None else _outputs(candidate, feeds, alone=alone)
             if self._classes is _UNKNOWN:
                 self._classes = class_output(self.metric, listed(reference))
+                self._others = unjudged(self.metric, listed(reference), self._wanted)
+            others = others or {
+                name: Collector(metric, None, self.seed, original=known, groups=self.groups)
+                for name, metric in self._others.items()
+            }
             for expected, got in zip(reference, outputs, strict=True):
                 for name, tally in moved.items():
                     if numeric(expected[name]) and numeric(got[name]):
                         tally.add(expected[name], got[name])
                 if self._classes:
                     agreed.append(agreement(expected[self._classes], got[self._classes]))
-            collector.add(outputs, reference)
+            for collector in (main, *others.values()):
+                collector.add(outputs, reference)
+            if watch:
+                watch(reference, outputs)
             if progress:
                 progress(len(feeds))
-        found = self._result(collector, any(each.broken for each in moved.values()))
-        return _Run(found, tuple(moved.values()), np.array(agreed) if agreed else None)
+        found = self._result(main, any(each.broken for each in moved.values()))
+        rest = {name: collector.result() for name, collector in others.items()}
+        return Comparison(found, tuple(moved.values()), np.array(agreed) if agreed else None, rest)
 
     def _result(self, collector: Collector, broken: bool) -> Measured:
         try:
@@ -187,6 +246,43 @@ class Judge:
             if not broken or self._baseline is None:
                 raise
             return self._baseline.measured.without_number()  # a metric may choke on NaN: the verdict says why
+
+    def _notes(self, base: Comparison, run: Comparison, drop: Interval, bound: Bound) -> Iterator[str]:
+        yield from _notes(self.metric.name, base, run)
+        if self._wanted is not None:
+            told = [each.result() for each in run.moved if each.name not in (*self._wanted, self.metric.output)]
+            moved = ", ".join(f"{each.name!r} moved by {100 * each.relative_l2:.3g} %" for each in told)
+            if told:
+                yield f"outputs that do not count (--output): {moved}"
+        if note := more_samples(drop, bound, self.gate, self.allowed, self.units):
+            yield note
+
+
+def _unexplained(metric: Metric, base: Comparison, run: Comparison) -> float:
+    """Return the share of samples that a metric calls right before and after although the decision changed.
+
+    A sample that is right has one decision, if right or wrong is what a metric says of decisions: top1, an exact match.
+    Not so top5, which says it of five.
+    """
+    values = (base.measured.values, run.measured.values)
+    if run.agreement is None or metric.needs_reference or (isinstance(metric, Top) and metric.k > 1):
+        return 0.0
+    if any(isinstance(v, float) or not np.isin(v, (0.0, 1.0)).all() for v in values) or not metric.higher_is_better:
+        return 0.0
+    both = (np.asarray(values[0]) == 1) & (np.asarray(values[1]) == 1)
+    return float(np.mean(both & (run.agreement < 1)))
+
+
+def _elsewhere(others: Sequence[OutputVerdict]) -> str:
+    """Return why a candidate fails by an output that its metric does not look at; empty where it does not."""
+    for each in others:
+        if not each.passed:
+            return (
+                f"output {each.name!r}, which the metric does not look at, moved too far: {each.metric} drop"
+                f" {each.drop.estimate:.3g}, at most {each.bound.value:.3g} at {100 * each.bound.confidence:g} %, and"
+                f" {each.allowed:g} is allowed; --output NAME says which outputs count"
+            )
+    return ""
 
 
 def _outputs(candidate: Runner, feeds: Sequence[Feed], *, alone: bool) -> list[dict[str, Array]]:
@@ -201,7 +297,7 @@ def within(bound: float, allowed: float, scale: float) -> bool:
     return math.isfinite(bound) and bound <= allowed + SLACK * max(allowed, scale)
 
 
-def _broken(name: str, base: _Run, run: _Run) -> str | None:
+def _broken(name: str, base: Comparison, run: Comparison) -> str | None:
     """Return why a candidate fails whatever its metric says."""
     n = run.measured.n
     for each in base.moved:
@@ -222,7 +318,7 @@ def _broken(name: str, base: _Run, run: _Run) -> str | None:
 _ZEROS = "the original's output may be all zeros in a sample: take another metric"
 
 
-def _unfit(base: _Run) -> str:
+def _unfit(base: Comparison) -> str:
     texts = [
         f"the original itself gives NaN or Inf in {each.unfit} of {base.measured.n} samples (output {each.name!r})"
         for each in base.moved
@@ -231,7 +327,7 @@ def _unfit(base: _Run) -> str:
     return ", ".join(texts)
 
 
-def _notes(name: str, base: _Run, run: _Run, drop: Interval, gate: Gate) -> Iterator[str]:
+def _notes(name: str, base: Comparison, run: Comparison) -> Iterator[str]:
     n = run.measured.n
     if unfit := _unfit(base):
         yield f"{unfit}; these elements are left out of the differences"
@@ -242,5 +338,3 @@ def _notes(name: str, base: _Run, run: _Run, drop: Interval, gate: Gate) -> Iter
         yield f"{failed} of {len(run.measured.replicates)} resamples gave no {name} and were left out of its interval"
     if run.measured.replicates.size and not np.ptp(base.measured.replicates - run.measured.replicates):
         yield f"{name} changed on no resample, so its interval is a guess: return values a sample for an exact one"
-    if note := width_note(drop, gate, n):
-        yield note

@@ -74,7 +74,7 @@ def inspect(model: Path, everything: bool, report: Path | None, quiet: bool, **v
 @main.command()
 @click.argument("plan", type=click.Path(path_type=Path))
 @MODEL
-@click.option("--output", "-o", type=click.Path(path_type=Path), required=True, help="Where the new model goes.")
+@click.option("-o", "--out", "output", type=click.Path(path_type=Path), required=True, help="Where the new model goes.")
 @click.option("--data", help="Calibration samples, the same as the plan's; not needed after --sensitivity weights.")
 @click.option("--validation", help="Validation samples, if the plan's run was given some: they decide the split.")
 @click.option("--provider", default="auto", show_default=True, help="auto, cpu, cuda, or onnxruntime's own name.")
@@ -105,7 +105,7 @@ def apply(plan: Path, model: Path, output: Path, data: str | None, validation: s
 def compare(
     first: Path, second: Path, data: str | None, random_data: bool, report: Path | None, quiet: bool, **values: Any
 ) -> None:
-    """Judge the model SECOND against FIRST on the same samples; the last line is PASSED or FAILED (exit code 3)."""
+    """Judge the model SECOND against FIRST; the last line is CERTIFIED, OBSERVED or FAILED (exit code 3)."""
     if (data is None) == (not random_data):
         raise click.UsageError("give either --data PATH or --random-data")
     if report is not None:
@@ -115,13 +115,13 @@ def compare(
     if report is not None:
         write_text(report, comparison_json(comparison))
     show(render_comparison(comparison), quiet=quiet)
-    say("PASSED" if comparison else "FAILED", quiet=quiet)
+    say(comparison.verdict.word.upper(), quiet=quiet)
     if not comparison:
         raise SystemExit(NOTHING)
 
 
 @main.command()
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Keep the compressed demo model here.")
+@click.option("-o", "--out", "output", type=click.Path(path_type=Path), help="Keep the compressed demo model here.")
 @click.option("--files", type=click.Path(path_type=Path), help="Only write the demo's model and samples here.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 @RUNTIME

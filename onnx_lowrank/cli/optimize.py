@@ -126,7 +126,9 @@ THEN = click.option(
 
 @click.command()
 @MODEL
-@click.option("--output", "-o", type=click.Path(path_type=Path), help="Default: <stem>.lowrank.onnx beside MODEL.")
+@click.option(
+    "-o", "--out", "output", type=click.Path(path_type=Path), help="Default: <stem>.lowrank.onnx beside MODEL."
+)
 @DATA
 @GOAL
 @METRIC
@@ -148,7 +150,8 @@ THEN = click.option(
 def optimize(model: Path, output: Path | None, **values: Any) -> None:
     """Compress MODEL, and save only what validation has shown to hold.
 
-    Without any drop allowed (--max-drop 0) the metric on the validation samples must be at least the original's.
+    A test on the validation samples has to certify that the metric drops by less than --max-drop; --observed goes
+    by the estimate alone.
     """
     goal, options = _goal(values), options_of(values)
     if values["save_plan"] is not None and options.continuation > 1:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from onnx_lowrank.errors import GoalError, ModelError
-from onnx_lowrank.options import Gate, Options
+from onnx_lowrank.options import CONFIDENCE, Gate, Options
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[int]
@@ -61,7 +61,11 @@ RUNTIME = stacked(
     click.option("--seed", default=0, show_default=True, help="Seed of splits, sampling and intervals."),
 )
 GATE = stacked(
-    click.option("--max-drop", default=0.0, show_default=True, help="How much worse the metric may get."),
+    click.option(
+        "--max-drop",
+        type=float,
+        help="How much worse the metric may get. Default: 0.01; of relative-l2, a relative error of outputs, 0.05.",
+    ),
     click.option(
         "--drop-type",
         type=click.Choice(["absolute", "relative"]),
@@ -70,7 +74,23 @@ GATE = stacked(
         help="relative: as a share of the original's metric.",
     ),
     click.option(
-        "--confidence", type=float, help="Gate on the upper end of the drop's interval at this level, 0.95 say."
+        "--confidence",
+        default=CONFIDENCE,
+        show_default=True,
+        help="At which a test has to show that the drop is smaller than --max-drop, whatever was tried.",
+    ),
+    click.option("--observed", is_flag=True, help="Go by the estimated drop alone: nothing is certified."),
+    click.option(
+        "--output",
+        "outputs",
+        multiple=True,
+        metavar="NAME",
+        help="An output of the model that counts, for the loss and the gate; repeatable. Default: all.",
+    ),
+    click.option("--groups", metavar="KEY", help="A key in the data, equal where samples share a source."),
+    click.option("--allow-weak-baseline", is_flag=True, help="Go on where the metric measures nothing."),
+    click.option(
+        "--allow-random", is_flag=True, help="Judge a model that is not deterministic against its own spread."
     ),
 )
 SELECT = stacked(
@@ -82,9 +102,7 @@ SELECT = stacked(
 
 def gate_of(values: dict[str, Any]) -> Gate:
     """Return the gate that the options ask for. Raises a usage error."""
-    return usage(
-        lambda: Gate(max_drop=values["max_drop"], drop_type=values["drop_type"], confidence=values["confidence"])
-    )
+    return usage(lambda: Gate(**{name: values[name] for name in ("max_drop", "drop_type", "confidence", "observed")}))
 
 
 def options_of(values: dict[str, Any]) -> Options:
@@ -92,6 +110,7 @@ def options_of(values: dict[str, Any]) -> Options:
     known = (
         *("sensitivity", "metric", "include", "exclude", "rank_multiple", "provider", "threads", "seed"),
         *("memory", "signed", "inter_layer", "refit", "continuation", "gamma", "loss", "then", "siblings"),
+        *("outputs", "groups", "allow_weak_baseline", "allow_random"),
     )
     return usage(lambda: Options(**{name: values[name] for name in known if name in values}))
 

@@ -1,6 +1,7 @@
 """What a model is worth on samples: metrics with and without labels, the user's own, and distances between outputs."""
 
-from onnx_lowrank.metrics.choose import BUILT_IN, MetricSpec, choose_metric, parse_metric
+from onnx_lowrank.metrics.bounds import bound_of
+from onnx_lowrank.metrics.choose import BUILT_IN, MetricSpec, choose_metric, parse_metric, unjudged
 from onnx_lowrank.metrics.collect import Collector, listed
 from onnx_lowrank.metrics.custom import Custom
 from onnx_lowrank.metrics.differences import Difference
@@ -9,8 +10,9 @@ from onnx_lowrank.metrics.estimate import Measured, best_of, drop_of, interval_o
 from onnx_lowrank.metrics.evidence import class_evidence
 from onnx_lowrank.metrics.labelled import CrossEntropy, SquaredError, Top
 from onnx_lowrank.metrics.paired import Agreement, Cosine, Divergence, RelativeL2, agreement
-from onnx_lowrank.metrics.protocol import IGNORED, Labels, Metric, numeric, taken
-from onnx_lowrank.metrics.wording import impossible_goal, reason, width_note
+from onnx_lowrank.metrics.protocol import IGNORED, Labels, Metric, bounds_of, numeric, taken
+from onnx_lowrank.metrics.scores import decisions
+from onnx_lowrank.metrics.wording import certified_drop, impossible_goal, more_samples, number, reason
 
 __all__ = [
     "BUILT_IN",
@@ -33,9 +35,13 @@ __all__ = [
     "Top",
     "agreement",
     "best_of",
+    "bound_of",
+    "bounds_of",
+    "certified_drop",
     "choose_metric",
     "class_evidence",
     "class_output",
+    "decisions",
     "divergence",
     "divergence_kind",
     "drop_of",
@@ -43,10 +49,12 @@ __all__ = [
     "interval_of",
     "listed",
     "measured",
+    "more_samples",
+    "number",
     "numeric",
     "parse_metric",
     "probing",
     "reason",
     "taken",
-    "width_note",
+    "unjudged",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -75,15 +75,33 @@ def _for_outputs(outputs: Outputs) -> tuple[Metric, str]:
     name = next(iter(_ordered(outputs)), None)
     if name is None:
         raise MetricError("no output of the model holds numbers: give --metric FILE.py:function")
-    at = _at(name, outputs)
-    evidence = class_evidence(name, outputs[name])
+    metric, why = _for_output(name, outputs[name], _at(name, outputs))
+    return metric, f"no labels; {why}"
+
+
+def _for_output(name: str, samples: Sequence[Array], at: str | None) -> tuple[Metric, str]:
+    """Return the metric that judges one output by the original's own, and why."""
+    evidence = class_evidence(name, samples)
     if evidence:
-        return Agreement(at), f"no labels; {evidence}: agreement with the original's decisions"
-    if not floating(outputs[name][0]):
-        return Agreement(at), f"no labels; output {name!r} holds whole numbers: agreement with the original's"
-    if unit_rows(outputs[name]):
-        return Cosine(at), f"no labels; output {name!r} holds vectors of length 1: cosine with the original's"
-    return RelativeL2(at), f"no labels, and nothing says that output {name!r} holds class scores: relative-l2"
+        return Agreement(at), f"{evidence}: agreement with the original's decisions"
+    if not floating(samples[0]):
+        return Agreement(at), f"output {name!r} holds whole numbers: agreement with the original's"
+    what = "holds vectors of length 1" if unit_rows(samples) else "is no decision, as far as can be told"
+    return RelativeL2(at), f"output {name!r} {what}: relative-l2, its relative error"
+
+
+def unjudged(metric: Metric, outputs: Outputs, wanted: Sequence[str] | None) -> dict[str, Metric]:
+    """Return the outputs that hold numbers and that a metric does not look at, each with a metric of its own.
+
+    wanted: only those among them; None: all. A metric of the user's own looks at what it was seen to read.
+    """
+    read = getattr(metric, "reads", None)
+    if read == ():  # not called yet, so nothing is known of it
+        return {}
+    if read is None:
+        read = (metric.output if metric.output is not None else next(iter(outputs), None),)
+    names = [name for name in _ordered(outputs) if name not in read and (wanted is None or name in wanted)]
+    return {name: _for_output(name, outputs[name], name)[0] for name in names}
 
 
 def _for_labels(labels: Labels, outputs: Outputs) -> tuple[Metric, str]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from onnx_lowrank.errors import MetricError
 from onnx_lowrank.metrics.estimate import Measured, best_of, measured
-from onnx_lowrank.metrics.protocol import Labels, Metric, taken
+from onnx_lowrank.metrics.protocol import Labels, Metric, bounds_of, taken
 from onnx_lowrank.types import Array
 
 Sample = Mapping[str, Array]
@@ -18,11 +18,14 @@ Sample = Mapping[str, Array]
 class Collector:
     """Takes the outputs of one model; `result` is what the metric says of them all.
 
-    For the original itself a metric that compares with it is not computed: it is `best`.
+    For the original itself (`original`) a metric that compares with it is not computed: it is `best`. groups: (n,)
+    numbers of the sources that samples share.
     """
 
-    def __init__(self, metric: Metric, labels: Labels | None, seed: int, *, original: bool) -> None:
-        self._metric, self._labels, self._seed = metric, labels, seed
+    def __init__(
+        self, metric: Metric, labels: Labels | None, seed: int, *, original: bool, groups: Array | None = None
+    ) -> None:
+        self._metric, self._labels, self._seed, self._groups = metric, labels, seed, groups
         self._known = original and metric.needs_reference
         self._values: list[Array] = []
         self._outputs: list[Sample] = []
@@ -47,11 +50,25 @@ class Collector:
     def result(self) -> Measured:
         """Return the metric of all samples taken."""
         if self._known:
-            return Measured(np.full(self._count, best_of(self._metric)), self._count, np.zeros(0))
+            return Measured(np.full(self._count, best_of(self._metric)), self._count, np.zeros(0), self._groups, True)
         if self._metric.whole:
             reference = listed(self._reference) if self._reference else None
-            return measured(self._metric, listed(self._outputs), self._labels, reference, self._seed)
-        return Measured(np.concatenate(self._values), self._count, np.zeros(0))
+            found = measured(self._metric, listed(self._outputs), self._labels, reference, self._seed, self._groups)
+            if not isinstance(found.values, float):
+                self._bounded(found.values)
+            return found
+        return Measured(self._bounded(np.concatenate(self._values)), self._count, np.zeros(0), self._groups)
+
+    def _bounded(self, values: Array) -> Array:
+        """Return the values. Raises MetricError where one breaks the promise of the metric's `bounds`."""
+        bounds = bounds_of(self._metric)
+        finite = values[np.isfinite(values)]
+        if bounds is not None and finite.size and not bounds[0] <= finite.min() <= finite.max() <= bounds[1]:
+            raise MetricError(
+                f"{self._metric.name} promises values from {bounds[0]:g} to {bounds[1]:g} and returned"
+                f" {finite.min():g} to {finite.max():g}: correct its `bounds`, or leave them out"
+            )
+        return values
 
 
 def listed(samples: Sequence[Sample]) -> dict[str, list[Array]]:

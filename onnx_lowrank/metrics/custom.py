@@ -5,13 +5,14 @@ def f(outputs, labels):   # output name -> list of one array a sample, and the l
 f.lower_is_better = True  # if it is
 f.needs_labels = False    # if it does without
 f.per_sample = True       # if a value depends on its own sample only: outputs are then streamed, not held
+f.bounds = (0, 1)         # if every value a sample lies between: what is certified is then exact for any n
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,6 +35,7 @@ class Custom:
     function: Callable[..., Any]
     name: str
     path: Path | None = None
+    seen: set[str] = field(default_factory=set, compare=False, repr=False)
     output: ClassVar[str | None] = None
     needs_reference: ClassVar[bool] = False
     best: ClassVar[float | None] = None
@@ -42,6 +44,20 @@ class Custom:
     def higher_is_better(self) -> bool:
         """True unless the function's `lower_is_better` is."""
         return not getattr(self.function, "lower_is_better", False)
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The function's `bounds`: between which numbers every value a sample lies."""
+        given = getattr(self.function, "bounds", None)
+        if given is None:
+            return None
+        low, high = given
+        return float(low), float(high)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The outputs that the function was seen to read so far."""
+        return tuple(sorted(self.seen))
 
     @property
     def whole(self) -> bool:
@@ -56,7 +72,8 @@ class Custom:
     def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None = None) -> Array | float:
         """Return (n,) float64 or a float. Raises MetricError, one line, for whatever goes wrong in the function."""
         with running(self.name, self.path, MetricError):
-            result = self.function({name: list(samples) for name, samples in outputs.items()}, labels)
+            given = _Noting({name: list(samples) for name, samples in outputs.items()}, self.seen)
+            result = self.function(given, labels)
         return self._checked(result, len(next(iter(outputs.values()), ())))
 
     def _checked(self, result: Any, n: int) -> Array | float:
@@ -71,6 +88,33 @@ class Custom:
         if found.shape != (n,):
             raise MetricError(f"{self.name} returned an array of shape {found.shape}; {_wanted(n)}")
         return found.astype(np.float64)
+
+
+class _Noting(dict[str, list[Array]]):
+    """The outputs as a dict that notes which were read: the others are judged by nobody."""
+
+    def __init__(self, outputs: dict[str, list[Array]], seen: set[str]) -> None:
+        super().__init__(outputs)
+        self._seen = seen
+
+    def __getitem__(self, name: str) -> list[Array]:
+        self._seen.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an output, noted."""
+        self._seen.add(name)
+        return super().get(name, default)
+
+    def values(self) -> Any:
+        """Return all outputs, noted."""
+        self._seen.update(self)
+        return super().values()
+
+    def items(self) -> Any:
+        """Return all names and outputs, noted."""
+        self._seen.update(self)
+        return super().items()
 
 
 def _wanted(n: int) -> str:

@@ -19,12 +19,16 @@ class Measured:
     """What a metric said of one model on n samples.
 
     values: (n,) one a sample, or one float, the aggregate. replicates: (m,) the aggregate on m bootstrap resamples,
-    nan where it has no value there; the same samples for every model; empty for values a sample.
+    nan where it has no value there; the same samples for every model; empty for values a sample. groups: (n,) numbers
+    from 0 of the sources that samples share, None where each has its own. known: not measured, but what the original
+    has under a metric that compares with it.
     """
 
     values: Array | float
     n: int
     replicates: Array
+    groups: Array | None = None
+    known: bool = False
 
     @property
     def estimate(self) -> float:
@@ -40,27 +44,35 @@ class Measured:
     def without_number(self) -> Measured:
         """Return what a model has for which the metric fails."""
         values = math.nan if isinstance(self.values, float) else np.full(self.n, math.nan)
-        return Measured(values, self.n, np.full(len(self.replicates), math.nan))
+        return Measured(values, self.n, np.full(len(self.replicates), math.nan), self.groups)
 
 
-def measured(metric: Metric, outputs: Outputs, labels: Labels | None, reference: Outputs | None, seed: int) -> Measured:
+def measured(
+    metric: Metric,
+    outputs: Outputs,
+    labels: Labels | None,
+    reference: Outputs | None,
+    seed: int,
+    groups: Array | None = None,
+) -> Measured:
     """Return the metric of n samples held in memory, with its resamples where it is an aggregate.
 
-    An aggregate is called statistics.RESAMPLES (300) times more. Raises MetricError.
+    An aggregate is called statistics.RESAMPLES (300) times more, on resampled groups where there are any. Raises
+    MetricError.
     """
     n = len(next(iter(outputs.values())))
     values = metric.values(outputs, labels, reference)
     if not isinstance(values, float):
-        return Measured(values, n, np.zeros(0))
+        return Measured(values, n, np.zeros(0), groups)
     replicates = []
-    for indices in statistics.resamples(n, statistics.RESAMPLES, seed):
+    for indices in statistics.resamples(n, statistics.RESAMPLES, seed, groups):
         drawn = None if reference is None else _drawn(reference, indices)
         try:
             value = metric.values(_drawn(outputs, indices), taken(labels, indices), drawn)
         except MetricError:  # a resample may lack what the metric needs: one class only, say
             value = math.nan
         replicates.append(value if isinstance(value, float) else math.nan)
-    return Measured(values, n, np.array(replicates))
+    return Measured(values, n, np.array(replicates), groups)
 
 
 def _drawn(outputs: Outputs, indices: Array) -> dict[str, Sequence[Array]]:
@@ -73,10 +85,12 @@ def best_of(metric: Metric) -> float:
 
 
 def interval_of(metric: Metric, found: Measured, level: float) -> Interval:
-    """Return the metric's interval, not beyond its `best`."""
+    """Return the metric's two-sided interval, not beyond its `best`."""
     if isinstance(found.values, float):
         spread = max(abs(found.values), _spread(found))
-        interval = statistics.aggregate_interval(found.values, found.replicates, found.n, level, spread)
+        interval = statistics.aggregate_interval(found.values, found.replicates, _units(found), level, spread)
+    elif found.groups is not None:
+        interval = statistics.mean_interval(by_group(found.values, found.groups), level)
     else:
         interval = statistics.single_interval(found.values, level)
     if metric.best is None:
@@ -89,23 +103,57 @@ def interval_of(metric: Metric, found: Measured, level: float) -> Interval:
 def drop_of(metric: Metric, original: Measured, candidate: Measured, level: float, *, relative: bool) -> Interval:
     """Return how much worse the candidate is, positive for worse; `relative` to the original's absolute value.
 
-    Raises MetricError where that is 0.
+    The two-sided interval, to be shown. Raises MetricError where the original's value is 0 and the drop relative.
     """
-    base = abs(best_of(metric) if metric.needs_reference else original.estimate)
-    if relative and base == 0:
-        raise MetricError(
-            f"the original's {metric.name} is 0, so a relative drop has no meaning; use --drop-type absolute"
-        )
-    if metric.needs_reference:
-        return _shortfall(metric, interval_of(metric, candidate, level), base if relative else 1.0)
+    base = base_of(metric, original, relative=relative)
+    if original.known:
+        return _shortfall(metric, interval_of(metric, candidate, level), base)
     if isinstance(original.values, float) or isinstance(candidate.values, float):
         return _aggregate_drop(metric, original, candidate, level, relative=relative)
-    worse, better = original.values, candidate.values
-    if not metric.higher_is_better:
-        worse, better = better, worse
+    worse, better = worse_and_better(metric, original, candidate)
+    if original.groups is not None:
+        return _grouped_drop(worse, better, original, level, base)
     if relative:
         return statistics.relative_interval(worse, better, original.values, level)
     return statistics.paired_interval(worse, better, level)
+
+
+def base_of(metric: Metric, original: Measured, *, relative: bool) -> float:
+    """Return what a drop is divided by. Raises MetricError where that is 0."""
+    if not relative:
+        return 1.0
+    base = abs(best_of(metric) if original.known else original.estimate)
+    if base == 0:
+        raise MetricError(
+            f"the original's {metric.name} is 0, so a relative drop has no meaning; use --drop-type absolute"
+        )
+    return base
+
+
+def worse_and_better(metric: Metric, original: Measured, candidate: Measured) -> tuple[Array, Array]:
+    """Return the values whose mean difference, first − second, is the drop: (n,) each."""
+    first, second = np.asarray(original.values), np.asarray(candidate.values)
+    return (first, second) if metric.higher_is_better else (second, first)
+
+
+def _units(found: Measured) -> int:
+    return found.n if found.groups is None else int(found.groups.max()) + 1
+
+
+def by_group(values: Array, groups: Array) -> Array:
+    """Return (G,) values whose mean is that of the samples and whose spread is that of the groups (linearised)."""
+    means, sizes = statistics.grouped(values, groups)
+    mean = float(np.mean(values))
+    return mean + (means - mean) * sizes / float(sizes.mean())
+
+
+def _grouped_drop(worse: Array, better: Array, original: Measured, level: float, base: float) -> Interval:
+    if original.groups is None:
+        raise ValueError("there are no groups")
+    interval = statistics.mean_interval(
+        by_group(worse - better, original.groups), level, statistics.span_of(worse, better)
+    )
+    return Interval(interval.estimate / base, interval.low / base, interval.high / base, level)
 
 
 def _shortfall(metric: Metric, value: Interval, base: float) -> Interval:
@@ -128,10 +176,10 @@ def _aggregate_drop(
         if relative:
             base = abs(original.values)
             estimate, drops, span = estimate / base, drops / np.abs(original.replicates), span / base
-    return statistics.aggregate_interval(estimate, drops, original.n, level, span)
+    return statistics.aggregate_interval(estimate, drops, _units(original), level, span)
 
 
 def _spread(found: Measured) -> float:
     """Return twice the standard deviation of one sample's influence: what an unseen sample may do to an aggregate."""
     finite = found.replicates[np.isfinite(found.replicates)]
-    return 2 * float(np.std(finite)) * math.sqrt(found.n) if len(finite) else 0.0
+    return 2 * float(np.std(finite)) * math.sqrt(_units(found)) if len(finite) else 0.0

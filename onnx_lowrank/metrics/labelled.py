@@ -25,6 +25,7 @@ class Top:
     needs_reference: ClassVar[bool] = False
     whole: ClassVar[bool] = False
     best: ClassVar[float] = 1.0
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     @property
     def name(self) -> str:

@@ -45,6 +45,7 @@ class Agreement:
     needs_reference: ClassVar[bool] = True
     whole: ClassVar[bool] = False
     best: ClassVar[float] = 1.0
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     @property
     def name(self) -> str:
@@ -58,7 +59,7 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class RelativeL2:
-    """‖y − y0‖ / ‖y0‖ over all elements of a sample."""
+    """‖y − y0‖ / ‖y0‖ over all elements of a sample, 1 at the most: no sample is worse than one that is all wrong."""
 
     output: str | None = None
     higher_is_better: ClassVar[bool] = False
@@ -66,6 +67,7 @@ class RelativeL2:
     needs_reference: ClassVar[bool] = True
     whole: ClassVar[bool] = False
     best: ClassVar[float] = 0.0
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     @property
     def name(self) -> str:
@@ -73,8 +75,10 @@ class RelativeL2:
         return titled("relative-l2", self.output)
 
     def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None) -> Array:
-        """Return (n,) ratios; inf where shapes differ, or where the original is all zeros and the candidate is not."""
-        return np.array([relative_l2(*pair) for pair in _pairs(self.name, self.output, reference, outputs)], np.float64)
+        """Return (n,) ratios; 1 where shapes differ, or where the original is all zeros and the candidate is not."""
+        return np.array(
+            [min(relative_l2(*pair), 1.0) for pair in _pairs(self.name, self.output, reference, outputs)], np.float64
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ class Cosine:
     needs_reference: ClassVar[bool] = True
     whole: ClassVar[bool] = False
     best: ClassVar[float] = 1.0
+    bounds: ClassVar[tuple[float, float]] = (-1.0, 1.0)
 
     @property
     def name(self) -> str:

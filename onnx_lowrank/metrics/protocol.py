@@ -64,6 +64,15 @@ class Metric(Protocol):
         ...
 
 
+def bounds_of(metric: Metric) -> tuple[float, float] | None:
+    """Return between which two numbers every value a sample lies; None where the metric promises nothing.
+
+    An attribute `bounds` that a metric may have; a promise that is broken is a MetricError where it shows.
+    """
+    bounds = getattr(metric, "bounds", None)
+    return None if bounds is None else (float(bounds[0]), float(bounds[1]))
+
+
 def titled(metric: str, output: str | None) -> str:
     """Return the metric's full name."""
     return metric if output is None else f"{metric}@{output}"

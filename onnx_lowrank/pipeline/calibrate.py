@@ -103,7 +103,9 @@ def _with_bodies(
 
 def objective_of(subject: Subject, samples: Samples, options: Options, kind: Kind) -> Objective:
     """Return what the loss is; with labels only where the signed term is asked for. Raises MetricError, GoalError."""
-    objective = Objective.of(subject.model, kind, first_outputs(subject, samples.feeds), options.seed)
+    outputs = first_outputs(subject, samples.feeds)
+    counting = {name: values for name, values in outputs.items() if not options.outputs or name in options.outputs}
+    objective = Objective.of(subject.model, kind, counting, options.seed)
     if not (options.signed or options.sensitivity == "paper"):
         return objective
     custom = from_file(options.loss).function if options.loss else None

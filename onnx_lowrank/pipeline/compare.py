@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 
 from onnx_lowrank.calibration.observe import observe
-from onnx_lowrank.metrics import choose_metric
 from onnx_lowrank.options import Gate, Options
+from onnx_lowrank.pipeline.checks import check_metric, refuse_random, varies
 from onnx_lowrank.pipeline.finish import timed_feeds
 from onnx_lowrank.pipeline.subject import (
     RANDOM,
     RANDOM_COUNT,
     RANDOM_WARNING,
     Subject,
+    choose,
     first_outputs,
     make_judge,
+    refuse_impossible,
     same_interface,
 )
 from onnx_lowrank.progress import Progress, Silent
@@ -47,10 +50,19 @@ def compare(
     same_interface(one.runner, other.runner)
     is_random = isinstance(samples, str) and samples == RANDOM
     data = (
-        random_samples(one.runner.inputs, RANDOM_COUNT, options.seed) if is_random else read(samples, one.runner.inputs)
+        random_samples(one.runner.inputs, RANDOM_COUNT, options.seed)
+        if is_random
+        else read(samples, one.runner.inputs, groups=options.groups)
     )
-    metric, why = choose_metric(options.metric, data.labels, first_outputs(one, data.feeds))
-    judge = make_judge(one, data, metric, gate, options.seed)
+    if is_random:
+        gate = replace(gate, observed=True)
+    metric, why = choose(options, data, first_outputs(one, data.feeds))
+    refuse_impossible(metric, gate)
+    random = varies(one.model, one.runner, data)
+    if random and not options.allow_random:
+        refuse_random(one.model, random)
+    warnings, _ = check_metric(metric, data, one.runner, options.seed, weak=options.allow_weak_baseline)
+    judge = make_judge(one, data, metric, gate, options, spread=bool(random))
     with progress.step("comparing", 2 * len(data)) as advance:
         verdict = judge.judge(other.runner, advance)
     with progress.step("timing", 1) as advance:
@@ -58,8 +70,8 @@ def compare(
         latency = interleaved(runners[0], runners[1], timed_feeds(iter(data.feeds)), seed=options.seed)
         advance(1)
     sizes = [_size(subject, data.feeds, options) for subject in (one, other)]
-    notes = (*data.notes, *((RANDOM_WARNING,) if is_random else ()))
-    return Comparison(one.source, other.source, verdict, sizes[0], sizes[1], latency, why, notes)
+    warnings += [RANDOM_WARNING] if is_random else []
+    return Comparison(one.source, other.source, verdict, sizes[0], sizes[1], latency, why, data.notes, tuple(warnings))
 
 
 def _size(subject: Subject, feeds: Sequence[Feed], options: Options) -> Size:

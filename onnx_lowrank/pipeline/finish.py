@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import onnx
@@ -16,7 +16,7 @@ from onnx_lowrank.model_io import StagedModel, check, load, staged
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline.subject import Subject
 from onnx_lowrank.runtime import Runner
-from onnx_lowrank.types import Feed, Plan, Verdict
+from onnx_lowrank.types import Certificate, Feed, Plan, Verdict
 from onnx_lowrank.validate import Judge
 
 METADATA_KEY = "onnx_lowrank"
@@ -35,6 +35,7 @@ def stamp(
     sha256: str,
     warning: str,
     then: Mapping[str, str],
+    certificate: Certificate | None = None,
 ) -> None:
     """Write provenance into the model's metadata: no time, no path, so equal runs give equal bytes."""
     record: dict[str, object] = {
@@ -46,6 +47,8 @@ def stamp(
         "source_sha256": sha256,
         "ranks": {c.weight: f"{c.option.scheme} {'x'.join(map(str, c.option.ranks))}" for c in plan.factored},
     }
+    if certificate is not None:
+        record["certificate"] = asdict(certificate)
     if then:
         record["quantised"] = dict(then)
     if warning:

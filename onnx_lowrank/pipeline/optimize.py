@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
 
-from onnx_lowrank.errors import GoalError
+from onnx_lowrank.errors import GoalError, MetricError
 from onnx_lowrank.metrics import Metric
 from onnx_lowrank.options import Compact, Goal, Lossless, Options
 from onnx_lowrank.pipeline.continuation import Stand
@@ -26,7 +26,7 @@ from onnx_lowrank.result import BOTH, Result, Size, Step, Trial
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.sensitivity import cost_curves
 from onnx_lowrank.timing import Timing
-from onnx_lowrank.types import Curve, Verdict
+from onnx_lowrank.types import Certificate, Curve, Plan, Verdict
 from onnx_lowrank.validate import Judge
 from onnx_lowrank.version import __version__
 
@@ -59,6 +59,8 @@ def reach(study: Study, goal: Goal, *, output: Path | str | None = None, dry_run
     if isinstance(goal, Lossless) and goal.cap and (options.inter_layer or options.sensitivity == "paper"):
         switch = "--inter-layer" if options.inter_layer else "--sensitivity paper"
         raise GoalError(f"{switch} knows one budget: give --target-latency, or the other target, by itself")
+    if study.random and not goal.gate.observed:
+        goal = replace(goal, gate=replace(goal.gate, observed=True))
     run = _Run(study, goal)
     if not study.found.sites:
         return run.unchanged("no weight of this model can be factored; the reasons are listed with the weights")
@@ -92,6 +94,8 @@ class _Run:
             costs = cost_curves(study.found, study.options.rank_multiple)
             budget_of(self.goal, Problem(costs, {}, self.goal.resource), self.before)
         metric, self.metric = study.metric(self.goal.gate)
+        if too_few := study.look_over(self.goal.gate):
+            return self.unchanged(too_few)
         if study.stack.active:  # what cannot be quantised is told before minutes are spent
             study.stack.alone()
         stand = study.collect(metric)
@@ -107,7 +111,7 @@ class _Run:
     def _nothing(self, stand: Stand) -> Result:
         """Return the original with the reason; where a stack failed, with what each of its steps does by itself."""
         no_faster = self.goal.resource == "latency" and all(len(curve.options) == 1 for curve in self.curves)
-        reason = why_nothing(self.trials, no_faster=no_faster)
+        reason = why_nothing(self.trials, self.goal.gate, no_faster=no_faster)
         if not self.study.stack.active:
             return self.unchanged(reason)
         judge = self.study.judge(self.goal.gate)[0]
@@ -127,14 +131,22 @@ class _Run:
             if goal is None:
                 return
             yield from self._searched(stand, goal)
+            if self._ended:  # what comes after a plan that was not certified has no level left
+                return
             problem = self.study.problem(goal.resource, stand)
             goal = corrected(self.goal, goal, self.slow, problem, self.before)
+
+    @property
+    def _ended(self) -> bool:
+        """Whether the sequence of tests has come to its end: a plan that could not be certified."""
+        return not self.goal.gate.observed and bool(self.trials) and not self.trials[-1].verdict.passed
 
     def _searched(self, stand: Stand, goal: Goal) -> Iterator[tuple[Search, Trial]]:
         """Yield the trials that passed, best first, each with the search that made it.
 
-        With continuation the best plan of a round is the ground of the next: lossless goes down in equal steps to its
-        budget, compact goes on from the smallest model that held, and the smallest of all rounds comes first.
+        With continuation a plan of every round is the ground of the next: lossless goes down in equal steps to its
+        budget, compact to where calibration samples expect the answer (with `observed`: from the smallest model that
+        held), and the smallest of all rounds comes first.
         """
         study, steps = self.study, self.study.options.continuation
         passed: list[tuple[Search, Trial]] = []
@@ -142,16 +154,24 @@ class _Run:
             problem = study.problem(goal.resource, stand)
             self.curves = self.curves or problem.curves
             search = Search(study, stand, problem, *study.judge(goal.gate), self.before)
-            if isinstance(goal, Lossless) and step < steps - 1:
+            last = step == steps - 1
+            share = (steps - 1 - step) / steps
+            plan: Plan | None = None
+            if isinstance(goal, Lossless) and not last:
                 budget = search.budget(goal)
-                share = (steps - 1 - step) / steps
                 plan = problem.best(budget + share * (problem.dense - budget), "step")
             else:
+                if isinstance(goal, Compact) and not last and not goal.gate.observed:
+                    plan = search.ground(goal, share)
                 trials = search.run(goal, study.clock)
                 self.trials.extend(trials)
+                self._refuse_unexplained(trials)
                 best = ranked(trials, goal, problem)
                 passed = [*((search, trial) for trial in best), *passed]
-                plan = best[0].plan if best and step < steps - 1 else None
+                if goal.gate.observed and not last:
+                    plan = best[0].plan if best else None
+            if self._ended:
+                break
             if plan is not None and plan.factored:
                 stand = study.shrink(stand, plan)
             elif isinstance(goal, Compact):
@@ -161,36 +181,59 @@ class _Run:
             passed.sort(key=lambda pair: amount(pair[1].plan.cost, resource))
         yield from passed
 
+    def _refuse_unexplained(self, trials: Sequence[Trial]) -> None:
+        """Raise MetricError where a metric holds although decisions changed that it calls right before and after."""
+        worst = max((t.verdict for t in trials if t.verdict.passed), key=lambda v: v.unexplained, default=None)
+        if worst is None or worst.unexplained <= worst.allowed or self.study.options.allow_weak_baseline:
+            return
+        raise MetricError(
+            f"{worst.metric} holds while decisions change: in {worst.unexplained:.4f} of {worst.samples} samples the"
+            f" model decides for another class than the original ({worst.original.estimate:.4f}), and the metric calls"
+            f" both right; more than the {worst.allowed:g} allowed is refused. Does it look at the decision at all? For"
+            " one that is coarser than classes (superclasses, say) go on with --allow-weak-baseline"
+        )
+
     def _publish(
         self, trial: Trial, search: Search, metric: Metric, output: Path | None, *, dry_run: bool
     ) -> Result | None:
         """Return the result for a plan whose file holds, None where the file does not."""
         candidate = search.candidate(trial.plan)
+        claim = self._claim(trial.verdict)
+        while True:
+            self._stamp(candidate, trial.plan, claim)
+            with on_disk(candidate, None if dry_run else output) as stage:
+                reloaded, notes = reopen(stage, self.study.subject, search.judge, self.study.options)
+                size = replace(trial.size, bytes=stage.bytes)
+                if not reloaded.verdict.passed or self._too_large(size):
+                    self.notes.append(f"plan {trial.plan.origin!r} passed in memory but not from its file: left out")
+                    return None
+                if self._claim(reloaded.verdict) != claim:  # the file says what was measured on the file
+                    claim = self._claim(reloaded.verdict)
+                    continue
+                latency = final_timing(self.study, stage.path, self.goal)
+                if why := too_slow(latency, self.goal):
+                    self.slow.append(Slow(latency, why))
+                    return None
+                test = self._test(reloaded.runner, metric)
+                if test is not None and test.drop.low > test.allowed:
+                    steps = self._steps(search, trial, Step(BOTH, size, reloaded.verdict, test), metric)
+                    return replace(self.unchanged(refuted(reloaded.verdict, test, steps)), test=test, steps=steps)
+                steps = self._steps(search, trial, Step(BOTH, size, reloaded.verdict, test, latency), metric)
+                if output is not None and not dry_run:
+                    stage.publish()
+            self.notes.extend(notes)
+            changed = self._changed(trial, reloaded, size, test, latency, None if dry_run else output)
+            return replace(changed, steps=steps, certificate=claim)
+
+    def _claim(self, verdict: Verdict) -> Certificate:
+        return Certificate.of(verdict, len(self.trials), self.study.split.validation.fingerprint)
+
+    def _stamp(self, candidate: onnx.ModelProto, plan: Plan, claim: Certificate) -> None:
         warning = RANDOM_WARNING if self.study.random else ""
         stamp(
-            candidate, trial.plan, version=__version__, goal=self.goal.name, options=self.study.options,
-            sha256=self.study.subject.sha256, warning=warning, then=settings_of(self.study.options),
+            candidate, plan, version=__version__, goal=self.goal.name, options=self.study.options,
+            sha256=self.study.subject.sha256, warning=warning, then=settings_of(self.study.options), certificate=claim,
         )  # fmt: skip
-        with on_disk(candidate, None if dry_run else output) as stage:
-            reloaded, notes = reopen(stage, self.study.subject, search.judge, self.study.options)
-            size = replace(trial.size, bytes=stage.bytes)
-            if not reloaded.verdict.passed or self._too_large(size):
-                self.notes.append(f"plan {trial.plan.origin!r} passed in memory but not from its file: left out")
-                return None
-            latency = final_timing(self.study, stage.path, self.goal)
-            if why := too_slow(latency, self.goal):
-                self.slow.append(Slow(latency, why))
-                return None
-            test = self._test(reloaded.runner, metric)
-            if test is not None and test.drop.low > test.allowed:
-                steps = self._steps(search, trial, Step(BOTH, size, reloaded.verdict, test), metric)
-                return replace(self.unchanged(refuted(reloaded.verdict, test, steps)), test=test, steps=steps)
-            steps = self._steps(search, trial, Step(BOTH, size, reloaded.verdict, test, latency), metric)
-            if output is not None and not dry_run:
-                stage.publish()
-        self.notes.extend(notes)
-        changed = self._changed(trial, reloaded, size, test, latency, None if dry_run else output)
-        return replace(changed, steps=steps)
 
     def _steps(self, search: Search, trial: Trial, both: Step, metric: Metric) -> tuple[Step, ...]:
         """Return what factoring alone and int8 alone do, and both: measured alike, for the report."""
@@ -218,7 +261,8 @@ class _Run:
         if test is None:
             return None
         if self.tester is None:
-            self.tester = make_judge(self.study.subject, test, metric, self.goal.gate, self.study.options.seed)
+            given = (self.study.subject, test, metric, self.goal.gate, self.study.options)
+            self.tester = make_judge(*given, spread=self.study.spread)
         with self.study.clock.step("testing", 2 * len(test)) as advance:
             return self.tester.judge(runner, advance)
 
@@ -226,7 +270,7 @@ class _Run:
         self, trial: Trial, reloaded: Reloaded, size: Size, test: Verdict | None, latency: Timing, output: Path | None
     ) -> Result:
         return replace(
-            self.unchanged(f"passed on validation: {reloaded.verdict.reason}"),
+            self.unchanged(reloaded.verdict.claim(len(self.trials))),
             changed=True,
             model=reloaded.model,
             after=size,
@@ -239,7 +283,7 @@ class _Run:
 
     def unchanged(self, reason: str) -> Result:
         """Return the original, with everything that was looked at."""
-        warning = [RANDOM_WARNING] if self.study.random else []
+        random = [RANDOM_WARNING] if self.study.random else []
         stand = self.study.stand
         curves = self.curves or (stand.curves if stand is not None else ())
         dead = stand.calibrated.decomposed.dead if stand is not None else ()
@@ -258,7 +302,8 @@ class _Run:
             trials=tuple(self.trials),
             curves=curves,
             metric=self.metric,
-            notes=(*warning, *self.study.split.notes, *self.study.notes, *self.notes),
+            notes=(*self.study.split.notes, *self.study.notes, *self.notes),
+            warnings=(*random, *self.study.warnings),
             seconds=dict(self.study.clock.seconds),
             divergence=self.study.divergence,
         )

@@ -16,16 +16,14 @@ from onnx_lowrank.options import Goal, Options
 from onnx_lowrank.pipeline.search import Search
 from onnx_lowrank.pipeline.study import Study
 from onnx_lowrank.plan import Problem
-from onnx_lowrank.plan.choose import along
+from onnx_lowrank.plan.choose import curve_plans
 from onnx_lowrank.plan.interlayer import between
 from onnx_lowrank.plan.problem import amount
 from onnx_lowrank.result import Size
 from onnx_lowrank.types import Plan
 
-POINTS = 100
-"""Budgets that plans are made for."""
 MEASURED = 10
-"""Of these, how many meet the validation samples."""
+"""Plans of the curve that meet the validation samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +91,6 @@ def no_curve(options: Options) -> str:
         "the curve comes from one collection, and --continuation collects again on the way to every plan:"
         " leave --pareto or --continuation out"
     )
-
-
-def curve_plans(problem: Problem, gamma: float | None = None) -> list[Plan]:
-    """Return the plans of least predicted loss at POINTS budgets, largest first, each once; `gamma`: the paper's."""
-    budgets = np.linspace(problem.dense, problem.smallest, POINTS).tolist()
-    plans: dict[object, Plan] = {}
-    for plan in along(problem, budgets, "curve", gamma):
-        plans.setdefault(plan.choices, plan)
-    return list(plans.values())
 
 
 def _spread(plans: Sequence[Plan], problem: Problem) -> set[int]:

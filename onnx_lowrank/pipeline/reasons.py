@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from onnx_lowrank.options import Gate
 from onnx_lowrank.result import FACTORED, INT8, Step, Trial
 from onnx_lowrank.types import Verdict
 
@@ -21,13 +22,15 @@ def refuted(verdict: Verdict, test: Verdict, steps: Sequence[Step]) -> str:
     return "; there ".join([said, *(f"{ALONE[name]} has a drop of {drop.estimate:.4g}" for name, drop in alone)])
 
 
-def why_nothing(trials: Sequence[Trial], *, no_faster: bool = False) -> str:
+def why_nothing(trials: Sequence[Trial], gate: Gate, *, no_faster: bool = False) -> str:
     """Say that no plan passed, and how near the nearest came. `no_faster`: time counts, and no option saves any."""
     if not trials and no_faster:
         return "no weight gets faster: by measurement every rank of every weight takes at least the time it has"
     if not trials:
         return "no plan that saves anything could be formed"
-    return f"none of {len(trials)} plans passed; the nearest: {nearest(trials).verdict.reason}"
+    if gate.observed:
+        return f"none of {len(trials)} plans passed; the nearest: {nearest(trials).verdict.reason}"
+    return f"the mildest plan could not be certified: {trials[0].verdict.reason}"
 
 
 def nearest(trials: Sequence[Trial]) -> Trial:

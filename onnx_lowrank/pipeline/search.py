@@ -1,4 +1,4 @@
-"""Plans meet measurement: propose, rewrite, validate, tell the planner, keep what passed."""
+"""Plans meet measurement: propose from calibration samples alone, rewrite, validate in order, keep what passed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 import onnx
 
 from onnx_lowrank.errors import GoalError
-from onnx_lowrank.options import Compact, Goal, Lossless
+from onnx_lowrank.options import Compact, Gate, Goal, Lossless
 from onnx_lowrank.pipeline.continuation import Stand
+from onnx_lowrank.pipeline.screening import SCREENS, Screening, sequence_of
 from onnx_lowrank.pipeline.stack_size import plans_within, stack_budget
 from onnx_lowrank.pipeline.study import Study
-from onnx_lowrank.plan import Problem, compact, lossless, paper_compact, paper_lossless
+from onnx_lowrank.plan import Problem, compact, fixed_sequence, lossless, paper_compact, paper_lossless
+from onnx_lowrank.plan.choose import curve_plans, least_loss
 from onnx_lowrank.plan.problem import amount
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.result import Size, Trial
@@ -23,10 +25,14 @@ from onnx_lowrank.validate import Judge
 
 NODE_BYTES = 700
 """What a factored site adds to a file besides weights: a node, names, provenance. Generous: a target is a promise."""
-FILE_BYTES, RANK_BYTES = 2048, 48
+FILE_BYTES, RANK_BYTES = 3072, 48
+EXPECTED, MILD = 7, 3
+"""With continuation: where in a sequence the answer is expected; the plans tested before the last round."""
+STACK_SCREENS = 4
+"""Plans screened where each has to be quantised first."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Search:
     """All that measuring a plan needs; what the study has measured for another goal is not measured again."""
 
@@ -34,8 +40,9 @@ class Search:
     stand: Stand
     problem: Problem
     judge: Judge
-    screen: Judge | None
+    glance: Judge | None
     before: Size
+    planned: list[Plan] | None = None
 
     def candidate(self, plan: Plan) -> onnx.ModelProto:
         """Return the model that a plan stands for, after all steps: what is judged and saved."""
@@ -60,7 +67,7 @@ class Search:
         """Return what validation says of a plan: measured, or as it was measured for an earlier goal."""
         key = (plan.choices, self.judge.gate)
         known = self.study.trials.get(key)
-        if known is None or (self.screen is None and known.verdict.samples < len(self.judge.reference.feeds)):
+        if known is None or (self.glance is None and known.verdict.samples < len(self.judge.reference.feeds)):
             known = self.study.trials[key] = self.measure(plan, progress)  # a glance is no measurement of a curve
         return replace(known, plan=plan)
 
@@ -79,13 +86,13 @@ class Search:
 
     def _glance(self, runner: Runner, plan: Plan, file_bytes: int) -> Trial | None:
         """Return the trial of a candidate that a part of the samples shows to be hopeless, None of any other."""
-        if self.screen is None:
+        if self.glance is None:
             return None
-        glance = self.screen.judge(runner)
+        glance = self.glance.judge(runner)
         if glance.drop.low <= glance.allowed:
             return None
         reason = f"{glance.reason}; hopeless after {glance.samples} samples"
-        return Trial(plan, replace(glance, passed=False, reason=reason), self.size(plan, file_bytes))
+        return Trial(plan, replace(glance, word="failed", reason=reason), self.size(plan, file_bytes))
 
     def _runner(self, candidate: onnx.ModelProto) -> Runner:
         options = self.study.options
@@ -96,11 +103,74 @@ class Search:
         if self.study.options.sensitivity == "paper":
             return self._paper(goal)
         if isinstance(goal, Compact):
-            return compact(self.problem)
+            return compact(self.problem) if goal.gate.observed else fixed_sequence(self.sequence(goal))
+        return fixed_sequence(self.one_of_a_size(goal))
+
+    def sequence(self, goal: Goal) -> list[Plan]:
+        """Return the plans to test for a compact goal, mildest first: fixed before any of them meets validation."""
+        if self.planned is None:
+            curve = [plan for plan in curve_plans(self.problem) if plan.factored]
+            self.planned = self._sequence(curve, goal) if curve else []
+        return self.planned
+
+    def ground(self, goal: Compact, share: float) -> Plan | None:
+        """Return the plan to go on from with continuation: `share` of the way back from where the answer is expected.
+
+        Of what is tested in this round only plans that are milder stay; the others come from later rounds.
+        """
+        plans = self.sequence(goal)
+        if not plans:
+            return None
+        resource = self.problem.resource
+        expected = amount(plans[min(EXPECTED, len(plans) - 1)].cost, resource)
+        ground = self.problem.best(expected + share * (self.problem.dense - expected), "step")
+        if ground is not None:
+            least = amount(ground.cost, resource)
+            self.planned = [plan for plan in plans if amount(plan.cost, resource) >= least][-MILD:]
+        return ground
+
+    def _sequence(self, curve: list[Plan], goal: Goal) -> list[Plan]:
+        gate, validation = goal.gate, self.study.split.validation
+        steps = STACK_SCREENS if self.study.stack.active else SCREENS
+        allowed = gate.allowed(self.judge.metric.name)
+        with self.study.clock.step("screening plans", steps) as advance:
+            screening = self.screening(gate, advance)
+            chosen = sequence_of(curve, screening, validation.units, gate.alpha, allowed, steps)
+        plans: dict[object, Plan] = {}
+        for rank, plan in enumerate(chosen):
+            best = least_loss(self.problem, amount(plan.cost, self.problem.resource), f"plan {rank + 1} of a sequence")
+            if best is not None and best.factored:
+                plans.setdefault(best.choices, best)
+        return list(plans.values())
+
+    def screening(self, gate: Gate, advance: Callable[[int], None] = lambda n: None) -> Screening | None:
+        """Return what measures plans on calibration samples that nothing was fitted on; None where there are none."""
+        given = self.study.screening_judge(gate)
+        if given is None:
+            return None
+
+        def runner_of(plan: Plan) -> Runner:
+            advance(1)
+            return self._runner(self.candidate(plan))
+
+        return Screening(given[0], self.stand.calibrated.objective.probing, runner_of, given[1])
+
+    def one_of_a_size(self, goal: Lossless) -> list[Plan]:
+        """Return the one plan of the size asked for: of those that compete, the one of least divergence on samples
+        that nothing was fitted on; validation has no part in it. Raises GoalError like `budget_of`.
+        """
         if self._stacked(goal):
             alone = self.study.stack.alone().ByteSize() + FILE_BYTES
-            return plans_within(goal.target_size or 0, self.problem, alone, self._stack_bytes)
-        return lossless(self.capped(goal), self.budget(goal))
+            plans = list(plans_within(goal.target_size or 0, self.problem, alone, self._stack_bytes))
+        else:
+            plans = list(lossless(self.capped(goal), self.budget(goal)))
+        if len(plans) < 2:
+            return plans
+        with self.study.clock.step("screening plans", len(plans)) as advance:
+            screening = self.screening(goal.gate, advance)
+            if screening is None:
+                return plans[:1]
+            return [min(plans, key=lambda plan: screening.measure(plan).divergence)]
 
     def capped(self, goal: Lossless) -> Problem:
         """Return the problem with the budget beside the time, where there is one. Raises GoalError like `budget_of`."""

@@ -12,25 +12,28 @@ import onnx
 from onnx_lowrank.batching import batch_size
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.latency import Stopwatch, Timed
-from onnx_lowrank.metrics import Metric
+from onnx_lowrank.metrics import Measured, Metric, choose_metric
 from onnx_lowrank.metrics.divergence import Kind
 from onnx_lowrank.ops import operator
 from onnx_lowrank.options import Gate, Options, Resource
 from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate, kind_of, predicted_notes, probe
+from onnx_lowrank.pipeline.checks import check_metric, refuse_random, varies
 from onnx_lowrank.pipeline.continuation import Stand, go_on
 from onnx_lowrank.pipeline.finish import timed_feeds
+from onnx_lowrank.pipeline.samples_needed import too_few
 from onnx_lowrank.pipeline.stack import Stack
 from onnx_lowrank.pipeline.subject import (
     DataSources,
     Subject,
+    choose,
     first_outputs,
     inlined_note,
+    make_glance,
     make_judge,
-    make_screen,
     moved_note,
-    pick_metric,
     quantised_note,
     read_samples,
+    refuse_impossible,
 )
 from onnx_lowrank.plan import Problem, signed
 from onnx_lowrank.progress import Clock, Progress, Silent
@@ -39,7 +42,7 @@ from onnx_lowrank.result import Trial
 from onnx_lowrank.samples import Split
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.sites import Found, find_sites
-from onnx_lowrank.types import Choice, Curve, Feed, Plan
+from onnx_lowrank.types import Choice, Curve, Feed, Outputs, Plan
 from onnx_lowrank.validate import Judge
 
 REFITTED = 64
@@ -68,7 +71,12 @@ class Study:
     repaired: dict[tuple[Choice, ...], dict[Key, Factors]] = field(default_factory=dict)
     stopwatch: Stopwatch | None = None
     milliseconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+    measured: Measured | None = None
+    spread: bool = False
     stack: Stack = field(init=False)
+    _outputs: Outputs | None = None
+    _metric: tuple[Metric, str] | None = None
 
     def __post_init__(self) -> None:
         self.stack = Stack(self.subject, self.split.calibration.feeds, self.options, self.clock)
@@ -98,16 +106,55 @@ class Study:
 
     def metric(self, gate: Gate) -> tuple[Metric, str]:
         """Return the metric and why. Raises GoalError where the gate cannot be met with it."""
-        outputs = first_outputs(self.subject, self.split.validation.feeds)
-        return pick_metric(self.options.metric, self.split.validation, outputs, gate)
+        if self._outputs is None:
+            self._outputs = first_outputs(self.subject, self.split.validation.feeds)
+        if self._metric is None:
+            self._metric = choose(self.options, self.split.validation, self._outputs)
+        refuse_impossible(self._metric[0], gate)
+        return self._metric
+
+    def look_over(self, gate: Gate) -> str:
+        """Look at the original, the metric and the samples before any work; return why nothing can be certified, or "".
+
+        Raises ModelError for an original that is not deterministic, MetricError for a metric that measures nothing.
+        """
+        metric, _ = self.metric(gate)
+        options, validation = self.options, self.split.validation
+        if self.measured is None:
+            random = varies(self.subject.model, self.subject.runner, validation)
+            if random and not options.allow_random:
+                refuse_random(self.subject.model, random)
+            if random:
+                self.spread = True
+                self.warnings.append(f"not deterministic ({random}): judged against its own spread")
+            weak = options.allow_weak_baseline
+            given = (metric, validation, self.subject.runner, options.seed)
+            warnings, self.measured = check_metric(*given, weak=weak)
+            self.warnings.extend(warnings)
+        return too_few(metric, gate, self.measured, validation.units, grouped=validation.groups is not None)
 
     def judge(self, gate: Gate) -> tuple[Judge, Judge | None]:
         """Return the judge on validation and the one of a first glance; the original is measured once a gate."""
         if gate not in self.judges:
             metric, _ = self.metric(gate)
-            given = (self.subject, self.split.validation, metric, gate, self.options.seed)
-            self.judges[gate] = (make_judge(*given), make_screen(*given))
+            given = (self.subject, self.split.validation, metric, gate, self.options)
+            self.judges[gate] = (make_judge(*given, spread=self.spread), make_glance(*given, spread=self.spread))
         return self.judges[gate]
+
+    def screening_judge(self, gate: Gate) -> tuple[Judge, bool] | None:
+        """Return the judge on calibration samples that nothing is fitted on, and whether its metric is the run's own.
+
+        None where no samples could be held back.
+        """
+        samples = self.split.screening
+        if samples is None:
+            return None
+        metric, _ = self.metric(gate)
+        own = samples.labels is not None or not metric.needs_labels
+        if not own:
+            metric, _ = choose_metric(None, None, first_outputs(self.subject, samples.feeds))
+        judge = make_judge(self.subject, replace(samples, groups=None), metric, Gate(observed=True), self.options)
+        return judge, own
 
     def collect(self, metric: Metric) -> Stand:
         """Return curves and factors, collected at the first call. Raises DataError, MetricError, GoalError."""

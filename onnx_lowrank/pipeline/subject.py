@@ -11,10 +11,10 @@ import onnx
 
 from onnx_lowrank import model_io
 from onnx_lowrank.batching import batch_size
-from onnx_lowrank.errors import DataError, GoalError, ModelError
+from onnx_lowrank.errors import DataError, GoalError, MetricError, ModelError
 from onnx_lowrank.hoist import hoisted
 from onnx_lowrank.local_functions import inlined
-from onnx_lowrank.metrics import Metric, MetricSpec, choose_metric, impossible_goal, listed
+from onnx_lowrank.metrics import Metric, choose_metric, impossible_goal, listed
 from onnx_lowrank.options import Gate, Options
 from onnx_lowrank.order import in_order
 from onnx_lowrank.progress import Progress
@@ -111,7 +111,7 @@ def read_samples(subject: Subject, sources: DataSources, options: Options, progr
         if isinstance(source, str) and source == RANDOM:
             return random_samples(inputs, RANDOM_COUNT, options.seed)
         with progress.step(f"reading {role}", 1) as advance:
-            samples = read(source, inputs)
+            samples = read(source, inputs, groups=options.groups)
             advance(1)
         return samples
 
@@ -132,21 +132,42 @@ def first_outputs(subject: Subject, feeds: Sequence[Feed]) -> Outputs:
     return listed([subject.runner.run(feed) for feed in feeds[:FEW]])
 
 
-def pick_metric(spec: MetricSpec | None, samples: Samples, outputs: Outputs, gate: Gate) -> tuple[Metric, str]:
-    """Return the metric and why. Raises GoalError where the gate cannot be met with it, MetricError."""
-    metric, why = choose_metric(spec, samples.labels, outputs)
-    impossible = impossible_goal(metric, gate)
-    if impossible:
-        raise GoalError(impossible)
+def choose(options: Options, samples: Samples, outputs: Outputs) -> tuple[Metric, str]:
+    """Return the metric asked for, or the one that fits the outputs that count, and why. Raises MetricError."""
+    for name in options.outputs:
+        if name not in outputs:
+            raise MetricError(
+                f"--output {name}: the model has no such output; it has {', '.join(map(repr, outputs))}"
+                " (the file to write is -o)"
+            )
+    counting = {name: values for name, values in outputs.items() if name in options.outputs} or outputs
+    metric, why = choose_metric(options.metric, samples.labels, outputs if options.metric is not None else counting)
+    first = next(iter(counting))
+    if options.metric is None and metric.output is None and first != next(iter(outputs)):
+        metric = replace(metric, output=first)  # type: ignore[type-var]
     return metric, why
 
 
-def make_judge(subject: Subject, samples: Samples, metric: Metric, gate: Gate, seed: int) -> Judge:
-    """Return the judge of candidates on one set."""
-    return Judge(subject.runner, samples.feeds, samples.labels, metric, gate, seed=seed)
+def refuse_impossible(metric: Metric, gate: Gate) -> None:
+    """Raise GoalError where no changed model can meet a gate with this metric."""
+    impossible = impossible_goal(metric, gate)
+    if impossible:
+        raise GoalError(impossible)
 
 
-def make_screen(subject: Subject, samples: Samples, metric: Metric, gate: Gate, seed: int) -> Judge | None:
+def make_judge(
+    subject: Subject, samples: Samples, metric: Metric, gate: Gate, options: Options, *, spread: bool = False
+) -> Judge:
+    """Return the judge of candidates on one set. `spread`: the original is not deterministic."""
+    return Judge(
+        subject.runner, samples.feeds, samples.labels, metric, gate, seed=options.seed, groups=samples.group_numbers,
+        outputs=options.outputs or None, spread=spread,
+    )  # fmt: skip
+
+
+def make_glance(
+    subject: Subject, samples: Samples, metric: Metric, gate: Gate, options: Options, *, spread: bool = False
+) -> Judge | None:
     """Return the judge of a first glance, at a part of the samples and at a level that no chance survives.
 
     A candidate whose drop's interval lies above the allowed drop even there need not see the rest; one that passes
@@ -156,7 +177,7 @@ def make_screen(subject: Subject, samples: Samples, metric: Metric, gate: Gate, 
     if 2 * count > len(samples):
         return None
     part = samples.subset([int(i) for i in np.linspace(0, len(samples) - 1, count)])
-    return Judge(subject.runner, part.feeds, part.labels, metric, replace(gate, confidence=GLANCE_LEVEL), seed=seed)
+    return make_judge(subject, part, metric, replace(gate, confidence=GLANCE_LEVEL), options, spread=spread)
 
 
 def spread(samples: Samples, most: int) -> tuple[list[int], list[int]]:

@@ -6,6 +6,7 @@ from onnx_lowrank.plan.interlayer import interlayer, joint_rise
 from onnx_lowrank.plan.knapsack import solve
 from onnx_lowrank.plan.lossless import lossless
 from onnx_lowrank.plan.problem import Problem
+from onnx_lowrank.plan.sequence import fixed_sequence
 from onnx_lowrank.plan.signed import agreed, signed
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "alds",
     "compact",
     "energy",
+    "fixed_sequence",
     "interlayer",
     "joint_rise",
     "lossless",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from onnx_lowrank.plan.baselines import paper_descent
 from onnx_lowrank.plan.interlayer import interlayer
 from onnx_lowrank.plan.knapsack import relaxed
@@ -18,6 +20,19 @@ def least_loss(problem: Problem, budget: float, origin: str) -> Plan | None:
         return problem.best(budget, origin)
     plan = interlayer(replace(problem, tails=None), budget, problem.tails)
     return None if plan is None else replace(plan, origin=origin)
+
+
+POINTS = 100
+"""Budgets that a curve's plans are made for."""
+
+
+def curve_plans(problem: Problem, gamma: float | None = None) -> list[Plan]:
+    """Return the plans of least predicted loss at POINTS budgets, largest first, each once; `gamma`: the paper's."""
+    budgets = np.linspace(problem.dense, problem.smallest, POINTS).tolist()
+    plans: dict[object, Plan] = {}
+    for plan in along(problem, budgets, "curve", gamma):
+        plans.setdefault(plan.choices, plan)
+    return list(plans.values())
 
 
 def along(problem: Problem, budgets: Sequence[float], origin: str, gamma: float | None) -> Iterator[Plan]:

@@ -22,7 +22,12 @@ NAME_WIDTH = 24
 
 
 def render_result(result: Result) -> Iterator[RenderableType]:
-    """Yield what a user sees after `optimize`."""
+    """Yield what a user sees after `optimize`: what is claimed in the first line, then why."""
+    if result.changed:
+        yield Text(result.reason, style="bold")
+    yield from _warnings(result.warnings)
+    if result.changed or result.warnings:
+        yield ""
     if result.changed and result.plan is not None and result.verdict is not None:
         yield _before_after(result)
         yield ""
@@ -88,6 +93,11 @@ def _metric_row(table: Table, role: str, verdict: Verdict) -> None:
         numbers.metric(verdict.candidate.estimate),
         f"\n{numbers.interval(verdict.drop)}",
     )
+    level = f"{100 * verdict.bound.confidence:g} %"
+    table.add_row(f"  certified at {level}: below", "", "", numbers.metric(verdict.bound.value))
+    for other in verdict.others:
+        name = numbers.shorten(other.name, 16)
+        table.add_row(f"  {other.metric.partition('@')[0]} of {name}", "", "", numbers.interval(other.drop))
 
 
 def _latency_row(table: Table, latency: Timing) -> None:
@@ -176,6 +186,11 @@ def _verdict_notes(verdict: Verdict | None, role: str) -> list[str]:
     return notes
 
 
+def _warnings(warnings: Iterable[str]) -> Iterator[RenderableType]:
+    for warning in warnings:
+        yield Text(f"! {warning}", style="bold")
+
+
 def _notes(notes: Iterable[str]) -> Iterator[RenderableType]:
     for note in notes:
         if note:
@@ -185,6 +200,8 @@ def _notes(notes: Iterable[str]) -> Iterator[RenderableType]:
 def render_comparison(comparison: Comparison) -> Iterator[RenderableType]:
     """Yield what a user sees after `compare`, but for the last line."""
     verdict = comparison.verdict
+    yield Text(verdict.claim(1), style="bold")
+    yield from _warnings(comparison.warnings)
     table = _table("Compared", "", "first", "second", "")
     _size_rows(table, comparison.before, comparison.after)
     _metric_row(table, "given data", verdict)
@@ -201,7 +218,6 @@ def render_comparison(comparison: Comparison) -> Iterator[RenderableType]:
         )
     yield outputs
     yield from _notes([comparison.metric, *comparison.notes, *_verdict_notes(verdict, "compared")])
-    yield Text(verdict.reason)
 
 
 def render_inspection(inspection: Inspection, *, everything: bool = False) -> Iterator[RenderableType]:

@@ -14,7 +14,7 @@ from onnx_lowrank.samples.intake import Progress, take
 from onnx_lowrank.samples.iterables import DataReader, from_python
 from onnx_lowrank.samples.npz import open_npy, open_npz
 from onnx_lowrank.samples.polygraphy import read_polygraphy
-from onnx_lowrank.samples.records import Raw
+from onnx_lowrank.samples.records import Raw, with_groups
 from onnx_lowrank.samples.script import parse, read_script
 from onnx_lowrank.samples.sets import Samples
 from onnx_lowrank.samples.stacked import stacked
@@ -26,19 +26,23 @@ FORMS = (
 )
 
 
-def read(source: Source, inputs: Sequence[TensorSpec], *, progress: Progress | None = None) -> Samples:
+def read(
+    source: Source, inputs: Sequence[TensorSpec], *, groups: str | None = None, progress: Progress | None = None
+) -> Samples:
     """Return the samples of `source`, every one of them checked against the model's inputs and hashed.
 
     `source`: a path (.npz, .npy, .json of Polygraphy, a directory, FILE.py[:function]), a dict of arrays that hold
     all samples along the leading axis, an iterable of dicts or of (dict, label), onnxruntime's CalibrationDataReader;
-    Samples are returned as they are. `progress` is told (done, total) after each sample.
+    Samples are returned as they are. groups: a key beside the inputs, equal where samples share a source. `progress` is
+    told (done, total) after each sample.
     Raises DataError, one line, for all that can be wrong.
     """
     if isinstance(source, Samples):
         return source
     check_inputs(inputs)
-    raw = _from_path(source, inputs) if isinstance(source, str | Path) else _from_object(source, inputs)
-    return take(raw, inputs, progress)
+    wanted = with_groups(inputs, groups)
+    raw = _from_path(source, wanted) if isinstance(source, str | Path) else _from_object(source, wanted)
+    return take(raw, inputs, progress, groups)
 
 
 def _from_object(given: Any, inputs: Sequence[TensorSpec]) -> Raw:

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.runtime import TensorSpec, first_line
-from onnx_lowrank.samples.records import LABELS
+from onnx_lowrank.samples.records import LABELS, GroupSpec
 from onnx_lowrank.types import Array
 
 
@@ -45,7 +45,13 @@ def check_names(given: Iterable[str], inputs: Sequence[TensorSpec], place: str) 
     keys = [str(key) for key in given]
     names = [spec.name for spec in inputs]
     unknown = [key for key in keys if key not in names]
-    for name in names:
+    for spec in inputs:
+        name = spec.name
+        if name not in keys and isinstance(spec, GroupSpec):
+            raise DataError(
+                f"{place}: no key {name!r}, which --groups names; the keys given are {listed(keys)}: add it, one"
+                " value a sample, or leave --groups out"
+            )
         if name not in keys:
             raise DataError(
                 f"{place}: nothing for the model's input {name!r}; the keys given are {listed(keys)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -20,29 +20,53 @@ Progress: TypeAlias = Callable[[int, int], None]
 """Told how many samples are done, and of how many."""
 
 
-def take(raw: Raw, inputs: Sequence[TensorSpec], progress: Progress | None = None) -> Samples:
-    """Return the set, checked whole. Raises DataError for the first sample that does not fit the model."""
+def take(
+    raw: Raw, inputs: Sequence[TensorSpec], progress: Progress | None = None, groups: str | None = None
+) -> Samples:
+    """Return the set, checked whole. Raises DataError for the first sample that does not fit the model.
+
+    groups: the key of what samples have in common, which is no input.
+    """
     check_inputs(inputs)
     count = len(raw.records)
     if not count:
         raise DataError(f"{raw.source}: no sample in it; give at least one")
     hashes: list[str] = []
     labels: list[Any] = []
+    sources: list[str] = []
     notes: dict[str, None] = dict.fromkeys(raw.notes)
     unclean = _Unclean(raw)
     for index in range(count):
         record = raw.records[index]
-        feed = fit(record.arrays, inputs, raw.place(index))
+        arrays = _inputs_of(record.arrays, groups)
+        feed = fit(arrays, inputs, raw.place(index))
+        if groups is not None:
+            sources.append(_group(record.arrays, groups, raw.place(index)))
         unclean.look(index, feed)
         hashes.append(content_hash(feed))
         labels.append(record.label)
         if index == 0:
-            notes.update(dict.fromkeys(_conversions(raw.source, record.arrays, feed)))
+            notes.update(dict.fromkeys(_conversions(raw.source, arrays, feed)))
         if progress is not None:
             progress(index + 1, count)
     unclean.report()
-    feeds = Lazy(count, lambda index: fit(raw.records[index].arrays, inputs, raw.place(index)))
-    return Samples(feeds, _labels(raw, labels), raw.source, tuple(hashes), tuple(notes))
+    feeds = Lazy(count, lambda index: fit(_inputs_of(raw.records[index].arrays, groups), inputs, raw.place(index)))
+    return Samples(feeds, _labels(raw, labels), raw.source, tuple(hashes), tuple(notes), tuple(sources) or None)
+
+
+def _inputs_of(arrays: Mapping[str, Any], groups: str | None) -> Mapping[str, Any]:
+    """Return what is for the model."""
+    return arrays if groups is None else {name: array for name, array in arrays.items() if name != groups}
+
+
+def _group(arrays: Mapping[str, Any], key: str, place: str) -> str:
+    """Return the name of a sample's group. Raises DataError where it has none, or more than one."""
+    if key not in arrays:
+        raise DataError(f"{place}: no key {key!r}, which --groups names: add it, or leave --groups out")
+    value = as_array(arrays[key], key, place)
+    if value.size != 1:
+        raise DataError(f"{place}: {key!r} holds {value.size} values; --groups wants one a sample")
+    return str(value.reshape(-1)[0])
 
 
 def content_hash(feed: Feed) -> str:

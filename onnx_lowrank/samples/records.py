@@ -13,6 +13,16 @@ LABELS = "labels"
 """The key of the labels among the arrays, unless the model has an input of that name."""
 
 
+@dataclass(frozen=True, slots=True)
+class GroupSpec(TensorSpec):
+    """The key, beside the inputs, of what samples have in common: a patient, a document, a photo."""
+
+
+def with_groups(inputs: Sequence[TensorSpec], key: str | None) -> list[TensorSpec]:
+    """Return what a set has to hold: the model's inputs and, where samples are grouped, the key of the groups."""
+    return [*inputs, *([GroupSpec(key, "tensor(string)", ())] if key is not None else [])]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
     """One sample: input name -> array, and its label where the source holds both together (None: unlabelled)."""

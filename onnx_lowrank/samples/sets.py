@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, overload
@@ -46,6 +47,7 @@ class Samples:
 
     `feeds` may be lazy (read or sliced on each access), so a loop over it holds one sample at a time. `labels` holds
     one label a sample, or is None. `hashes` are those of the inputs alone. `notes` say what was done to the data.
+    `groups` name the source of every sample, equal where they share one; None where each has its own.
     """
 
     feeds: Sequence[Feed]
@@ -53,6 +55,7 @@ class Samples:
     source: str
     hashes: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if len(self.hashes) != len(self.feeds):
@@ -77,17 +80,40 @@ class Samples:
             source=self.source if source is None else source,
             hashes=tuple(self.hashes[i] for i in chosen),
             notes=self.notes,
+            groups=None if self.groups is None else tuple(self.groups[i] for i in chosen),
         )
+
+    @property
+    def group_numbers(self) -> Array | None:
+        """(n,) the number of every sample's group, from 0; None where each sample is its own."""
+        if self.groups is None:
+            return None
+        numbers = {name: index for index, name in enumerate(dict.fromkeys(self.groups))}
+        return np.array([numbers[name] for name in self.groups])
+
+    @property
+    def units(self) -> int:
+        """How many independent samples there are."""
+        return len(self) if self.groups is None else len(set(self.groups))
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash of the set, whatever its order: of all inputs and labels."""
+        labels = [None] * len(self) if self.labels is None else [np.asarray(label).tolist() for label in self.labels]
+        lines = sorted(f"{digest} {label!r}" for digest, label in zip(self.hashes, labels, strict=True))
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
     """The sets of a run: what is collected on, what a candidate is gated on, and what the report is measured on.
 
-    `notes` are sentences for the user: how the sets came about, and what was done to the data.
+    `screening` is a part of the calibration samples that nothing is fitted on: what plans are proposed by. `notes` are
+    sentences for the user: how the sets came about, and what was done to the data.
     """
 
     calibration: Samples
     validation: Samples
     test: Samples | None = None
     notes: tuple[str, ...] = ()
+    screening: Samples | None = None

@@ -9,6 +9,9 @@ import numpy as np
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.samples.sets import Samples, Split
 
+SCREENED, MOST_SCREENED, FEWEST = 1 / 8, 128, 16
+"""The share of the calibration samples that nothing is fitted on, at most so many, and the fewest it is taken from."""
+
 
 def make_split(
     data: Samples,
@@ -31,7 +34,23 @@ def make_split(
         calibration, validation, note = _draw(data, seed, share)
         notes.append(note)
     done = dict.fromkeys(note for samples in given if samples is not None for note in samples.notes)
-    return Split(calibration, validation, test, (*notes, *done))
+    fitted, screening = held_back(calibration)
+    return Split(fitted, validation, test, (*notes, *done), screening)
+
+
+def held_back(data: Samples) -> tuple[Samples, Samples | None]:
+    """Return what is fitted on, and what plans are screened on: SCREENED of the samples, spread evenly; None of few.
+
+    Whole groups go to one side; samples of equal content, too.
+    """
+    if len(data) < FEWEST:
+        return data, None
+    members = _linked(data.hashes, data.groups)
+    count = min(round(SCREENED * len(data)), MOST_SCREENED)
+    step = max(len(members) // max(count * len(members) // len(data), 1), 1)
+    chosen = sorted(i for group in members[step - 1 :: step] for i in group)
+    rest = sorted(set(range(len(data))) - set(chosen))
+    return (data.subset(rest), data.subset(chosen)) if rest and chosen else (data, None)
 
 
 def _overlaps(sets: Sequence[Samples | None], force: bool) -> list[str]:
@@ -44,13 +63,15 @@ def _overlaps(sets: Sequence[Samples | None], force: bool) -> list[str]:
     ]
     for i, (role, samples) in enumerate(known):
         for other_role, other in known[:i]:
-            seen = set(other.hashes)
+            seen, known_groups = set(other.hashes), set(other.groups or ())
             common = sum(digest in seen for digest in samples.hashes)
-            if not common:
+            shared = sum(group in known_groups for group in samples.groups or ())
+            if not common and not shared:
                 continue
+            what = "are also" if common else "share their group with samples"
             fact = (
-                f"{common} of the {len(samples)} samples of --{role} ({samples.source})"
-                f" are also in --{other_role} ({other.source})"
+                f"{common or shared} of the {len(samples)} samples of --{role} ({samples.source})"
+                f" {what} in --{other_role} ({other.source})"
             )
             if not force:
                 raise DataError(
@@ -70,7 +91,7 @@ def _draw(data: Samples, seed: int, share: float) -> tuple[Samples, Samples, str
             f"{data.source}: 1 sample is too few to calibrate and to validate; give more (in a directory every file"
             " is one sample), or others as --validation"
         )
-    chosen = _validating(data.hashes, seed, share)
+    chosen = _validating(_linked(data.hashes, data.groups), seed, share)
     if not chosen:
         raise DataError(
             f"{data.source}: all {len(data)} samples are equal, so none can be held out; give others as --validation"
@@ -84,16 +105,33 @@ def _draw(data: Samples, seed: int, share: float) -> tuple[Samples, Samples, str
     return calibration, validation, note
 
 
-def _validating(hashes: Sequence[str], seed: int, share: float) -> list[int]:
-    """Return the indices that validate: whole groups of equal samples, in random order while they fit."""
-    groups: dict[str, list[int]] = {}
+def _linked(hashes: Sequence[str], groups: Sequence[str] | None) -> list[list[int]]:
+    """Return the indices that go to one side together: of equal content, or of one group, or linked by both."""
+    first: dict[tuple[str, str], int] = {}
+    home = list(range(len(hashes)))
+
+    def root(index: int) -> int:
+        while home[index] != index:
+            index = home[index] = home[home[index]]
+        return index
+
     for index, digest in enumerate(hashes):
-        groups.setdefault(digest, []).append(index)
-    if len(groups) < 2:
+        for key in (("content", digest), *((("group", groups[index]),) if groups is not None else ())):
+            ends = sorted((root(first.setdefault(key, index)), root(index)))
+            home[ends[1]] = ends[0]
+    members: dict[int, list[int]] = {}
+    for index in range(len(hashes)):
+        members.setdefault(root(index), []).append(index)
+    return list(members.values())
+
+
+def _validating(members: Sequence[list[int]], seed: int, share: float) -> list[int]:
+    """Return the indices that validate: whole groups of what belongs together, in random order while they fit."""
+    if len(members) < 2:
         return []
-    members = list(groups.values())
+    count = sum(map(len, members))
     order = [members[i] for i in np.random.default_rng(seed).permutation(len(members))]
-    room = min(max(1, round(share * len(hashes))), len(hashes) - 1)
+    room = min(max(1, round(share * count)), count - 1)
     chosen: list[int] = []
     for group in order:
         if len(chosen) + len(group) <= room:

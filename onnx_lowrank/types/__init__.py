@@ -4,12 +4,14 @@ from onnx_lowrank.types.arrays import Array, Feed, Outputs
 from onnx_lowrank.types.chains import Chain, Layout, Ranks, Stage
 from onnx_lowrank.types.plans import DENSE, SHARED, Choice, Cost, Curve, Option, Plan, Probe
 from onnx_lowrank.types.sites import Extent, Family, Moments, Positions, Site, Skip, Why
-from onnx_lowrank.types.verdicts import Interval, OutputDifference, Verdict
+from onnx_lowrank.types.verdicts import Bound, Certificate, Interval, OutputDifference, OutputVerdict, Verdict, Word
 
 __all__ = [
     "DENSE",
     "SHARED",
     "Array",
+    "Bound",
+    "Certificate",
     "Chain",
     "Choice",
     "Cost",
@@ -22,6 +24,7 @@ __all__ = [
     "Moments",
     "Option",
     "OutputDifference",
+    "OutputVerdict",
     "Outputs",
     "Plan",
     "Positions",
@@ -32,4 +35,5 @@ __all__ = [
     "Stage",
     "Verdict",
     "Why",
+    "Word",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,26 +33,112 @@ class OutputDifference:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Original against candidate on held-out samples. Truthy when the candidate holds.
+class Bound:
+    """The smallest drop that is certified: every larger one is rejected at `confidence`, one-sided.
 
-    `drop` is how much worse the candidate is (positive is worse, whatever the metric's direction); `bound` is the
-    number that was compared with `allowed`: the drop's estimate, or the upper end of its interval.
+    method: the test. exact: it keeps its level for every number of samples; otherwise for many of them (asymptotic).
     """
 
+    value: float
+    confidence: float
+    method: str
+    exact: bool
+
+
+Word: TypeAlias = Literal["certified", "observed", "failed"]
+"""certified: a test rejects that the drop is as large as allowed or larger. observed: the estimate is within what is
+allowed, and nothing is claimed. failed: neither."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputVerdict:
+    """An output that the metric does not look at: its own drop from the original, and whether that is allowed."""
+
+    name: str
+    metric: str
+    drop: Interval
+    bound: Bound
+    allowed: float
     passed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What is claimed of a model, as it is written into its file: numbers of six digits.
+
+    word: certified or observed. drop, low, high: the estimate and its two-sided interval; bound: the smallest drop
+    that is certified; allowed: what was asked for. samples, units: how many, and how many of them are independent.
+    plans: how many were tested on the set, `validation_sha256`.
+    """
+
+    word: Word
+    metric: str
+    samples: int
+    units: int
+    drop_type: str
+    allowed: float
+    drop: float
+    low: float
+    high: float
+    bound: float
+    confidence: float
+    method: str
+    plans: int
+    validation_sha256: str
+
+    @staticmethod
+    def of(verdict: Verdict, plans: int, validation: str) -> Certificate:
+        """Return what a verdict claims."""
+        drop, bound = verdict.drop, verdict.bound
+        return Certificate(
+            verdict.word, verdict.metric, verdict.samples, verdict.units, verdict.drop_type, verdict.allowed,
+            _six(drop.estimate), _six(drop.low), _six(drop.high), _six(bound.value),
+            bound.confidence, bound.method, plans, validation,
+        )  # fmt: skip
+
+
+def _six(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Original against candidate on held-out samples. Truthy when the candidate holds: certified, or observed.
+
+    `drop` is how much worse the candidate is (positive is worse, whatever the metric's direction), between the ends of
+    its two-sided interval; `bound` the smallest drop that is certified; `others` the outputs that the metric does not
+    look at; `unexplained` the share of samples that the metric calls right before and after although the decision
+    changed; `units` how many independent samples there are (groups count once).
+    """
+
+    word: Word
     metric: str
     higher_is_better: bool
     samples: int
     original: Interval
     candidate: Interval
     drop: Interval
-    bound: float
+    bound: Bound
     allowed: float
+    drop_type: str = "absolute"
     agreement: Interval | None = None
     differences: tuple[OutputDifference, ...] = ()
+    others: tuple[OutputVerdict, ...] = ()
+    units: int = 0
+    unexplained: float = 0.0
     reason: str = ""
     notes: tuple[str, ...] = field(default=())
+
+    def claim(self, plans: int) -> str:
+        """Return in one line what is claimed after so many plans were tested, its word first."""
+        tested = "1 plan tested" if plans == 1 else f"{plans} plans tested"
+        word = "observed, not certified" if self.word == "observed" else self.word
+        return f"{word}: {self.reason} (n = {self.samples:,}, {tested})"
+
+    @property
+    def passed(self) -> bool:
+        """Whether the candidate holds."""
+        return self.word != "failed"
 
     def __bool__(self) -> bool:
         return self.passed

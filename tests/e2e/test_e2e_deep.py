@@ -39,7 +39,7 @@ def test_a_thousand_layers_go_the_whole_way(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Collection, "groups", lambda self: groups.append(list(real(self))) or iter(groups[-1]))
     settings = options(rank_multiple=4, memory=LEAST_MEMORY, metric="relative-l2")
     study = Study.of(model, {"x": normal([20, ROWS, WIDTH], 1)}, settings)
-    result = reach(study, Lossless(keep=0.8, gate=Gate(max_drop=1.0)), dry_run=True)
+    result = reach(study, Lossless(keep=0.8, gate=Gate(max_drop=1.0, observed=True)), dry_run=True)
     assert result.changed, result.reason
     joint = study.stand.calibrated.joint
     assert len(groups[-1]) > 1

@@ -57,7 +57,13 @@ def test_compact_halves_the_demo_model_at_the_same_accuracy(tmp_path: Path, monk
     module = importlib.import_module("onnx_lowrank.pipeline.speed")
     real = module.interleaved
     monkeypatch.setattr(module, "interleaved", lambda *a, **k: real(*a, **{**k, "seconds": 0.2}))
-    result = optimize(MODEL, sources(), Compact(), options(rank_multiple=8), output=tmp_path / "demo.onnx")
+    result = optimize(
+        MODEL,
+        sources(),
+        Compact(gate=Gate(max_drop=0.0, observed=True)),
+        options(rank_multiple=8),
+        output=tmp_path / "demo.onnx",
+    )
     assert result, result.reason
     assert result.metric.startswith("labels are whole numbers below the 10 classes")
     assert result.verdict.drop.estimate <= 0
@@ -70,7 +76,7 @@ def test_compact_halves_the_demo_model_at_the_same_accuracy(tmp_path: Path, monk
 
 @pytest.mark.usefixtures("no_timing")
 def test_lossless_keeps_its_share_of_the_demo_model(tmp_path: Path):
-    goal = Lossless(keep=0.3, gate=Gate(max_drop=0.05))
+    goal = Lossless(keep=0.3, gate=Gate(max_drop=0.05, observed=True))
     result = optimize(MODEL, sources(), goal, options(rank_multiple=8), output=tmp_path / "demo.onnx")
     assert result, result.reason
     assert 0.25 < result.after.parameters / result.before.parameters <= 0.3

@@ -23,7 +23,7 @@ from onnx_lowrank.report import render_result, result_json
 from onnx_lowrank.timing import Timing
 from onnx_lowrank.types import Array, Interval
 
-GATE = Gate(max_drop=0.5)
+GATE = Gate(max_drop=0.5, observed=True)
 OPTIONS = Options(threads=1, provider="cpu", sensitivity="inputs", metric="cosine")
 DENSE = 0.3
 """Share of the original's time that each of the three weights takes."""

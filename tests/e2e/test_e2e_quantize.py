@@ -27,7 +27,7 @@ from onnx_lowrank.types import Cost, Curve, Option, Plan
 
 pytestmark = pytest.mark.usefixtures("no_timing")
 MODEL = mlp([64, 96, 96, 8], [6, 10, 8], 11)
-LOOSE = Gate(max_drop=0.1)
+LOOSE = Gate(max_drop=0.1, observed=True)
 THEN = ("quantize", "quantize-dynamic", "quantize-weights")
 
 
@@ -71,7 +71,7 @@ def test_a_stack_that_holds_is_saved_and_every_step_is_reported(then: str, tmp_p
 
 def test_every_trial_is_of_the_stack():
     """No drop is allowed, and int8 costs some: factors that hold by themselves do not pass."""
-    strict = Compact(gate=Gate(max_drop=0.0))
+    strict = Compact(gate=Gate(max_drop=0.0, observed=True))
     assert optimize(MODEL, sources(), strict, stacked(then=None))
     result = optimize(MODEL, sources(), strict, stacked())
     assert not result
@@ -80,7 +80,9 @@ def test_every_trial_is_of_the_stack():
 
 
 def test_a_stack_that_fails_says_which_step_broke_it(tmp_path: Path):
-    result = optimize(MODEL, sources(), Compact(), stacked(), output=tmp_path / "o.onnx")
+    result = optimize(
+        MODEL, sources(), Compact(gate=Gate(max_drop=0.0, observed=True)), stacked(), output=tmp_path / "o.onnx"
+    )
     assert not result
     assert list(tmp_path.iterdir()) == []
     assert result.model == MODEL
@@ -97,7 +99,9 @@ def test_a_test_set_that_refutes_the_stack_shows_the_steps_on_it(tmp_path: Path)
     x = normal([200, 64], 3) * np.where(np.arange(64) < 32, 100, 1).astype(np.float32)
     wrong = {"x": x, "labels": run(MODEL, {"x": x})["y"].argmax(1)}
     given = DataSources(data=samples(64, 1), validation=samples(120, 2), test=wrong)
-    result = optimize(MODEL, given, Compact(gate=Gate(max_drop=0.02)), stacked(), output=tmp_path / "o.onnx")
+    result = optimize(
+        MODEL, given, Compact(gate=Gate(max_drop=0.02, observed=True)), stacked(), output=tmp_path / "o.onnx"
+    )
     assert not result
     assert "held on validation" in result.reason
     assert "; there factored alone it has a drop of " in result.reason
@@ -120,7 +124,11 @@ def test_a_target_size_out_of_reach_names_the_smallest_and_that_works(tmp_path: 
     assert list(tmp_path.iterdir()) == []
     named = int(str(caught.value).split(" has ")[1].split(" bytes")[0].replace(",", ""))
     result = optimize(
-        MODEL, sources(), Lossless(target_size=named, gate=Gate(max_drop=1.0)), stacked(), output=tmp_path / "o.onnx"
+        MODEL,
+        sources(),
+        Lossless(target_size=named, gate=Gate(max_drop=1.0, observed=True)),
+        stacked(),
+        output=tmp_path / "o.onnx",
     )
     assert result, result.reason
     assert (tmp_path / "o.onnx").stat().st_size <= named
@@ -246,7 +254,7 @@ def folder(tmp_path: Path) -> Path:
 def test_the_command_line_shows_the_steps_in_80_columns(folder: Path):
     report = folder / "report.json"
     arguments = ["optimize", folder / "model.onnx", "--data", folder / "cal.npz", "--validation", folder / "val.npz"]
-    more = ["--max-drop", "0.1", "--threads", "1", "--then", "quantize", "--report", report]
+    more = ["--observed", "--max-drop", "0.1", "--threads", "1", "--then", "quantize", "--report", report]
     done = CliRunner().invoke(main, [str(a) for a in (*arguments, *more)])
     assert done.exit_code == 0, done.output
     assert max(len(line) for line in done.output.splitlines() if str(folder) not in line) <= 80

@@ -35,7 +35,7 @@ def test_a_test_set_that_refutes_validation_keeps_the_model_from_being_saved(tmp
     model, W = classifier()
     sources = DataSources(data=labelled(W, 8, 0, 64), validation=labelled(W, 8, 1, 300), test=labelled(W, 32, 2, 300))
     result = optimize(
-        model, sources, Compact(gate=Gate(max_drop=0.01)), Options(threads=1, sensitivity="inputs"),
+        model, sources, Compact(gate=Gate(max_drop=0.01, observed=True)), Options(threads=1, sensitivity="inputs"),
         output=tmp_path / "o.onnx",
     )  # fmt: skip
     assert not result.changed
@@ -49,7 +49,9 @@ def test_a_test_set_that_refutes_validation_keeps_the_model_from_being_saved(tmp
 def test_the_same_plan_is_saved_where_the_test_set_agrees(tmp_path: Path) -> None:
     model, W = classifier()
     sources = DataSources(data=labelled(W, 8, 0, 64), validation=labelled(W, 8, 1, 300), test=labelled(W, 8, 2, 300))
-    result = optimize(model, sources, Compact(gate=Gate(max_drop=0.01)), Options(threads=1), output=tmp_path / "o.onnx")
+    result = optimize(
+        model, sources, Compact(gate=Gate(max_drop=0.01, observed=True)), Options(threads=1), output=tmp_path / "o.onnx"
+    )
     assert result.changed
     assert [p.name for p in tmp_path.iterdir()] == ["o.onnx"]
 
@@ -63,7 +65,7 @@ def test_an_original_that_is_nan_everywhere_can_show_nothing(metric: str) -> Non
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(-1), "negative"))
     data, held = labelled(W, 8, 0, 64), labelled(W, 8, 1, 80)
     sources = DataSources(data={"x": data["x"]}, validation={"x": held["x"]})
-    goal = Compact(gate=Gate(max_drop=1.0))
+    goal = Compact(gate=Gate(max_drop=1.0, observed=True))
     assert not optimize(model, sources, goal, Options(threads=1, metric=metric)).changed
 
 

@@ -28,7 +28,7 @@ from onnx_lowrank.types import SHARED
 pytestmark = pytest.mark.usefixtures("no_timing")
 WIDTH, RANK = 32, 12
 X = normal([240, WIDTH], 1)
-GOAL = Lossless(keep=0.65, gate=Gate(max_drop=1.0))
+GOAL = Lossless(keep=0.65, gate=Gate(max_drop=1.0, observed=True))
 SENSITIVITIES = ("joint", "inputs", "weights")
 
 
@@ -68,7 +68,7 @@ def test_one_first_factor_wins_where_the_weights_share_a_row_space(sensitivity: 
 @pytest.mark.parametrize("sensitivity", SENSITIVITIES)
 def test_it_is_not_taken_where_every_weight_has_its_own(sensitivity: str):
     asked = options(sensitivity=sensitivity, metric="relative-l2")
-    goal = Lossless(keep=0.81, gate=Gate(max_drop=1.0))
+    goal = Lossless(keep=0.81, gate=Gate(max_drop=1.0, observed=True))
     result = optimize(own_row_spaces(), {"x": X}, goal, asked)
     assert result, result.reason
     assert shared_in(result) == set()
@@ -77,7 +77,7 @@ def test_it_is_not_taken_where_every_weight_has_its_own(sensitivity: str):
 
 
 def test_compact_finds_the_rank_that_all_share():
-    goal = Compact(gate=Gate(max_drop=1e-4))
+    goal = Compact(gate=Gate(max_drop=1e-4, observed=True))
     result = optimize(one_row_space(), {"x": X}, goal, options(metric="relative-l2"))
     assert result, result.reason
     taken = {c.weight: (c.option.scheme, c.option.ranks) for c in result.plan.factored}
@@ -182,7 +182,7 @@ def test_the_command_line_turns_it_off(tmp_path: Path):
     onnx.save(one_row_space(), tmp_path / "m.onnx")
     np.savez(tmp_path / "x.npz", x=X)
     common = ["optimize", str(tmp_path / "m.onnx"), "--data", str(tmp_path / "x.npz"), "--algorithm", "lossless"]
-    common += ["--keep", "0.65", "--max-drop", "1", "--threads", "1", "--rank-multiple", "4", "--force"]
+    common += ["--keep", "0.65", "--observed", "--max-drop", "1", "--threads", "1", "--rank-multiple", "4", "--force"]
     on, off = (CliRunner().invoke(main, [*common, *extra]) for extra in ((), ("--no-siblings",)))
     assert (on.exit_code, off.exit_code) == (0, 0), on.output
     assert "shared #1" in on.output

@@ -39,7 +39,13 @@ def low_rank_mlp() -> onnx.ModelProto:
 
 def test_compact_finds_the_true_rank(tmp_path: Path):
     model = low_rank_mlp()
-    result = optimize(model, labelled(model, 150, 1), Compact(), options(), output=tmp_path / "out.onnx")
+    result = optimize(
+        model,
+        labelled(model, 150, 1),
+        Compact(gate=Gate(max_drop=0.0, observed=True)),
+        options(),
+        output=tmp_path / "out.onnx",
+    )
     assert result, result.reason
     ranks = {c.weight: c.option.ranks[0] for c in result.plan.factored}
     assert ranks.keys() == {"fc0", "fc1", "fc2"}
@@ -57,7 +63,7 @@ def test_compact_finds_the_true_rank(tmp_path: Path):
 def test_compact_with_a_strict_distance_takes_exactly_the_true_ranks():
     """Nothing may be lost but rounding, so no rank may be missing; and none is to spare."""
     model = low_rank_mlp()
-    goal = Compact(gate=Gate(max_drop=1e-4))
+    goal = Compact(gate=Gate(max_drop=1e-4, observed=True))
     result = optimize(model, {"x": normal([150, 24], 1)}, goal, options(metric="relative-l2"))
     assert result, result.reason
     assert {c.weight: c.option.ranks for c in result.plan.factored} == {"fc0": (3,), "fc1": (5,), "fc2": (2,)}
@@ -65,7 +71,7 @@ def test_compact_with_a_strict_distance_takes_exactly_the_true_ranks():
 
 def test_a_convnet_with_constant_weights_ends_small(tmp_path: Path):
     model = convnet([4, 16, 16], [3, 4], 5, 3)
-    goal = Compact(gate=Gate(max_drop=1e-3))
+    goal = Compact(gate=Gate(max_drop=1e-3, observed=True))
     result = optimize(model, images(40, 1), goal, options(metric="relative-l2"), output=tmp_path / "c.onnx")
     assert result, result.reason
     ranks = {c.weight: (c.option.scheme, c.option.ranks[0]) for c in result.plan.factored}
@@ -81,7 +87,7 @@ def test_a_convnet_with_constant_weights_ends_small(tmp_path: Path):
 def test_the_saved_model_says_where_it_comes_from():
     model = low_rank_mlp()
     model.doc_string = "kept"
-    result = optimize(model, labelled(model, 100, 1), Compact(), options(seed=5))
+    result = optimize(model, labelled(model, 100, 1), Compact(gate=Gate(max_drop=0.0, observed=True)), options(seed=5))
     props = {p.key: p.value for p in result.model.metadata_props}
     assert f'"source_sha256": "{content_hash(model)}"' in props["onnx_lowrank"]
     assert '"algorithm": "compact"' in props["onnx_lowrank"]
@@ -101,7 +107,13 @@ def full_rank_noise() -> onnx.ModelProto:
 
 def test_full_rank_noise_ends_unchanged_and_nothing_is_written(tmp_path: Path):
     model = full_rank_noise()
-    result = optimize(model, labelled(model, 200, 2), Compact(), options(), output=tmp_path / "out.onnx")
+    result = optimize(
+        model,
+        labelled(model, 200, 2),
+        Compact(gate=Gate(max_drop=0.0, observed=True)),
+        options(),
+        output=tmp_path / "out.onnx",
+    )
     assert not result
     assert "plans passed; the nearest: top1 is worse" in result.reason
     assert result.model == model
@@ -114,7 +126,7 @@ def test_full_rank_noise_ends_unchanged_and_nothing_is_written(tmp_path: Path):
         result.save(tmp_path / "out.onnx")
 
 
-LOOSE = Gate(max_drop=10.0)
+LOOSE = Gate(max_drop=10.0, observed=True)
 NET = convnet([4, 16, 16], [None, None], 5, 3)
 
 
@@ -168,7 +180,7 @@ def test_an_unreachable_budget_names_the_smallest_and_that_works(kind: str, tmp_
 
 def test_all_of_it_is_the_original_or_smaller():
     """A budget that the original meets is no reason to call the original a smaller model."""
-    result = optimize(full_rank_noise(), {"x": normal([60, 16], 1)}, Lossless(keep=1.0, gate=Gate(max_drop=1e-6)),
+    result = optimize(full_rank_noise(), {"x": normal([60, 16], 1)}, Lossless(keep=1.0, gate=Gate(max_drop=1e-6, observed=True)),
                       options(metric="relative-l2"))  # fmt: skip
     assert not result
     assert result.after == result.before
@@ -178,7 +190,7 @@ def test_where_every_input_is_zero_nothing_can_be_asked_for():
     model = linear(weight((8, 8), 1), bias=normal([8], 1))
     zeros = [{"x": np.zeros((1, 8), np.float32)} for _ in range(10)] + [{"x": np.full((1, 8), 0, np.float32)}]
     sources = DataSources(data=zeros, validation=[{"x": normal([1, 8], i)} for i in range(4)])
-    result = optimize(model, sources, Compact(gate=Gate(max_drop=0.5)), options(metric="relative-l2"))
+    result = optimize(model, sources, Compact(gate=Gate(max_drop=0.5, observed=True)), options(metric="relative-l2"))
     assert not result
     assert [s.why for s in result.skips if s.weight == "W"] == [Why.UNREACHED]
     with pytest.raises(GoalError, match=r"the smallest share of the parameters is 1\.000"):
@@ -198,7 +210,13 @@ def test_what_passes_in_memory_but_not_from_disk_is_not_published(tmp_path: Path
         return replace(reloaded, verdict=never(reloaded.verdict)), notes
 
     monkeypatch.setattr(optimize_module, "reopen", reopen)
-    result = optimize(model, labelled(model, 100, 1), Compact(), options(), output=tmp_path / "out.onnx")
+    result = optimize(
+        model,
+        labelled(model, 100, 1),
+        Compact(gate=Gate(max_drop=0.0, observed=True)),
+        options(),
+        output=tmp_path / "out.onnx",
+    )
     assert any(trial.verdict.passed for trial in result.trials)
     assert not result
     assert list(tmp_path.iterdir()) == []
@@ -215,7 +233,13 @@ def test_the_next_best_is_published_where_the_best_fails_from_disk(tmp_path: Pat
         return (replace(reloaded, verdict=never(reloaded.verdict)) if len(calls) == 1 else reloaded), notes
 
     monkeypatch.setattr(optimize_module, "reopen", reopen)
-    result = optimize(model, labelled(model, 100, 1), Compact(), options(), output=tmp_path / "out.onnx")
+    result = optimize(
+        model,
+        labelled(model, 100, 1),
+        Compact(gate=Gate(max_drop=0.0, observed=True)),
+        options(),
+        output=tmp_path / "out.onnx",
+    )
     assert result
     assert len(calls) == 2
     costs = sorted(t.plan.cost.parameters for t in result.trials if t.verdict.passed)
@@ -239,13 +263,26 @@ def test_an_exception_in_the_middle_leaves_nothing(where: str, tmp_path: Path, m
     (tmp_path / "out.onnx").write_bytes(b"an older model")
     model = low_rank_mlp()
     with pytest.raises(ZeroDivisionError, match=where):
-        optimize(model, labelled(model, 100, 1), Compact(), options(), output=tmp_path / "out.onnx")
+        optimize(
+            model,
+            labelled(model, 100, 1),
+            Compact(gate=Gate(max_drop=0.0, observed=True)),
+            options(),
+            output=tmp_path / "out.onnx",
+        )
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("out.onnx", b"an older model")]
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path):
     model = low_rank_mlp()
-    result = optimize(model, labelled(model, 100, 1), Compact(), options(), output=tmp_path / "o.onnx", dry_run=True)
+    result = optimize(
+        model,
+        labelled(model, 100, 1),
+        Compact(gate=Gate(max_drop=0.0, observed=True)),
+        options(),
+        output=tmp_path / "o.onnx",
+        dry_run=True,
+    )
     assert result
     assert result.output is None
     assert list(tmp_path.iterdir()) == []
@@ -256,13 +293,26 @@ def test_a_dry_run_writes_nothing(tmp_path: Path):
 def test_a_dry_run_needs_no_place_to_write(tmp_path: Path):
     model = low_rank_mlp()
     target = tmp_path / "missing" / "o.onnx"
-    assert optimize(model, labelled(model, 60, 1), Compact(), options(), output=target, dry_run=True)
+    assert optimize(
+        model,
+        labelled(model, 60, 1),
+        Compact(gate=Gate(max_drop=0.0, observed=True)),
+        options(),
+        output=target,
+        dry_run=True,
+    )
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path):
     model = low_rank_mlp()
     with pytest.raises(ModelError, match=r"cannot write to .*missing"):
-        optimize(model, labelled(model, 60, 1), Compact(), options(), output=tmp_path / "missing" / "o.onnx")
+        optimize(
+            model,
+            labelled(model, 60, 1),
+            Compact(gate=Gate(max_drop=0.0, observed=True)),
+            options(),
+            output=tmp_path / "missing" / "o.onnx",
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -276,7 +326,7 @@ def with_log(model: onnx.ModelProto) -> onnx.ModelProto:
 def test_a_model_that_gives_nan_is_not_called_lossless(tmp_path: Path):
     model = with_log(low_rank_mlp())
     data = {"x": normal([60, 24], 1), "labels": np.zeros((60, 6), np.float32)}
-    goal = Compact(gate=Gate(max_drop=1.0))
+    goal = Compact(gate=Gate(max_drop=1.0, observed=True))
     result = optimize(model, data, goal, options(metric="mse"), output=tmp_path / "o.onnx")
     assert not result
     assert "the original's own mse is not a finite number" in result.reason
@@ -287,7 +337,10 @@ def test_a_distance_over_the_finite_elements_of_a_model_that_gives_nan_says_so()
     """Where the original is not finite there is no distance; a candidate with NaN elsewhere fails."""
     model, x = with_log(low_rank_mlp()), normal([60, 24], 1)
     result = optimize(
-        model, {"x": x}, Compact(gate=Gate(max_drop=1.0)), options(metric="relative-l2", sensitivity="inputs")
+        model,
+        {"x": x},
+        Compact(gate=Gate(max_drop=1.0, observed=True)),
+        options(metric="relative-l2", sensitivity="inputs"),
     )
     assert any("has NaN or Inf in" in trial.verdict.reason for trial in result.trials if not trial.verdict.passed)
     assert result
@@ -303,7 +356,7 @@ def test_a_candidate_that_gives_nan_fails_where_the_original_is_finite(tmp_path:
     nodes = [node("MatMul", ["x", "W"], ["h"], "fc"), node("Sqrt", ["h"], ["y"], "root")]
     model = build(nodes, [value("x", ["n", 16])], [value("y", ["n", 16])], {"W": W})
     x = np.tile(np.eye(16, dtype=np.float32), (4, 1)) * np.linspace(1, 2, 64, dtype=np.float32)[:, None]
-    goal = Compact(gate=Gate(max_drop=1e9))
+    goal = Compact(gate=Gate(max_drop=1e9, observed=True))
     result = optimize(model, {"x": x}, goal, options(metric="relative-l2"), output=tmp_path / "o.onnx")
     assert not result
     assert result.trials
@@ -313,7 +366,13 @@ def test_a_candidate_that_gives_nan_fails_where_the_original_is_finite(tmp_path:
 
 def test_no_weight_to_factor_is_a_clear_no(tmp_path: Path):
     model = build([node("Relu", ["x"], ["y"])], [value("x", ["n", 4])], [value("y", ["n", 4])], {})
-    result = optimize(model, {"x": normal([10, 4], 0)}, Compact(), options(), output=tmp_path / "o.onnx")
+    result = optimize(
+        model,
+        {"x": normal([10, 4], 0)},
+        Compact(gate=Gate(max_drop=0.0, observed=True)),
+        options(),
+        output=tmp_path / "o.onnx",
+    )
     assert not result
     assert "no weight of this model can be factored" in result.reason
     assert list(tmp_path.iterdir()) == []
@@ -321,7 +380,7 @@ def test_no_weight_to_factor_is_a_clear_no(tmp_path: Path):
 
 def test_a_model_of_one_layer_goes_the_whole_way():
     model = linear(weight((16, 16), 1, rank=2))
-    result = optimize(model, {"x": normal([40, 16], 1)}, Compact(gate=Gate(max_drop=1e-4)),
+    result = optimize(model, {"x": normal([40, 16], 1)}, Compact(gate=Gate(max_drop=1e-4, observed=True)),
                       options(metric="relative-l2"))  # fmt: skip
     assert [c.option.ranks for c in result.plan.factored] == [(2,)]
 
@@ -331,7 +390,13 @@ def test_external_data_and_a_test_set(tmp_path: Path):
     onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     model = low_rank_mlp()
     sources = DataSources(data=labelled(model, 80, 1), validation=labelled(model, 60, 2), test=labelled(model, 50, 3))
-    result = optimize(tmp_path / "m.onnx", sources, Compact(), options(), output=tmp_path / "out.onnx")
+    result = optimize(
+        tmp_path / "m.onnx",
+        sources,
+        Compact(gate=Gate(max_drop=0.0, observed=True)),
+        options(),
+        output=tmp_path / "out.onnx",
+    )
     assert result
     assert result.source_hash == content_hash(model)
     assert (result.verdict.samples, result.test.samples) == (60, 50)
@@ -373,15 +438,15 @@ def test_apply_needs_the_same_model_and_its_data(tmp_path: Path):
 def test_compare_is_the_judge_of_any_two_models():
     model = low_rank_mlp()
     data = labelled(model, 60, 4)
-    same = compare(model, model, data, Gate(), options())
+    same = compare(model, model, data, Gate(max_drop=0.0, observed=True), options())
     assert same
     assert (same.verdict.drop.estimate, same.before) == (0.0, same.after)
-    worse = compare(model, mlp([24, 32, 32, 6], [3, 5, 2], 12), data, Gate(), options())
+    worse = compare(model, mlp([24, 32, 32, 6], [3, 5, 2], 12), data, Gate(max_drop=0.0, observed=True), options())
     assert not worse
     assert "top1 is worse" in worse.verdict.reason
     other = build([node("Relu", ["z"], ["y"])], [value("z", ["n", 24])], [value("y", ["n", 24])], {})
     with pytest.raises(ModelError, match="the models differ in their inputs"):
-        compare(model, other, data, Gate(), options())
+        compare(model, other, data, Gate(max_drop=0.0, observed=True), options())
 
 
 def test_inspect_sees_low_rank_without_data():

@@ -24,7 +24,7 @@ from onnx_lowrank.types import Plan
 
 pytestmark = pytest.mark.usefixtures("no_timing")
 study_module = importlib.import_module("onnx_lowrank.pipeline.study")
-LOOSE = Gate(max_drop=10.0)
+LOOSE = Gate(max_drop=10.0, observed=True)
 NET = mlp([24, 32, 32, 16], [None] * 3, 11)
 DATA = {"x": normal([90, 24], 1)}
 SETTINGS = options(metric="relative-l2")
@@ -62,7 +62,7 @@ def ranks(plan: Plan | None) -> dict[str, tuple[str, tuple[int, ...]]]:
 GOALS: list[Goal] = [
     Lossless(keep=0.6, gate=LOOSE),
     Lossless(keep=0.4, gate=LOOSE),
-    Compact(gate=Gate(max_drop=0.3)),
+    Compact(gate=Gate(max_drop=0.3, observed=True)),
     Lossless(target_macs=0.5, gate=LOOSE),
 ]
 
@@ -91,7 +91,7 @@ def test_a_plan_is_measured_once_a_gate(counted: Counter[str]):
     again = reach(study, GOALS[0], dry_run=True)
     assert counted["measure"] == len(first.trials)
     assert again.trials == first.trials
-    reach(study, Lossless(keep=0.6, gate=Gate(max_drop=9.0)), dry_run=True)
+    reach(study, Lossless(keep=0.6, gate=Gate(max_drop=9.0, observed=True)), dry_run=True)
     assert counted["measure"] == 2 * len(first.trials)
     assert len(study.judges) == 2
 
@@ -158,7 +158,7 @@ def test_a_first_glance_is_no_point_of_the_curve():
     """A plan that was hopeless after a part of the samples is measured on all of them for the curve."""
     data = {"x": normal([1000, 24], 1)}
     study = Study.of(NET, data, SETTINGS)
-    goal = Compact(gate=Gate(max_drop=1e-3))
+    goal = Compact(gate=Gate(max_drop=1e-3, observed=True))
     result = reach(study, goal, dry_run=True)
     everything = len(study.split.validation)
     glances = [t for t in result.trials if t.verdict.samples < everything]
@@ -188,7 +188,7 @@ def test_the_curve_reads_back_from_both_formats(tmp_path: Path):
 def test_no_site_no_curve():
     model = build([node("Relu", ["x"], ["y"])], [value("x", ["n", 4])], [value("y", ["n", 4])], {})
     with pytest.raises(GoalError, match="there is no curve"):
-        pareto(Study.of(model, {"x": normal([10, 4], 0)}, options()), Compact())
+        pareto(Study.of(model, {"x": normal([10, 4], 0)}, options()), Compact(gate=Gate(max_drop=0.0, observed=True)))
 
 
 @pytest.mark.parametrize("resource", ["macs", "bytes"])

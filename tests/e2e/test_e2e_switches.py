@@ -22,7 +22,7 @@ from onnx_lowrank.result import Result
 from onnx_lowrank.saved_plan import SavedPlan
 
 pytestmark = pytest.mark.usefixtures("no_timing")
-LOOSE = Gate(max_drop=10.0)
+LOOSE = Gate(max_drop=10.0, observed=True)
 CONV = convnet([4, 16, 16], [None, None], 5, 3)
 IMAGES = {"x": normal([40, 4, 8, 8], 1)}
 
@@ -135,7 +135,7 @@ SWITCHES = {
 }
 
 
-@pytest.mark.parametrize("goal", [Compact(gate=Gate(max_drop=0.05)), Lossless(keep=0.5, gate=LOOSE)],
+@pytest.mark.parametrize("goal", [Compact(gate=Gate(max_drop=0.05, observed=True)), Lossless(keep=0.5, gate=LOOSE)],
                          ids=["compact", "lossless"])  # fmt: skip
 @pytest.mark.parametrize("name", SWITCHES)
 def test_every_switch_alone_goes_the_whole_way(name: str, goal: Goal, tmp_path: Path):
@@ -232,7 +232,7 @@ def test_continuation_reaches_every_size_that_is_reached_without(steps: int, kee
 @pytest.mark.parametrize("steps", [2, 3])
 def test_compact_with_continuation_is_never_larger(steps: int, extra: dict[str, bool]):
     """The first round is what there is without it, and the smallest of all rounds comes first."""
-    goal = Compact(gate=Gate(max_drop=0.05))
+    goal = Compact(gate=Gate(max_drop=0.05, observed=True))
     one, other = went(goal, **extra), went(goal, continuation=steps, **extra)
     assert other.after.parameters <= one.after.parameters < one.before.parameters
     first = len(one.trials)

@@ -71,11 +71,11 @@ def text(result: Result, goal: Goal) -> str:
 
 
 CASES = {
-    "mlp_compact": (wide_mlp, Compact(), {}),
-    "mlp_lossless": (wide_mlp, Lossless(keep=0.4, gate=Gate(max_drop=0.5)), {}),
-    "convnet_compact": (mixed_convnet, Compact(gate=Gate(max_drop=0.01)), {"metric": "relative-l2"}),
+    "mlp_compact": (wide_mlp, Compact(gate=Gate(max_drop=0.0, observed=True)), {}),
+    "mlp_lossless": (wide_mlp, Lossless(keep=0.4, gate=Gate(max_drop=0.5, observed=True)), {}),
+    "convnet_compact": (mixed_convnet, Compact(gate=Gate(max_drop=0.01, observed=True)), {"metric": "relative-l2"}),
     "convnet_plain": (
-        mixed_convnet, Compact(gate=Gate(max_drop=0.01)), {"metric": "relative-l2", "sensitivity": "weights"},
+        mixed_convnet, Compact(gate=Gate(max_drop=0.01, observed=True)), {"metric": "relative-l2", "sensitivity": "weights"},
     ),
 }  # fmt: skip
 

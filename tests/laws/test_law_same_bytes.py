@@ -15,7 +15,7 @@ from onnx_lowrank.pipeline import apply, optimize
 from onnx_lowrank.result import Result
 from onnx_lowrank.saved_plan import SavedPlan, read_plan
 
-GOAL = Compact(gate=Gate(max_drop=0.2))
+GOAL = Compact(gate=Gate(max_drop=0.2, observed=True))
 MODELS = {
     "mlp": lambda: (mlp([16, 24, 20, 8], [4, 4, None], 3), {"x": normal([64, 16], 1)}),
     "conv": lambda: (convnet([3, 12, 16], [3, 4], 8, 5), {"x": normal([40, 3, 8, 8], 2)}),

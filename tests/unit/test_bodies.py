@@ -174,7 +174,7 @@ def test_the_whole_way(name: str, switches: dict):
     x = correlated(60, 16, 3)
     x *= np.where(np.arange(60) % 2, 1, -1)[:, None].astype(np.float32)
     keep = 0.75
-    result = optimize(model, {"x": x}, Lossless(keep=keep, gate=Gate(max_drop=0.2)),
+    result = optimize(model, {"x": x}, Lossless(keep=keep, gate=Gate(max_drop=0.2, observed=True)),
                       options(metric="relative-l2", **switches))  # fmt: skip
     assert result.changed, result.reason
     assert {choice.weight for choice in result.plan.factored} & set(weights)
@@ -186,7 +186,7 @@ def test_the_whole_way(name: str, switches: dict):
 
 @pytest.mark.usefixtures("no_timing")
 def test_the_papers_rule_leaves_them_as_they_are():
-    goal = Lossless(keep=0.9, gate=Gate(max_drop=9.0))
+    goal = Lossless(keep=0.9, gate=Gate(max_drop=9.0, observed=True))
     chosen = options(metric="kl", sensitivity="paper", gamma=0.9)
     result = optimize(shared_by_both(), {"x": correlated(60, 16, 3)}, goal, chosen, dry_run=True)
     assert result.changed, result.reason

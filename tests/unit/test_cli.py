@@ -179,7 +179,7 @@ def test_random_data_warns_in_the_report_and_in_the_model(folder: Path) -> None:
         (("--random-data", "--algorithm", "lossless", "--target-latency", "2"), 2, "--target-latency is a share"),
         (("--random-data", "--algorithm", "lossless", "--minimize", "latency"), 2, "goal of the compact"),
         (("--random-data", "--minimize", "latency", "--min-speedup", "0.5"), 2, "1 or more where latency"),
-        (("--random-data", "--max-drop", "-1"), 2, "0 or more"),
+        (("--random-data", "--observed", "--max-drop", "-1"), 2, "0 or more"),
         (("--random-data", "--confidence", "7"), 2, "0.95"),
         (("--data", "missing.npz"), 1, "no such file"),
         (("--random-data", "--report", "/nowhere/at/all/r.json"), 1, "no directory"),

@@ -193,7 +193,7 @@ def test_the_twin_reaches_into_nodes_subgraphs_and_what_they_read_from_outside()
 def test_the_joint_collection_runs_on_the_twin():
     model = halved(mlp([16, 32, 8], [4, None], 1))
     data = {"x": X.astype(np.float16)}
-    result = optimize(model, data, Lossless(keep=0.7, gate=Gate(max_drop=1e-2)),
+    result = optimize(model, data, Lossless(keep=0.7, gate=Gate(max_drop=1e-2, observed=True)),
                       options(metric="relative-l2", rank_multiple=2))  # fmt: skip
     assert result.changed, result.reason
     assert not any("gradient" in note for note in result.notes), result.notes
@@ -212,7 +212,7 @@ def test_gradients_beyond_the_range_of_half_precision_count():
     model.graph.node[-1].output[0] = "large"
     model.graph.node.append(node("Mul", ["large", "little"], ["y"]))
     model.graph.initializer.append(numpy_helper.from_array(np.float16(1e-5), "little"))
-    result = optimize(model, {"x": X.astype(np.float16)}, Lossless(keep=0.7, gate=Gate(max_drop=0.2)),
+    result = optimize(model, {"x": X.astype(np.float16)}, Lossless(keep=0.7, gate=Gate(max_drop=0.2, observed=True)),
                       options(metric="relative-l2", rank_multiple=2), dry_run=True)  # fmt: skip
     assert result.changed, result.reason
     assert not any("not finite" in note for note in result.notes), result.notes
@@ -230,7 +230,7 @@ def test_gradients_beyond_the_range_of_half_precision_count():
 def test_every_way_to_factor_works_in_half_precision(make, switches: dict):
     model = make()
     half = model.graph.input[0].type.tensor_type.elem_type == F16
-    result = optimize(model, {"x": X.astype(np.float16) if half else X}, Lossless(keep=0.62, gate=Gate(max_drop=0.2)),
+    result = optimize(model, {"x": X.astype(np.float16) if half else X}, Lossless(keep=0.62, gate=Gate(max_drop=0.2, observed=True)),
                       options(metric="relative-l2", rank_multiple=2, **switches))  # fmt: skip
     assert result.changed, result.reason
     kinds = {t.data_type for t in result.model.graph.initializer if ".lowrank" in t.name}

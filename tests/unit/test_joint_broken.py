@@ -46,7 +46,7 @@ def data(bad: list[int]) -> Array:
 )
 def test_the_report_says_how_many_samples_were_left_out(bad: list[int], note: str | None):
     samples = {"data": data(bad), "validation": data([]) + 0.01}
-    result = optimize(overflowing(), sources(samples), Lossless(keep=0.7, gate=Gate(max_drop=1e9)),
+    result = optimize(overflowing(), sources(samples), Lossless(keep=0.7, gate=Gate(max_drop=1e9, observed=True)),
                       options(metric="relative-l2"), dry_run=True)  # fmt: skip
     assert result.changed, result.reason
     assert [each for each in result.notes if LEFT_OUT in each] == ([] if note is None else [note])

@@ -107,12 +107,16 @@ def test_a_function_of_another_operator_set_stays():
 def test_the_report_says_so_and_the_original_is_returned_where_nothing_holds():
     before = MODELS["nested"][0]()
     data = {"x": correlated(50, 16, 3)}
-    result = optimize(before, data, Lossless(keep=0.6, gate=Gate(max_drop=0.1)), options(metric="relative-l2"))
+    result = optimize(
+        before, data, Lossless(keep=0.6, gate=Gate(max_drop=0.1, observed=True)), options(metric="relative-l2")
+    )
     assert result.changed, result.reason
     note = "local functions are inlined, so that weights in them can be factored: Outer, Holds"
     assert note in result.notes
     assert ops(result.model) == ["MatMul", "MatMul", "Relu", "Plain"]
-    refused = optimize(before, data, Compact(), options(metric="relative-l2", rank_multiple=7))
+    refused = optimize(
+        before, data, Compact(gate=Gate(max_drop=0.0, observed=True)), options(metric="relative-l2", rank_multiple=7)
+    )
     assert not refused.changed
     assert refused.model == before
     assert inspect(before, rank_multiple=1).notes == (note,)

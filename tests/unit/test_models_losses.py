@@ -110,7 +110,9 @@ def test_a_small_reader_goes_the_whole_way_with_it(changes: dict[str, Any]):
     labels = np.array([line + [-1] * (9 - len(line)) for line in lines])
     samples = DataSources(data={"x": x[:80], "labels": labels[:80]}, validation={"x": x[80:], "labels": labels[80:]})
     settings = options(loss=LOSS, metric=f"{ROOT / 'models' / 'metrics.py'}:ctc_exact_match", **changes)
-    result = optimize(model, samples, Lossless(keep=0.9, gate=Gate(max_drop=1.0)), settings, dry_run=True)
+    result = optimize(
+        model, samples, Lossless(keep=0.9, gate=Gate(max_drop=1.0, observed=True)), settings, dry_run=True
+    )
     assert result.changed, result.reason
     assert elements(result.model) <= 0.9 * elements(model)
     assert any(option.slope != 0 for curve in result.curves for option in curve.options)

@@ -82,8 +82,8 @@ def test_a_verdict_is_as_true_as_it_passed():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Gate(max_drop=-0.1), "0 or more, not -0.1"),
-        (lambda: Gate(max_drop=math.nan), "0 or more, not nan"),
+        (lambda: Gate(max_drop=-0.1, observed=True), "0 or more, not -0.1"),
+        (lambda: Gate(max_drop=math.nan, observed=True), "0 or more, not nan"),
         (lambda: Gate(confidence=1.0), "between 0.5 and 1"),
         (lambda: Gate(confidence=0.4), "between 0.5 and 1"),
         (lambda: Lossless(), "exactly one of keep, target size and target MACs, or a target latency"),
@@ -108,7 +108,11 @@ def test_a_wrong_wish_cannot_exist(make, says: str):
 
 
 def test_what_a_goal_counts():
-    assert (Compact().name, Compact().resource, Compact(resource="macs").resource) == ("compact", "parameters", "macs")
+    assert (
+        Compact(gate=Gate(max_drop=0.0, observed=True)).name,
+        Compact(gate=Gate(max_drop=0.0, observed=True)).resource,
+        Compact(resource="macs").resource,
+    ) == ("compact", "parameters", "macs")
     goals = (Lossless(keep=0.5), Lossless(target_size=9), Lossless(target_macs=1.0))
     assert [g.resource for g in goals] == ["parameters", "bytes", "macs"]
     assert {g.name for g in goals} == {"lossless"}
@@ -117,7 +121,7 @@ def test_what_a_goal_counts():
 
 def test_only_a_goal_of_latency_demands_a_speed_up_by_itself():
     assert Lossless(target_latency=0.7).speedup == Compact(resource="latency").speedup == 1.02
-    assert Lossless(keep=0.5).speedup is Compact().speedup is None
+    assert Lossless(keep=0.5).speedup is Compact(gate=Gate(max_drop=0.0, observed=True)).speedup is None
     assert Compact(min_speedup=0.95).speedup == 0.95
     assert Compact(resource="latency", min_speedup=1.0).speedup == 1.0
 
@@ -226,7 +230,19 @@ def test_no_plan_and_a_directory(tmp_path: Path):
 
 def result(model: onnx.ModelProto, *, changed: bool) -> Result:
     size = Size(10, 40)
-    return Result(changed, model, "why", Compact(), Options(), "m.onnx", "hash", size, size, (), ())
+    return Result(
+        changed,
+        model,
+        "why",
+        Compact(gate=Gate(max_drop=0.0, observed=True)),
+        Options(),
+        "m.onnx",
+        "hash",
+        size,
+        size,
+        (),
+        (),
+    )
 
 
 def test_a_result_saves_what_was_gained_and_only_that(tmp_path: Path):

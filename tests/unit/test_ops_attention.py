@@ -51,7 +51,7 @@ def test_its_input_gets_narrower_than_its_heads():
 
 def test_optimize_finds_its_rank_by_measuring():
     model, x = model_of(3), normal([80, TOKENS, WIDTH], 4)
-    goal = Compact(gate=Gate(max_drop=1e-4))
+    goal = Compact(gate=Gate(max_drop=1e-4, observed=True))
     result = optimize(model, {"x": x}, goal, options(metric="relative-l2"))
     assert result, result.reason
     assert {c.weight: c.option.ranks for c in result.plan.factored} == {"W": (3,), "V": (3,)}

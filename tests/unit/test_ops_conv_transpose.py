@@ -96,7 +96,7 @@ def decoder(rank: int) -> onnx.ModelProto:
 @pytest.mark.parametrize("sensitivity", ["joint", "inputs"])
 def test_optimize_finds_the_rank_of_a_decoder(sensitivity: str):
     model, x = decoder(3), normal([48, 4, 6, 6], 1)
-    goal = Compact(gate=Gate(max_drop=1e-4))
+    goal = Compact(gate=Gate(max_drop=1e-4, observed=True))
     result = optimize(model, {"x": x}, goal, options(metric="relative-l2", sensitivity=sensitivity))
     assert result, result.reason
     ranks = {c.weight: (c.option.scheme, c.option.ranks) for c in result.plan.factored}

@@ -98,7 +98,7 @@ def attention_like(rank: int) -> onnx.ModelProto:
 @pytest.mark.parametrize("switches", [{}, {"sensitivity": "inputs"}, {"refit": True}])
 def test_optimize_finds_the_rank(switches: dict[str, object]):
     model, x = attention_like(3), normal([80, 4, 12], 1)
-    goal = Compact(gate=Gate(max_drop=1e-4))
+    goal = Compact(gate=Gate(max_drop=1e-4, observed=True))
     result = optimize(model, {"x": x}, goal, options(metric="relative-l2", **switches))
     assert result, result.reason
     assert {c.weight: c.option.ranks for c in result.plan.factored} == {"Q": (3,), "O": (4,)}

@@ -127,7 +127,7 @@ def test_a_lookup_multiplies_nothing():
 @pytest.mark.parametrize("sensitivity", ["joint", "inputs", "weights"])
 def test_optimize_finds_the_rank_of_a_table(sensitivity: str):
     model = classifier(4)
-    goal = Compact(gate=Gate(max_drop=1e-4))
+    goal = Compact(gate=Gate(max_drop=1e-4, observed=True))
     chosen = options(metric="relative-l2", sensitivity=sensitivity)
     result = optimize(model, {"x": tokens(150, 3)}, goal, chosen)
     assert result, result.reason
@@ -157,7 +157,7 @@ def test_a_goal_in_multiplications_leaves_the_table_alone():
     """A factored lookup multiplies where the table itself did not."""
     model = classifier(4)
     model.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(weight((CLASSES, WIDTH), 2, rank=1), "W"))
-    goal = Lossless(target_macs=0.5, gate=Gate(max_drop=1e-4))
+    goal = Lossless(target_macs=0.5, gate=Gate(max_drop=1e-4, observed=True))
     result = optimize(model, {"x": tokens(150, 3)}, goal, options(metric="relative-l2"))
     assert result, result.reason
     assert {c.weight for c in result.plan.factored} == {"W"}
@@ -165,7 +165,7 @@ def test_a_goal_in_multiplications_leaves_the_table_alone():
 
 def test_refit_takes_the_product_behind_the_lookup():
     model = classifier(None)
-    goal = Compact(gate=Gate(max_drop=0.5))
+    goal = Compact(gate=Gate(max_drop=0.5, observed=True))
     chosen = options(metric="relative-l2", refit=True)
     result = optimize(model, {"x": tokens(150, 3)}, goal, chosen)
     assert result, result.reason

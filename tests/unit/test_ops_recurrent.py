@@ -122,7 +122,7 @@ def test_its_error_is_that_of_the_product_inside():
 @pytest.mark.parametrize("refit", [False, True])
 def test_joint_falls_back_to_measuring_at_the_cells(refit: bool):
     model, x = two_layers(3, 4, head=2), normal([60, STEPS, WIDTH], 9)
-    goal = Compact(gate=Gate(max_drop=1e-4))
+    goal = Compact(gate=Gate(max_drop=1e-4, observed=True))
     result = optimize(model, {"x": x}, goal, options(metric="relative-l2", refit=refit))
     assert result, result.reason
     assert {c.weight: c.option.ranks for c in result.plan.factored} == {"W1": (3,), "W2": (4,), "V": (2,)}
@@ -137,7 +137,7 @@ def test_weights_in_front_of_a_cell_fall_back_as_well():
     model.graph.node[0].input[0] = "p"
     model.graph.node.insert(0, node("MatMul", ["x", "P"], ["p"], "project"))
     model.graph.initializer.append(onnx.numpy_helper.from_array(weight((WIDTH, WIDTH), 8, rank=5), "P"))
-    goal = Lossless(keep=0.8, gate=Gate(max_drop=0.01))
+    goal = Lossless(keep=0.8, gate=Gate(max_drop=0.01, observed=True))
     result = optimize(model, {"x": normal([60, STEPS, WIDTH], 9)}, goal, options(metric="relative-l2"))
     assert result, result.reason
     (note,) = (note for note in result.notes if "no gradient" in note)

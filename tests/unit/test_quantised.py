@@ -297,7 +297,7 @@ def test_a_cut_activation_has_the_gradient_of_the_cut():
 def test_the_whole_way(activations: dict[str, float], switches: dict):
     plain = mlp([16, 64, 64, 8], [4, 6, None], 1)
     model = quantised(plain, {"fc0": 0, "fc1": 0, "fc2": 0}, activations=activations)
-    result = optimize(model, {"x": correlated(60, 16, 3)}, Lossless(keep=0.5, gate=Gate(max_drop=0.2)),
+    result = optimize(model, {"x": correlated(60, 16, 3)}, Lossless(keep=0.5, gate=Gate(max_drop=0.2, observed=True)),
                       options(metric="relative-l2", rank_multiple=2, **switches))  # fmt: skip
     assert result.changed, result.reason
     assert not any("no gradient" in note for note in result.notes), result.notes

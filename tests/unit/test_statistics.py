@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from onnx_lowrank import statistics
+from onnx_lowrank.statistics import intervals as statistics
 from onnx_lowrank.types import Interval
 
 LEVELS = st.sampled_from([0.5, 0.8, 0.95, 0.99])

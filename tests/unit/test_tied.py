@@ -276,7 +276,7 @@ def test_the_predicted_rise_is_the_measured_one(seed: int):
 def test_optimize_finds_the_rank_of_a_tied_table(sensitivity: str):
     E = weight((WORDS, WIDTH), 1, rank=5) * 8
     model = language_model(E)
-    goal = Compact(gate=Gate(max_drop=1e-4))
+    goal = Compact(gate=Gate(max_drop=1e-4, observed=True))
     result = optimize(model, {"x": texts(200, 3)}, goal, options(metric="relative-l2", sensitivity=sensitivity))
     assert result, result.reason
     assert {c.weight: c.option.ranks for c in result.plan.factored}["E"] == (5,)
@@ -289,7 +289,7 @@ def test_optimize_finds_the_rank_of_a_tied_table(sensitivity: str):
 @pytest.mark.parametrize("more", [{"continuation": 2}, {"refit": True}])
 def test_a_tied_table_through_the_other_switches(stored: str, more: dict[str, object]):
     model = language_model(falling(1), stored=stored)
-    goal = Lossless(keep=0.5, gate=Gate(max_drop=0.9))
+    goal = Lossless(keep=0.5, gate=Gate(max_drop=0.9, observed=True))
     result = optimize(model, {"x": texts(200, 3)}, goal, options(metric="relative-l2", **more))
     assert result, result.reason
     assert stored in {c.weight for c in result.plan.factored}

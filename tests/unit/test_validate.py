@@ -21,7 +21,7 @@ from onnx_lowrank.validate import Judge, within
 def test_a_drop_is_positive_when_worse_whatever_the_direction(metric, drop_type):
     if drop_type == "relative" and metric.best == 0 and metric.needs_reference:
         pytest.skip("has no relative drop")
-    judge = Judge(ORIGINAL, SAMPLES, LABELS, metric, Gate(drop_type=drop_type))
+    judge = Judge(ORIGINAL, SAMPLES, LABELS, metric, Gate(max_drop=0.0, drop_type=drop_type, observed=True))
     verdict = judge.judge(noisy(0.5))
     assert not verdict
     assert verdict.drop.estimate == verdict.bound > 0
@@ -38,7 +38,7 @@ def test_a_drop_is_positive_when_worse_whatever_the_direction(metric, drop_type)
 
 def test_a_better_candidate_has_a_negative_drop_and_passes():
     bad = noisy(0.5)
-    verdict = Judge(bad, SAMPLES, LABELS, Top(1), Gate()).judge(ORIGINAL)
+    verdict = Judge(bad, SAMPLES, LABELS, Top(1), Gate(max_drop=0.0, observed=True)).judge(ORIGINAL)
     assert verdict.drop.estimate < 0
     assert verdict
     assert "is better by" in verdict.reason
@@ -46,7 +46,7 @@ def test_a_better_candidate_has_a_negative_drop_and_passes():
 
 @pytest.mark.parametrize("metric", [Top(1), Agreement(), Divergence(), RelativeL2(), Cosine()], ids=lambda m: m.name)
 def test_the_original_itself_passes_a_drop_of_zero(metric):
-    verdict = Judge(ORIGINAL, SAMPLES, LABELS, metric, Gate()).judge(linear(WEIGHT))
+    verdict = Judge(ORIGINAL, SAMPLES, LABELS, metric, Gate(max_drop=0.0, observed=True)).judge(linear(WEIGHT))
     assert verdict
     assert verdict.drop.estimate == pytest.approx(0, abs=1e-15)
     assert verdict.drop.high > 0 or metric.name == "cosine"
@@ -57,7 +57,7 @@ def test_the_original_itself_passes_a_drop_of_zero(metric):
 @pytest.mark.parametrize("drop_type", ["absolute", "relative"])
 def test_a_drop_of_exactly_the_tolerance_passes(n, wrong, drop_type):
     samples, labels, first, second = swapped(n, wrong)
-    gate = Gate(max_drop=0.005, drop_type=drop_type)
+    gate = Gate(max_drop=0.005, drop_type=drop_type, observed=True)
     assert Judge(first, samples, labels, Top(1), gate).judge(second)
     samples, labels, first, second = swapped(n, wrong + 1)
     assert not Judge(first, samples, labels, Top(1), gate).judge(second)
@@ -74,7 +74,7 @@ def test_the_slack_is_rounding_on_the_scale_of_the_metric():
 
 def test_confidence_compares_the_upper_end():
     samples, labels, first, second = swapped(400, 2)
-    plain = Judge(first, samples, labels, Top(1), Gate(max_drop=0.01)).judge(second)
+    plain = Judge(first, samples, labels, Top(1), Gate(max_drop=0.01, observed=True)).judge(second)
     sure = Judge(first, samples, labels, Top(1), Gate(max_drop=0.01, confidence=0.95)).judge(second)
     assert plain
     assert not sure
@@ -98,7 +98,7 @@ def test_no_decision_that_differs_proves_little_on_few_samples():
 def test_a_candidate_with_nan_fails_whatever_its_metric_says(metric, value):
     broken = WEIGHT.copy()
     broken[0, 3] = value
-    verdict = Judge(ORIGINAL, SAMPLES, LABELS, metric, Gate(max_drop=1e9)).judge(linear(broken))
+    verdict = Judge(ORIGINAL, SAMPLES, LABELS, metric, Gate(max_drop=1e9, observed=True)).judge(linear(broken))
     assert not verdict
     assert verdict.reason == "output 'y' has NaN or Inf in 200 of 200 samples where the original has none"
     assert [each.finite for each in verdict.differences] == [False]
@@ -111,13 +111,13 @@ def test_a_users_metric_that_chokes_on_nan_is_a_verdict_not_a_crash():
         return np.ones(len(outputs["y"]))
 
     picky.needs_labels = False
-    judge = Judge(ORIGINAL, SAMPLES, None, Custom(picky, "picky"), Gate())
+    judge = Judge(ORIGINAL, SAMPLES, None, Custom(picky, "picky"), Gate(max_drop=0.0, observed=True))
     assert not judge.judge(linear(WEIGHT * math.nan))
     assert judge.judge(ORIGINAL)
     sometimes = linear(np.abs(WEIGHT), ops=("Log",))
     samples = [*({"x": np.full((1, WIDTH), x, np.float32)} for x in (1, 2, -1))]
     with pytest.raises(MetricError, match="Input contains NaN"):
-        Judge(sometimes, samples, None, Custom(picky, "picky"), Gate()).judge(ORIGINAL)
+        Judge(sometimes, samples, None, Custom(picky, "picky"), Gate(max_drop=0.0, observed=True)).judge(ORIGINAL)
 
 
 def test_an_original_with_nan_is_said_to_have_it():
@@ -126,7 +126,9 @@ def test_an_original_with_nan_is_said_to_have_it():
     model = linear(np.ones_like(WEIGHT), ops=("Log",))  # NaN below zero
     finite = [s for s in samples if s["x"].sum() > 0]
     assert 0 < len(finite) < 10
-    verdict = Judge(model, samples, np.zeros((10, CLASSES)), SquaredError(), Gate()).judge(model)
+    verdict = Judge(model, samples, np.zeros((10, CLASSES)), SquaredError(), Gate(max_drop=0.0, observed=True)).judge(
+        model
+    )
     assert not verdict
     assert "the original's own mse is not a finite number; the original itself gives NaN" in verdict.reason
     assert any(f"NaN or Inf in {10 - len(finite)} of 10 samples (output 'y')" in note for note in verdict.notes)
@@ -135,7 +137,7 @@ def test_an_original_with_nan_is_said_to_have_it():
 
 def test_every_output_is_compared():
     original, candidate = (linear(w, ops=("Relu",), outputs=("y", "z")) for w in (WEIGHT, -WEIGHT))
-    verdict = Judge(original, SAMPLES, None, RelativeL2("z"), Gate(max_drop=3)).judge(candidate)
+    verdict = Judge(original, SAMPLES, None, RelativeL2("z"), Gate(max_drop=3, observed=True)).judge(candidate)
     assert verdict
     assert [each.name for each in verdict.differences] == ["y", "z"]
     assert verdict.differences[1].relative_l2 == pytest.approx(2, rel=1e-5)
@@ -147,7 +149,7 @@ def test_every_output_is_compared():
 def test_agreement_is_given_where_the_output_holds_classes():
     original, candidate = (linear(w, ops=("Softmax",)) for w in (WEIGHT, WEIGHT + 0.3))
     for metric in (RelativeL2(), Custom(lambda outputs, labels: 1.0, "own")):
-        found = Judge(original, SAMPLES, LABELS, metric, Gate(max_drop=9)).judge(candidate).agreement
+        found = Judge(original, SAMPLES, LABELS, metric, Gate(max_drop=9, observed=True)).judge(candidate).agreement
         assert found is not None
         assert found.low <= found.estimate <= found.high <= 1
 
@@ -156,7 +158,7 @@ def test_samples_of_different_lengths():
     generator = np.random.default_rng(3)
     samples = [{"x": generator.normal(size=(1, t, WIDTH)).astype(np.float32)} for t in (2, 2, 5, 3, 3, 7)]
     original, candidate = (linear(w, batch="tokens") for w in (WEIGHT, WEIGHT * 2))
-    verdict = Judge(original, samples, None, Agreement(), Gate()).judge(candidate)
+    verdict = Judge(original, samples, None, Agreement(), Gate(max_drop=0.0, observed=True)).judge(candidate)
     assert verdict
     assert verdict.samples == 6
     assert verdict.differences[0].relative_l2 == pytest.approx(1, rel=1e-5)
@@ -166,7 +168,7 @@ def test_an_aggregate_of_the_users_own():
     def accuracy(outputs, labels):
         return float(np.mean([y.argmax() == label for y, label in zip(outputs["y"], labels, strict=True)]))
 
-    judge = Judge(ORIGINAL, SAMPLES, LABELS, Custom(accuracy, "accuracy"), Gate(max_drop=0.02))
+    judge = Judge(ORIGINAL, SAMPLES, LABELS, Custom(accuracy, "accuracy"), Gate(max_drop=0.02, observed=True))
     verdict = judge.judge(noisy(0.3))
     assert not verdict
     assert verdict.original.estimate == 1
@@ -180,27 +182,33 @@ def test_an_aggregate_of_the_users_own():
 def test_a_verdict_does_not_depend_on_the_order_of_the_samples():
     order = np.random.default_rng(0).permutation(len(SAMPLES))
     candidate = noisy(0.3)
-    one = Judge(ORIGINAL, SAMPLES, LABELS, CrossEntropy(), Gate()).judge(candidate)
-    other = Judge(ORIGINAL, [SAMPLES[i] for i in order], LABELS[order], CrossEntropy(), Gate()).judge(candidate)
+    one = Judge(ORIGINAL, SAMPLES, LABELS, CrossEntropy(), Gate(max_drop=0.0, observed=True)).judge(candidate)
+    other = Judge(
+        ORIGINAL, [SAMPLES[i] for i in order], LABELS[order], CrossEntropy(), Gate(max_drop=0.0, observed=True)
+    ).judge(candidate)
     assert (one.drop.low, one.drop.high) == pytest.approx((other.drop.low, other.drop.high), rel=1e-4)
 
 
 def test_the_originals_own_metric_is_known_before_any_candidate():
-    judge = Judge(ORIGINAL, SAMPLES, LABELS, Top(1), Gate())
+    judge = Judge(ORIGINAL, SAMPLES, LABELS, Top(1), Gate(max_drop=0.0, observed=True))
     assert judge.original().estimate == 1
     assert judge.original().low == pytest.approx(0.025 ** (1 / 200), abs=1e-9)
-    exact = Judge(ORIGINAL, SAMPLES, None, Agreement(), Gate()).original()
+    exact = Judge(ORIGINAL, SAMPLES, None, Agreement(), Gate(max_drop=0.0, observed=True)).original()
     assert (exact.low, exact.estimate, exact.high) == (1, 1, 1)
 
 
 def test_what_does_not_fit_is_one_line():
     with pytest.raises(DataError, match="no samples to validate on"):
-        Judge(ORIGINAL, [], None, Agreement(), Gate())
+        Judge(ORIGINAL, [], None, Agreement(), Gate(max_drop=0.0, observed=True))
     with pytest.raises(DataError, match="3 labels for 200 samples"):
-        Judge(ORIGINAL, SAMPLES, [1, 2, 3], Top(1), Gate())
+        Judge(ORIGINAL, SAMPLES, [1, 2, 3], Top(1), Gate(max_drop=0.0, observed=True))
     with pytest.raises(MetricError, match="top1 needs labels"):
-        Judge(ORIGINAL, SAMPLES, None, Top(1), Gate())
+        Judge(ORIGINAL, SAMPLES, None, Top(1), Gate(max_drop=0.0, observed=True))
     with pytest.raises(MetricError, match="use --drop-type absolute"):
-        Judge(ORIGINAL, SAMPLES, None, Divergence(), Gate(max_drop=0.1, drop_type="relative")).judge(ORIGINAL)
+        Judge(ORIGINAL, SAMPLES, None, Divergence(), Gate(max_drop=0.1, drop_type="relative", observed=True)).judge(
+            ORIGINAL
+        )
     with pytest.raises(ModelError, match="the candidate has no output 'z'"):
-        Judge(linear(WEIGHT, outputs=("y", "z")), SAMPLES, None, Agreement(), Gate()).judge(ORIGINAL)
+        Judge(linear(WEIGHT, outputs=("y", "z")), SAMPLES, None, Agreement(), Gate(max_drop=0.0, observed=True)).judge(
+            ORIGINAL
+        )

@@ -186,7 +186,7 @@ def test_a_shape_that_others_read_stays():
 @pytest.mark.usefixtures("no_timing")
 def test_the_whole_way(name: str, switches: dict):
     model = chain_model(name, out="h")
-    result = optimize(model, {"x": correlated(50, 16, 3)}, Lossless(keep=0.6, gate=Gate(max_drop=0.1)),
+    result = optimize(model, {"x": correlated(50, 16, 3)}, Lossless(keep=0.6, gate=Gate(max_drop=0.1, observed=True)),
                       options(metric="relative-l2", **switches))  # fmt: skip
     assert result.changed, result.reason
     assert not any("no gradient" in note for note in result.notes), result.notes

@@ -22,10 +22,10 @@ from onnx_lowrank.metrics import (
     impossible_goal,
     interval_of,
     measured,
-    width_note,
+    more_samples,
 )
 from onnx_lowrank.options import Gate
-from onnx_lowrank.types import Interval
+from onnx_lowrank.types import Bound, Interval
 
 GENERATOR = np.random.default_rng(4)
 X = GENERATOR.normal(size=60)
@@ -132,15 +132,18 @@ def test_a_relative_drop_from_zero_is_refused():
 @pytest.mark.parametrize(
     ("metric", "gate", "message"),
     [
-        (Divergence(), Gate(), "metric kl compares with the original itself: a drop of 0 admits only the unchanged"),
-        (Cosine("b"), Gate(), "metric cosine@b compares"),
-        (Divergence(), Gate(max_drop=0.1, drop_type="relative"), "use --drop-type absolute"),
-        (Agreement(), Gate(confidence=0.95), "no number of samples proves"),
-        (Agreement(), Gate(), None),
+        (
+            Divergence(),
+            Gate(max_drop=0.0, observed=True),
+            "metric kl compares with the original itself: a drop of 0 admits only the unchanged",
+        ),
+        (Cosine("b"), Gate(max_drop=0.0, observed=True), "metric cosine@b compares"),
+        (Divergence(), Gate(max_drop=0.1, drop_type="relative", observed=True), "use --drop-type absolute"),
+        (Agreement(), Gate(max_drop=0.0, observed=True), None),
         (Agreement(), Gate(max_drop=0.01, confidence=0.95), None),
-        (Divergence(), Gate(max_drop=0.01), None),
-        (Cosine(), Gate(max_drop=0.01, drop_type="relative"), None),
-        (Top(1), Gate(confidence=0.95), None),
+        (Divergence(), Gate(max_drop=0.01, observed=True), None),
+        (Cosine(), Gate(max_drop=0.01, drop_type="relative", observed=True), None),
+        (Top(1), Gate(), None),
     ],
 )
 def test_goals_that_no_changed_model_can_meet(metric, gate, message):
@@ -149,33 +152,22 @@ def test_goals_that_no_changed_model_can_meet(metric, gate, message):
 
 
 @pytest.mark.parametrize(
-    ("drop", "gate", "note"),
+    ("estimate", "bound", "gate", "note"),
     [
         (
-            Interval(0.0, -0.021, 0.021),
+            0.0,
+            0.02,
             Gate(max_drop=0.005),
-            "the interval (±0.021) is wider than the tolerance (0.005): about 7,400 samples would settle it",
+            "a drop as measured would be certified as below 0.005 by about 6,700 samples",
         ),
-        (
-            Interval(0.0, -0.021, 0.021),
-            Gate(max_drop=0.005, drop_type="relative"),
-            "the interval (±2.1 %) is wider than the tolerance (0.5 %): about 7,400 samples would settle it",
-        ),
-        (
-            Interval(0.0, -0.021, 0.021),
-            Gate(),
-            "the interval (±0.021, 420 samples) cannot prove a drop of exactly 0, however many samples;"
-            " 1,680 would halve it",
-        ),
-        (Interval(0.3, 0.27, 0.33), Gate(max_drop=0.005), None),  # clearly worse: settled
-        (Interval(-0.3, -0.33, -0.27), Gate(), None),
-        (Interval(0.0, -0.004, 0.004), Gate(max_drop=0.005), None),
-        (
-            Interval(0.0, -math.inf, math.inf),
-            Gate(max_drop=0.005),
-            "420 samples give no interval of the drop: more are needed",
-        ),
+        (0.002, 0.008, Gate(max_drop=0.005), "certified as below 0.005 by about 1,700 samples"),
+        (0.0, 0.02, Gate(max_drop=0.005, drop_type="relative"), "below 0.5 % by about 6,700 samples"),
+        (0.0, math.inf, Gate(max_drop=0.005), "420 samples bound no drop: more are needed"),
+        (0.0, 0.004, Gate(max_drop=0.005), None),  # certified
+        (0.3, 0.33, Gate(max_drop=0.005), None),  # no number of samples helps
+        (0.0, 0.02, Gate(max_drop=0.005, observed=True), None),  # nobody asked
     ],
 )
-def test_what_more_samples_would_do(drop, gate, note):
-    assert width_note(drop, gate, 420) == note
+def test_how_many_samples_would_do_is_said_where_that_is_the_question(estimate, bound, gate, note):
+    found = more_samples(Interval(estimate, -1, 1), Bound(bound, 0.95, "", exact=True), gate, 0.005, 420)
+    assert found is None if note is None else note in (found or "")

@@ -56,13 +56,13 @@ def _upper_difference(lost: int, gained: int, n: int, tail: float) -> float:
         return 1.0
 
     def excess(difference: float) -> float:
-        share = _likeliest_gain(lost, gained, n, difference)
+        share = likeliest_gain(lost, gained, n, difference)
         return _difference_at_most(lost - gained, n, share + difference, share) - tail
 
     return float(optimize.brentq(excess, least, most, xtol=1e-12)) if excess(most) < 0 else 1.0
 
 
-def _likeliest_gain(lost: int, gained: int, n: int, difference: float) -> float:
+def likeliest_gain(lost: int, gained: int, n: int, difference: float) -> float:
     """Return P(gained) of greatest likelihood where P(lost) − P(gained) is `difference` (root of a quadratic)."""
     linear = (lost + gained) * (1 - difference) - 2 * difference * (gained + n - lost - gained)
     constant = gained * difference * (1 - difference)
@@ -156,11 +156,18 @@ def span_of(*groups: Array) -> float:
     return float(np.ptp(values[np.isfinite(values)]))
 
 
-def resamples(n: int, count: int, seed: int) -> Iterator[Array]:
-    """Yield `count` times n indices drawn with replacement, the same for the same seed."""
+def resamples(n: int, count: int, seed: int, groups: Array | None = None) -> Iterator[Array]:
+    """Yield `count` times n indices drawn with replacement, the same for the same seed.
+
+    With `groups`, (n,) numbers from 0, whole groups are drawn, as many as there are: about n indices.
+    """
     generator = np.random.default_rng(seed)
+    members = None if groups is None else [np.flatnonzero(groups == g) for g in range(int(groups.max()) + 1)]
     for _ in range(count):
-        yield generator.integers(0, n, n)
+        if members is None:
+            yield generator.integers(0, n, n)
+        else:
+            yield np.concatenate([members[g] for g in generator.integers(0, len(members), len(members))])
 
 
 def aggregate_interval(estimate: float, replicates: Array, n: int, level: float, span: float) -> Interval:
@@ -198,3 +205,9 @@ def samples_needed(interval: Interval, n: int, tolerance: float) -> int | None:
     if tolerance <= 0 or not math.isfinite(half):
         return None
     return math.ceil(n * (half / tolerance) ** 2)
+
+
+def grouped(values: Array, groups: Array) -> tuple[Array, Array]:
+    """Return one mean a group, and how many samples each has: (G,) and (G,). `groups`: (n,) whole numbers from 0."""
+    sizes = np.bincount(groups).astype(np.float64)
+    return np.bincount(groups, values) / sizes, sizes

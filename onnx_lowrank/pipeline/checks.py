@@ -1,0 +1,246 @@
+"""Before minutes are spent: is the original deterministic, does the metric measure anything, are there enough samples?
+
+Everything here is an error of one line, with what was found and the likely causes, or a warning for the first screen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnx_lowrank.errors import MetricError, ModelError
+from onnx_lowrank.graph import subgraphs
+from onnx_lowrank.metrics import (
+    CrossEntropy,
+    Custom,
+    Measured,
+    Metric,
+    Top,
+    agreement,
+    decisions,
+    listed,
+    numeric,
+    taken,
+)
+from onnx_lowrank.metrics.scores import log_probabilities, probable
+from onnx_lowrank.runtime import Runner
+from onnx_lowrank.samples import Samples
+from onnx_lowrank.samples.sets import pick
+from onnx_lowrank.types import Array, Outputs
+from onnx_lowrank.validate import Reference
+
+LOOKED_AT = 128
+"""Validation samples that the metric is tried on first; before anything is refused, all of them are."""
+DEALT = 39
+"""How often outputs are dealt to other samples: the original beats all of them by chance in 1 of 40 cases."""
+OVERSURE = 0.5
+"""How much surer of itself than right an original may be: more is what wrong preprocessing looks like."""
+TWICE = 4
+"""Samples that the original is run on twice."""
+RANDOM_OPS = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
+CAUSES = (
+    "likely causes: labels in another class order or shifted, labels of -1, other preprocessing than in training"
+    " (scale, mean, channel order), another output than the one meant"
+)
+GO_ON = "mend the samples or the metric, or go on with --allow-weak-baseline"
+
+
+def varies(model: onnx.ModelProto, runner: Runner, samples: Samples) -> str:
+    """Return why the original is not deterministic: what differs between two runs; empty where nothing does.
+
+    Dropout in training mode counts, although onnxruntime takes it out: other runtimes do not.
+    """
+    if found := [name for name in random_operators(model) if name.startswith("Dropout")]:
+        return f"{found[0]} is in training mode"
+    for feed in samples.feeds[:TWICE]:
+        one, other = runner.run(feed), runner.run(feed)
+        for name, first in one.items():
+            second = other[name]
+            if numeric(first) and (first.shape != second.shape or not _close(first, second)):
+                return f"output {name!r} differs between two runs on the same sample"
+    return ""
+
+
+def _close(one: Array, other: Array) -> bool:
+    if one.dtype.kind != "f":
+        return bool(np.array_equal(one, other))
+    size = float(np.abs(one[np.isfinite(one)]).max(initial=0.0))
+    return bool(np.allclose(one, other, rtol=1e-3, atol=1e-4 * size, equal_nan=True))
+
+
+def random_operators(model: onnx.ModelProto) -> list[str]:
+    """Return the operators of a model, bodies included, that draw numbers: by type and name."""
+    true = _constants_that_are_true(model)
+    return [f"{node.op_type} {node.name!r}" for node in _nodes(model) if _draws(node, true)]
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    yield from model.graph.node
+    for _, graph in subgraphs(model.graph):
+        yield from graph.node
+    for function in model.functions:
+        yield from function.node
+
+
+def _draws(node: onnx.NodeProto, true: set[str]) -> bool:
+    training = node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] in true
+    return node.op_type in RANDOM_OPS or training
+
+
+def _constants_that_are_true(model: onnx.ModelProto) -> set[str]:
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in _nodes(model):
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            tensors[node.output[0]] = node.attribute[0].t
+    flags = {name: t for name, t in tensors.items() if t.data_type == onnx.TensorProto.BOOL and not list(t.dims)}
+    return {name for name, tensor in flags.items() if bool(onnx.numpy_helper.to_array(tensor))}
+
+
+def refuse_random(model: onnx.ModelProto, why: str) -> None:
+    """Raise ModelError for an original that gives other outputs at every run."""
+    found = random_operators(model)
+    named = f"it draws numbers in {', '.join(found[:3])}" if found else "no operator that draws numbers was found"
+    mend = "Dropout in training mode: export it in evaluation mode" if any("Dropout" in f for f in found) else "mend it"
+    raise ModelError(
+        f"the original is not deterministic: {why}; {named};"
+        f" {mend}, or judge it against its own spread with --allow-random"
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tried:
+    """The original's outputs on some validation samples, and the metric's values: as they are, and dealt wrongly."""
+
+    metric: Metric
+    outputs: Outputs
+    labels: Sequence[object] | Array | None
+    measured: Measured
+    dealt: tuple[float, ...]
+    count: int
+
+    @property
+    def value(self) -> float:
+        """The metric of the original."""
+        return self.measured.estimate
+
+    @property
+    def better(self) -> bool:
+        """Whether the original beats its own outputs dealt to other samples, every time."""
+        sign = 1.0 if self.metric.higher_is_better else -1.0
+        return all(sign * (self.value - other) > 1e-12 * max(abs(self.value), abs(other)) for other in self.dealt)
+
+
+def check_metric(
+    metric: Metric, samples: Samples, runner: Runner, seed: int, *, weak: bool
+) -> tuple[list[str], Measured]:
+    """Return warnings for the first screen, and what the original has on the samples looked at.
+
+    Raises MetricError for a metric that fails, or that measures nothing; `weak` (--allow-weak-baseline) turns the
+    second into a warning. A part of the samples is looked at; before anything is refused, all of them are.
+    """
+    tried = _tried(metric, samples, runner, seed, min(LOOKED_AT, len(samples)))
+    problem = _problem(tried)
+    if problem and tried.count < len(samples):
+        tried = _tried(metric, samples, runner, seed, len(samples))
+        problem = _problem(tried)
+    if problem and not weak:
+        raise MetricError(f"{problem}; {CAUSES}: {GO_ON}")
+    warnings = [*([f"weak baseline, allowed: {problem}"] if problem else []), *one_sided(tried)]
+    return warnings, tried.measured
+
+
+def _tried(metric: Metric, samples: Samples, runner: Runner, seed: int, count: int) -> Tried:
+    indices = np.linspace(0, len(samples) - 1, count).round().astype(int)
+    reference = Reference(runner, pick(samples.feeds, [int(i) for i in indices]), limit=0)
+    outputs = listed([sample for _, run in reference.batches() for sample in run])
+    labels = taken(samples.labels, indices)
+    try:
+        value = metric.values(outputs, labels, outputs)
+    except MetricError as error:
+        if isinstance(metric, Custom) and metric.whole and count < len(samples):  # one class only among the few, say
+            return _tried(metric, samples, runner, seed, len(samples))
+        raise MetricError(f"{error}; {_given(outputs, labels)}") from error
+    rng = np.random.default_rng(seed)
+    dealt = []
+    for _ in range(DEALT if count > 1 else 0):
+        order = rng.permutation(count)
+        wrong = {name: [values[i] for i in order] for name, values in outputs.items()}
+        try:
+            dealt.append(_value(metric, wrong, labels, outputs))
+        except MetricError:  # outputs of one sample need not fit another's labels: that is a difference, too
+            dealt.append(-np.inf if metric.higher_is_better else np.inf)
+    found = Measured(value, count, np.zeros(0), known=metric.needs_reference)
+    return Tried(metric, outputs, labels, found, tuple(dealt), count)
+
+
+def _value(metric: Metric, outputs: Outputs, labels: Sequence[object] | Array | None, reference: Outputs) -> float:
+    with np.errstate(invalid="ignore", over="ignore"):
+        return float(np.mean(metric.values(outputs, labels, reference)))
+
+
+def _given(outputs: Outputs, labels: Sequence[object] | Array | None) -> str:
+    """Return what a metric was called with: the leading axis of every output is the batch, of 1."""
+    shapes = ", ".join(f"{name!r} {getattr(v[0], 'dtype', '?')} {list(np.shape(v[0]))}" for name, v in outputs.items())
+    if labels is None:
+        return f"each output is a list, one array a sample, of: {shapes}; there are no labels"
+    first = np.asarray(labels[0])
+    return f"each output is a list, one array a sample, of: {shapes}; each label is {first.dtype} {list(first.shape)}"
+
+
+def _problem(tried: Tried) -> str:
+    """Return why the metric measures nothing on these samples; empty where it does."""
+    metric, n = tried.metric, tried.count
+    if n < 2:
+        return ""
+    constant = [name for name, values in tried.outputs.items() if all(map(numeric, values)) and _equal(values)]
+    if len(constant) == len(tried.outputs):
+        return f"the original gives the same outputs for all {n} validation samples looked at ({constant[0]!r})"
+    if not tried.better and not one_sided(tried):
+        other = float(np.mean([d for d in tried.dealt if np.isfinite(d)] or [np.nan]))
+        return (
+            f"{metric.name} measures nothing here: it is {tried.value:.4g} for the original, and {other:.4g} on average"
+            f" with its outputs dealt to the wrong samples ({n} validation samples)"
+        )
+    return _oversure(tried)
+
+
+def _equal(values: Sequence[Array]) -> bool:
+    return all(value.shape == values[0].shape and np.array_equal(value, values[0]) for value in values[1:])
+
+
+def _oversure(tried: Tried) -> str:
+    """Return whether a classifier is far surer of its decisions than it is right; empty where it is not."""
+    metric = tried.metric
+    if not isinstance(metric, Top | CrossEntropy) or tried.labels is None:
+        return ""
+    scores = tried.outputs[metric.output if metric.output is not None else next(iter(tried.outputs))]
+    if any(score.dtype.kind != "f" or not score.size for score in scores):
+        return ""
+    right = float(np.mean(Top(1, metric.output).values(tried.outputs, tried.labels)))
+    sure = float(np.mean([np.exp(log_probabilities(s, probabilities=probable(s)).max(1)).mean() for s in scores]))
+    if sure - right <= OVERSURE:
+        return ""
+    return (
+        f"the original is right in {right:.4f} of {tried.count} validation samples and {100 * sure:.1f} % sure of its"
+        f" decisions on average ({metric.name} {tried.value:.4g})"
+    )
+
+
+def one_sided(tried: Tried) -> list[str]:
+    """Return a warning where validation holds one class or one decision only: the metric is blind to the others."""
+    said = []
+    if tried.labels is not None and tried.count > 1:
+        truths = [np.asarray(label) for label in tried.labels]
+        if truths[0].size == 1 and truths[0].dtype.kind in "iubU" and _equal([t.reshape(-1) for t in truths]):
+            said.append(
+                f"one-sided validation: every label is {truths[0].reshape(-1)[0]}; other classes are not judged"
+            )
+    if tried.metric.name.partition("@")[0] == "agreement" and tried.count > 1:
+        name = tried.metric.output if tried.metric.output is not None else next(iter(tried.outputs))
+        values = tried.outputs[name]
+        if all(value.shape == values[0].shape and agreement(values[0], value) == 1 for value in values):
+            said.append(f"one-sided validation: the original decides for class {decisions(values[0])[0]} every time")
+    return said

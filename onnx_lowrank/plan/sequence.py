@@ -1,0 +1,71 @@
+"""Fixed-sequence testing: plans in an order fixed beforehand, each tested at the full level until one is not rejected.
+
+The hypotheses "the drop of plan i is as large as allowed" are tested in order; the first that cannot be rejected ends
+the sequence, and all before it are rejected. The chance of any false rejection is that of a single test, however many
+plans there are (Maurer, Hothorn and Lehmacher 1995; as risk control: Learn then Test, arXiv 2110.01052). What makes it
+valid is that neither the plans nor their order hang on the samples that test them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+
+import numpy as np
+
+from onnx_lowrank.types import Plan
+
+MILDEST = 1 / 32
+"""The first plan's divergence, as a share of that at which the answer is expected: decisions change by √ of it."""
+FACTORS = (
+    MILDEST,
+    1 / 12,
+    1 / 6,
+    1 / 3.5,
+    1 / 2.2,
+    1 / 1.6,
+    1 / 1.25,
+    1.0,
+    1.25,
+    1.6,
+    2.0,
+    2.6,
+    3.5,
+    5.0,
+    8.0,
+    16.0,
+    64.0,
+)
+"""Divergences to plan for, in units of the expected one: dense where the answer is expected."""
+
+
+def fixed_sequence(plans: Sequence[Plan]) -> Generator[Plan, bool, None]:
+    """Yield the plans in order while each is certified: send back whether the last one was."""
+    for plan in plans:
+        if not (yield plan):
+            return
+
+
+def places(divergences: Sequence[float], expected: float) -> list[int]:
+    """Return which of the plans, mildest first, to test: FACTORS of the `expected` divergence, and the smallest plan.
+
+    `divergences`: (plans,) of all that could be tested, rising but for noise, which is ironed out.
+    """
+    rising = np.maximum.accumulate(np.asarray(divergences, np.float64))
+    picks = [int(np.searchsorted(rising, expected * factor, side="right")) - 1 for factor in FACTORS]
+    return sorted({max(pick, 0) for pick in picks} | {len(rising) - 1})
+
+
+def interpolated(losses: Sequence[float], at: Sequence[int], measured: Sequence[float]) -> list[float]:
+    """Return the divergence of every plan from those `measured` at a few: along the predicted loss, both in logarithms.
+
+    Beyond the measured ones it goes on in proportion to the predicted loss.
+    """
+    least = max(max(losses), max(measured), 1e-30) * 1e-12
+    known = sorted({index: max(value, least) for index, value in zip(at, measured, strict=True)}.items())
+    predicted = np.log(np.maximum(np.maximum.accumulate(np.asarray(losses, np.float64)), least))
+    x = predicted[[index for index, _ in known]]
+    y = np.maximum.accumulate(np.log([value for _, value in known]))
+    inside = np.interp(predicted, x, y)
+    below, above = np.minimum(predicted - x[0], 0.0), np.maximum(predicted - x[-1], 0.0)
+    return [math.exp(value) for value in inside + below + above]
