@@ -28,8 +28,8 @@ from onnx_lowrank.demo import MODEL as DEMO_MODEL
 from onnx_lowrank.demo import demo_samples, write_files
 from onnx_lowrank.model_io import write_text
 from onnx_lowrank.options import Compact, Options
-from onnx_lowrank.pipeline.subject import RANDOM
 from onnx_lowrank.report import comparison_json, inspection_json, render_comparison, render_inspection
+from onnx_lowrank.samples import RANDOM
 from onnx_lowrank.version import __version__
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -111,7 +111,8 @@ def compare(
     if report is not None:
         check_place(report)
     gate, options = gate_of(values), options_of(values)
-    comparison = pipeline.compare(first, second, data or RANDOM, gate, options, progress=progress(quiet=quiet))
+    samples = RANDOM if data is None else data
+    comparison = pipeline.compare(first, second, samples, gate, options, progress=progress(quiet=quiet))
     if report is not None:
         write_text(report, comparison_json(comparison))
     show(render_comparison(comparison), quiet=quiet)

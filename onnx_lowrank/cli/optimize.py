@@ -29,9 +29,9 @@ from onnx_lowrank.model_io import write_text
 from onnx_lowrank.options import THEN as STEPS
 from onnx_lowrank.options import Compact, Goal, Lossless
 from onnx_lowrank.pipeline.pareto import no_curve
-from onnx_lowrank.pipeline.subject import RANDOM
 from onnx_lowrank.report import render_result, result_json
 from onnx_lowrank.result import Result
+from onnx_lowrank.samples import RANDOM
 from onnx_lowrank.saved_plan import SavedPlan
 from onnx_lowrank.version import __version__
 
@@ -173,7 +173,7 @@ def _sources(values: dict[str, Any]) -> pipeline.DataSources:
     if (values["data"] is None) == (not values["random_data"]):
         raise click.UsageError("give either --data PATH or, to try the tool without any samples, --random-data")
     return pipeline.DataSources(
-        data=values["data"] or RANDOM,
+        data=RANDOM if values["random_data"] else values["data"],
         validation=values["validation"],
         test=values["test"],
         force_overlap=values["force_overlap"],

@@ -12,8 +12,6 @@ from onnx_lowrank.metrics import choose_metric
 from onnx_lowrank.options import Gate, Options
 from onnx_lowrank.pipeline.finish import timed_feeds
 from onnx_lowrank.pipeline.subject import (
-    RANDOM,
-    RANDOM_COUNT,
     RANDOM_WARNING,
     Subject,
     first_outputs,
@@ -23,7 +21,7 @@ from onnx_lowrank.pipeline.subject import (
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.result import Comparison, Size
 from onnx_lowrank.runtime import Runner
-from onnx_lowrank.samples import Source, random_samples, read
+from onnx_lowrank.samples import RandomData, Source, read
 from onnx_lowrank.sites import find_sites
 from onnx_lowrank.timing import interleaved
 from onnx_lowrank.types import Feed
@@ -45,10 +43,7 @@ def compare(
     gate, options, progress = gate or Gate(), options or Options(), progress or Silent()
     one, other = Subject.of(first, options), Subject.of(second, options)
     same_interface(one.runner, other.runner)
-    is_random = isinstance(samples, str) and samples == RANDOM
-    data = (
-        random_samples(one.runner.inputs, RANDOM_COUNT, options.seed) if is_random else read(samples, one.runner.inputs)
-    )
+    data = read(samples, one.runner.inputs, seed=options.seed)
     metric, why = choose_metric(options.metric, data.labels, first_outputs(one, data.feeds))
     judge = make_judge(one, data, metric, gate, options.seed)
     with progress.step("comparing", 2 * len(data)) as advance:
@@ -58,7 +53,7 @@ def compare(
         latency = interleaved(runners[0], runners[1], timed_feeds(iter(data.feeds)), seed=options.seed)
         advance(1)
     sizes = [_size(subject, data.feeds, options) for subject in (one, other)]
-    notes = (*data.notes, *((RANDOM_WARNING,) if is_random else ()))
+    notes = (*data.notes, *((RANDOM_WARNING,) if isinstance(samples, RandomData) else ()))
     return Comparison(one.source, other.source, verdict, sizes[0], sizes[1], latency, why, notes)
 
 

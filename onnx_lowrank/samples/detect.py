@@ -14,28 +14,32 @@ from onnx_lowrank.samples.intake import Progress, take
 from onnx_lowrank.samples.iterables import DataReader, from_python
 from onnx_lowrank.samples.npz import open_npy, open_npz
 from onnx_lowrank.samples.polygraphy import read_polygraphy
+from onnx_lowrank.samples.random_data import RandomData, random_samples
 from onnx_lowrank.samples.records import Raw
 from onnx_lowrank.samples.script import parse, read_script
 from onnx_lowrank.samples.sets import Samples
 from onnx_lowrank.samples.stacked import stacked
 
-Source: TypeAlias = Samples | str | Path | DataReader | Mapping[str, Any] | Iterable[Any]
+Source: TypeAlias = Samples | RandomData | str | Path | DataReader | Mapping[str, Any] | Iterable[Any]
 FORMS = (
     "give an .npz or .npy (samples along the leading axis), a directory of one .npz or .npy a sample or of"
     " test_data_set_*, a Polygraphy .json, or FILE.py[:load_data]"
 )
 
 
-def read(source: Source, inputs: Sequence[TensorSpec], *, progress: Progress | None = None) -> Samples:
+def read(source: Source, inputs: Sequence[TensorSpec], *, seed: int = 0, progress: Progress | None = None) -> Samples:
     """Return the samples of `source`, every one of them checked against the model's inputs and hashed.
 
     `source`: a path (.npz, .npy, .json of Polygraphy, a directory, FILE.py[:function]), a dict of arrays that hold
     all samples along the leading axis, an iterable of dicts or of (dict, label), onnxruntime's CalibrationDataReader;
-    Samples are returned as they are. `progress` is told (done, total) after each sample.
+    Samples are returned as they are; RANDOM invents some, the same for the same `seed`. `progress` is told
+    (done, total) after each sample.
     Raises DataError, one line, for all that can be wrong.
     """
     if isinstance(source, Samples):
         return source
+    if isinstance(source, RandomData):
+        return random_samples(inputs, source.count, seed)
     check_inputs(inputs)
     raw = _from_path(source, inputs) if isinstance(source, str | Path) else _from_object(source, inputs)
     return take(raw, inputs, progress)
@@ -49,6 +53,8 @@ def _from_object(given: Any, inputs: Sequence[TensorSpec]) -> Raw:
 
 
 def _from_path(given: str | Path, inputs: Sequence[TensorSpec]) -> Raw:
+    if not str(given):  # which pathlib takes for the current directory
+        raise DataError(f"the path of the samples is empty; {FORMS}")
     script = parse(str(given))
     if script is not None:
         return read_script(*script, inputs)
