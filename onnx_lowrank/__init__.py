@@ -12,12 +12,13 @@ from onnx_lowrank.errors import (
 from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options
 from onnx_lowrank.pipeline import DataSources, Point, Study, apply, compare, inspect, optimize, pareto, reach
 from onnx_lowrank.result import Comparison, Inspection, Result, Size, Step, Trial, WeightRow
-from onnx_lowrank.samples import Samples, read
+from onnx_lowrank.samples import RANDOM, RandomData, Samples, read
 from onnx_lowrank.saved_plan import SavedPlan, read_plan
 from onnx_lowrank.types import Interval, Plan, Site, Skip, Verdict, Why
 from onnx_lowrank.version import __version__
 
 __all__ = [
+    "RANDOM",
     "Compact",
     "Comparison",
     "DataError",
@@ -35,6 +36,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "Point",
+    "RandomData",
     "Result",
     "RuntimeProblem",
     "Samples",

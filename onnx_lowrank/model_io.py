@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
 
 from onnx_lowrank.errors import ModelError
+from onnx_lowrank.files import refuse_special, spare
 
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Bytes above which weights go to a file of their own: protobuf ends at 2 GiB."""
@@ -89,11 +90,16 @@ def store(model: onnx.ModelProto, path: Path) -> list[Path]:
     if model.ByteSize() < PROTOBUF_LIMIT:
         onnx.save(model, str(path), format="protobuf")  # whatever its suffix: the only form onnxruntime reads
         return [path]
-    data = path.name + ".data"
+    data = data_file(path).name
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     onnx.save(copy, str(path), format="protobuf", save_as_external_data=True, location=data, size_threshold=1024)
     return [path, path.parent / data]
+
+
+def data_file(path: Path) -> Path:
+    """Return where the weights of a model too big for one file go: beside it."""
+    return path.parent / f"{path.name}.data"
 
 
 @contextmanager
@@ -102,8 +108,7 @@ def staged(model: onnx.ModelProto, target: Path) -> Iterator[StagedModel]:
 
     Same file system, so that publishing is a rename. Raises ModelError where the place cannot be written.
     """
-    if target.is_dir():
-        raise ModelError(f"cannot write {target}: it is a directory; choose another place with -o")
+    refuse_special(target)
     try:
         folder = Path(tempfile.mkdtemp(prefix=".onnx-lowrank-", dir=target.parent))
     except OSError as error:
@@ -131,8 +136,15 @@ class StagedModel:
         """Size of all its files."""
         return sum(file.stat().st_size for file in self.files)
 
-    def publish(self) -> None:
-        """Move the files into place, weights first, so that the model never points at nothing."""
+    def publish(self, inputs: Iterable[Path] = ()) -> None:
+        """Move the files into place, weights first, so that the model never points at nothing.
+
+        Raises ModelError, and moves none, where one would replace one of `inputs`, a directory or a device.
+        """
+        inputs = tuple(inputs)
+        for file in self.files:
+            refuse_special(self.target.parent / file.name)
+            spare(self.target.parent / file.name, inputs)
         mode = 0o666 & ~_umask()
         for file in reversed(self.files):
             file.chmod(mode)
@@ -147,11 +159,17 @@ def _umask() -> int:
 
 def write_text(path: Path, text: str) -> None:
     """Write a report or a plan atomically. Raises ModelError where the place cannot be written."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file of any content atomically. Raises ModelError where the place cannot be written."""
+    refuse_special(path)
     try:
         with tempfile.TemporaryDirectory(prefix=".onnx-lowrank-", dir=path.parent) as folder:
-            staged_text = Path(folder) / path.name
-            staged_text.write_text(text, encoding="utf-8")
-            os.replace(staged_text, path)
+            aside = Path(folder) / path.name
+            aside.write_bytes(content)
+            os.replace(aside, path)
     except OSError as error:
         raise ModelError(f"cannot write {path}: {error.strerror}; choose another place") from error
 
@@ -187,6 +205,11 @@ def content_hash(model: onnx.ModelProto) -> str:
 
 def file_bytes(path: Path) -> int:
     """Return the size of a model's files, external data included."""
+    return sum(file.stat().st_size for file in model_files(path))
+
+
+def model_files(path: Path) -> list[Path]:
+    """Return the files that a model lies in: its own, then those of its external data. The model must be readable."""
     model = onnx.load(str(path), format="protobuf", load_external_data=False)
     others = {ExternalDataInfo(tensor).location for tensor in external_tensors(model)}
-    return path.stat().st_size + sum((path.parent / name).stat().st_size for name in others)
+    return [path, *(path.parent / name for name in sorted(others))]

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from onnx_lowrank.errors import ModelError
+from onnx_lowrank.files import spare
 from onnx_lowrank.metrics.divergence import Kind
 from onnx_lowrank.model_io import check, staged
 from onnx_lowrank.options import Goal, Options
@@ -64,6 +65,7 @@ class Result:
     `latency` is the saved model's, or that of the fastest plan where it was not fast enough.
     `trials` are all plans measured, in order; `reason` says in one line how it ended. `divergence` is the loss that
     sensitivity was predicted for. `steps`, with `then`: what factoring, int8 and both do, on the same samples.
+    `source_files` are those of the original, never overwritten; none where it was given as an object.
     """
 
     changed: bool
@@ -91,6 +93,7 @@ class Result:
     certificate: Certificate | None = None
     divergence: Kind = "relative-l2"
     steps: tuple[Step, ...] = ()
+    source_files: tuple[Path, ...] = ()
 
     def __bool__(self) -> bool:
         return self.changed
@@ -103,13 +106,17 @@ class Result:
         return self.after.milliseconds / self.before.milliseconds
 
     def save(self, path: Path | str) -> None:
-        """Write the model atomically. Raises ModelError where nothing was gained, or the place cannot be written."""
+        """Write the model atomically. Raises ModelError where nothing was gained, or the place cannot be written.
+
+        That is so, too, for the files of the original.
+        """
         if not self.changed:
             raise ModelError(f"nothing to save: {self.reason}")
         target = Path(path)
+        spare(target, self.source_files)
         with staged(self.model, target) as stage:
             check(stage.path, full=False)  # `optimize` has made the full check
-            stage.publish()
+            stage.publish(self.source_files)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import TypeVar
 
@@ -14,12 +12,17 @@ import click
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from onnx_lowrank.cli.interrupts import stoppable
+from onnx_lowrank.cli.outputs import Outputs
 from onnx_lowrank.errors import LowRankError
 from onnx_lowrank.progress import Advance, Silent
 from onnx_lowrank.progress import Progress as Steps
 
 FAILED = 1
 NOTHING = 3
+STOPPED = 130
+"""Whatever the signal was."""
+WATCHED = "onnx_lowrank.outputs"
 
 T = TypeVar("T")
 
@@ -66,32 +69,37 @@ def say(text: str, *, quiet: bool = False) -> None:
         click.echo(text)
 
 
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Let SIGTERM unwind like Ctrl-C, so that half-made files are removed; only the main thread may ask for it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def one_line_errors(command: Callable[..., T]) -> Callable[..., T]:
     """Turn the errors that this package raises on purpose into one line and exit code 1; bugs keep their traceback."""
 
     @wraps(command)
     def guarded(*args: object, **kwargs: object) -> T:
-        try:
-            with _stoppable():
+        with stoppable() as stop:
+            try:
                 return command(*args, **kwargs)
-        except LowRankError as error:
-            click.echo(f"error: {' '.join(str(error).split())}", err=True)
-            raise SystemExit(FAILED) from error
-        except KeyboardInterrupt as error:
-            click.echo("stopped; nothing was written", err=True)
-            raise SystemExit(130) from error
+            except LowRankError as error:
+                written = f"; written before that: {done}" if (done := _done()) else ""
+                click.echo(f"error: {' '.join(str(error).split())}{written}", err=True)
+                raise SystemExit(FAILED) from error
+            except (KeyboardInterrupt, OSError) as error:
+                if isinstance(error, OSError) and not stop.asked:
+                    raise  # after a hangup, the terminal itself fails
+                stop.over()
+                with suppress(OSError):
+                    click.echo(
+                        f"stopped; {f'written: {done}' if (done := _done()) else 'nothing was written'}", err=True
+                    )
+                raise SystemExit(STOPPED) from error
 
     return guarded
+
+
+def watched(outputs: Outputs) -> Outputs:
+    """Remember what this command writes, so that an end before its time can say how far it came."""
+    click.get_current_context().meta[WATCHED] = outputs
+    return outputs
+
+
+def _done() -> str:
+    outputs = click.get_current_context().meta.get(WATCHED)
+    return ", ".join(map(str, outputs.done())) if isinstance(outputs, Outputs) else ""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from onnx_lowrank import pipeline
-from onnx_lowrank.cli.console import NOTHING, one_line_errors, progress, say, show
+from onnx_lowrank.cli.command import Command
+from onnx_lowrank.cli.console import NOTHING, one_line_errors, progress, say, show, watched
 from onnx_lowrank.cli.optimize import finish, optimize
 from onnx_lowrank.cli.options import (
+    FORCE,
     GATE,
     METRIC,
     MODEL,
@@ -19,17 +22,17 @@ from onnx_lowrank.cli.options import (
     REPORT,
     RUNTIME,
     SELECT,
-    check_output,
-    check_place,
     gate_of,
     options_of,
 )
+from onnx_lowrank.cli.outputs import OUTPUT, Inputs, Outputs
 from onnx_lowrank.demo import MODEL as DEMO_MODEL
-from onnx_lowrank.demo import demo_samples, write_files
-from onnx_lowrank.model_io import write_text
+from onnx_lowrank.demo import SAMPLES as DEMO_SAMPLES
+from onnx_lowrank.demo import demo_files, demo_samples
+from onnx_lowrank.errors import ModelError
 from onnx_lowrank.options import Compact, Options
-from onnx_lowrank.pipeline.subject import RANDOM
 from onnx_lowrank.report import comparison_json, inspection_json, render_comparison, render_inspection
+from onnx_lowrank.samples import RANDOM
 from onnx_lowrank.version import __version__
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -47,17 +50,17 @@ def main() -> None:
 main.add_command(optimize)
 
 
-@main.command()
+@main.command(cls=Command)
 @MODEL
 @SELECT
 @click.option("--all", "everything", is_flag=True, help="List small weights one by one, too.")
 @REPORT
+@FORCE
 @QUIET
 @one_line_errors
-def inspect(model: Path, everything: bool, report: Path | None, quiet: bool, **values: Any) -> None:
+def inspect(model: Path, everything: bool, report: Path | None, force: bool, quiet: bool, **values: Any) -> None:
     """Show every weight of MODEL: factorable or not, and why not. Needs no data."""
-    if report is not None:
-        check_place(report)
+    outputs = watched(Outputs.of(Inputs(models={"MODEL": model}), {"--report": report}, force=force))
     options = options_of(values)
     inspection = pipeline.inspect(
         model,
@@ -66,12 +69,11 @@ def inspect(model: Path, everything: bool, report: Path | None, quiet: bool, **v
         rank_multiple=options.rank_multiple,
         progress=progress(quiet=quiet),
     )
-    if report is not None:
-        write_text(report, inspection_json(inspection))
+    outputs.write("--report", lambda: inspection_json(inspection))
     show(render_inspection(inspection, everything=everything), quiet=quiet)
 
 
-@main.command()
+@main.command(cls=Command)
 @click.argument("plan", type=click.Path(path_type=Path))
 @MODEL
 @click.option("-o", "--out", "output", type=click.Path(path_type=Path), required=True, help="Where the new model goes.")
@@ -79,19 +81,24 @@ def inspect(model: Path, everything: bool, report: Path | None, quiet: bool, **v
 @click.option("--validation", help="Validation samples, if the plan's run was given some: they decide the split.")
 @click.option("--provider", default="auto", show_default=True, help="auto, cpu, cuda, or onnxruntime's own name.")
 @click.option("--threads", default=0, show_default=True, help="Threads for onnxruntime; 0: all cores.")
-@click.option("--force", is_flag=True, help="Replace an existing output.")
+@FORCE
 @QUIET
 @one_line_errors
 def apply(plan: Path, model: Path, output: Path, data: str | None, validation: str | None, **values: Any) -> None:
     """Repeat a saved PLAN's schemes and ranks on the MODEL it was made for; judge the result with `compare`."""
-    check_output(output, model, force=values["force"])
+    samples = {"--data": data, "--validation": validation}
+    inputs = Inputs(models={"MODEL": model}, samples=samples, others={"PLAN": plan})
+    outputs = watched(Outputs.of(inputs, {OUTPUT: output}, force=values["force"]))
     options = Options(provider=values["provider"], threads=values["threads"])
     bars = progress(quiet=values["quiet"])
-    pipeline.apply(plan, model, data, options, output=output, validation=validation, progress=bars)
+    pipeline.apply(
+        plan, model, data, options,
+        output=output, validation=validation, progress=bars, before_writing=outputs.check(OUTPUT),
+    )  # fmt: skip
     say(f"wrote {output}; nothing was validated: onnx-lowrank compare {model} {output} --data …", quiet=values["quiet"])
 
 
-@main.command()
+@main.command(cls=Command)
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
 @click.option("--data", help="Samples to judge on: .npz, a directory, .json, FILE.py:load_data.")
@@ -100,6 +107,7 @@ def apply(plan: Path, model: Path, output: Path, data: str | None, validation: s
 @GATE
 @RUNTIME
 @REPORT
+@FORCE
 @QUIET
 @one_line_errors
 def compare(
@@ -108,33 +116,33 @@ def compare(
     """Judge the model SECOND against FIRST; the last line is CERTIFIED, OBSERVED or FAILED (exit code 3)."""
     if (data is None) == (not random_data):
         raise click.UsageError("give either --data PATH or --random-data")
-    if report is not None:
-        check_place(report)
     gate, options = gate_of(values), options_of(values)
-    comparison = pipeline.compare(first, second, data or RANDOM, gate, options, progress=progress(quiet=quiet))
-    if report is not None:
-        write_text(report, comparison_json(comparison))
+    models = {"FIRST": first, "SECOND": second}
+    inputs = Inputs(models=models, samples={"--data": data}, code={"--metric": values["metric"]})
+    outputs = watched(Outputs.of(inputs, {"--report": report}, force=values["force"]))
+    samples = RANDOM if data is None else data
+    comparison = pipeline.compare(first, second, samples, gate, options, progress=progress(quiet=quiet))
+    outputs.write("--report", lambda: comparison_json(comparison))
     show(render_comparison(comparison), quiet=quiet)
     say(comparison.verdict.word.upper(), quiet=quiet)
     if not comparison:
         raise SystemExit(NOTHING)
 
 
-@main.command()
+@main.command(cls=Command)
 @click.option("-o", "--out", "output", type=click.Path(path_type=Path), help="Keep the compressed demo model here.")
 @click.option("--files", type=click.Path(path_type=Path), help="Only write the demo's model and samples here.")
-@click.option("--force", is_flag=True, help="Replace an existing output.")
+@FORCE
 @RUNTIME
 @QUIET
 @one_line_errors
 def demo(output: Path | None, files: Path | None, force: bool, quiet: bool, **values: Any) -> None:
     """Optimize the shipped model on its shipped samples, in under a minute, and show what a user would see."""
     if files is not None:
-        for path in write_files(files):
-            say(f"wrote {path}", quiet=quiet)
+        _write_demo(files, force=force, quiet=quiet)
         return
-    if output is not None:
-        check_output(output, DEMO_MODEL, force=force)
+    inputs = Inputs(models={"the shipped model": DEMO_MODEL}, others={"the shipped samples": DEMO_SAMPLES})
+    outputs = watched(Outputs.of(inputs, {OUTPUT: output}, force=force))
     sets = demo_samples()
     sources = pipeline.DataSources(data=sets["calibration"], validation=sets["validation"], test=sets["test"])
     options = options_of(values)
@@ -142,5 +150,21 @@ def demo(output: Path | None, files: Path | None, force: bool, quiet: bool, **va
     with tempfile.TemporaryDirectory(prefix="onnx-lowrank-") as folder:
         target = output or Path(folder) / "demo.lowrank.onnx"
         bars = progress(quiet=quiet)
-        result = pipeline.optimize(DEMO_MODEL, sources, Compact(), options, output=target, progress=bars)
+        study = pipeline.Study.of(DEMO_MODEL, sources, options, progress=bars)
+        result = pipeline.reach(study, Compact(), output=target, before_writing=outputs.check(OUTPUT))
         finish(result, quiet=quiet, saved=output)
+
+
+def _write_demo(folder: Path, *, force: bool, quiet: bool) -> None:
+    """Write the shipped model and samples into a folder, made if need be."""
+    contents = demo_files()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ModelError(f"cannot make {folder}: {error.strerror}; choose another place with --files") from error
+    inputs = Inputs(others={"the shipped model": DEMO_MODEL, "the shipped samples": DEMO_SAMPLES})
+    places = {f"--files ({name})": folder / name for name in contents}
+    outputs = watched(Outputs.of(inputs, places, force=force))
+    for option, path in places.items():
+        outputs.write(option, partial(contents.__getitem__, path.name))
+        say(f"wrote {path}", quiet=quiet)

@@ -8,8 +8,10 @@ from typing import Any
 import click
 
 from onnx_lowrank import pipeline
-from onnx_lowrank.cli.console import NOTHING, one_line_errors, progress, say, show
+from onnx_lowrank.cli.command import Command
+from onnx_lowrank.cli.console import NOTHING, one_line_errors, progress, say, show, watched
 from onnx_lowrank.cli.options import (
+    FORCE,
     GATE,
     METRIC,
     MODEL,
@@ -18,20 +20,18 @@ from onnx_lowrank.cli.options import (
     RUNTIME,
     SELECT,
     Bytes,
-    check_output,
-    check_place,
     gate_of,
     options_of,
     stacked,
     usage,
 )
-from onnx_lowrank.model_io import write_text
+from onnx_lowrank.cli.outputs import OUTPUT, Inputs, Outputs
 from onnx_lowrank.options import THEN as STEPS
 from onnx_lowrank.options import Compact, Goal, Lossless
 from onnx_lowrank.pipeline.pareto import no_curve
-from onnx_lowrank.pipeline.subject import RANDOM
 from onnx_lowrank.report import render_result, result_json
 from onnx_lowrank.result import Result
+from onnx_lowrank.samples import RANDOM
 from onnx_lowrank.saved_plan import SavedPlan
 from onnx_lowrank.version import __version__
 
@@ -124,7 +124,7 @@ THEN = click.option(
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @MODEL
 @click.option(
     "-o", "--out", "output", type=click.Path(path_type=Path), help="Default: <stem>.lowrank.onnx beside MODEL."
@@ -144,7 +144,7 @@ THEN = click.option(
     help="Write the curve of size against predicted loss, ten points measured: .csv or .json.",
 )
 @click.option("--dry-run", is_flag=True, help="Do everything but write the model.")
-@click.option("--force", is_flag=True, help="Replace an existing output.")
+@FORCE
 @QUIET
 @one_line_errors
 def optimize(model: Path, output: Path | None, **values: Any) -> None:
@@ -158,25 +158,33 @@ def optimize(model: Path, output: Path | None, **values: Any) -> None:
         raise click.UsageError("a plan made by --continuation cannot be repeated by `apply`: leave --save-plan out")
     if values["pareto"] is not None and (refusal := no_curve(options)):
         raise click.UsageError(refusal)
-    target = output or model.with_name(f"{model.stem}.lowrank.onnx")
-    if not values["dry_run"]:
-        check_output(target, model, force=values["force"])
-    for place in (values["report"], values["save_plan"], values["pareto"]):
-        if place is not None:
-            check_place(place)
-    study = pipeline.Study.of(model, _sources(values), options, progress=progress(quiet=values["quiet"]))
-    result = pipeline.reach(study, goal, output=target, dry_run=values["dry_run"])
-    _write_side_files(result, values["report"], values["save_plan"])
-    if values["pareto"] is not None and result.sites:
-        write_text(values["pareto"], pipeline.points_text(pipeline.pareto(study, goal), values["pareto"]))
-    finish(result, quiet=values["quiet"], saved=None if values["dry_run"] else target)
+    sources = _sources(values)
+    target = None if values["dry_run"] else output or model.parent / f"{model.stem}.lowrank.onnx"
+    outputs = _outputs(model, target, values)
+    study = pipeline.Study.of(model, sources, options, progress=progress(quiet=values["quiet"]))
+    result = pipeline.reach(study, goal, output=target, dry_run=values["dry_run"], before_writing=outputs.check(OUTPUT))
+    _write_side_files(result, outputs)
+    if result.sites:
+        outputs.write("--pareto", lambda: pipeline.points_text(pipeline.pareto(study, goal), values["pareto"]))
+    finish(result, quiet=values["quiet"], saved=target)
+
+
+def _outputs(model: Path, target: Path | None, values: dict[str, Any]) -> Outputs:
+    """Return what the run will write, looked over before any work. Raises ModelError."""
+    inputs = Inputs(
+        models={"MODEL": model},
+        samples={f"--{name}": values[name] for name in ("data", "validation", "test")},
+        code={f"--{name}": values[name] for name in ("metric", "loss")},
+    )
+    sides = {f"--{name.replace('_', '-')}": values[name] for name in ("report", "save_plan", "pareto")}
+    return watched(Outputs.of(inputs, {OUTPUT: target, **sides}, force=values["force"]))
 
 
 def _sources(values: dict[str, Any]) -> pipeline.DataSources:
     if (values["data"] is None) == (not values["random_data"]):
         raise click.UsageError("give either --data PATH or, to try the tool without any samples, --random-data")
     return pipeline.DataSources(
-        data=values["data"] or RANDOM,
+        data=RANDOM if values["random_data"] else values["data"],
         validation=values["validation"],
         test=values["test"],
         force_overlap=values["force_overlap"],
@@ -198,14 +206,13 @@ def _goal(values: dict[str, Any]) -> Goal:
     return usage(lambda: Compact(gate=gate, resource=resource, min_speedup=speedup))
 
 
-def _write_side_files(result: Result, report: Path | None, plan: Path | None) -> None:
-    if report is not None:
-        write_text(report, result_json(result))
-    if plan is not None and result.plan is not None:
+def _write_side_files(result: Result, outputs: Outputs) -> None:
+    outputs.write("--report", lambda: result_json(result))
+    if result.plan is not None:
         shapes = {site.id: site.shape for site in result.sites}
         tool = f"onnx-lowrank {__version__}"
         saved = SavedPlan.of(result.plan, shapes, result.source_hash, result.options, tool, result.divergence)
-        write_text(plan, saved.to_json())
+        outputs.write("--save-plan", saved.to_json)
 
 
 def finish(result: Result, *, quiet: bool, saved: Path | None) -> None:

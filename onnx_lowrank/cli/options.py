@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from onnx_lowrank.errors import GoalError, ModelError
+from onnx_lowrank.errors import GoalError
 from onnx_lowrank.options import CONFIDENCE, Gate, Options
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def stacked(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 QUIET = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 REPORT = click.option("--report", type=click.Path(path_type=Path), help="Write everything as JSON to this file.")
+FORCE = click.option("--force", is_flag=True, help="Replace what exists where something is to be written.")
 METRIC = click.option(
     "--metric",
     help="top1, top5, cross-entropy, mse (labels); kl, agreement, relative-l2, cosine (no labels); name@output;"
@@ -124,26 +125,3 @@ def usage(make: Callable[[], T]) -> T:
         return make()
     except GoalError as error:
         raise click.UsageError(str(error)) from error
-
-
-def check_output(path: Path, model: Path, *, force: bool) -> None:
-    """Raise ModelError, before any work, where the output could not be written or would overwrite the input."""
-    if path.exists() and model.exists() and path.samefile(model):
-        raise ModelError(f"{path} is the input; it is never overwritten: choose another place with -o")
-    if path.is_dir():
-        raise ModelError(f"{path} is a directory; give the name of a file with -o")
-    if path.exists() and not force:
-        raise ModelError(f"{path} exists; give --force to replace it, or another place with -o")
-    check_place(path)
-
-
-def check_place(path: Path) -> None:
-    """Raise ModelError where a file cannot be put there."""
-    if not path.parent.is_dir():
-        raise ModelError(f"cannot write {path}: there is no directory {path.parent}; make it first")
-    probe = path.parent / f".{path.name}.onnx-lowrank-probe"
-    try:
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ModelError(f"cannot write {path}: {error.strerror}; choose another place") from error

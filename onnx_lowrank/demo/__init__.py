@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,13 @@ import numpy as np
 from onnx_lowrank.types import Array
 
 FOLDER = Path(__file__).parent
-MODEL = FOLDER / "demo.onnx"
+MODEL, SAMPLES = FOLDER / "demo.onnx", FOLDER / "samples.npz"
 SETS = ("calibration", "validation", "test")
 
 
 def demo_samples() -> dict[str, dict[str, Array]]:
     """Return set name -> {"image": (n, 1, 28, 28) float32 in 0…1, "labels": (n,) int64}; the sets are disjoint."""
-    with np.load(FOLDER / "samples.npz", allow_pickle=False) as stored:
+    with np.load(SAMPLES, allow_pickle=False) as stored:
         return {
             name: {
                 "image": stored[f"{name}_images"].astype(np.float32)[:, None] / np.float32(255),
@@ -25,12 +26,11 @@ def demo_samples() -> dict[str, dict[str, Array]]:
         }
 
 
-def write_files(folder: Path) -> list[Path]:
-    """Write demo.onnx and one .npz a set into `folder`, made if need be; return the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / "demo.onnx"]
-    paths[0].write_bytes(MODEL.read_bytes())
+def demo_files() -> dict[str, bytes]:
+    """Return file name -> content: demo.onnx, and one .npz a set."""
+    files = {"demo.onnx": MODEL.read_bytes()}
     for name, arrays in demo_samples().items():
-        paths.append(folder / f"{name}.npz")
-        np.savez_compressed(paths[-1], **arrays)  # type: ignore[arg-type]
-    return paths
+        content = io.BytesIO()
+        np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+        files[f"{name}.npz"] = content.getvalue()
+    return files

@@ -9,9 +9,10 @@ from pathlib import Path
 import onnx
 
 from onnx_lowrank.errors import DataError, PlanError
+from onnx_lowrank.files import spare
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline.calibrate import calibrate
-from onnx_lowrank.pipeline.finish import checked, on_disk, stamp
+from onnx_lowrank.pipeline.finish import checked, on_disk, publish, stamp
 from onnx_lowrank.pipeline.stack import Stack, settings_of
 from onnx_lowrank.pipeline.study import refitted
 from onnx_lowrank.pipeline.subject import DataSources, Subject, read_samples
@@ -37,12 +38,15 @@ def apply(
     output: Path | str | None = None,
     validation: Source | None = None,
     progress: Progress | None = None,
+    before_writing: Callable[[], None] | None = None,
 ) -> onnx.ModelProto:
     """Return the model with the plan's sites factored; with `output`, also write it, checked and loadable.
 
     `data` are the calibration samples, needed unless the plan came from the weights alone. Give the same `data` (and
     `validation`, if there was one) as the run that made the plan, and the same factors come out. Nothing is validated
-    here: `compare` judges the result. Raises PlanError where plan and model do not belong together, DataError.
+    here: `compare` judges the result. The input is never overwritten; `before_writing` is called right before `output`
+    is written, and what it raises leaves it as it was. Raises PlanError where plan and model do not belong together,
+    DataError, ModelError.
     """
     saved = plan if isinstance(plan, SavedPlan) else read_plan(Path(plan))
     options = replace(
@@ -55,6 +59,8 @@ def apply(
         siblings=saved.siblings,
     )
     subject = Subject.of(model, options)
+    if output is not None:
+        spare(Path(output), subject.files)
     if subject.sha256 != saved.model_sha256:
         raise PlanError(
             f"the plan was made for another model (sha256 {saved.model_sha256[:12]}…, this one has"
@@ -78,7 +84,7 @@ def apply(
         checked(stage.path, subject)
         Runner(stage.path, provider=options.provider, threads=options.threads)
         if output is not None:
-            stage.publish()
+            publish(stage, subject, before_writing)
     return rewritten
 
 

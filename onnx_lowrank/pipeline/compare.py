@@ -13,8 +13,6 @@ from onnx_lowrank.options import Gate, Options
 from onnx_lowrank.pipeline.checks import check_metric, refuse_random, varies
 from onnx_lowrank.pipeline.finish import timed_feeds
 from onnx_lowrank.pipeline.subject import (
-    RANDOM,
-    RANDOM_COUNT,
     RANDOM_WARNING,
     Subject,
     choose,
@@ -26,7 +24,7 @@ from onnx_lowrank.pipeline.subject import (
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.result import Comparison, Size
 from onnx_lowrank.runtime import Runner
-from onnx_lowrank.samples import Source, random_samples, read
+from onnx_lowrank.samples import RandomData, Source, read
 from onnx_lowrank.sites import find_sites
 from onnx_lowrank.timing import interleaved
 from onnx_lowrank.types import Feed
@@ -48,12 +46,8 @@ def compare(
     gate, options, progress = gate or Gate(), options or Options(), progress or Silent()
     one, other = Subject.of(first, options), Subject.of(second, options)
     same_interface(one.runner, other.runner)
-    is_random = isinstance(samples, str) and samples == RANDOM
-    data = (
-        random_samples(one.runner.inputs, RANDOM_COUNT, options.seed)
-        if is_random
-        else read(samples, one.runner.inputs, groups=options.groups)
-    )
+    is_random = isinstance(samples, RandomData)
+    data = read(samples, one.runner.inputs, groups=options.groups, seed=options.seed)
     if is_random:
         gate = replace(gate, observed=True)
     metric, why = choose(options, data, first_outputs(one, data.feeds))

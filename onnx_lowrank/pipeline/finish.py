@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,6 +68,13 @@ def on_disk(model: onnx.ModelProto, output: Path | None) -> Iterator[StagedModel
         return
     with tempfile.TemporaryDirectory(prefix="onnx-lowrank-") as folder, staged(model, Path(folder) / "m.onnx") as stage:
         yield stage
+
+
+def publish(stage: StagedModel, subject: Subject, before_writing: Callable[[], None] | None = None) -> None:
+    """Move a staged model into place, after a last look: whatever `before_writing` raises, and the input, stop it."""
+    if before_writing is not None:
+        before_writing()
+    stage.publish(subject.files)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

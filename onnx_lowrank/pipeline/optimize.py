@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
 
 from onnx_lowrank.errors import GoalError, MetricError
+from onnx_lowrank.files import spare
 from onnx_lowrank.metrics import Metric
 from onnx_lowrank.options import Compact, Goal, Lossless, Options
 from onnx_lowrank.pipeline.continuation import Stand
-from onnx_lowrank.pipeline.finish import Reloaded, on_disk, reopen, stamp
+from onnx_lowrank.pipeline.finish import Reloaded, on_disk, publish, reopen, stamp
 from onnx_lowrank.pipeline.reasons import blame, nearest, refuted, why_nothing
 from onnx_lowrank.pipeline.search import Search, budget_of, ranked
 from onnx_lowrank.pipeline.speed import CORRECTIONS, Slow, corrected, fastest, final_timing, none_fast_enough, too_slow
@@ -44,15 +45,28 @@ def optimize(
     """Return the best model that meets `goal`, or the original with the reason if none does.
 
     `samples`: DataSources, or anything that gives calibration samples (see `onnx_lowrank.samples.read`). With `output`
-    the model is written there, atomically, after it has passed as reloaded from disk; with `dry_run` it is not.
-    Raises LowRankError (ModelError, DataError, MetricError, GoalError, RuntimeProblem), each one line for a user.
+    the model is written there, atomically, after it has passed as reloaded from disk; with `dry_run` it is not. The
+    input is never overwritten. Raises LowRankError (ModelError, DataError, MetricError, GoalError, RuntimeProblem),
+    each one line for a user.
     """
     study = Study.of(model, samples, options, progress=progress)
     return reach(study, goal or Compact(), output=output, dry_run=dry_run)
 
 
-def reach(study: Study, goal: Goal, *, output: Path | str | None = None, dry_run: bool = False) -> Result:
-    """Return the best model that meets `goal`; what the study has collected and measured is used again."""
+def reach(
+    study: Study,
+    goal: Goal,
+    *,
+    output: Path | str | None = None,
+    dry_run: bool = False,
+    before_writing: Callable[[], None] | None = None,
+) -> Result:
+    """Return the best model that meets `goal`; what the study has collected and measured is used again.
+
+    `before_writing` is called right before the model is moved to `output`; what it raises leaves it unwritten.
+    """
+    if output is not None and not dry_run:
+        spare(Path(output), study.subject.files)
     if goal.resource == "latency" and study.options.then:
         raise GoalError("a goal of time and --then do not go together: what is timed is the float model; leave one out")
     options = study.options
@@ -61,7 +75,7 @@ def reach(study: Study, goal: Goal, *, output: Path | str | None = None, dry_run
         raise GoalError(f"{switch} knows one budget: give --target-latency, or the other target, by itself")
     if study.random and not goal.gate.observed:
         goal = replace(goal, gate=replace(goal.gate, observed=True))
-    run = _Run(study, goal)
+    run = _Run(study, goal, before_writing=before_writing)
     if not study.found.sites:
         return run.unchanged("no weight of this model can be factored; the reasons are listed with the weights")
     return run.result(Path(output) if output is not None else None, dry_run=dry_run)
@@ -80,6 +94,7 @@ class _Run:
     metric: str = ""
     notes: list[str] = field(default_factory=list)
     tester: Judge | None = None
+    before_writing: Callable[[], None] | None = None
 
     @property
     def before(self) -> Size:
@@ -220,7 +235,7 @@ class _Run:
                     return replace(self.unchanged(refuted(reloaded.verdict, test, steps)), test=test, steps=steps)
                 steps = self._steps(search, trial, Step(BOTH, size, reloaded.verdict, test, latency), metric)
                 if output is not None and not dry_run:
-                    stage.publish()
+                    publish(stage, self.study.subject, self.before_writing)
             self.notes.extend(notes)
             changed = self._changed(trial, reloaded, size, test, latency, None if dry_run else output)
             return replace(changed, steps=steps, certificate=claim)
@@ -306,4 +321,5 @@ class _Run:
             warnings=(*random, *self.study.warnings),
             seconds=dict(self.study.clock.seconds),
             divergence=self.study.divergence,
+            source_files=self.study.subject.files,
         )

@@ -19,12 +19,10 @@ from onnx_lowrank.options import Gate, Options
 from onnx_lowrank.order import in_order
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime import Runner
-from onnx_lowrank.samples import Samples, Source, Split, make_split, random_samples, read
+from onnx_lowrank.samples import RandomData, Samples, Source, Split, make_split, read
 from onnx_lowrank.types import Feed, Outputs
 from onnx_lowrank.validate import Judge
 
-RANDOM = "random"
-RANDOM_COUNT = 64
 GLANCE, GLANCE_LEAST, GLANCE_LEVEL = 5, 100, 0.999
 """A first glance takes a fifth of the validation samples, at least 100, and intervals of this level."""
 FEW = 16
@@ -45,8 +43,8 @@ class DataSources:
 
     @property
     def random(self) -> bool:
-        """Whether the calibration samples are invented."""
-        return isinstance(self.data, str) and self.data == RANDOM
+        """Whether any of the samples are invented."""
+        return any(isinstance(source, RandomData) for source in (self.data, self.validation, self.test))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +52,8 @@ class Subject:
     """A loaded model with its original in onnxruntime; `bytes` is the size of its files.
 
     model: what is worked on: the original, but with its nodes in order, with functions that hold weights `inlined`
-    (their names), and with so many weights `moved` out of the bodies of If, Loop and Scan.
+    (their names), and with so many weights `moved` out of the bodies of If, Loop and Scan. files: those it was read
+    from, which nothing may overwrite; none for a model given as an object.
     """
 
     model: onnx.ModelProto
@@ -65,18 +64,21 @@ class Subject:
     original: onnx.ModelProto | None = None
     inlined: tuple[str, ...] = ()
     moved: int = 0
+    files: tuple[Path, ...] = ()
 
     @staticmethod
     def of(model: onnx.ModelProto | Path | str, options: Options) -> Subject:
         """Load and open a model. Raises ModelError, RuntimeProblem."""
+        files: tuple[Path, ...] = ()
         if isinstance(model, onnx.ModelProto):
             proto, source, size = model, "the model given", model.ByteSize()
         else:
             proto, source, size = model_io.load(Path(model)), str(model), model_io.file_bytes(Path(model))
+            files = tuple(model_io.model_files(Path(model).absolute()))
         runner = Runner(proto, provider=options.provider, threads=options.threads)
         model, names = inlined(in_order(proto))
         model, moved = hoisted(model)
-        return Subject(model, runner, source, model_io.content_hash(proto), size, proto, names, moved)
+        return Subject(model, runner, source, model_io.content_hash(proto), size, proto, names, moved, files)
 
 
 def inlined_note(names: Sequence[str]) -> str:
@@ -108,10 +110,8 @@ def read_samples(subject: Subject, sources: DataSources, options: Options, progr
     def take(source: Source | None, role: str) -> Samples | None:
         if source is None:
             return None
-        if isinstance(source, str) and source == RANDOM:
-            return random_samples(inputs, RANDOM_COUNT, options.seed)
         with progress.step(f"reading {role}", 1) as advance:
-            samples = read(source, inputs, groups=options.groups)
+            samples = read(source, inputs, groups=options.groups, seed=options.seed)
             advance(1)
         return samples
 

@@ -14,7 +14,7 @@ from onnx_lowrank.result import Comparison, Inspection, Result
 from onnx_lowrank.version import __version__
 
 FORMAT = 1
-LEFT_OUT = {"model", "curves"}
+LEFT_OUT = {"model", "curves", "source_files"}
 
 
 def plain(value: Any) -> Any:

@@ -14,12 +14,13 @@ from onnx_lowrank.samples.intake import Progress, take
 from onnx_lowrank.samples.iterables import DataReader, from_python
 from onnx_lowrank.samples.npz import open_npy, open_npz
 from onnx_lowrank.samples.polygraphy import read_polygraphy
+from onnx_lowrank.samples.random_data import RandomData, random_samples
 from onnx_lowrank.samples.records import Raw, with_groups
 from onnx_lowrank.samples.script import parse, read_script
 from onnx_lowrank.samples.sets import Samples
 from onnx_lowrank.samples.stacked import stacked
 
-Source: TypeAlias = Samples | str | Path | DataReader | Mapping[str, Any] | Iterable[Any]
+Source: TypeAlias = Samples | RandomData | str | Path | DataReader | Mapping[str, Any] | Iterable[Any]
 FORMS = (
     "give an .npz or .npy (samples along the leading axis), a directory of one .npz or .npy a sample or of"
     " test_data_set_*, a Polygraphy .json, or FILE.py[:load_data]"
@@ -27,18 +28,25 @@ FORMS = (
 
 
 def read(
-    source: Source, inputs: Sequence[TensorSpec], *, groups: str | None = None, progress: Progress | None = None
+    source: Source,
+    inputs: Sequence[TensorSpec],
+    *,
+    groups: str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Samples:
     """Return the samples of `source`, every one of them checked against the model's inputs and hashed.
 
     `source`: a path (.npz, .npy, .json of Polygraphy, a directory, FILE.py[:function]), a dict of arrays that hold
     all samples along the leading axis, an iterable of dicts or of (dict, label), onnxruntime's CalibrationDataReader;
-    Samples are returned as they are. groups: a key beside the inputs, equal where samples share a source. `progress` is
-    told (done, total) after each sample.
+    Samples are returned as they are; RANDOM invents some, the same for the same `seed`. groups: a key beside the
+    inputs, equal where samples share a source. `progress` is told (done, total) after each sample.
     Raises DataError, one line, for all that can be wrong.
     """
     if isinstance(source, Samples):
         return source
+    if isinstance(source, RandomData):
+        return random_samples(inputs, source.count, seed)
     check_inputs(inputs)
     wanted = with_groups(inputs, groups)
     raw = _from_path(source, wanted) if isinstance(source, str | Path) else _from_object(source, wanted)
@@ -53,6 +61,8 @@ def _from_object(given: Any, inputs: Sequence[TensorSpec]) -> Raw:
 
 
 def _from_path(given: str | Path, inputs: Sequence[TensorSpec]) -> Raw:
+    if not str(given):  # which pathlib takes for the current directory
+        raise DataError(f"the path of the samples is empty; {FORMS}")
     script = parse(str(given))
     if script is not None:
         return read_script(*script, inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,6 +16,17 @@ from onnx_lowrank.types import Array
 
 SHORT, WIDE = 16, 64
 """Size of a free dimension after the first: in inputs of up to three axes (tokens), and of four and more (pixels)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RandomData:
+    """A source of invented samples, so many of them; a type of its own, so that no word and no path can mean it."""
+
+    count: int = 64
+
+
+RANDOM = RandomData()
+"""Give this where samples are asked for to try things without any."""
 
 
 def random_samples(inputs: Sequence[TensorSpec], count: int, seed: int) -> Samples:

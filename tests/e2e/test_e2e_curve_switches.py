@@ -13,8 +13,8 @@ from onnx_lowrank.cli import main
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.options import Compact, Gate
 from onnx_lowrank.pipeline import DataSources, Study, pareto
-from onnx_lowrank.pipeline.pareto import POINTS, curve_plans
 from onnx_lowrank.plan import joint_rise, paper_lossless
+from onnx_lowrank.plan.choose import POINTS, curve_plans
 
 pytestmark = pytest.mark.usefixtures("no_timing")
 GOAL = Compact(gate=Gate(max_drop=10.0, observed=True))

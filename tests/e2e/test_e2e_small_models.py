@@ -180,8 +180,8 @@ def test_an_unreachable_budget_names_the_smallest_and_that_works(kind: str, tmp_
 
 def test_all_of_it_is_the_original_or_smaller():
     """A budget that the original meets is no reason to call the original a smaller model."""
-    result = optimize(full_rank_noise(), {"x": normal([60, 16], 1)}, Lossless(keep=1.0, gate=Gate(max_drop=1e-6, observed=True)),
-                      options(metric="relative-l2"))  # fmt: skip
+    result = optimize(full_rank_noise(), {"x": normal([60, 16], 1)}, Lossless(keep=1.0, gate=Gate(max_drop=1e-6,
+                      observed=True)), options(metric="relative-l2"))  # fmt: skip
     assert not result
     assert result.after == result.before
 

@@ -17,8 +17,9 @@ from builders import build, convnet, elements, mlp, node, normal, options, value
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.options import Compact, Gate, Goal, Lossless
 from onnx_lowrank.pipeline import Study, optimize, pareto, points_text, reach
-from onnx_lowrank.pipeline.pareto import MEASURED, Point, curve_plans
+from onnx_lowrank.pipeline.pareto import MEASURED, Point
 from onnx_lowrank.pipeline.search import Search
+from onnx_lowrank.plan.choose import curve_plans
 from onnx_lowrank.result import Size
 from onnx_lowrank.types import Plan
 

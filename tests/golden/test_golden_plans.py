@@ -75,7 +75,8 @@ CASES = {
     "mlp_lossless": (wide_mlp, Lossless(keep=0.4, gate=Gate(max_drop=0.5, observed=True)), {}),
     "convnet_compact": (mixed_convnet, Compact(gate=Gate(max_drop=0.01, observed=True)), {"metric": "relative-l2"}),
     "convnet_plain": (
-        mixed_convnet, Compact(gate=Gate(max_drop=0.01, observed=True)), {"metric": "relative-l2", "sensitivity": "weights"},
+        mixed_convnet, Compact(gate=Gate(max_drop=0.01, observed=True)),
+        {"metric": "relative-l2", "sensitivity": "weights"},
     ),
 }  # fmt: skip
 

@@ -230,8 +230,8 @@ def test_gradients_beyond_the_range_of_half_precision_count():
 def test_every_way_to_factor_works_in_half_precision(make, switches: dict):
     model = make()
     half = model.graph.input[0].type.tensor_type.elem_type == F16
-    result = optimize(model, {"x": X.astype(np.float16) if half else X}, Lossless(keep=0.62, gate=Gate(max_drop=0.2, observed=True)),
-                      options(metric="relative-l2", rank_multiple=2, **switches))  # fmt: skip
+    result = optimize(model, {"x": X.astype(np.float16) if half else X}, Lossless(keep=0.62, gate=Gate(max_drop=0.2,
+                      observed=True)), options(metric="relative-l2", rank_multiple=2, **switches))  # fmt: skip
     assert result.changed, result.reason
     kinds = {t.data_type for t in result.model.graph.initializer if ".lowrank" in t.name}
     assert kinds == {F16}

@@ -119,7 +119,8 @@ def test_sites_above_an_operator_without_a_rule_fall_back_and_the_others_stay_jo
 @pytest.mark.parametrize("on", [{}, {"inter_layer": True}, {"continuation": 2}], ids=str)
 def test_the_whole_pipeline_names_the_operator_without_a_rule(on: dict[str, object]):
     result = optimize(without_a_rule(), feeds_of(normal([40, 4, 8, 8], 1)),
-                      Lossless(keep=0.6, gate=Gate(max_drop=1e9, observed=True)), options(**on), dry_run=True)  # fmt: skip
+                      Lossless(keep=0.6, gate=Gate(max_drop=1e9, observed=True)),
+                      options(**on), dry_run=True)  # fmt: skip
     assert result.changed
     assert any("no rule for LpPool" in note for note in result.notes)
 

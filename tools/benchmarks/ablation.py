@@ -146,7 +146,7 @@ def _some(samples: Samples, most: int) -> Samples:
 
 def _judge(subject: Subject, test: Set, samples: Samples, options: Options) -> Judge:
     metric, _ = choose_metric(test.metric, samples.labels, first_outputs(subject, samples.feeds))
-    return make_judge(subject, samples, metric, Gate(), options.seed)
+    return make_judge(subject, samples, metric, Gate(max_drop=0.0, observed=True), options)
 
 
 def _validation_metric(entry: Entry, subject: Subject) -> Metric:

@@ -85,7 +85,7 @@ def judge_of(subject: Subject, chosen: Set, options: Options, *, quick: bool = F
     if quick:
         samples = samples.subset(range(min(len(samples), QUICK_SAMPLES)))
     metric, _ = choose_metric(chosen.metric, samples.labels, first_outputs(subject, samples.feeds))
-    return make_judge(subject, samples, metric, Gate(), options.seed)
+    return make_judge(subject, samples, metric, Gate(max_drop=0.0, observed=True), options)
 
 
 def cut(entry: Entry, subject: Subject, options: Options) -> Cutting:

@@ -36,7 +36,7 @@ def _sources(order: dict[str, Any]) -> DataSources:
 
 def _goal(order: dict[str, Any]) -> Goal:
     if order["algorithm"] == "compact":
-        return Compact(gate=Gate(max_drop=order["max_drop"]))
+        return Compact(gate=Gate(max_drop=order["max_drop"], observed=True))
     return Lossless(keep=order["keep"])
 
 

@@ -34,7 +34,7 @@ DROPS = (0.0, 0.005)
 LEAKY_KEEPS = (0.3, 0.1)
 LEAKY = 2000
 """Test samples that the leaky protocol calibrates, validates and reports on; the honest rows are told on them, too."""
-ANY = Gate(max_drop=1.0)
+ANY = Gate(max_drop=1.0, observed=True)
 """lossless: the size is what is asked for; what it costs is what is reported."""
 BATCH = 50
 TEMPERATURES = (0.05, 20.0)
@@ -52,7 +52,7 @@ class Cell:
 
 CELLS = (
     *(Cell(f"lossless/{keep:g}", Lossless(keep=keep, gate=ANY)) for keep in KEEPS),
-    *(Cell(f"compact/{drop:g}", Compact(gate=Gate(max_drop=drop))) for drop in DROPS),
+    *(Cell(f"compact/{drop:g}", Compact(gate=Gate(max_drop=drop, observed=True))) for drop in DROPS),
     *(Cell(f"leaky/{keep:g}", Lossless(keep=keep, gate=ANY), leaky=True) for keep in LEAKY_KEEPS),
 )
 QUICK_CELLS = (CELLS[1],)

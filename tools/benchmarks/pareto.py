@@ -10,7 +10,7 @@ from benchmarks.goals import MAX_DROP
 from benchmarks.lines import Lines
 from benchmarks.zoo import Entry
 from onnx_lowrank import Compact, DataSources, Gate, Options, Study, pareto
-from onnx_lowrank.pipeline.pareto import curve_plans
+from onnx_lowrank.plan.choose import curve_plans
 
 PART = "pareto"
 CELL = "curve"
@@ -29,7 +29,7 @@ def measure(entry: Entry, lines: Lines) -> None:
     if lines.setting.quick:
         few = study.split.validation.subset(range(min(len(study.split.validation), QUICK_SAMPLES)))
         study.split = replace(study.split, validation=few)
-    data = timed(study, Compact(gate=Gate(max_drop=MAX_DROP)))
+    data = timed(study, Compact(gate=Gate(max_drop=MAX_DROP, observed=True)))
     lines.add(PART, entry.name, CELL, entry.sha256, data)
     print(f"{entry.name}: {data['points']} points, {data['measured']} of them measured", flush=True)
 

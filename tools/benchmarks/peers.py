@@ -213,7 +213,7 @@ def _without_source(bench: Bench, cell: Cell) -> str:
 
 
 def _ours(bench: Bench, cell: Cell, resource: Resource) -> dict[str, Any]:
-    gate = Gate(max_drop=bench.max_drop(cell))
+    gate = Gate(max_drop=bench.max_drop(cell), observed=True)
     common = _collected(bench, cell.source, gate)
     study, start = common.study, time.perf_counter()
     here = replace(study, options=replace(study.options, then=cell.then), trials={}, notes=list(study.notes))

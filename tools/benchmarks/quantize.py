@@ -125,7 +125,7 @@ def _made(study: Study, cell: Cell) -> tuple[onnx.ModelProto | None, dict[str, A
             raise ValueError("a cell makes something of the model")
         model = quantised(study.subject.model, cell.then, study.split.calibration.feeds)
         return model, {"reason": "", "bytes": model.ByteSize(), "parameters": 1.0, "macs": 1.0}
-    gate = Gate(max_drop=cell.max_drop)
+    gate = Gate(max_drop=cell.max_drop, observed=True)
     study.collect(study.metric(gate)[0])
     here = replace(study, options=replace(study.options, then=cell.then), trials={}, notes=list(study.notes))
     result = reach(here, Compact(gate=gate, resource=cell.resource), dry_run=True)
