@@ -100,13 +100,13 @@ class JointFlow:
             call.output: str(made[call.output].input[call.inputs.index(operator(call).data(call))]) for _, call in calls
         }
         shares = {call.output: self._data[call.output] for site, call in calls if "in" in self._at(site, call)}
-        keep = self._keep = [name for name in dict.fromkeys(self._kept(sites)) if name not in self._given]
-        graph = build_gradient(model, outputs, seeded, shapes=shapes, keep=keep, shares=shares)
+        graph = build_gradient(model, outputs, seeded, shapes=shapes, keep=self._kept(sites), shares=shares)
         self.unreached = inside | {site.id: why for site in sites if (why := self._missing(site, graph))}
         self.sites = [site for site in sites if site.id not in self.unreached]
+        self._keep = self._kept(self.sites)  # of the others the graph may not hold what they read
         self._runner: GradientRunner | None = None
         if self.sites:
-            packed = pack(_without(graph, self._wanted()), keep)
+            packed = pack(_without(graph, self._wanted()), self._keep)
             del graph  # its copy of the weights, before the sessions make theirs
             threads = 1 if self.flights > 1 else self._threads
             self._runner = GradientRunner(packed, provider=self._provider, threads=threads)
@@ -130,7 +130,11 @@ class JointFlow:
             if "in" in self._at(site, call):
                 yield through(self._data[call.output], call.output)
 
-    def _kept(self, sites: Sequence[Site]) -> Iterator[str]:
+    def _kept(self, sites: Sequence[Site]) -> list[str]:
+        """Return the tensors that a run gives besides gradients: each once, the model's own inputs aside."""
+        return [name for name in dict.fromkeys(self._around(sites)) if name not in self._given]
+
+    def _around(self, sites: Sequence[Site]) -> Iterator[str]:
         for site in sites:
             for call in self.found.calls[site.id]:
                 if "in" in self._at(site, call):
