@@ -19,6 +19,7 @@ from onnx_lowrank.pipeline.subject import (
     first_outputs,
     make_judge,
     same_interface,
+    standing_notes,
 )
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.result import Comparison, Size
@@ -58,7 +59,8 @@ def compare(
         latency = interleaved(runners[0], runners[1], timed_feeds(iter(data.feeds)), seed=options.seed)
         advance(1)
     sizes = [_size(subject, data.feeds, options) for subject in (one, other)]
-    notes = (*data.notes, *((RANDOM_WARNING,) if is_random else ()))
+    said = [note for subject in (one, other) for note in standing_notes(subject.standing, subject.source)]
+    notes = (*said, *data.notes, *((RANDOM_WARNING,) if is_random else ()))
     return Comparison(one.source, other.source, verdict, sizes[0], sizes[1], latency, why, notes)
 
 
