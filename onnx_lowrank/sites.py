@@ -132,9 +132,9 @@ def find_sites(
             refusal = (
                 _roles(used, uses, shape, constant, view.fed)
                 or _slices(model, used)
+                or no_numbers(read(tensor), source.value(tensor))
                 or _size(shape, used, multiple)
                 or _unselected(name, used, include, exclude)
-                or no_numbers(read(tensor), source.value(tensor))
             )
             if not refusal:
                 site = _site(name, shape, used, source, uses[0].body)
