@@ -195,11 +195,12 @@ def kronecker(basis: Basis, moments: SideMoments) -> Array:
 
 def project(basis: Basis, z: Array, e: Array, samples: int) -> Array:
     """Return (samples, r) v_si = Σ_t (read_i · z_t)(write_i · e_t); z, e: (samples · positions, d), in order."""
-    if basis.groups > 1:
-        product = _by_group(z, e, basis)
-    else:
-        product = (z @ basis.read.astype(z.dtype, copy=False)) * (e @ basis.write.astype(e.dtype, copy=False))
-    return np.asarray(product.reshape(samples, -1, product.shape[-1]).sum(1, dtype=np.float64))
+    with np.errstate(all="ignore"):  # what overflows is seen in the sums
+        if basis.groups > 1:
+            product = _by_group(z, e, basis)
+        else:
+            product = (z @ basis.read.astype(z.dtype, copy=False)) * (e @ basis.write.astype(e.dtype, copy=False))
+        return np.asarray(product.reshape(samples, -1, product.shape[-1]).sum(1, dtype=np.float64))
 
 
 def _by_group(z: Array, e: Array, basis: Basis) -> Array:
@@ -220,7 +221,8 @@ def tails(projected: Array, ranks: Sequence[int]) -> Array:
 
 def rises(tail: Array) -> tuple[Array, Array]:
     """Return (ranks,) ½ E_s tail² and its standard error, of (samples, ranks) tails with sampled targets."""
-    each = 0.5 * tail**2
-    count = len(each)
-    error = each.std(0, ddof=1) / np.sqrt(count) if count > 1 else np.full(each.shape[1], np.inf)
-    return each.mean(0), error
+    with np.errstate(all="ignore"):  # likewise
+        each = 0.5 * tail**2
+        count = len(each)
+        error = each.std(0, ddof=1) / np.sqrt(count) if count > 1 else np.full(each.shape[1], np.inf)
+        return each.mean(0), error

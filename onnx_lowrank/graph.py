@@ -178,12 +178,16 @@ def subgraphs(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, onnx.Gra
 def bodies(graph: onnx.GraphProto, above: str = "") -> Iterator[tuple[str, onnx.NodeProto, onnx.GraphProto]]:
     """Yield every graph below this one, under a name of its own, with the node that holds it; outer ones first."""
     for node in graph.node:
-        for attribute in node.attribute:
-            inner = [attribute.g] if attribute.HasField("g") else attribute.graphs
-            for index, each in enumerate(inner):
-                name = f"{above}{_place(node)}#{attribute.name}{index or ''}"
-                yield name, node, each
-                yield from bodies(each, f"{name} > ")
+        for name, each in inner_graphs(node, above):
+            yield name, node, each
+            yield from bodies(each, f"{name} > ")
+
+
+def inner_graphs(node: onnx.NodeProto, above: str = "") -> Iterator[tuple[str, onnx.GraphProto]]:
+    """Yield the graphs that a node holds itself, each under the name that `bodies` gives it."""
+    for attribute in node.attribute:
+        for index, each in enumerate([attribute.g] if attribute.HasField("g") else attribute.graphs):
+            yield f"{above}{_place(node)}#{attribute.name}{index or ''}", each
 
 
 def _place(holder: onnx.NodeProto) -> str:

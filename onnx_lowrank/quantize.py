@@ -167,9 +167,11 @@ def _static(source: Path, target: Path, model: onnx.ModelProto, feeds: Sequence[
 
 
 def _dynamic(source: Path, target: Path) -> None:
+    # behind an operator that shape inference does not know it has to be told: only float32 is quantised here
+    extra = {"MatMulConstBOnly": True, "DefaultTensorType": int(onnx.TensorProto.FLOAT)}
     quantize_dynamic(
         str(source), str(target), op_types_to_quantize=list(DYNAMIC_OPS), per_channel=True,
-        reduce_range=not full_range(), weight_type=QuantType.QInt8, extra_options={"MatMulConstBOnly": True},
+        reduce_range=not full_range(), weight_type=QuantType.QInt8, extra_options=extra,
     )  # fmt: skip
 
 

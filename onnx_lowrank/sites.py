@@ -17,8 +17,10 @@ from onnx_lowrank.ops import Call, by_type, first_output, op_name, operator
 from onnx_lowrank.schemes import SCHEMES, ranks_of
 from onnx_lowrank.siblings import siblings
 from onnx_lowrank.sources import Source, source_of
+from onnx_lowrank.steps import read
 from onnx_lowrank.tied import tie_of
 from onnx_lowrank.types import Array, Family, Site, Skip, Why
+from onnx_lowrank.unfit import leads_nowhere, no_numbers, useful
 
 INDEX_TYPES = {"INT64", "INT32", "INT16", "UINT16", "UINT32", "UINT64", "BOOL", "STRING", "UNDEFINED"}
 EMBEDDING = {"GatherElements", "GatherND", "EmbedLayerNormalization"}
@@ -110,7 +112,7 @@ def find_sites(
     """
     view = read_graph(model)
     interface = _Interface.of(model)
-    opset = main_opset(model)
+    opset, reached = main_opset(model), useful(model)
     sites: list[Site] = []
     skips = [_hidden(place, tensor) for place, tensor in view.hidden if _is_weight(tensor)]
     calls: dict[str, tuple[Call, ...]] = {}
@@ -121,7 +123,7 @@ def find_sites(
         uses = view.uses.get(name, [])
         if not _is_weight(tensor) or (not uses and name not in view.inner):
             continue
-        refusal = _unusable(view, interface, name, tensor, uses)
+        refusal = _unusable(view, interface, name, tensor, uses) or leads_nowhere(uses, reached)
         tie = tie_of(uses, opset)
         source = refusal or source_of(view, name, uses, opset, tie)
         if isinstance(source, Source):
@@ -130,6 +132,7 @@ def find_sites(
             refusal = (
                 _roles(used, uses, shape, constant, view.fed)
                 or _slices(model, used)
+                or no_numbers(read(tensor), source.value(tensor))
                 or _size(shape, used, multiple)
                 or _unselected(name, used, include, exclude)
             )

@@ -95,15 +95,16 @@ def _quantised(array: Array, node: onnx.NodeProto, constants: Mapping[str, Array
     if zero.dtype not in (np.int8, np.uint8):
         raise NotImplementedError(node.op_type)
     ends = np.iinfo(zero.dtype)
-    return np.asarray(np.clip(np.rint(array / scale) + zero, ends.min, ends.max), zero.dtype)
+    with np.errstate(all="ignore"):  # whether the weight is finite is asked elsewhere
+        return np.asarray(np.clip(np.rint(array / scale) + zero, ends.min, ends.max), zero.dtype)
 
 
 def _dequantised(q: Array, node: onnx.NodeProto, constants: Mapping[str, Array]) -> Array:
     """Return scale · (q − zero); the reference evaluator knows the operator from opset 19 on only."""
     scale, zero = _scales(node, constants, q.ndim)
     wide = np.float64 if scale.dtype == np.float64 else np.float32  # a product of 9 and 24 bits is rounded once
-    exact = (q.astype(wide) - zero.astype(wide)) * scale.astype(wide)
-    return np.asarray(exact, scale.dtype)
+    with np.errstate(all="ignore"):  # likewise
+        return np.asarray((q.astype(wide) - zero.astype(wide)) * scale.astype(wide), scale.dtype)
 
 
 def _computed(array: Array, node: onnx.NodeProto, constants: Mapping[str, Array], opset: int) -> Array:

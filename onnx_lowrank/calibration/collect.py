@@ -11,7 +11,6 @@ import onnx
 from onnx_lowrank.batching import batches, join
 from onnx_lowrank.calibration.expose import expose
 from onnx_lowrank.calibration.observe import Observed
-from onnx_lowrank.errors import DataError
 from onnx_lowrank.ops import Call, Op, operator
 from onnx_lowrank.options import Options
 from onnx_lowrank.runtime import Runner
@@ -35,17 +34,17 @@ def stream_moments(
     *,
     batch: int = 1,
     progress: Callable[[int], None] | None = None,
-) -> Iterator[tuple[Site, Moments, Moments]]:
+) -> Iterator[tuple[Site, Moments | None, Moments | None]]:
     """Yield every site with its Moments over `fit` and over `score` (nothing more is kept, so memory stays bounded).
 
-    Deterministic for `options.seed`. Raises DataError where an activation is not finite.
+    Deterministic for `options.seed`. Samples that are not finite at a site are left out there; None: all of them are.
     """
     for group in site_groups(found.sites, observed, batch):
         fitted, scored = (
             _collect_group(model, found, group, feeds, options, batch, progress) for feeds in (fit, score)
         )
         for site in group:
-            yield site, fitted.pop(site.id), scored.pop(site.id)
+            yield site, fitted.pop(site.id, None), scored.pop(site.id, None)
 
 
 def passes(found: Found, observed: Observed, batch: int) -> int:
@@ -86,13 +85,23 @@ def _collect_group(
         outputs=[name for name in dict.fromkeys(names) if name not in inputs],
     )
     moments: dict[str, Moments] = {}
-    for number, run in enumerate(batches(feeds, batch)):
-        feed = join(run)
+
+    def take(sites: Sequence[Site], run: Sequence[Feed], seed: Sequence[int]) -> list[Site]:
+        """Add what a batch gives. Return the sites at which it is not finite."""
+        feed, odd = join(run), []
         values = {**feed, **runner.run(feed)}
-        for site in group:
-            rng = np.random.default_rng([options.seed, number, _stable(site.id)])
-            new = _moments(found, site, values, rng, len(run))
-            moments[site.id] = moments[site.id] + new if site.id in moments else new
+        for site in sites:
+            new = _moments(found, site, values, np.random.default_rng([*seed, _stable(site.id)]), len(run))
+            if new is None:
+                odd.append(site)
+            else:
+                moments[site.id] = moments[site.id] + new if site.id in moments else new
+        return odd
+
+    for number, run in enumerate(batches(feeds, batch)):
+        odd = take(group, run, [options.seed, number])
+        for index, one in enumerate(run if odd and len(run) > 1 else ()):
+            take(odd, [one], [options.seed, number, index])  # only the samples that are not finite are left out
         if progress:
             progress(len(run))
     return moments
@@ -119,7 +128,8 @@ def _moments(
     values: Mapping[str, Array],
     rng: np.random.Generator,
     samples: int,
-) -> Moments:
+) -> Moments | None:
+    """Return what one batch gives at a site, None where that is not finite."""
     kernel = site.shape[2:]
     total: Moments | None = None
     for call in found.calls[site.id]:
@@ -127,14 +137,15 @@ def _moments(
         x = values[op.data(call)]
         if op.seen == "outputs":
             one = _looked_up(op, call, site, x, values[call.output], samples)
+            if not _finite(one.C):
+                return None
             total = one if total is None else total + one
             continue
         vectors = np.asarray(op.vectors(call, x, kernel), np.float64)
-        A = vectors.T @ vectors  # of a tied output layer that is H
-        if not np.isfinite(A).all():
-            raise DataError(
-                f"the input of {site.node} is not finite on these samples: check their range, or --exclude the node"
-            )
+        with np.errstate(all="ignore"):
+            A = vectors.T @ vectors  # of a tied output layer that is H
+        if not _finite(A):
+            return None
         if call.turned:
             one = Moments(A=np.zeros(site.shape[1]), C=np.zeros_like(A), H=A, samples=samples)
             total = one if total is None else total + one
@@ -142,18 +153,26 @@ def _moments(
         one = Moments(A=A, positions=len(vectors), samples=samples)
         if math.prod(kernel) > 1:
             one = _with_kernel(op, call, site, one, x, values[call.output], values.get(call.input(2)), rng)
+            if not _finite(one.C):
+                return None
         total = one if total is None else total + one
     if total is None:
         raise KeyError(site.id)
     return total
 
 
+def _finite(moment: Array | None) -> bool:
+    return moment is None or bool(np.isfinite(moment).all())
+
+
 def _looked_up(op: Op, call: Call, site: Site, x: Array, y: Array, samples: int) -> Moments:
     """Return how often every row was looked up, and the second moment of what came out."""
     rows = op.vectors(call, x, ()) % site.shape[1]
     results = np.asarray(op.results(call, y), np.float64)
+    with np.errstate(all="ignore"):
+        C = results.T @ results
     counts = np.bincount(rows, minlength=site.shape[1]).astype(np.float64)
-    return Moments(A=counts, C=results.T @ results, positions=len(results), samples=samples)
+    return Moments(A=counts, C=C, positions=len(results), samples=samples)
 
 
 def _with_kernel(
@@ -167,8 +186,10 @@ def _with_kernel(
     rng: np.random.Generator,
 ) -> Moments:
     results = np.asarray(op.results(call, y), np.float64)
-    if bias is not None:
-        results = results - np.asarray(bias, np.float64)
+    with np.errstate(all="ignore"):
+        if bias is not None:
+            results = results - np.asarray(bias, np.float64)
+        C = results.T @ results
     count = len(results)
     room = max(min(PATCH_BYTES // (4 * math.prod(site.shape[1:])), PATCH_MOST), 16)
     keys = rng.random(count)
@@ -176,7 +197,7 @@ def _with_kernel(
     patches = op.patches(call, x, site.shape[2:], picks, count)
     return Moments(
         A=one.A,
-        C=results.T @ results,
+        C=C,
         patches=None if patches is None else patches.astype(np.float32),
         keys=None if patches is None else keys[picks],
         positions=count,

@@ -68,7 +68,8 @@ class JointFlow:
     """Runs a group of sites forward and backward. `seeded` are the tensors where the loss's gradient enters.
 
     `unreached`: site id -> why no gradient gets there. `broken`: numbers of the samples whose values or gradients at
-    the sites are not finite: they are left out. flights: batches that may be run at a time, on the CPU.
+    the sites are not finite, or too large to be squared: they are left out; `blamed`: site id -> those that it breaks.
+    flights: batches that may be run at a time, on the CPU.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class JointFlow:
         self.flights = min(flights, options.threads or os.cpu_count() or 1) if runs_on_cpu(options.provider) else 1
         self._lock = Lock()
         self.broken: set[int] = set()
+        self.blamed: dict[str, set[int]] = {}
         stored = {tensor.name for tensor in model.graph.initializer}  # before IR 4 they are listed as inputs, too
         self._given = {value.name for value in model.graph.input} - stored
         self._provider, self._threads = options.provider, options.threads
@@ -100,13 +102,13 @@ class JointFlow:
             call.output: str(made[call.output].input[call.inputs.index(operator(call).data(call))]) for _, call in calls
         }
         shares = {call.output: self._data[call.output] for site, call in calls if "in" in self._at(site, call)}
-        keep = self._keep = [name for name in dict.fromkeys(self._kept(sites)) if name not in self._given]
-        graph = build_gradient(model, outputs, seeded, shapes=shapes, keep=keep, shares=shares)
+        graph = build_gradient(model, outputs, seeded, shapes=shapes, keep=self._kept(sites), shares=shares)
         self.unreached = inside | {site.id: why for site in sites if (why := self._missing(site, graph))}
         self.sites = [site for site in sites if site.id not in self.unreached]
+        self._keep = self._kept(self.sites)  # of the others the graph may not hold what they read
         self._runner: GradientRunner | None = None
         if self.sites:
-            packed = pack(_without(graph, self._wanted()), keep)
+            packed = pack(_without(graph, self._wanted()), self._keep)
             del graph  # its copy of the weights, before the sessions make theirs
             threads = 1 if self.flights > 1 else self._threads
             self._runner = GradientRunner(packed, provider=self._provider, threads=threads)
@@ -130,7 +132,11 @@ class JointFlow:
             if "in" in self._at(site, call):
                 yield through(self._data[call.output], call.output)
 
-    def _kept(self, sites: Sequence[Site]) -> Iterator[str]:
+    def _kept(self, sites: Sequence[Site]) -> list[str]:
+        """Return the tensors that a run gives besides gradients: each once, the model's own inputs aside."""
+        return [name for name in dict.fromkeys(self._around(sites)) if name not in self._given]
+
+    def _around(self, sites: Sequence[Site]) -> Iterator[str]:
         for site in sites:
             for call in self.found.calls[site.id]:
                 if "in" in self._at(site, call):
@@ -188,9 +194,21 @@ class JointFlow:
                 return head(values, count, numbers)
 
         found = self._runner.run(feed, loss)
-        if not all(map(_finite, (*found.gradients.values(), *(found.values[name] for name in self._keep)))):
+        kept = {name: found.values[name] for name in self._keep}
+        if not all(map(squarable, (*found.gradients.values(), *kept.values()))):
+            if len(numbers) == 1:
+                self._blame(numbers[0], {**feed, **kept}, found.gradients)
             return []
         return [Batch(self, {**feed, **found.values}, found.gradients, numbers, count, count if separate else 1)]
+
+    def _blame(self, number: int, values: Mapping[str, Array], gradients: Mapping[str, Array]) -> None:
+        """Remember the sites at which a sample is broken."""
+        odd = {name for name, array in gradients.items() if not squarable(array)}
+        strange = {name for name, array in values.items() if not squarable(array)}
+        for site in self.sites:
+            if not odd.isdisjoint(self._gradients(site)) or not strange.isdisjoint(self._around([site])):
+                with self._lock:
+                    self.blamed.setdefault(site.id, set()).add(number)
 
     def close(self) -> None:
         """Give up the sessions and their weights: nothing is run after this."""
@@ -270,11 +288,14 @@ def _without(graph: GradientGraph, wanted: set[str]) -> GradientGraph:
     return GradientGraph(graph.model, graph.seeds, kept, graph.unreached, graph.backward, graph.elems)
 
 
-def _finite(array: Array) -> bool:
-    """Whether all is finite. A sum of squares is quicker than a test of every value; it may itself overflow."""
+def squarable(array: Array) -> bool:
+    """Whether all is finite, and the sum of its squares a float32: moments are sums of such products."""
+    if array.dtype.kind != "f":
+        return True
     flat = array.reshape(-1)
+    flat = flat.astype(np.float32) if flat.itemsize < 4 else flat
     with np.errstate(all="ignore"):
-        return bool(np.isfinite(np.vdot(flat, flat)) or np.isfinite(array).all())
+        return bool(np.vdot(flat, flat) <= np.finfo(np.float32).max)
 
 
 def _part(array: Array, lines: slice | None) -> Array:

@@ -20,6 +20,7 @@ from onnx_lowrank.pipeline.subject import (
     make_judge,
     refuse_impossible,
     same_interface,
+    standing_notes,
 )
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.result import Comparison, Size
@@ -65,7 +66,9 @@ def compare(
         advance(1)
     sizes = [_size(subject, data.feeds, options) for subject in (one, other)]
     warnings += [RANDOM_WARNING] if is_random else []
-    return Comparison(one.source, other.source, verdict, sizes[0], sizes[1], latency, why, data.notes, tuple(warnings))
+    said = [note for subject in (one, other) for note in standing_notes(subject.standing, subject.source)]
+    notes = (*said, *data.notes)
+    return Comparison(one.source, other.source, verdict, sizes[0], sizes[1], latency, why, notes, tuple(warnings))
 
 
 def _size(subject: Subject, feeds: Sequence[Feed], options: Options) -> Size:

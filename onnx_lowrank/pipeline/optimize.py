@@ -14,7 +14,7 @@ from onnx_lowrank.metrics import Metric
 from onnx_lowrank.options import Compact, Goal, Lossless, Options
 from onnx_lowrank.pipeline.continuation import Stand
 from onnx_lowrank.pipeline.finish import Reloaded, on_disk, publish, reopen, stamp
-from onnx_lowrank.pipeline.reasons import blame, nearest, refuted, why_nothing
+from onnx_lowrank.pipeline.reasons import blame, nearest, no_curve, refuted, why_nothing
 from onnx_lowrank.pipeline.search import Search, budget_of, ranked
 from onnx_lowrank.pipeline.speed import CORRECTIONS, Slow, corrected, fastest, final_timing, none_fast_enough, too_slow
 from onnx_lowrank.pipeline.stack import settings_of
@@ -115,6 +115,8 @@ class _Run:
             study.stack.alone()
         stand = study.collect(metric)
         self.macs = stand.calibrated.observed.macs
+        if not stand.curves:
+            return self.unchanged(no_curve(stand.calibrated.decomposed.dead))
         for search, trial in self._aimed(stand):
             result = self._publish(trial, search, metric, output, dry_run=dry_run)
             if result is not None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from onnx_lowrank.options import Gate
 from onnx_lowrank.result import FACTORED, INT8, Step, Trial
-from onnx_lowrank.types import Verdict
+from onnx_lowrank.types import Skip, Verdict
 
 ALONE = {FACTORED: "factored alone it", INT8: "int8 of the original alone"}
 
@@ -20,6 +21,14 @@ def refuted(verdict: Verdict, test: Verdict, steps: Sequence[Step]) -> str:
     )
     alone = [(step.name, step.test.drop) for step in steps if step.test is not None and step.name in ALONE]
     return "; there ".join([said, *(f"{ALONE[name]} has a drop of {drop.estimate:.4g}" for name, drop in alone)])
+
+
+def no_curve(dead: Sequence[Skip]) -> str:
+    """Say that nothing is known of any weight on the calibration samples, and what is the matter with most of them."""
+    reasons = Counter((skip.why.value, skip.detail) for skip in dead)
+    ((why, detail), count), *_ = reasons.most_common(1)
+    which = "the only weight is" if len(dead) == 1 else f"{count} of {len(dead)} weights are"
+    return f"no weight can be factored by these calibration samples: {which} {why} ({detail}); check the samples' range"
 
 
 def why_nothing(trials: Sequence[Trial], gate: Gate, *, no_faster: bool = False) -> str:

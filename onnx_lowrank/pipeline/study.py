@@ -27,6 +27,7 @@ from onnx_lowrank.pipeline.subject import (
     Subject,
     choose,
     first_outputs,
+    held_notes,
     inlined_note,
     make_glance,
     make_judge,
@@ -98,7 +99,8 @@ class Study:
         found = find_sites(
             subject.model, include=options.include, exclude=options.exclude, multiple=options.rank_multiple
         ).sharing(options.shares)
-        notes = [inlined_note(subject.inlined)] if subject.inlined else []
+        notes = held_notes(subject.standing)
+        notes += [inlined_note(subject.inlined)] if subject.inlined else []
         notes += [moved_note(subject.moved)] if subject.moved else []
         integers = sum(site.itemsize == 1 for site in found.sites)
         notes += [quantised_note(integers)] if integers else []

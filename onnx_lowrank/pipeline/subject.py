@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from onnx_lowrank.errors import DataError, GoalError, MetricError, ModelError
 from onnx_lowrank.hoist import hoisted
 from onnx_lowrank.local_functions import inlined
 from onnx_lowrank.metrics import Metric, choose_metric, impossible_goal, listed
+from onnx_lowrank.model_io import Level, Standing
 from onnx_lowrank.options import Gate, Options
 from onnx_lowrank.order import in_order
 from onnx_lowrank.progress import Progress
@@ -53,7 +54,8 @@ class Subject:
 
     model: what is worked on: the original, but with its nodes in order, with functions that hold weights `inlined`
     (their names), and with so many weights `moved` out of the bodies of If, Loop and Scan. files: those it was read
-    from, which nothing may overwrite; none for a model given as an object.
+    from, which nothing may overwrite; none for a model given as an object. standing: how far the original passes
+    onnx.checker, which is what the result is held to.
     """
 
     model: onnx.ModelProto
@@ -65,6 +67,7 @@ class Subject:
     inlined: tuple[str, ...] = ()
     moved: int = 0
     files: tuple[Path, ...] = ()
+    standing: Standing = field(default_factory=Standing)
 
     @staticmethod
     def of(model: onnx.ModelProto | Path | str, options: Options) -> Subject:
@@ -76,9 +79,24 @@ class Subject:
             proto, source, size = model_io.load(Path(model)), str(model), model_io.file_bytes(Path(model))
             files = tuple(model_io.model_files(Path(model).absolute()))
         runner = Runner(proto, provider=options.provider, threads=options.threads)
+        met = model_io.standing(proto if isinstance(model, onnx.ModelProto) else Path(model))
         model, names = inlined(in_order(proto))
         model, moved = hoisted(model)
-        return Subject(model, runner, source, model_io.content_hash(proto), size, proto, names, moved, files)
+        return Subject(model, runner, source, model_io.content_hash(proto), size, proto, names, moved, files, met)
+
+
+def standing_notes(standing: Standing, which: str) -> list[str]:
+    """Return what a user has to know of a model that onnxruntime takes and onnx.checker does not, or not wholly."""
+    if standing.level is Level.FULL:
+        return []
+    check = "onnx.checker's full check" if standing.level is Level.BASIC else "onnx.checker"
+    return [f"{which} does not pass {check} ({standing.why}), but onnxruntime loads it"]
+
+
+def held_notes(standing: Standing) -> list[str]:
+    """Return the same of an original, with what its result is held to."""
+    held = "to the basic check" if standing.level is Level.BASIC else "to that"
+    return [f"{note}: the result is held {held}" for note in standing_notes(standing, "the original")]
 
 
 def inlined_note(names: Sequence[str]) -> str:

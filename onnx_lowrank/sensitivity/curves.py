@@ -57,6 +57,11 @@ def joint_curves(found: Found, observed: Observed, joint: Joint) -> JointCurves:
         Skip(s.weight, s.node, s.op, s.shape, Why.UNREACHED, "on these samples it has no effect on the output")
         for s in joint.dead
     )
+    dead += tuple(
+        Skip(s.weight, s.node, s.op, s.shape, Why.OVERFLOW, joint.overflowing[s.id])
+        for s in found.sites
+        if s.id in joint.overflowing
+    )
     return JointCurves(Decomposed(tuple(curves), factors, dead), tails, slopes)
 
 

@@ -27,7 +27,7 @@ DEAD = 0.0
 class Decomposed:
     """curves: one a site, losses not yet predicted. factors: (site id, scheme) -> its factors.
 
-    dead: sites whose input is zero on all samples; nothing can be said about them, so they stay dense.
+    dead: sites whose input is zero, or not finite, on all samples; nothing can be said of them, so they stay dense.
     """
 
     curves: tuple[Curve, ...]
@@ -38,7 +38,7 @@ class Decomposed:
 def decompose(
     found: Found,
     observed: Observed,
-    moments: Iterable[tuple[Site, Moments, Moments]],
+    moments: Iterable[tuple[Site, Moments | None, Moments | None]],
     *,
     whiten: bool,
     multiple: int,
@@ -53,6 +53,10 @@ def decompose(
     dead: list[Skip] = []
     families = family_of(found)
     for site, fit, score in moments:
+        if fit is None or score is None:
+            said = "its input, or its output, is not finite on any calibration sample"
+            dead.append(Skip(site.weight, site.node, site.op, site.shape, Why.OVERFLOW, said))
+            continue
         if fit.energy <= DEAD or score.energy <= DEAD:
             dead.append(Skip(site.weight, site.node, site.op, site.shape, Why.UNREACHED, "its input is always zero"))
             continue

@@ -24,12 +24,14 @@ def add_gram(total: Array, vectors: Array, scale: int) -> None:
             add_gram(block, np.ascontiguousarray(part), scale)
     elif len(vectors):
         columns = vectors.flags.f_contiguous  # as images are: nothing is copied either way
-        total += scale * scipy.linalg.blas.ssyrk(1.0, vectors if columns else vectors.T, trans=int(columns))
+        with np.errstate(all="ignore"):  # what overflows is seen in the sums
+            total += scale * scipy.linalg.blas.ssyrk(1.0, vectors if columns else vectors.T, trans=int(columns))
 
 
 def mirror(upper: Array) -> None:
     """Make (…, d, d), of which the lower triangle is zero, symmetric."""
-    upper += np.swapaxes(np.triu(upper, 1), -1, -2)
+    with np.errstate(all="ignore"):  # likewise
+        upper += np.swapaxes(np.triu(upper, 1), -1, -2)
 
 
 def weight_gram(weight: Array, side: SideName, groups: int = 1) -> Array:

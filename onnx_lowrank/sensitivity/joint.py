@@ -64,17 +64,26 @@ class Collection:
         joint = Joint()
         broken: list[set[int]] = []
         for group in self.groups():
+            flow = self._gone_through(group, joint, progress or (lambda n: None))
+            broken.extend([flow.broken] if flow.sites else [])
+        joint.broken = set().union(*broken)
+        joint.uneven = any(one != joint.broken for one in broken)
+        return joint
+
+    def _gone_through(self, group: Sequence[Site], joint: Joint, progress: Callable[[int], None]) -> JointFlow:
+        """Put what one group of sites gives into `joint`; once more without those that break every sample of a fold."""
+        while True:
             flow = JointFlow(
                 self.model, self.found, group, self.objective.seeded, self.shapes, self.options, self.flights
             )
             linalg.trim()
             joint.unreached |= flow.unreached
-            Passes(self, flow, joint, progress or (lambda n: None)).run()
+            overflowing = Passes(self, flow, joint, progress).run()
             linalg.trim()
-            broken.extend([flow.broken] if flow.sites else [])
-        joint.broken = set().union(*broken)
-        joint.uneven = any(one != joint.broken for one in broken)
-        return joint
+            if not overflowing:
+                return flow
+            joint.overflowing |= overflowing
+            group = [site for site in group if site.id not in overflowing]
 
     def groups(self) -> Iterator[list[Site]]:
         """Yield neighbouring sites whose moments, bases and activations fit in the memory allowed; siblings together.
@@ -152,6 +161,10 @@ def notes_of(joint: Joint, samples: int, options: Options) -> tuple[str, ...]:
     if count:
         said = "was left out: its gradients are" if count == 1 else "were left out: their gradients are"
         notes.append(f"{count} of {samples} calibration samples {said} not finite")
+    if joint.overflowing:
+        count = len(joint.overflowing)
+        which = "1 weight is left as it is" if count == 1 else f"{count} weights are left as they are"
+        notes.append(f"{which}: inputs or gradients there are not finite, or too large for float32")
     if options.inter_layer and (joint.unreached or joint.uneven):
         why = "some weights have no gradient" if joint.unreached else "not all weights have the same samples"
         notes.append(f"--inter-layer is left out: {why}")

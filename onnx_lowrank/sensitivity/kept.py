@@ -40,19 +40,21 @@ def projected(basis: Basis, kept: Seen) -> Array:
     if len(kept) == 2:
         return project(basis, *kept, 1)
     (product,) = kept
-    if basis.groups == 1:
-        return np.asarray(((product.T @ basis.read) * basis.write).sum(0, dtype=np.float64)[None])
-    read, write = basis.blocks()
-    return np.asarray(((np.swapaxes(product, 1, 2) @ read) * write).sum((0, 1), dtype=np.float64)[None])
+    with np.errstate(all="ignore"):  # what overflows is seen in the sums
+        if basis.groups == 1:
+            return np.asarray(((product.T @ basis.read) * basis.write).sum(0, dtype=np.float64)[None])
+        read, write = basis.blocks()
+        return np.asarray(((np.swapaxes(product, 1, 2) @ read) * write).sum((0, 1), dtype=np.float64)[None])
 
 
 def _product(z: Array, e: Array, groups: int) -> Array:
     """Return Σ z eᵀ, (d, d); of groups the diagonal blocks, (groups, d, d)."""
-    if groups == 1:
-        return z.T @ e
-    by_group = (np.moveaxis(rows.reshape(len(rows), groups, -1), 1, 0) for rows in (z, e))
-    first, second = by_group
-    return np.asarray(np.swapaxes(first, 1, 2) @ second)
+    with np.errstate(all="ignore"):  # likewise
+        if groups == 1:
+            return np.asarray(z.T @ e)
+        by_group = (np.moveaxis(rows.reshape(len(rows), groups, -1), 1, 0) for rows in (z, e))
+        first, second = by_group
+        return np.asarray(np.swapaxes(first, 1, 2) @ second)
 
 
 class Kept:

@@ -22,6 +22,7 @@ from onnx_lowrank.sensitivity.grams import LARGE
 from onnx_lowrank.sensitivity.kept import Kept, Key, Seen, projected, seen, size
 from onnx_lowrank.sensitivity.kin import Kin
 from onnx_lowrank.sensitivity.moments import Gathering, thinned
+from onnx_lowrank.sensitivity.overflow import leave_infinite, too_large
 from onnx_lowrank.sensitivity.scored import Joint, Scored, never_rising
 from onnx_lowrank.types import SHARED, Array, Ranks, Site
 
@@ -51,12 +52,14 @@ class Passes:
         self.chains = Chains(flow, collection.found, self.multiple if collection.metric == "joint" else None)
         self.kept = Kept(0, 0)
 
-    def run(self) -> None:
-        """Put what is found into `joint`."""
+    def run(self) -> dict[str, str]:
+        """Put what is found into `joint`. Return the sites that have to be left out first, with the reason, if any."""
         scored = self.given.parts_scored()
         self.kept = Kept(self._kept_bytes(), self.given.options.memory)
         with linalg.Workers(self.given.options.threads) as self.workers, contextlib.closing(self.kept):
             moments = [self._moments(part, picks) for part, picks in zip(self.given.parts(), scored, strict=True)]
+            if overflowing := too_large(self.flow, self.given.parts(), moments):
+                return overflowing
             if self.kept.open and not self.given.objective.signed:
                 self.flow.close()  # nothing is run again
             linalg.trim()
@@ -66,6 +69,7 @@ class Passes:
             moments.clear()
             linalg.trim()
             self._score()
+        return {}
 
     def _kept_bytes(self) -> float:
         """Return what is kept of all samples that are scored; a kernel's inputs may be more than its outputs."""
@@ -136,8 +140,6 @@ class Passes:
         if fit is not None:
             self.final[site.id, side], self.kron[site.id, side] = fit.final, fit.kron
             self._hold((site.id, side), fit)
-        elif len(self.flow.broken) == len(self.given.feeds):
-            self.joint.unreached[site.id] = "the gradient of the loss is not finite on these samples"
         elif site not in self.joint.dead:
             self.joint.dead.append(site)
 
@@ -183,6 +185,7 @@ class Passes:
         dead = {site.id for site in self.joint.dead}
         self.joint.scored |= {key: one for key, one in self.chains.scored(self.first) if key[0] not in dead}
         self.joint.scored |= {(site, SHARED): one for site, one in self.kin.scored(found, signed, self.first)}
+        leave_infinite(self.joint, self.flow.sites, self.kin.families)
 
     def _recall(self, fold: int, numbers: Sequence[int], into: dict[Key, list[Array]]) -> None:
         """Project what pass 1 kept, instead of running it again."""

@@ -34,12 +34,14 @@ class Scored:
 class Joint:
     """What collection found: (site id, scheme) -> Scored; site id -> why no gradient gets there; sites of no effect.
 
+    overflowing: site id -> what is not finite there; such sites stay as they are.
     broken: the samples that were left out somewhere, not being finite; uneven: at some sites others than at others.
     """
 
     scored: dict[tuple[str, str], Scored] = field(default_factory=dict)
     unreached: dict[str, str] = field(default_factory=dict)
     dead: list[Site] = field(default_factory=list)
+    overflowing: dict[str, str] = field(default_factory=dict)
     broken: set[int] = field(default_factory=set)
     uneven: bool = False
 

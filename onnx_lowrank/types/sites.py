@@ -34,6 +34,9 @@ class Why(str, Enum):
     TOO_SMALL = "no rank would save anything"
     EXCLUDED = "excluded by the user"
     UNREACHED = "not reached by the data"
+    NOWHERE = "leads to no output"
+    NOT_FINITE = "holds NaN or Inf"
+    OVERFLOW = "not finite on the samples"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,6 @@ from builders import (
 )
 
 from onnx_lowrank.calibration import collect, expose, overridable, passes, stream_moments
-from onnx_lowrank.errors import DataError
 from onnx_lowrank.runtime import Runner
 
 
@@ -92,13 +91,30 @@ def test_patches_are_bounded(monkeypatch: pytest.MonkeyPatch):
     assert len(np.unique(moments.keys)) == 50
 
 
-def test_what_is_not_finite_is_refused_by_the_nodes_name():
+def logarithm() -> onnx.ModelProto:
     nodes = [node("Log", ["x"], ["l"]), node("MatMul", ["l", "W"], ["y"], "fc")]
-    model = build(nodes, [value("x", ["n", 4])], [value("y", ["n", 4])], {"W": weight((4, 4), 1)})
-    found = found_in(model)
-    feeds = feeds_of(-np.ones((2, 4), np.float32))
-    with pytest.raises(DataError, match=r"the input of fc is not finite on these samples: .* --exclude the node"):
-        list(stream_moments(model, found, observed(model, found, feeds), feeds, feeds, options()))
+    return build(nodes, [value("x", ["n", 4])], [value("y", ["n", 4])], {"W": weight((4, 4), 1)})
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_samples_that_are_not_finite_at_a_site_are_left_out_there(batch: int):
+    model, x = logarithm(), np.abs(normal([8, 4], 1)) + 0.1
+    found, sound = found_in(model), feeds_of(x)
+    x = x.copy()
+    x[[2, 5]] = -1
+    seen = observed(model, found, sound)
+    ((_, fit, score),) = stream_moments(model, found, seen, feeds_of(x), sound[:1], options(), batch=batch)
+    whole = [feed for i, feed in enumerate(sound) if i not in (2, 5)]
+    ((_, expected, _),) = stream_moments(model, found, seen, whole, sound[:1], options(), batch=1)
+    assert (fit.samples, score.samples) == (6, 1)
+    np.testing.assert_allclose(fit.A, expected.A, rtol=1e-12, atol=0)
+
+
+def test_a_site_that_no_sample_is_finite_at_has_no_moments():
+    model = logarithm()
+    found, feeds = found_in(model), feeds_of(-np.ones((2, 4), np.float32))
+    (row,) = stream_moments(model, found, observed(model, found, feeds), feeds, feeds, options())
+    assert row[1:] == (None, None)
 
 
 def test_a_model_whose_only_site_reads_the_input():
