@@ -221,5 +221,4 @@ def finish(result: Result, *, quiet: bool, saved: Path | None) -> None:
     if not result:
         say(f"NOTHING SAVED: {result.reason}", quiet=quiet)
         raise SystemExit(NOTHING)
-    say(result.reason, quiet=quiet)
     say(f"saved {saved}" if saved is not None else "not saved (dry run or demo)", quiet=quiet)

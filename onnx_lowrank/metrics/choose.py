@@ -86,8 +86,9 @@ def _for_output(name: str, samples: Sequence[Array], at: str | None) -> tuple[Me
         return Agreement(at), f"{evidence}: agreement with the original's decisions"
     if not floating(samples[0]):
         return Agreement(at), f"output {name!r} holds whole numbers: agreement with the original's"
-    what = "holds vectors of length 1" if unit_rows(samples) else "is no decision, as far as can be told"
-    return RelativeL2(at), f"output {name!r} {what}: relative-l2, its relative error"
+    if unit_rows(samples):
+        return RelativeL2(at), f"output {name!r} holds vectors of length 1: relative-l2"
+    return RelativeL2(at), f"nothing says that output {name!r} holds class scores: relative-l2"
 
 
 def unjudged(metric: Metric, outputs: Outputs, wanted: Sequence[str] | None) -> dict[str, Metric]:

@@ -323,5 +323,6 @@ class _Run:
             warnings=(*random, *self.study.warnings),
             seconds=dict(self.study.clock.seconds),
             divergence=self.study.divergence,
+            held_to=self.study.subject.standing.level,
             source_files=self.study.subject.files,
         )

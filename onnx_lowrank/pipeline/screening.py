@@ -23,8 +23,10 @@ SCREENS = 7
 """Plans that are measured on the way to where the answer is expected: bisection over the curve."""
 NET = 0.15
 """Of the decisions that change, the share by which more are lost than gained: typical of trained classifiers."""
-RESULTS = 1e-9
+ROUNDING = 1e-9
 """Divergences below this share of the largest are rounding."""
+FARTHEST = 1e6
+"""What a sample diverges by at most, so that means stay finite."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +72,8 @@ class Screening:
         ):
             worse, better = worse_and_better(self.judge.metric, base.measured, found.measured)
             drops = worse - better
-        return Screened(float(np.mean(np.concatenate(values))), changed, drops)
+        divergences = np.minimum(np.concatenate(values), FARTHEST)  # inf where a candidate is not finite
+        return Screened(float(np.mean(divergences)), changed, drops)
 
 
 def expected_bounds(found: Sequence[Screened], n: int, alpha: float) -> list[float]:
@@ -105,7 +108,7 @@ def sequence_of(
     """
     losses = [max(plan.loss, 0.0) for plan in curve]
     if screening is None:
-        floor = max(max(losses) * RESULTS, 1e-30)
+        floor = max(max(losses) * ROUNDING, 1e-30)
         return [curve[i] for i in places([max(loss, floor) for loss in losses], _middle(losses))]
     at: list[int] = []
     found: list[Screened] = []

@@ -112,7 +112,8 @@ def _linked(hashes: Sequence[str], groups: Sequence[str] | None) -> list[list[in
 
     def root(index: int) -> int:
         while home[index] != index:
-            index = home[index] = home[home[index]]
+            home[index] = home[home[index]]
+            index = home[index]
         return index
 
     for index, digest in enumerate(hashes):

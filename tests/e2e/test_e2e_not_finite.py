@@ -17,7 +17,7 @@ SENSITIVITIES = ("joint", "inputs", "weights")
 
 def goal() -> Goal:
     """Return what every model here reaches: nothing is asked of its outputs."""
-    return Lossless(keep=0.9, gate=Gate(max_drop=1e9))
+    return Lossless(keep=0.9, gate=Gate(max_drop=1e9, observed=True))
 
 
 def stem() -> tuple[list[onnx.NodeProto], dict[str, Array]]:
@@ -120,7 +120,7 @@ def test_where_no_gradient_is_finite_the_weight_is_named_and_the_others_go_on(
     assert all(np.isfinite(option.loss) for curve in result.curves for option in curve.options)
 
 
-@pytest.mark.parametrize("asked", [None, Compact(gate=Gate(max_drop=1e9))])
+@pytest.mark.parametrize("asked", [None, Compact(gate=Gate(max_drop=1e9, observed=True))])
 @pytest.mark.parametrize("scale", [1e20, 1e30])
 def test_samples_too_large_everywhere_end_in_one_line(scale: float, asked: Goal | None) -> None:
     model = mlp([24, 32, 32, 8], [6, 8, None], 1)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("no_timing")
 
 def goal() -> Goal:
     """Return what every model here reaches: nothing is asked of its outputs."""
-    return Lossless(keep=0.8, gate=Gate(max_drop=1e9))
+    return Lossless(keep=0.8, gate=Gate(max_drop=1e9, observed=True))
 
 
 def plain() -> onnx.ModelProto:

@@ -43,7 +43,7 @@ def folder(tmp_path: Path, no_timing: None) -> Path:
 
 def optimize(folder: Path, *more: object) -> Result:
     data = ("--data", folder / "cal.npz", "--validation", folder / "val.npz")
-    return run("optimize", folder / "model.onnx", *data, "--threads", 1, *more)
+    return run("optimize", folder / "model.onnx", *data, "--threads", 1, "--observed", "--max-drop", 0, *more)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -135,10 +135,17 @@ def test_a_plan_from_weights_needs_no_data(folder: Path) -> None:
     assert onnx.load(str(folder / "a.onnx")).graph == onnx.load(str(folder / "b.onnx")).graph
 
 
-def test_compare_ends_with_passed_or_failed(folder: Path) -> None:
+def test_compare_ends_with_its_word(folder: Path) -> None:
     optimize(folder)
-    same = run("compare", folder / "model.onnx", folder / "model.lowrank.onnx", "--data", folder / "val.npz")
-    assert (same.exit_code, same.output.splitlines()[-1]) == (0, "PASSED")
+    same = run(
+        "compare", folder / "model.onnx", folder / "model.lowrank.onnx", "--data", folder / "val.npz", "--observed"
+    )
+    assert (same.exit_code, same.output.splitlines()[-1]) == (0, "OBSERVED")
+    sure = run(
+        "compare", folder / "model.onnx", folder / "model.lowrank.onnx", "--data", folder / "val.npz", "--max-drop", 0.1
+    )
+    assert (sure.exit_code, sure.output.splitlines()[-1]) == (0, "CERTIFIED")
+    assert sure.output.startswith("certified: top1 ")
     broken = onnx.load(str(folder / "model.onnx"))
     array = onnx.numpy_helper.to_array(broken.graph.initializer[1])
     broken.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(-array, "W2"))
@@ -185,7 +192,7 @@ def test_random_data_warns_in_the_report_and_in_the_model(folder: Path) -> None:
         (("--random-data", "--report", "/nowhere/at/all/r.json"), 1, "no directory"),
         (("--random-data", "--provider", "Nonsense"), 1, "does not work"),
         (("--random-data", "--metric", "nonsense"), 1, "unknown metric"),
-        (("--random-data", "--metric", "kl"), 1, "--max-drop"),
+        (("--random-data", "--observed", "--max-drop", "0", "--metric", "kl"), 1, "--max-drop"),
         (("--random-data", "--metric", "top1"), 1, "labels"),
     ],
 )

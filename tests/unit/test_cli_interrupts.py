@@ -19,7 +19,7 @@ from onnx_lowrank.cli import main
 from onnx_lowrank.cli.interrupts import SIGNALS, stoppable
 from onnx_lowrank.model_io import store
 
-HELD = ("--random-data", "--metric", "cosine", "--max-drop", 0.5, "--threads", 1)
+HELD = ("--random-data", "--metric", "cosine", "--max-drop", 0.5, "--threads", 1, "--observed")
 """Options with which `optimize` finds something to save here."""
 STOPPED = 130
 

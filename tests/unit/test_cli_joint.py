@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     model = mlp([16, 24, 10], [4, 4], 1)
     model.graph.node[-1].output[0] = model.graph.output[0].name = "logits"
     onnx.save(model, str(tmp_path / "model.onnx"))
-    for name, seed, count in (("cal", 1, 64), ("val", 2, 80)):
+    for name, seed, count in (("cal", 1, 73), ("val", 2, 80)):
         x = normal([count, 16], seed)
         np.savez(tmp_path / f"{name}.npz", x=x, labels=run(model, {"x": x})["logits"].argmax(1))
     (tmp_path / "loss.py").write_text(
@@ -47,6 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 def optimize(folder: Path, *more: object) -> Result:
     data = ("--data", folder / "cal.npz", "--validation", folder / "val.npz", "--threads", 1, "--rank-multiple", 2)
+    data = (*data, "--observed", "--max-drop", 0)
     return CliRunner().invoke(main, [str(a) for a in ("optimize", folder / "model.onnx", *data, *more)])
 
 
@@ -201,6 +202,7 @@ def test_every_option_of_the_library_can_be_given_on_the_command_line():
         "sensitivity": "joint", "metric": "top1", "include": ("a",), "exclude": ("b",), "rank_multiple": 3,
         "provider": "cpu", "threads": 2, "seed": 4, "memory": 2**25, "signed": True, "inter_layer": True,
         "refit": True, "continuation": 2, "gamma": 0.2, "loss": "f.py:f", "then": "quantize", "siblings": False,
+        "outputs": ("y",), "groups": "patient", "allow_weak_baseline": True, "allow_random": True,
     }  # fmt: skip
     assert given.keys() == {field.name for field in fields(Options)}
     assert given.keys() <= {p.name for p in main.commands["optimize"].params}

@@ -16,7 +16,7 @@ from onnx_lowrank import model_io
 from onnx_lowrank.files import identity, special
 from onnx_lowrank.saved_plan import SavedPlan
 
-GOAL = lr.Compact(gate=lr.Gate(max_drop=0.5))
+GOAL = lr.Compact(gate=lr.Gate(max_drop=0.5, observed=True))
 OPTIONS = lr.Options(metric="cosine", threads=1, sensitivity="weights")
 
 

@@ -19,7 +19,21 @@ from onnx_lowrank.errors import GoalError, LowRankError, ModelError, PlanError
 from onnx_lowrank.options import Compact, Gate, Lossless, Options
 from onnx_lowrank.result import Result, Size
 from onnx_lowrank.saved_plan import SavedChoice, SavedPlan, read_plan
-from onnx_lowrank.types import Chain, Choice, Cost, Interval, Moments, Option, Plan, Site, Skip, Stage, Verdict, Why
+from onnx_lowrank.types import (
+    Bound,
+    Chain,
+    Choice,
+    Cost,
+    Interval,
+    Moments,
+    Option,
+    Plan,
+    Site,
+    Skip,
+    Stage,
+    Verdict,
+    Why,
+)
 
 ARRAYS = st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(0, 99))
 
@@ -74,9 +88,9 @@ def test_patches_come_with_keys():
 
 def test_a_verdict_is_as_true_as_it_passed():
     interval = Interval(0.0, 0.0, 0.0)
-    verdict = Verdict(True, "top1", True, 3, interval, interval, interval, 0.0, 0.0)
+    verdict = Verdict("certified", "top1", True, 3, interval, interval, interval, Bound(0.0, 0.95, "", True), 0.0)
     assert verdict
-    assert not replace(verdict, passed=False)
+    assert not replace(verdict, word="failed")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_a_drop_is_positive_when_worse_whatever_the_direction(metric, drop_type)
     judge = Judge(ORIGINAL, SAMPLES, LABELS, metric, Gate(max_drop=0.0, drop_type=drop_type, observed=True))
     verdict = judge.judge(noisy(0.5))
     assert not verdict
-    assert verdict.drop.estimate == verdict.bound > 0
+    assert 0 < verdict.drop.estimate <= verdict.bound.value
     assert verdict.drop.low <= verdict.drop.estimate <= verdict.drop.high
     sign = 1 if metric.higher_is_better else -1
     expected = sign * (verdict.original.estimate - verdict.candidate.estimate)
@@ -32,7 +32,7 @@ def test_a_drop_is_positive_when_worse_whatever_the_direction(metric, drop_type)
         expected / (abs(verdict.original.estimate) if drop_type == "relative" else 1.0)
     )
     assert f"{metric.name} is worse by" in verdict.reason
-    assert "more than the 0" in verdict.reason
+    assert "more than the 0 " in verdict.reason or "more than the 0 %" in verdict.reason
     assert verdict.agreement is not None or isinstance(metric, RelativeL2 | Cosine)
 
 
@@ -50,7 +50,7 @@ def test_the_original_itself_passes_a_drop_of_zero(metric):
     assert verdict
     assert verdict.drop.estimate == pytest.approx(0, abs=1e-15)
     assert verdict.drop.high > 0 or metric.name == "cosine"
-    assert "is the same: within the 0 allowed" in verdict.reason or metric.name == "cosine"
+    assert "is the same, within the 0 allowed" in verdict.reason or metric.name == "cosine"
 
 
 @pytest.mark.parametrize(("n", "wrong"), [(200, 1), (1000, 5), (600, 3)])
@@ -72,25 +72,36 @@ def test_the_slack_is_rounding_on_the_scale_of_the_metric():
         assert not within(bound, math.inf, math.inf)
 
 
-def test_confidence_compares_the_upper_end():
+def test_certified_is_what_the_test_shows_and_observed_what_the_estimate_says():
     samples, labels, first, second = swapped(400, 2)
     plain = Judge(first, samples, labels, Top(1), Gate(max_drop=0.01, observed=True)).judge(second)
-    sure = Judge(first, samples, labels, Top(1), Gate(max_drop=0.01, confidence=0.95)).judge(second)
-    assert plain
-    assert not sure
-    assert sure.bound == sure.drop.high > plain.bound == plain.drop.estimate == sure.drop.estimate == 0.005
-    assert sure.reason == "top1 is worse by 0.005, the 95 % interval ends at 0.0179: over the 0.01 allowed"
-    assert plain.reason == "top1 is worse by 0.005: within the 0.01 allowed"
-    assert sure.original.level == sure.candidate.level == sure.drop.level == 0.95
-    assert Judge(first, samples, labels, Top(1), Gate(max_drop=0.01, confidence=0.5)).judge(second).drop.level == 0.5
+    sure = Judge(first, samples, labels, Top(1), Gate(max_drop=0.01)).judge(second)
+    wide = Judge(first, samples, labels, Top(1), Gate(max_drop=0.02)).judge(second)
+    assert (plain.word, sure.word, wide.word) == ("observed", "failed", "certified")
+    assert plain.bound == sure.bound
+    assert sure.drop.estimate == 0.005 < 0.01 < sure.bound.value < 0.02
+    below = f"{sure.bound.value:.3g}"
+    assert sure.reason == (
+        f"top1 is worse by 0.005, but 400 samples certify only a drop below {below} (at 95 %), not the 0.01 allowed"
+    )
+    assert (
+        plain.reason == f"top1 is worse by 0.005, within the 0.01 allowed; smallest certified drop: {below} (at 95 %)"
+    )
+    assert (
+        wide.reason == f"top1 is worse by 0.005; at 95 % confidence the drop is below {below}, within the 0.02 allowed"
+    )
+    assert any("samples" in note and "would be certified as below 0.01" in note for note in sure.notes)
+    loose = Judge(first, samples, labels, Top(1), Gate(max_drop=0.01, confidence=0.5)).judge(second)
+    assert loose.bound.value < sure.bound.value
+    assert loose.drop.level == loose.bound.confidence == 0.5
 
 
 def test_no_decision_that_differs_proves_little_on_few_samples():
     samples, labels, first, _ = swapped(100, 0)
-    verdict = Judge(first, samples, labels, Top(1), Gate(max_drop=0.01, confidence=0.95)).judge(first)
+    verdict = Judge(first, samples, labels, Top(1), Gate(max_drop=0.01)).judge(first)
     assert not verdict
-    assert verdict.drop.high == pytest.approx(1 - 0.025**0.01)
-    assert any("samples would settle it" in note for note in verdict.notes)
+    assert verdict.bound.value == pytest.approx(1 - 0.05**0.01, abs=3e-4)
+    assert any("would be certified as below 0.01 by about" in note for note in verdict.notes)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

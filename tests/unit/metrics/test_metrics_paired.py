@@ -71,7 +71,8 @@ def test_agreement_of_class_numbers_and_of_nan():
 def test_relative_l2():
     assert value(RelativeL2(), [[3.0, 4.0]], [[3.0, 3.0]]) == pytest.approx(0.2)
     assert value(RelativeL2(), [[0.0, 0.0]], [[0.0, 0.0]]) == 0
-    assert value(RelativeL2(), [[0.0, 0.0]], [[0.0, 1e-9]]) == math.inf
+    assert value(RelativeL2(), [[0.0, 0.0]], [[0.0, 1e-9]]) == 1
+    assert value(RelativeL2(), [[3.0, 4.0]], [[-3.0, -4.0]]) == 1  # no worse than all wrong
     assert value(RelativeL2(), [[3.0, 4.0, math.inf]], [[3.0, 3.0, 1.0]]) == pytest.approx(0.2)
 
 
@@ -90,7 +91,7 @@ def test_half_precision_is_squared_in_double():
 @pytest.mark.parametrize("metric", ALL, ids=lambda m: m.name)
 @pytest.mark.parametrize("candidate", [[[math.nan, 1.0]], [[0.0, 0.0, 1.0]]], ids=["nan", "another shape"])
 def test_a_broken_candidate_has_the_worst_value(metric, candidate):
-    worst = 0.0 if metric.higher_is_better else math.inf
+    worst = 0.0 if metric.higher_is_better else 1.0 if metric.name == "relative-l2" else math.inf
     assert value(metric, [[2.0, 1.0]], candidate) == worst
 
 

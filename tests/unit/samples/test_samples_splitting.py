@@ -25,9 +25,43 @@ def refusal(*sets, **options):
 
 def test_without_validation_a_fifth_is_drawn_and_said():
     split = make_split(a_set(range(512)), seed=0)
-    assert (len(split.calibration), len(split.validation), split.test) == (410, 102, None)
+    assert (len(split.calibration), len(split.screening), len(split.validation), split.test) == (359, 51, 102, None)
     assert split.notes == ("no --validation given: 410 of cal.npz's 512 samples calibrate, 102 validate (seed 0)",)
+    assert not set(split.calibration.hashes) & set(split.screening.hashes)
     assert not set(split.calibration.hashes) & set(split.validation.hashes)
+
+
+def grouped(contents, groups, source="cal.npz"):
+    made = a_set(contents, source)
+    return Samples(made.feeds, made.labels, source, made.hashes, (), tuple(groups))
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 12)), min_size=20, max_size=80), st.integers(0, 9))
+def test_what_shares_content_or_a_group_goes_to_one_side(pairs, seed):
+    contents, groups = zip(*pairs, strict=True)
+    try:
+        split = make_split(grouped(contents, [f"g{g}" for g in groups]), seed=seed)
+    except DataError:
+        return  # all of them are linked
+    sides = [part for part in (split.calibration, split.screening, split.validation) if part is not None]
+    assert sum(map(len, sides)) == len(pairs)
+    for one in sides:
+        for other in sides:
+            if one is not other:
+                assert not set(one.hashes) & set(other.hashes)
+                assert not set(one.groups) & set(other.groups)
+
+
+def test_groups_in_two_sets_are_refused_like_equal_samples():
+    text = refusal(grouped([1, 2], ["a", "b"]), grouped([3, 4], ["b", "c"], "val.npz"))
+    assert "1 of the 2 samples of --validation (val.npz) share their group with samples in --data (cal.npz)" in text
+
+
+def test_the_fingerprint_is_of_inputs_and_labels_in_any_order():
+    one, same, other = a_set([1, 2, 3]), a_set([3, 1, 2]), a_set([1, 2, 4])
+    assert one.fingerprint == same.fingerprint != other.fingerprint
+    relabelled = Samples(one.feeds, np.array([1, 2, 9]), "x", one.hashes)
+    assert relabelled.fingerprint != one.fingerprint
 
 
 def test_feeds_labels_and_hashes_stay_together():
