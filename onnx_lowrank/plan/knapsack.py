@@ -3,6 +3,7 @@
 Some options of several groups may be tied: all of them are taken, or none (siblings with one first factor). A tie costs
 a few columns and equations more, however many options its groups have of their own.
 
+Losses that differ by rounding alone are equal (`rounding`): on any processor the solver is given the same numbers.
 Solved exactly by HiGHS (scipy.optimize.milp); where that ends without a solution, by the Lagrangian relaxation
 (Sinha and Zoltners, Operations Research 27(3), 1979), whose answer is always feasible.
 """
@@ -20,6 +21,7 @@ import scipy.optimize
 import scipy.sparse
 
 from onnx_lowrank.plan.groups import Groups, Tie
+from onnx_lowrank.rounding import not_above, rounded
 from onnx_lowrank.types import Array
 
 Solver: TypeAlias = Callable[[Sequence[Array], Sequence[Array], float, Sequence[Tie]], list[int] | None]
@@ -87,7 +89,7 @@ def _prepared(
     losses: Sequence[Array], costs: Sequence[Array], budget: float, ties: Sequence[Tie]
 ) -> tuple[list[Array], Groups] | None:
     """Return the indices that are kept and the groups of these, losses shifted; None where the budget cannot be met."""
-    losses = [loss - loss.min() for loss in losses]
+    losses = [loss - loss.min() for loss in map(rounded, losses)]
     if least_cost(costs, ties) > budget * (1 + SLACK):
         return None
     kept, free = [], []
@@ -113,11 +115,11 @@ def _total(values: Sequence[Array], picks: Sequence[int]) -> float:
 
 
 def _undominated(loss: Array, cost: Array) -> Array:
-    """Return the indices of options that no other beats in both, by rising cost (ties: the first)."""
+    """Return the indices of options that no other beats in both, by rising cost; of ties, rounding aside, the first."""
     order = np.lexsort((loss, cost))
     best, kept = np.inf, []
     for index in order:
-        if loss[index] < best:
+        if not not_above(best, loss[index]):
             kept.append(index)
             best = loss[index]
     return np.array(kept)
