@@ -38,13 +38,6 @@ def any_width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(quantize, "full_range", lambda: request.param)
 
 
-@pytest.fixture(params=[None, False], ids=["own width", "7 bits"])
-def usable_width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take this processor's own width, and 7 bits: 8 are right only where sums of 8-bit products do not saturate."""
-    if request.param is not None:
-        monkeypatch.setattr(quantize, "full_range", lambda: request.param)
-
-
 def spoiled() -> tuple[onnx.ModelProto, DataSources]:
     """Return a model that int8 ruins on every processor, whatever the width of weights, and its decisions as labels.
 

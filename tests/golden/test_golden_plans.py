@@ -6,6 +6,8 @@ A change here is a change of behaviour: look at it, and write the new text with 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -105,6 +107,19 @@ def test_decisions_are_the_golden_ones(name: str):
     if os.environ.get("UPDATE_GOLDEN"):
         file.write_text(got, encoding="utf-8")
     assert got == file.read_text(encoding="utf-8")
+
+
+def test_another_blas_kernel_takes_the_same_decisions():
+    """OpenBLAS's oldest kernel on x86, which sums in another order than what this processor takes; elsewhere as it is.
+
+    A process of its own: OpenBLAS chooses when it is loaded.
+    """
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE), "-k", "golden_ones"]
+    environment = {**os.environ, "OPENBLAS_CORETYPE": "Prescott", "OPENBLAS_NUM_THREADS": "2"}
+    environment.pop("UPDATE_GOLDEN", None)
+    done = subprocess.run(command, cwd=HERE.parents[1], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert f"{len(CASES)} passed" in done.stdout
 
 
 def test_every_golden_file_is_read():
