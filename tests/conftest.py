@@ -1,4 +1,4 @@
-"""What every test shares: one hypothesis profile (deterministic, no deadline: machines are busy) a still clock, int8's widths."""
+"""What every test shares: a hypothesis profile (deterministic, no deadline), a still clock, and both widths of int8."""
 
 from __future__ import annotations
 

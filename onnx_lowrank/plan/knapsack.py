@@ -10,10 +10,7 @@ Solved exactly by HiGHS (scipy.optimize.milp); where that ends without a solutio
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -21,6 +18,7 @@ import scipy.optimize
 import scipy.sparse
 
 from onnx_lowrank.plan.groups import Groups, Tie
+from onnx_lowrank.plan.quiet import silent
 from onnx_lowrank.rounding import not_above, rounded
 from onnx_lowrank.types import Array
 
@@ -134,7 +132,7 @@ def _milp(groups: Groups, budget: float, scale: float) -> list[int] | None:
     rows = np.repeat(np.arange(len(sizes)), sizes)
     one_each = scipy.sparse.csr_array((np.ones(len(rows)), (rows, np.arange(len(rows)))))
     weights = np.concatenate(list(groups.costs)) / budget
-    with _silent():
+    with silent():
         result = scipy.optimize.milp(
             np.concatenate(list(groups.losses)) / (scale or 1.0),
             integrality=np.ones(len(rows), np.int64),
@@ -170,28 +168,6 @@ def _holds(tie: Tie, free: Sequence[int], picks: Sequence[int]) -> bool:
     taken = [picks[group] for group in tie.groups]
     alone = all(pick < free[group] for pick, group in zip(taken, tie.groups, strict=True))
     return alone or bool((tie.rows == taken).all(1).any())
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Hold back what HiGHS writes to the process's standard output, whatever its options say.
-
-    (`HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();`, scipy 1.17.)
-    """
-    try:
-        kept = os.dup(1)
-    except OSError:  # no standard output at all
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        sys.stdout.flush()
-        os.dup2(nowhere, 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def lagrangian(groups: Groups, budget: float) -> list[int]:
