@@ -1,4 +1,4 @@
-"""What every test shares: one hypothesis profile (deterministic, no deadline: machines are busy) and a still clock."""
+"""What every test shares: a hypothesis profile (deterministic, no deadline), a still clock, and both widths of int8."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib
 import pytest
 from hypothesis import HealthCheck, settings
 
+from onnx_lowrank import quantize
 from onnx_lowrank.timing import Timing
 from onnx_lowrank.types import Interval
 
@@ -27,3 +28,10 @@ def no_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     timing = Timing(first_ms=1.0, second_ms=1.0, ratio=Interval(1.0, 1.0, 1.0), pairs=1)
     for name in ("onnx_lowrank.pipeline.speed", "onnx_lowrank.pipeline.compare"):
         monkeypatch.setattr(importlib.import_module(name), "interleaved", lambda *a, **k: timing)
+
+
+@pytest.fixture(params=[None, False], ids=["own width", "7 bits"])
+def usable_width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take this processor's own width, and 7 bits: 8 are right only where sums of 8-bit products do not saturate."""
+    if request.param is not None:
+        monkeypatch.setattr(quantize, "full_range", lambda: request.param)

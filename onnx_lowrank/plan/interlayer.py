@@ -20,8 +20,8 @@ ROUNDS = 6
 """Knapsacks solved at most after the first."""
 SWEEPS = 20
 """Passes of the final descent at most, over all sites."""
-GAIN = 1e-12
-"""A swap must lower the joint rise by more than this share of it: rounding must not go round in circles."""
+GAIN = 1e-9
+"""A swap must lower the joint rise by more than this share of it: rounding must neither choose nor go in circles."""
 
 
 def interlayer(problem: Problem, budget: float, tails: Mapping[str, Array], solver: Solver = solve) -> Plan | None:
@@ -113,8 +113,9 @@ def _descended(
                 continue
             share = np.where(own & (spent - cost[now] + cost <= budget), _share(t, total - t[:, now]), np.inf)
             share[now] = _share(t[:, [now]], total - t[:, now])[0]
-            found = int(np.argmin(share))
-            if share[now] - share[found] > GAIN * float(np.mean(total**2)):
+            least = GAIN * float(np.mean(total**2))
+            found = int(np.argmin(np.where(share <= share.min() + least, cost, np.inf)))
+            if share[now] - share[found] > 2 * least:
                 total, picks[site] = total + t[:, found] - t[:, now], found
                 spent += float(cost[found] - cost[now])
         if picks == before:

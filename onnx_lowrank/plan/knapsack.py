@@ -3,16 +3,14 @@
 Some options of several groups may be tied: all of them are taken, or none (siblings with one first factor). A tie costs
 a few columns and equations more, however many options its groups have of their own.
 
+Losses that differ by rounding alone are equal (`rounding`): on any processor the solver is given the same numbers.
 Solved exactly by HiGHS (scipy.optimize.milp); where that ends without a solution, by the Lagrangian relaxation
 (Sinha and Zoltners, Operations Research 27(3), 1979), whose answer is always feasible.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -20,6 +18,8 @@ import scipy.optimize
 import scipy.sparse
 
 from onnx_lowrank.plan.groups import Groups, Tie
+from onnx_lowrank.plan.quiet import silent
+from onnx_lowrank.rounding import not_above, rounded
 from onnx_lowrank.types import Array
 
 Solver: TypeAlias = Callable[[Sequence[Array], Sequence[Array], float, Sequence[Tie]], list[int] | None]
@@ -87,7 +87,7 @@ def _prepared(
     losses: Sequence[Array], costs: Sequence[Array], budget: float, ties: Sequence[Tie]
 ) -> tuple[list[Array], Groups] | None:
     """Return the indices that are kept and the groups of these, losses shifted; None where the budget cannot be met."""
-    losses = [loss - loss.min() for loss in losses]
+    losses = [loss - loss.min() for loss in map(rounded, losses)]
     if least_cost(costs, ties) > budget * (1 + SLACK):
         return None
     kept, free = [], []
@@ -113,11 +113,11 @@ def _total(values: Sequence[Array], picks: Sequence[int]) -> float:
 
 
 def _undominated(loss: Array, cost: Array) -> Array:
-    """Return the indices of options that no other beats in both, by rising cost (ties: the first)."""
+    """Return the indices of options that no other beats in both, by rising cost; of ties, rounding aside, the first."""
     order = np.lexsort((loss, cost))
     best, kept = np.inf, []
     for index in order:
-        if loss[index] < best:
+        if not not_above(best, loss[index]):
             kept.append(index)
             best = loss[index]
     return np.array(kept)
@@ -132,7 +132,7 @@ def _milp(groups: Groups, budget: float, scale: float) -> list[int] | None:
     rows = np.repeat(np.arange(len(sizes)), sizes)
     one_each = scipy.sparse.csr_array((np.ones(len(rows)), (rows, np.arange(len(rows)))))
     weights = np.concatenate(list(groups.costs)) / budget
-    with _silent():
+    with silent():
         result = scipy.optimize.milp(
             np.concatenate(list(groups.losses)) / (scale or 1.0),
             integrality=np.ones(len(rows), np.int64),
@@ -168,28 +168,6 @@ def _holds(tie: Tie, free: Sequence[int], picks: Sequence[int]) -> bool:
     taken = [picks[group] for group in tie.groups]
     alone = all(pick < free[group] for pick, group in zip(taken, tie.groups, strict=True))
     return alone or bool((tie.rows == taken).all(1).any())
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Hold back what HiGHS writes to the process's standard output, whatever its options say.
-
-    (`HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();`, scipy 1.17.)
-    """
-    try:
-        kept = os.dup(1)
-    except OSError:  # no standard output at all
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        sys.stdout.flush()
-        os.dup2(nowhere, 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def lagrangian(groups: Groups, budget: float) -> list[int]:

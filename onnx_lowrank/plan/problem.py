@@ -11,6 +11,9 @@ from onnx_lowrank.options import Resource
 from onnx_lowrank.plan.budgets import within_all
 from onnx_lowrank.plan.groups import Tie
 from onnx_lowrank.plan.knapsack import Solver, least_cost, relaxed, solve
+from onnx_lowrank.plan.settle import settled
+from onnx_lowrank.rounding import rounded
+from onnx_lowrank.schemes import preference
 from onnx_lowrank.types import Array, Choice, Cost, Curve, Option, Plan, Ranks
 
 
@@ -86,7 +89,10 @@ class Problem:
         losses = [np.array([loss(o) for o in curve.options]) for curve in self.curves]
         budgets = [(self.costs, budget), *((self.costs_in(resource), most) for resource, most in self.caps)]
         picks = within_all(losses, budgets, solver, self.ties)
-        return None if picks is None else self.plan(picks, origin)
+        if picks is None:
+            return None
+        costs = [np.stack(each) for each in zip(*(cost for cost, _ in budgets), strict=True)]
+        return self.plan(settled(picks, losses, costs, self.curves), origin)
 
     def uniform(self, budget: float) -> Plan | None:
         """Return the plan that gives every site the same share of its cost, the largest share that fits.
@@ -115,7 +121,8 @@ class Problem:
         fitting = [i for i in alone if amount(curve.options[i].cost, self.resource) <= limit]
         if not fitting:
             return min(alone, key=lambda i: amount(curve.options[i].cost, self.resource))
-        return min(fitting, key=lambda i: curve.options[i].error)
+        errors = rounded(np.array([option.error for option in curve.options]))
+        return min(fitting, key=lambda i: (errors[i], preference(curve.options[i])))
 
     def plan(self, picks: Sequence[int], origin: str) -> Plan:
         """Return the plan that takes these options."""

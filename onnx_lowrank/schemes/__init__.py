@@ -11,6 +11,7 @@ from onnx_lowrank.schemes.shared import cut_shared, factor_shared, shared_layout
 from onnx_lowrank.schemes.spectrum import spectrum
 from onnx_lowrank.schemes.svd import KernelFirst, Svd
 from onnx_lowrank.schemes.tucker import Tucker2
+from onnx_lowrank.types import SHARED, Option, Ranks
 
 SCHEMES: tuple[Scheme, ...] = (Svd(), KernelFirst(), KernelLast(), Tucker2(), Separable(), Channelwise())
 """Every scheme, in the order in which ties are decided."""
@@ -32,6 +33,7 @@ __all__ = [
     "cut_shared",
     "factor_shared",
     "largest",
+    "preference",
     "product",
     "ranks_of",
     "shared_layout",
@@ -43,3 +45,13 @@ __all__ = [
 def by_name(name: str) -> Scheme:
     """Return the scheme of that name. Raises KeyError."""
     return {scheme.name: scheme for scheme in SCHEMES}[name]
+
+
+def preference(option: Option) -> tuple[int, float, int, Ranks]:
+    """Return what sorts options that lose the same: fewest parameters, fewest MACs, the order of SCHEMES, low ranks.
+
+    What siblings share comes last; dense comes before all that costs as much.
+    """
+    names = [scheme.name for scheme in SCHEMES]
+    place = len(names) if option.scheme == SHARED else -1 if option.dense else names.index(option.scheme)
+    return option.cost.parameters, option.cost.macs, place, option.ranks

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_lowrank.curvature import Basis, SideMoments, bases, kronecker
+from onnx_lowrank.rounding import CLOSE, first_least
 from onnx_lowrank.types import Array, Moments
 
 TINY = 1e-12
@@ -23,7 +24,7 @@ def both_ways(
     fitted = _moments(fit, gram)
     tried = bases(fitted, "out", gram, rank, shrinks if fit is not None and score is not None else shrinks[:1])
     errors = [_relative(kronecker(basis, _moments(score or fit, gram))) for basis in tried]
-    best = int(np.argmin([np.log(each + TINY).sum() for each in errors]))
+    best = first_least([float(np.log(np.maximum(each, TINY)).sum()) for each in errors], CLOSE * rank)
     return tried[best], errors[best]
 
 

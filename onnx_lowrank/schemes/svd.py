@@ -19,6 +19,7 @@ import numpy as np
 
 from onnx_lowrank import linalg
 from onnx_lowrank.curvature import Basis, SideName
+from onnx_lowrank.rounding import CLOSE, first_least
 from onnx_lowrank.schemes.base import multiple_in, of_group, pointwise, saving_ranks
 from onnx_lowrank.schemes.both_ways import both_ways
 from onnx_lowrank.schemes.pair import NestedPair, joined
@@ -95,7 +96,8 @@ def _one(name: str, weight: Array, fit: Moments | None, score: Moments | None, m
     second = None if score is None else _second_moment(matrix, score)
     bases = _bases(matrix, fit, SHRINK if score else SHRINK[:1])
     tried = [(*_errors(values, left, second), left) for values, left in bases]
-    errors, energy, left = min(tried, key=lambda one: float(np.log(one[0][: most[0] + 1] + TINY).sum()))
+    worth = [float(np.log(np.maximum(errors[: most[0] + 1], TINY)).sum()) for errors, *_ in tried]
+    errors, energy, left = tried[first_least(worth, CLOSE * most[0])]
     first = (left.T @ matrix).reshape(left.shape[1], *weight.shape[1:])
     return NestedPair.kept(name, first, pointwise(left, weight.ndim - 2), errors, most), energy
 

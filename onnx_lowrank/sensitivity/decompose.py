@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from onnx_lowrank.calibration import Observed
 from onnx_lowrank.cost import dense_layout, layout_cost
+from onnx_lowrank.rounding import not_above
 from onnx_lowrank.schemes import (
     SCHEMES,
     Factors,
     Scheme,
     factor_shared,
     largest,
+    preference,
     ranks_of,
     shared_layout,
     shared_ranks,
@@ -21,6 +23,8 @@ from onnx_lowrank.sites import Found
 from onnx_lowrank.types import DENSE, SHARED, Cost, Curve, Family, Moments, Option, Positions, Site, Skip, Why
 
 DEAD = 0.0
+ROUNDING = 1e-12
+"""A relative squared error below this is the rounding of float32: of a weight of exact rank up to 2e-14 are left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,17 +177,24 @@ def _options(
     ]
 
 
-def undominated(options: Sequence[Option], worth: Callable[[Option], float] = lambda o: o.error) -> list[Option]:
-    """Return the options that no other beats in parameters, MACs and `worth` at once, by falling parameters."""
-    kept = []
-    for option in options:
-        better = any(
-            _at_most(other.cost, option.cost)
-            and worth(other) <= worth(option)
-            and (other.cost, worth(other)) != (option.cost, worth(option))
-            for other in options
-        )
-        if not better:
+def above_rounding(option: Option) -> float:
+    """Return an option's error, 0 where it is the rounding of the stored numbers."""
+    return option.error if option.error > ROUNDING else 0.0
+
+
+def undominated(options: Sequence[Option], worth: Callable[[Option], float] = above_rounding) -> list[Option]:
+    """Return the options that no other beats in parameters, MACs and `worth` at once, by falling parameters.
+
+    What is worth the same but for rounding loses to what costs less, then to what comes first by `preference`.
+    """
+    kept: list[Option] = []
+
+    def beats(one: Option, other: Option) -> bool:
+        return _at_most(one.cost, other.cost) and not_above(worth(one), worth(other))
+
+    for option in sorted(options, key=preference):  # so what costs no more has been looked at
+        if not any(beats(other, option) for other in kept):
+            kept = [other for other in kept if not beats(option, other)]
             kept.append(option)
     return sorted(kept, key=lambda o: (-o.cost.parameters, o.scheme, o.ranks))
 

@@ -1,4 +1,7 @@
-"""One side of one site: the bases of every fold and of all samples; the shrinkage loses least where held out."""
+"""One side of one site: the bases of every fold and of all samples; the shrinkage loses least where held out.
+
+The smallest of those that lose the same (`rounding.first_least`).
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,16 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnx_lowrank.curvature import SHRINK, Basis, Metric, SideMoments, SideName, bases, in_metric, kronecker
+from onnx_lowrank.rounding import CLOSE, first_least
 from onnx_lowrank.sensitivity.grams import weight_gram
 from onnx_lowrank.types import Array
 
 TINY = 1e-300
-NEGLIGIBLE = 1e-9
-"""Losses below this share of the whole are alike: in dead directions they are rounding, which must not choose."""
+NEGLIGIBLE = 1e-6
+"""Losses below this share of the whole are alike: in dead directions they are rounding, which must not choose.
+
+Measured on weights of exact rank: there they are up to 4e-8 of the whole, and another number on every processor.
+"""
 
 Each: TypeAlias = Callable[[Callable[[Any], Any], Sequence[Any]], "list[Any]"]
 """(function, items) -> results, in turn or on several threads."""
@@ -52,7 +59,7 @@ def fitted(
 
     tried, losses = zip(*each(without, held_out), strict=True)
     worth = [sum(_worth(loss[i]) for loss in losses) for i in range(len(SHRINK))]
-    best = int(np.argmin(worth))
+    best = first_least(worth, CLOSE * len(held_out) * rank)
     return Fit(
         folds=[one[best] for one in tried],
         final=bases(in_metric(total, side, gram, metric), side, gram, rank, SHRINK[best : best + 1])[0],
@@ -62,4 +69,4 @@ def fitted(
 
 def _worth(loss: Array) -> float:
     """Return how much is lost over all ranks, in logarithms: every size counts alike."""
-    return float(np.log(loss[1:] + NEGLIGIBLE * float(loss[0]) + TINY).sum())
+    return float(np.log(np.maximum(loss[1:], NEGLIGIBLE * float(loss[0]) + TINY)).sum())

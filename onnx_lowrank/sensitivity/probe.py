@@ -20,7 +20,7 @@ from onnx_lowrank.options import Options
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.schemes.product import product
-from onnx_lowrank.sensitivity.decompose import Decomposed
+from onnx_lowrank.sensitivity.decompose import ROUNDING, Decomposed
 from onnx_lowrank.sites import Found
 from onnx_lowrank.steps import as_type
 from onnx_lowrank.types import Array, Curve, Feed, Option, Probe, Site, Stage
@@ -132,8 +132,11 @@ def predict(curve: Curve, probes: Sequence[Probe]) -> Curve:
 
 
 def _loss(error: float, errors: Array, losses: Array) -> float:
-    """Interpolate in log-log; proportional to the error outside, so never flat and never falling."""
-    if error <= 0:
+    """Interpolate in log-log; proportional to the error outside, so never flat and never falling.
+
+    Nothing is lost where the error is the rounding of the stored numbers.
+    """
+    if error <= ROUNDING:
         return 0.0
     at = float(np.log(error))
     if at <= errors[0]:

@@ -19,7 +19,14 @@ from onnx_lowrank.options import Options
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.sensitivity.joint import Joint
-from onnx_lowrank.sensitivity.probe import LARGEST_LOSS, Divergence, stored_weight, substitutable, substitution
+from onnx_lowrank.sensitivity.probe import (
+    LARGEST_LOSS,
+    SMALLEST,
+    Divergence,
+    stored_weight,
+    substitutable,
+    substitution,
+)
 from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Curve, Feed, Option, Probe
 
@@ -88,16 +95,18 @@ def within_reach(curve: Curve, probes: Sequence[Probe]) -> Curve:
     The ratio is interpolated in the logarithm of the error and constant beyond the last probe; losses never fall as
     the error grows.
     """
-    known = sorted((p for p in probes if p.predicted is not None and p.error > 0), key=lambda p: p.error)
+    predicted = sorted((p for p in probes if p.predicted is not None), key=lambda p: p.error)
+    known = [p for p in predicted if p.error > SMALLEST]  # below it the error itself is rounding
+    farthest = max(o.error for o in curve.options)
     if not known:
-        return replace(curve, probes=tuple(probes))
+        return replace(curve, probes=tuple(probes), reach=farthest if predicted else None)
     reach = 0.0
     for probe in known:
         if not agrees(probe):
             break
         reach = probe.error
     else:
-        return replace(curve, probes=tuple(known), reach=max(known[-1].error, max(o.error for o in curve.options)))
+        return replace(curve, probes=tuple(known), reach=max(known[-1].error, farthest))
     errors = np.log([p.error for p in known])
     ratios = np.log([max(p.loss, ROUNDING) / max(p.predicted or 0.0, ROUNDING) for p in known])
     ratios = np.maximum(ratios, 0.0)  # chosen among many, what looks cheaper than predicted is luck

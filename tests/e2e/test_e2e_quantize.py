@@ -13,6 +13,7 @@ import pytest
 from builders import build, mlp, node, normal, options, run, value, weight
 from click.testing import CliRunner
 
+from onnx_lowrank import quantize
 from onnx_lowrank.cli import main
 from onnx_lowrank.errors import DataError, GoalError, ModelError, RuntimeProblem
 from onnx_lowrank.model_io import content_hash, load
@@ -27,8 +28,37 @@ from onnx_lowrank.types import Cost, Curve, Option, Plan
 
 pytestmark = pytest.mark.usefixtures("no_timing")
 MODEL = mlp([64, 96, 96, 8], [6, 10, 8], 11)
-LOOSE = Gate(max_drop=0.1, observed=True)
+LOOSE, STRICT = Gate(max_drop=0.1, observed=True), Gate(max_drop=0.0, observed=True)
 THEN = ("quantize", "quantize-dynamic", "quantize-weights")
+
+
+@pytest.fixture(params=[True, False], ids=["8 bits", "7 bits"])
+def any_width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take weights of 8 and of 7 bits, whatever this processor is: for what must hold with either."""
+    monkeypatch.setattr(quantize, "full_range", lambda: request.param)
+
+
+def spoiled() -> tuple[onnx.ModelProto, DataSources]:
+    """Return a model that int8 ruins on every processor, whatever the width of weights, and its decisions as labels.
+
+    One input is ten thousand times as large as the others and of no effect. A range that holds it has steps of a
+    hundred, in which all others are 0. Its weights are 0 in float, and stay so in factors. Decisions have a margin.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(MODEL)
+    stored = next(t for t in model.graph.initializer if t.name == "fc0")
+    W = onnx.numpy_helper.to_array(stored).copy()
+    W[:, 0] = 0
+    stored.CopyFrom(onnx.numpy_helper.from_array(W, "fc0"))
+
+    def drawn(count: int, seed: int) -> dict[str, np.ndarray]:
+        x = normal([2 * count, 64], seed) * np.where(np.arange(64) == 0, 1e4, 1).astype(np.float32)
+        scores = run(model, {"x": x})["y"]
+        second, first = np.sort(scores, axis=1)[:, -2:].T
+        clear = np.flatnonzero(first - second > 1e-3)[:count]
+        return {"x": x[clear], "labels": scores[clear].argmax(1)}
+
+    return model, DataSources(data=drawn(64, 1), validation=drawn(120, 2), test=drawn(60, 3))
 
 
 def samples(count: int, seed: int) -> dict[str, np.ndarray]:
@@ -45,6 +75,7 @@ def stacked(**changes: object) -> Options:
     return options(**{"rank_multiple": 8, "then": "quantize", "sensitivity": "weights", **changes})
 
 
+@pytest.mark.usefixtures("usable_width")
 @pytest.mark.parametrize("then", THEN)
 def test_a_stack_that_holds_is_saved_and_every_step_is_reported(then: str, tmp_path: Path):
     out = tmp_path / "out.onnx"
@@ -69,23 +100,24 @@ def test_a_stack_that_holds_is_saved_and_every_step_is_reported(then: str, tmp_p
     assert record["ranks"].keys() == {choice.weight for choice in result.plan.factored}
 
 
+@pytest.mark.usefixtures("any_width")
 def test_every_trial_is_of_the_stack():
-    """No drop is allowed, and int8 costs some: factors that hold by themselves do not pass."""
-    strict = Compact(gate=Gate(max_drop=0.0, observed=True))
-    assert optimize(MODEL, sources(), strict, stacked(then=None))
-    result = optimize(MODEL, sources(), strict, stacked())
+    """No drop is allowed, and int8 costs most decisions: factors that hold by themselves do not pass."""
+    model, given = spoiled()
+    assert optimize(model, given, Compact(gate=STRICT), stacked(then=None))
+    result = optimize(model, given, Compact(gate=STRICT), stacked())
     assert not result
     assert result.trials
-    assert all(trial.verdict.drop.estimate > 0 for trial in result.trials)
+    assert all(trial.verdict.drop.estimate > 0.3 for trial in result.trials)
 
 
+@pytest.mark.usefixtures("any_width")
 def test_a_stack_that_fails_says_which_step_broke_it(tmp_path: Path):
-    result = optimize(
-        MODEL, sources(), Compact(gate=Gate(max_drop=0.0, observed=True)), stacked(), output=tmp_path / "o.onnx"
-    )
+    model, given = spoiled()
+    result = optimize(model, given, Compact(gate=STRICT), stacked(), output=tmp_path / "o.onnx")
     assert not result
     assert list(tmp_path.iterdir()) == []
-    assert result.model == MODEL
+    assert result.model == model
     factored, int8 = result.steps
     assert (factored.name, int8.name) == (FACTORED, INT8)
     assert factored.verdict.passed
@@ -94,6 +126,7 @@ def test_a_stack_that_fails_says_which_step_broke_it(tmp_path: Path):
     assert f"int8 of the original alone does not hold (drop {int8.verdict.drop.estimate:.4g}, " in result.reason
 
 
+@pytest.mark.usefixtures("usable_width")
 def test_a_test_set_that_refutes_the_stack_shows_the_steps_on_it(tmp_path: Path):
     """Half of the inputs lie far beyond all ranges that int8 was made for, and are cut off there."""
     x = normal([200, 64], 3) * np.where(np.arange(64) < 32, 100, 1).astype(np.float32)
@@ -110,10 +143,13 @@ def test_a_test_set_that_refutes_the_stack_shows_the_steps_on_it(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("usable_width")
 def test_a_target_size_counts_the_bytes_of_the_stack(tmp_path: Path):
-    alone = quantised(MODEL, "quantize", [{"x": x[None]} for x in samples(64, 1)["x"]]).ByteSize()
-    goal = Lossless(target_size=alone - 4000, gate=LOOSE)
-    result = optimize(MODEL, sources(), goal, stacked(), output=tmp_path / "o.onnx")
+    """A model of full rank: every byte of the budget is worth something."""
+    model = mlp([64, 96, 96, 8], [None, None, None], 11)
+    alone = quantised(model, "quantize", [{"x": x[None]} for x in samples(64, 1)["x"]]).ByteSize()
+    goal = Lossless(target_size=alone - 4000, gate=Gate(max_drop=1.0, observed=True))
+    result = optimize(model, sources(), goal, stacked(), output=tmp_path / "o.onnx")
     assert result, result.reason
     assert alone - 8000 < (tmp_path / "o.onnx").stat().st_size <= alone - 4000
 

@@ -123,7 +123,7 @@ def test_in_python_random_is_a_path_and_the_constant_invents(folder: Path) -> No
     assert lr.DataSources(data=lr.RANDOM).random
     study = lr.Study.of("m.onnx", lr.RANDOM, lr.Options(seed=3))
     assert len(study.split.calibration) + len(study.split.screening or ()) + len(study.split.validation) == 64
-    compared = lr.compare("m.onnx", "m.onnx", lr.RandomData(count=20), lr.Gate(max_drop=0.5))
+    compared = lr.compare("m.onnx", "m.onnx", lr.RandomData(count=20), lr.Gate(max_drop=0.5, observed=True))
     assert any("random data" in note for note in compared.warnings)
     tested = lr.DataSources(data="cal.npz", test=lr.RandomData(count=9))
     assert tested.random

@@ -34,6 +34,7 @@ def int8_bytes(model: onnx.ModelProto) -> int:
     return sum(int(np.prod(t.dims)) for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8)
 
 
+@pytest.mark.usefixtures("usable_width")
 @pytest.mark.parametrize(
     ("model", "feeds", "then", "weights", "error"),
     [
@@ -95,6 +96,7 @@ def test_ranges_come_from_the_samples():
     assert scale(3.0) == pytest.approx(3 * scale(1.0), rel=1e-5)
 
 
+@pytest.mark.usefixtures("usable_width")
 def test_batch_normalisation_is_folded_before_int8():
     nodes = [
         constant("k", weight((16, 4, 3, 3), 1)),
@@ -154,12 +156,13 @@ def test_it_says_nothing_and_leaves_nothing(then, capfd, tmp_path: Path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_vnni_weights_take_seven_bits(monkeypatch):
-    monkeypatch.setattr(quantize, "full_range", lambda: False)
+@pytest.mark.parametrize(("full", "most"), [(False, 64), (True, 127)])
+def test_without_vnni_weights_take_seven_bits(full: bool, most: int, monkeypatch):
+    monkeypatch.setattr(quantize, "full_range", lambda: full)
     made = quantised(MLP, STATIC, VECTORS)
     arrays = [onnx.numpy_helper.to_array(t) for t in made.graph.initializer if t.data_type == onnx.TensorProto.INT8]
-    assert max(int(np.abs(a.astype(int)).max(initial=0)) for a in arrays) == 64
-    assert settings(STATIC)["weights"].endswith("7 bits")
+    assert max(int(np.abs(a.astype(int)).max(initial=0)) for a in arrays) == most
+    assert settings(STATIC)["weights"].endswith("7 bits") == (not full)
 
 
 def test_quantised_operators_are_found_in_subgraphs():
