@@ -14,7 +14,7 @@ from scipy import stats
 
 from onnx_lowrank.metrics import Probing, listed
 from onnx_lowrank.metrics.estimate import worse_and_better
-from onnx_lowrank.plan.sequence import interpolated, places
+from onnx_lowrank.plan.sequence import ROUNDING, interpolated, places
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.types import Array, Plan
 from onnx_lowrank.validate import Judge
@@ -23,8 +23,6 @@ SCREENS = 7
 """Plans that are measured on the way to where the answer is expected: bisection over the curve."""
 NET = 0.15
 """Of the decisions that change, the share by which more are lost than gained: typical of trained classifiers."""
-ROUNDING = 1e-9
-"""Divergences below this share of the largest are rounding."""
 FARTHEST = 1e6
 """What a sample diverges by at most, so that means stay finite."""
 

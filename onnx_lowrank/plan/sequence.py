@@ -37,6 +37,8 @@ FACTORS = (
     64.0,
 )
 """Divergences to plan for, in units of the expected one: dense where the answer is expected."""
+ROUNDING = 1e-9
+"""Divergences below this share of the largest are equal: what they differ by is rounding."""
 
 
 def fixed_sequence(plans: Sequence[Plan]) -> Generator[Plan, bool, None]:
@@ -61,7 +63,7 @@ def interpolated(losses: Sequence[float], at: Sequence[int], measured: Sequence[
 
     Beyond the measured ones it goes on in proportion to the predicted loss.
     """
-    least = max(max(losses), max(measured), 1e-30) * 1e-12
+    least = max(max(losses), max(measured), 1e-30) * ROUNDING
     known = sorted({index: max(value, least) for index, value in zip(at, measured, strict=True)}.items())
     predicted = np.log(np.maximum(np.maximum.accumulate(np.asarray(losses, np.float64)), least))
     x = predicted[[index for index, _ in known]]

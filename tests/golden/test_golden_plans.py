@@ -22,7 +22,7 @@ from onnx_lowrank.result import Result
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.usefixtures("no_timing")
-EXACT = Gate(max_drop=1e-4, observed=True, observed=True)
+EXACT = Gate(max_drop=1e-4, observed=True)
 """Far from all there is: factors of the true rank move an output by about 1e-7 of it, one rank less by 1e-3 or more."""
 MARGIN = 0.05
 """By how much a decision of the labelled model is ahead of the next one: rounding turns none."""
