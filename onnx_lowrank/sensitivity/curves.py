@@ -17,7 +17,7 @@ from onnx_lowrank.sites import Found
 from onnx_lowrank.types import DENSE, SHARED, Array, Cost, Curve, Family, Option, Positions, Site, Skip, Why
 
 ROUNDING = 1e-9
-"""A rise below this share of that of the smallest rank is the rounding of float32 (measured: up to 3e-10 of it)."""
+"""A rise below this share of the largest one of a weight is the rounding of float32 (measured: up to 3e-10 of it)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

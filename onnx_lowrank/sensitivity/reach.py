@@ -99,7 +99,8 @@ def within_reach(curve: Curve, probes: Sequence[Probe]) -> Curve:
     known = [p for p in predicted if p.error > SMALLEST]  # below it the error itself is rounding
     farthest = max(o.error for o in curve.options)
     if not known:
-        return replace(curve, probes=tuple(probes), reach=farthest if predicted else None)
+        exact = bool(predicted) and all(map(agrees, predicted))
+        return replace(curve, probes=tuple(probes), reach=farthest if exact else None)
     reach = 0.0
     for probe in known:
         if not agrees(probe):

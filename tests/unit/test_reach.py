@@ -69,6 +69,16 @@ def test_nothing_measured_nothing_changed():
     assert within_reach(curve, [unpredicted]) == replace(curve, probes=(unpredicted,))
 
 
+def test_an_error_that_is_rounding_places_no_end_of_the_range():
+    """Of a weight of exact rank it is 0 on one processor and 5e-8 on another: both say the same."""
+    curve = curve_of(LOSSES)
+    for error in (0.0, 5e-8):
+        exact = Probe(error, 1e-12, 0.0, "svd", (6,))
+        assert within_reach(curve, [exact]).reach == ERRORS[-1]
+        assert within_reach(curve, [exact, probe_at(1, 1.5), probe_at(3, 4.0)]).reach == ERRORS[1]
+        assert within_reach(curve, [replace(exact, loss=0.1)]).reach is None
+
+
 def test_beyond_the_range_losses_carry_the_measured_ratio():
     got = within_reach(curve_of(LOSSES), [probe_at(1, 1.5), probe_at(3, 4.0)])
     assert got.reach == ERRORS[1]
