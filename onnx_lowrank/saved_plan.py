@@ -34,7 +34,8 @@ class SavedPlan:
     """What is needed to repeat a plan: the model's hash, how the factors were made, and the choices.
 
     `divergence` is the loss whose gradient entered the factors (sensitivity joint); `refit`: so were the last factors;
-    `then`: what came after factoring; `siblings`: whether weights were allowed to share a first factor.
+    `then`: what came after factoring; `siblings`: whether weights were allowed to share a first factor;
+    `outputs`: those that counted; `groups`: the key of what samples have in common, by which they were split.
     """
 
     model_sha256: str
@@ -47,6 +48,8 @@ class SavedPlan:
     refit: bool = False
     then: Then | None = None
     siblings: bool = False
+    outputs: tuple[str, ...] = ()
+    groups: str | None = None
 
     @property
     def needs_data(self) -> bool:
@@ -83,6 +86,8 @@ class SavedPlan:
             options.refit,
             options.then,
             options.shares,
+            options.outputs,
+            options.groups,
         )
 
     def to_json(self) -> str:
@@ -97,6 +102,8 @@ class SavedPlan:
             "refit": self.refit,
             **({"then": self.then} if self.then is not None else {}),
             "siblings": self.siblings,
+            **({"outputs": list(self.outputs)} if self.outputs else {}),
+            **({"groups": self.groups} if self.groups is not None else {}),
             "seed": self.seed,
             "rank_multiple": self.rank_multiple,
             "choices": [_choice_json(choice) for choice in self.choices],
@@ -150,6 +157,8 @@ def read_plan(path: Path) -> SavedPlan:
             bool(content.get("refit", False)),
             content.get("then"),
             bool(content.get("siblings", False)),
+            tuple(str(name) for name in content.get("outputs", ())),
+            None if content.get("groups") is None else str(content["groups"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise PlanError(f"{path} is damaged ({type(error).__name__}: {error}); save the plan again") from error

@@ -262,10 +262,12 @@ def _unexplained(metric: Metric, base: Comparison, run: Comparison) -> float:
     """Return the share of samples that a metric calls right before and after although the decision changed.
 
     A sample that is right has one decision, if right or wrong is what a metric says of decisions: top1, an exact match.
-    Not so top5, which says it of five.
+    Not so top5, which says it of five, nor where a sample holds many decisions (the frames of a text, say).
     """
     values = (base.measured.values, run.measured.values)
     if run.agreement is None or metric.needs_reference or (isinstance(metric, Top) and metric.k > 1):
+        return 0.0
+    if not np.isin(run.agreement, (0.0, 1.0)).all():
         return 0.0
     if any(isinstance(v, float) or not np.isin(v, (0.0, 1.0)).all() for v in values) or not metric.higher_is_better:
         return 0.0

@@ -57,6 +57,8 @@ def apply(
         refit=saved.refit,
         then=saved.then,
         siblings=saved.siblings,
+        outputs=saved.outputs,
+        groups=saved.groups,
     )
     subject = Subject.of(model, options)
     if output is not None:

@@ -30,7 +30,7 @@ from onnx_lowrank.runtime import Runner
 from onnx_lowrank.samples import Samples
 from onnx_lowrank.samples.sets import pick
 from onnx_lowrank.types import Array, Outputs
-from onnx_lowrank.validate import Reference
+from onnx_lowrank.validate import KEPT_BYTES, Reference
 
 LOOKED_AT = 128
 """Validation samples that the metric is tried on first."""
@@ -38,6 +38,10 @@ DEALT = 39
 """How often outputs are dealt to other samples: the original beats all of them by chance in 1 of 40 cases."""
 OVERSURE = 0.5
 """How much surer of itself than right an original may be: more is what wrong preprocessing looks like."""
+ENOUGH = 30
+"""Samples below which chance may deal outputs as they were."""
+FEWEST = 8
+"""Samples that are looked at however large their outputs are."""
 TWICE = 4
 """Samples that the original is run on twice."""
 RANDOM_OPS = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
@@ -128,7 +132,9 @@ class Tried:
 
     @property
     def better(self) -> bool:
-        """Whether the original beats its own outputs dealt to other samples, every time."""
+        """Whether the original beats its own outputs dealt to other samples, every time; of few samples, mostly."""
+        if self.count < ENOUGH:
+            return self.hopeful
         sign = 1.0 if self.metric.higher_is_better else -1.0
         return all(sign * (self.value - other) > 1e-12 * max(abs(self.value), abs(other)) for other in self.dealt)
 
@@ -158,7 +164,10 @@ def check_metric(
     return warnings, tried.measured
 
 
-def _tried(metric: Metric, samples: Samples, runner: Runner, seed: int, count: int) -> Tried:
+def _tried(metric: Metric, samples: Samples, runner: Runner, seed: int, wanted: int) -> Tried:
+    sample = runner.run(samples.feeds[0])
+    size = sum(getattr(array, "nbytes", 0) for array in sample.values())
+    count = min(wanted, max(KEPT_BYTES // max(size, 1), FEWEST))
     indices = np.linspace(0, len(samples) - 1, count).round().astype(int)
     reference = Reference(runner, pick(samples.feeds, [int(i) for i in indices]), limit=0)
     outputs = listed([sample for _, run in reference.batches() for sample in run])
@@ -166,7 +175,7 @@ def _tried(metric: Metric, samples: Samples, runner: Runner, seed: int, count: i
     try:
         value = metric.values(outputs, labels, outputs)
     except MetricError as error:
-        if isinstance(metric, Custom) and metric.whole and count < len(samples):  # one class only among the few, say
+        if isinstance(metric, Custom) and metric.whole and wanted < len(samples):  # one class only among the few, say
             return _tried(metric, samples, runner, seed, len(samples))
         raise MetricError(f"{error}; {_given(outputs, labels)}") from error
     rng = np.random.default_rng(seed)

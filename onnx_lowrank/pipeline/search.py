@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx
 
 from onnx_lowrank.errors import GoalError
@@ -19,6 +20,7 @@ from onnx_lowrank.plan.problem import amount
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.result import Size, Trial
 from onnx_lowrank.rewrite import rewrite
+from onnx_lowrank.rounding import rounded
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.types import Cost, Plan
 from onnx_lowrank.validate import Judge
@@ -268,4 +270,4 @@ def ranked(trials: list[Trial], goal: Goal, problem: Problem) -> list[Trial]:
     passed = [trial for trial in trials if trial.verdict.passed]
     if isinstance(goal, Compact):
         return sorted(passed, key=lambda t: amount(t.plan.cost, problem.resource))
-    return sorted(passed, key=lambda t: (t.verdict.drop.estimate, t.plan.loss))
+    return sorted(passed, key=lambda t: (t.verdict.drop.estimate, float(rounded(np.asarray(t.plan.loss)))))

@@ -1,0 +1,116 @@
+"""Part "tolerance": how far outputs move, as a relative error, while the task metric and the decisions still hold.
+
+What the default of `relative-l2`, TOLERANCE, rests on: plans along a model's curve, each judged on validation samples by
+the recipe's metric and by relative-l2. The shipped model is measured whatever the zoo holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.lines import Lines
+from benchmarks.zoo import Entry
+from onnx_lowrank import DataSources, Gate, Options, Study
+from onnx_lowrank.demo import MODEL, demo_samples
+from onnx_lowrank.metrics import RelativeL2
+from onnx_lowrank.options import TOLERANCE
+from onnx_lowrank.pipeline.search import Search
+from onnx_lowrank.pipeline.subject import make_judge
+from onnx_lowrank.plan.choose import curve_plans
+from onnx_lowrank.result import Size
+from onnx_lowrank.runtime import Runner
+
+PART, DEMO = "tolerance", "demo"
+GATE = Gate(max_drop=1.0, observed=True)
+CALIBRATED, JUDGED = 256, 2000
+"""Samples, at most: to collect on, and to judge plans on."""
+FROM, UNTIL = 0.005, 0.3
+"""Relative errors between which plans are judged, next to each other by a factor of STEP at least."""
+STEP = 1.35
+FIELDS = ("relative-l2", "drop", "low", "high", "agreement", "kept")
+
+
+def measure(entry: Entry, lines: Lines) -> None:
+    """Judge a zoo model's plans, if that has not been done. Raises LowRankError."""
+    sources = DataSources(data=entry.calibration.path, validation=entry.validation.path)
+    _measure(entry.name, entry.sha256, entry.model, sources, entry.metric, lines)
+
+
+def measure_demo(lines: Lines) -> None:
+    """Judge the shipped model's."""
+    sets = demo_samples()
+    sources = DataSources(data=sets["calibration"], validation=sets["validation"])
+    _measure(DEMO, hashlib.sha256(MODEL.read_bytes()).hexdigest(), MODEL, sources, "top1", lines)
+
+
+def _measure(name: str, sha256: str, model: Any, sources: DataSources, metric: str, lines: Lines) -> None:
+    if lines.has(PART, name, "curve", sha256):
+        return
+    options = Options(seed=lines.setting.seed, threads=lines.setting.threads, metric=metric, sensitivity="inputs")
+    study = Study.of(model, sources, options)
+    split = study.split
+    study.split = type(split)(
+        split.calibration.subset(range(min(len(split.calibration), CALIBRATED))),
+        split.validation.subset(range(min(len(split.validation), 100 if lines.setting.quick else JUDGED))),
+    )
+    points = list(_points(study))
+    data = {"metric": study.metric(GATE)[0].name, "n": len(study.split.validation), "points": points}
+    lines.add(PART, name, "curve", sha256, data)
+    print(f"{name}: {len(points)} plans judged", flush=True)
+
+
+def _points(study: Study) -> Iterator[dict[str, float | None]]:
+    """Yield plans by rising relative error, each with what the task metric lost."""
+    metric, _ = study.metric(GATE)
+    stand = study.collect(metric)
+    problem = study.problem("parameters")
+    size = Size(study.found.parameters, study.subject.bytes)
+    search = Search(study, stand, problem, study.judge(GATE)[0], None, size)
+    apart = make_judge(study.subject, study.split.validation, RelativeL2(), GATE, study.options)
+    last = FROM / STEP
+    for plan in curve_plans(problem):
+        runner = Runner(search.factored(plan), threads=study.options.threads)
+        error = apart.judge(runner).drop.estimate
+        if error < last * STEP:
+            continue
+        verdict = search.judge.judge(runner)
+        drop, last = verdict.drop, error
+        agreed = None if verdict.agreement is None else verdict.agreement.estimate
+        kept = search.size(plan, 0).parameters / size.parameters
+        yield dict(zip(FIELDS, (error, drop.estimate, drop.low, drop.high, agreed, kept), strict=True))
+        if error > UNTIL:
+            return
+
+
+def page(lines: Lines) -> str:
+    """Return the page: a table of what the task metric lost at about each relative error."""
+    found = {line["model"]: line["data"] for line in lines.all() if line["part"] == PART}
+    ends = (TOLERANCE / 5, TOLERANCE / 2, TOLERANCE, 2 * TOLERANCE, 4 * TOLERANCE)
+    head = [
+        "# Relative error of the outputs beside what the task metric loses",
+        "",
+        "Written by `tools/bench.py --part tolerance`: plans along the curve of `--sensitivity inputs`, judged on"
+        " validation samples. A cell: the drop of the task's metric, and the share of decisions that changed, at the plan"
+        " of the largest mean relative error (‖y − y₀‖ / ‖y₀‖) up to that of the column.",
+        "",
+        "| model | metric | n | " + " | ".join(f"≤ {end:g}" for end in ends) + " |",
+        "|---" * (3 + len(ends)) + "|",
+    ]
+    for name, data in found.items():
+        cells = [_cell([p for p in data["points"] if p["relative-l2"] <= end]) for end in ends]
+        metric = data["metric"].rpartition(":")[2]
+        head.append(f"| {name} | {metric} | {data['n']:,} | " + " | ".join(cells) + " |")
+    machine = next(iter(lines.all()), {}).get("machine", {})
+    versions = ", ".join(f"{key} {value}" for key, value in machine.items())
+    return "\n".join([*head, "", f"Seed {lines.setting.seed}; {versions}.", ""])
+
+
+def _cell(points: list[dict[str, float]]) -> str:
+    if not points:
+        return "–"
+    point = points[-1]
+    agreed = point["agreement"]
+    changed = "" if agreed is None else f"; {100 * (1 - agreed):.1f} %"
+    return f"{point['drop']:.4f}{changed} (at {point['relative-l2']:.3f})".replace("-", "−")
