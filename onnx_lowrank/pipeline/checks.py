@@ -1,18 +1,16 @@
-"""Before minutes are spent: is the original deterministic, does the metric measure anything, are there enough samples?
+"""Before minutes are spent: does the metric measure anything on these samples?
 
 Everything here is an error of one line, with what was found and the likely causes, or a warning for the first screen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 
-from onnx_lowrank.errors import MetricError, ModelError
-from onnx_lowrank.graph import subgraphs
+from onnx_lowrank.errors import MetricError
 from onnx_lowrank.metrics import (
     CrossEntropy,
     Custom,
@@ -29,7 +27,7 @@ from onnx_lowrank.metrics.scores import log_probabilities, probable
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.samples import Samples
 from onnx_lowrank.samples.sets import pick
-from onnx_lowrank.types import Array, Outputs
+from onnx_lowrank.types import Array, Outputs, Verdict
 from onnx_lowrank.validate import KEPT_BYTES, Reference
 
 LOOKED_AT = 128
@@ -42,76 +40,11 @@ ENOUGH = 30
 """Samples below which chance may deal outputs as they were."""
 FEWEST = 8
 """Samples that are looked at however large their outputs are."""
-TWICE = 4
-"""Samples that the original is run on twice."""
-RANDOM_OPS = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 CAUSES = (
     "likely causes: labels in another class order or shifted, labels of -1, other preprocessing than in training"
     " (scale, mean, channel order), another output than the one meant"
 )
 GO_ON = "mend the samples or the metric, or go on with --allow-weak-baseline"
-
-
-def varies(model: onnx.ModelProto, runner: Runner, samples: Samples) -> str:
-    """Return why the original is not deterministic: what differs between two runs; empty where nothing does.
-
-    Dropout in training mode counts, although onnxruntime takes it out: other runtimes do not.
-    """
-    if found := [name for name in random_operators(model) if name.startswith("Dropout")]:
-        return f"{found[0]} is in training mode"
-    for feed in samples.feeds[:TWICE]:
-        one, other = runner.run(feed), runner.run(feed)
-        for name, first in one.items():
-            second = other[name]
-            if numeric(first) and (first.shape != second.shape or not _close(first, second)):
-                return f"output {name!r} differs between two runs on the same sample"
-    return ""
-
-
-def _close(one: Array, other: Array) -> bool:
-    if one.dtype.kind != "f":
-        return bool(np.array_equal(one, other))
-    size = float(np.abs(one[np.isfinite(one)]).max(initial=0.0))
-    return bool(np.allclose(one, other, rtol=1e-3, atol=1e-4 * size, equal_nan=True))
-
-
-def random_operators(model: onnx.ModelProto) -> list[str]:
-    """Return the operators of a model, bodies included, that draw numbers: by type and name."""
-    true = _constants_that_are_true(model)
-    return [f"{node.op_type} {node.name!r}" for node in _nodes(model) if _draws(node, true)]
-
-
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    yield from model.graph.node
-    for _, graph in subgraphs(model.graph):
-        yield from graph.node
-    for function in model.functions:
-        yield from function.node
-
-
-def _draws(node: onnx.NodeProto, true: set[str]) -> bool:
-    training = node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] in true
-    return node.op_type in RANDOM_OPS or training
-
-
-def _constants_that_are_true(model: onnx.ModelProto) -> set[str]:
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in _nodes(model):
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-            tensors[node.output[0]] = node.attribute[0].t
-    flags = {name: t for name, t in tensors.items() if t.data_type == onnx.TensorProto.BOOL and not list(t.dims)}
-    return {name for name, tensor in flags.items() if bool(onnx.numpy_helper.to_array(tensor))}
-
-
-def refuse_random(model: onnx.ModelProto, why: str) -> None:
-    """Raise ModelError for an original that gives other outputs at every run."""
-    found = random_operators(model)
-    named = f"it draws numbers in {', '.join(found[:3])}" if found else "no operator that draws numbers was found"
-    mend = "Dropout in training mode: export it in evaluation mode" if any("Dropout" in f for f in found) else "mend it"
-    raise ModelError(
-        f"the original is not deterministic: {why}; {named};"
-        f" {mend}, or judge it against its own spread with --allow-random"
-    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -259,3 +192,16 @@ def one_sided(tried: Tried) -> list[str]:
         if all(value.shape == values[0].shape and agreement(values[0], value) == 1 for value in values):
             said.append(f"one-sided validation: the original decides for class {decisions(values[0])[0]} every time")
     return said
+
+
+def refuse_unexplained(verdicts: Sequence[Verdict], *, weak: bool) -> None:
+    """Raise MetricError where a metric holds although decisions changed that it calls right before and after."""
+    worst = max((v for v in verdicts if v.passed), key=lambda v: v.unexplained, default=None)
+    if worst is None or worst.unexplained <= worst.allowed or weak:
+        return
+    raise MetricError(
+        f"{worst.metric} holds while decisions change: in {worst.unexplained:.4f} of {worst.samples} samples the"
+        f" model decides for another class than the original ({worst.original.estimate:.4f}), and the metric calls"
+        f" both right; more than the {worst.allowed:g} allowed is refused. Does it look at the decision at all? For"
+        " one that is coarser than classes (superclasses, say) go on with --allow-weak-baseline"
+    )

@@ -10,7 +10,8 @@ import onnx
 
 from onnx_lowrank.calibration.observe import observe
 from onnx_lowrank.options import Gate, Options
-from onnx_lowrank.pipeline.checks import check_metric, refuse_random, varies
+from onnx_lowrank.pipeline.checks import check_metric
+from onnx_lowrank.pipeline.determinism import refuse_random, varies
 from onnx_lowrank.pipeline.finish import timed_feeds
 from onnx_lowrank.pipeline.subject import (
     RANDOM_WARNING,

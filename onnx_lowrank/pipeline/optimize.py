@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
 
-from onnx_lowrank.errors import GoalError, MetricError
+from onnx_lowrank.errors import GoalError
 from onnx_lowrank.files import spare
 from onnx_lowrank.metrics import Metric
 from onnx_lowrank.options import Compact, Goal, Lossless, Options
+from onnx_lowrank.pipeline.checks import refuse_unexplained
 from onnx_lowrank.pipeline.continuation import Stand
 from onnx_lowrank.pipeline.finish import Reloaded, on_disk, publish, reopen, stamp
 from onnx_lowrank.pipeline.reasons import blame, nearest, no_curve, refuted, why_nothing
@@ -182,7 +183,7 @@ class _Run:
                     plan = search.ground(goal, share)
                 trials = search.run(goal, study.clock)
                 self.trials.extend(trials)
-                self._refuse_unexplained(trials)
+                refuse_unexplained([t.verdict for t in trials], weak=study.options.allow_weak_baseline)
                 best = ranked(trials, goal, problem)
                 passed = [*((search, trial) for trial in best), *passed]
                 if goal.gate.observed and not last:
@@ -197,18 +198,6 @@ class _Run:
             resource = goal.resource
             passed.sort(key=lambda pair: amount(pair[1].plan.cost, resource))
         yield from passed
-
-    def _refuse_unexplained(self, trials: Sequence[Trial]) -> None:
-        """Raise MetricError where a metric holds although decisions changed that it calls right before and after."""
-        worst = max((t.verdict for t in trials if t.verdict.passed), key=lambda v: v.unexplained, default=None)
-        if worst is None or worst.unexplained <= worst.allowed or self.study.options.allow_weak_baseline:
-            return
-        raise MetricError(
-            f"{worst.metric} holds while decisions change: in {worst.unexplained:.4f} of {worst.samples} samples the"
-            f" model decides for another class than the original ({worst.original.estimate:.4f}), and the metric calls"
-            f" both right; more than the {worst.allowed:g} allowed is refused. Does it look at the decision at all? For"
-            " one that is coarser than classes (superclasses, say) go on with --allow-weak-baseline"
-        )
 
     def _publish(
         self, trial: Trial, search: Search, metric: Metric, output: Path | None, *, dry_run: bool

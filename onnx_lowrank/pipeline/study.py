@@ -17,8 +17,9 @@ from onnx_lowrank.metrics.divergence import Kind
 from onnx_lowrank.ops import operator
 from onnx_lowrank.options import Gate, Options, Resource
 from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate, kind_of, predicted_notes, probe
-from onnx_lowrank.pipeline.checks import check_metric, refuse_random, varies
+from onnx_lowrank.pipeline.checks import check_metric
 from onnx_lowrank.pipeline.continuation import Stand, go_on
+from onnx_lowrank.pipeline.determinism import refuse_random, varies
 from onnx_lowrank.pipeline.finish import timed_feeds
 from onnx_lowrank.pipeline.samples_needed import too_few
 from onnx_lowrank.pipeline.stack import Stack

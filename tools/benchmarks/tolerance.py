@@ -1,7 +1,7 @@
 """Part "tolerance": how far outputs move, as a relative error, while the task metric and the decisions still hold.
 
-What the default of `relative-l2`, TOLERANCE, rests on: plans along a model's curve, each judged on validation samples by
-the recipe's metric and by relative-l2. The shipped model is measured whatever the zoo holds.
+What the default of `relative-l2`, TOLERANCE, rests on: plans along a model's curve, each judged on validation samples
+by the recipe's metric and by relative-l2. The shipped model is measured whatever the zoo holds.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def page(lines: Lines) -> str:
         "# Relative error of the outputs beside what the task metric loses",
         "",
         "Written by `tools/bench.py --part tolerance`: plans along the curve of `--sensitivity inputs`, judged on"
-        " validation samples. A cell: the drop of the task's metric, and the share of decisions that changed, at the plan"
-        " of the largest mean relative error (‖y − y₀‖ / ‖y₀‖) up to that of the column.",
+        " validation samples. A cell: the drop of the task's metric, and the share of decisions that changed, at the"
+        " plan of the largest mean relative error (‖y − y₀‖ / ‖y₀‖) up to that of the column.",
         "",
         "| model | metric | n | " + " | ".join(f"≤ {end:g}" for end in ends) + " |",
         "|---" * (3 + len(ends)) + "|",

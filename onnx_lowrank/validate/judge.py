@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnx_lowrank.batching import batch_size, batches, join, split
+from onnx_lowrank.batching import batch_size, join, split
 from onnx_lowrank.errors import DataError, MetricError, ModelError
 from onnx_lowrank.metrics import (
     Collector,
@@ -16,7 +14,6 @@ from onnx_lowrank.metrics import (
     Labels,
     Measured,
     Metric,
-    Top,
     agreement,
     bound_of,
     class_output,
@@ -32,11 +29,8 @@ from onnx_lowrank.options import Gate
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.statistics import single_interval
 from onnx_lowrank.types import Array, Bound, Feed, Interval, OutputVerdict, Verdict, Word
-
-KEPT_BYTES = 256 * 2**20
-"""Memory for the original's outputs; what does not fit is computed again for every candidate."""
-SLACK = 1e-12
-"""A bound over the allowed drop by this share of the numbers compared is rounding: .905 − .9 is not .005 exactly."""
+from onnx_lowrank.validate.findings import Comparison, broken, elsewhere, notes, unexplained, within
+from onnx_lowrank.validate.reference import KEPT_BYTES, Reference
 
 _UNKNOWN = ""
 """Not yet looked for."""
@@ -44,47 +38,6 @@ _UNKNOWN = ""
 Progress = Callable[[int], None]
 """Called with the number of samples done since the last call."""
 Watch = Callable[[Sequence[Mapping[str, Array]], Sequence[Mapping[str, Array]]], None]
-
-
-class Reference:
-    """The original's outputs on a set, run once; kept from the first sample on until `limit` bytes are full."""
-
-    def __init__(self, runner: Runner, feeds: Sequence[Feed], *, limit: int = KEPT_BYTES) -> None:
-        self.runner = runner
-        self.feeds = feeds
-        self.limit = limit
-        self.batch = batch_size(runner, feeds)
-        self.kept_bytes = 0
-        self._kept: list[dict[str, Array]] = []
-
-    def batches(self) -> Iterator[tuple[list[Feed], list[dict[str, Array]]]]:
-        """Yield (feeds, the original's outputs on them), a batch of neighbours at a time."""
-        start = 0
-        for feeds in batches(self.feeds, self.batch):
-            stop = start + len(feeds)
-            if stop <= len(self._kept):
-                outputs = self._kept[start:stop]
-            else:
-                outputs = split(self.runner.run(join(feeds)), feeds)
-                self._keep(start, outputs)
-            yield feeds, outputs
-            start = stop
-
-    def _keep(self, start: int, outputs: list[dict[str, Array]]) -> None:
-        size = sum(getattr(array, "nbytes", 0) for sample in outputs for array in sample.values())
-        if start == len(self._kept) and self.kept_bytes + size <= self.limit:
-            self._kept.extend(outputs)
-            self.kept_bytes += size
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Comparison:
-    """What one model did: the metric, other outputs' own metrics, how far outputs moved, (n,) agreement of classes."""
-
-    measured: Measured
-    moved: tuple[Difference, ...]
-    agreement: Array | None
-    others: Mapping[str, Measured] = field(default_factory=dict)
 
 
 class Judge:
@@ -152,11 +105,11 @@ class Judge:
         bound = bound_of(self.metric, base.measured, run.measured, gate, self.allowed, seed=self.seed)
         original = self.original()
         others = tuple(self._other(each, metric, base, run) for each, metric in self._others.items())
-        broken = _broken(name, base, run) or _elsewhere(others)
+        failure = broken(name, base, run) or elsewhere(others)
         word = self._word(drop, bound, max(abs(original.estimate), abs(run.measured.estimate)))
-        said = broken or reason(name, drop, bound, gate, word, self.units)
+        said = failure or reason(name, drop, bound, gate, word, self.units)
         return Verdict(
-            word="failed" if broken else word,
+            word="failed" if failure else word,
             metric=name,
             higher_is_better=self.metric.higher_is_better,
             samples=len(self.reference.feeds),
@@ -170,7 +123,7 @@ class Judge:
             differences=tuple(each.result() for each in run.moved),
             others=others,
             units=self.units,
-            unexplained=_unexplained(self.metric, base, run),
+            unexplained=unexplained(self.metric, base, run),
             reason=said,
             notes=tuple(self._notes(base, run, drop, bound)),
         )
@@ -248,7 +201,7 @@ class Judge:
             return self._baseline.measured.without_number()  # a metric may choke on NaN: the verdict says why
 
     def _notes(self, base: Comparison, run: Comparison, drop: Interval, bound: Bound) -> Iterator[str]:
-        yield from _notes(self.metric.name, base, run)
+        yield from notes(self.metric.name, base, run)
         if self._wanted is not None:
             told = [each.result() for each in run.moved if each.name not in (*self._wanted, self.metric.output)]
             moved = ", ".join(f"{each.name!r} moved by {100 * each.relative_l2:.3g} %" for each in told)
@@ -258,85 +211,8 @@ class Judge:
             yield note
 
 
-def _unexplained(metric: Metric, base: Comparison, run: Comparison) -> float:
-    """Return the share of samples that a metric calls right before and after although the decision changed.
-
-    A sample that is right has one decision, if right or wrong is what a metric says of decisions: top1, an exact match.
-    Not so top5, which says it of five, nor where a sample holds many decisions (the frames of a text, say).
-    """
-    values = (base.measured.values, run.measured.values)
-    if run.agreement is None or metric.needs_reference or (isinstance(metric, Top) and metric.k > 1):
-        return 0.0
-    if not np.isin(run.agreement, (0.0, 1.0)).all():
-        return 0.0
-    if any(isinstance(v, float) or not np.isin(v, (0.0, 1.0)).all() for v in values) or not metric.higher_is_better:
-        return 0.0
-    both = (np.asarray(values[0]) == 1) & (np.asarray(values[1]) == 1)
-    return float(np.mean(both & (run.agreement < 1)))
-
-
-def _elsewhere(others: Sequence[OutputVerdict]) -> str:
-    """Return why a candidate fails by an output that its metric does not look at; empty where it does not."""
-    for each in others:
-        if not each.passed:
-            return (
-                f"output {each.name!r}, which the metric does not look at, moved too far: {each.metric} drop"
-                f" {each.drop.estimate:.3g}, at most {each.bound.value:.3g} at {100 * each.bound.confidence:g} %, and"
-                f" {each.allowed:g} is allowed; --output NAME says which outputs count"
-            )
-    return ""
-
-
 def _outputs(candidate: Runner, feeds: Sequence[Feed], *, alone: bool) -> list[dict[str, Array]]:
     """Return a candidate's outputs; `alone`: it gives others in a batch (int8 with ranges found at run time, say)."""
     if alone:
         return [candidate.run(feed) for feed in feeds]
     return split(candidate.run(join(feeds)), feeds)
-
-
-def within(bound: float, allowed: float, scale: float) -> bool:
-    """Return whether a bound is at most what is allowed, but for rounding: SLACK of the numbers compared."""
-    return math.isfinite(bound) and bound <= allowed + SLACK * max(allowed, scale)
-
-
-def _broken(name: str, base: Comparison, run: Comparison) -> str | None:
-    """Return why a candidate fails whatever its metric says."""
-    n = run.measured.n
-    for each in base.moved:
-        if each.void == n:
-            return f"the original's own output {each.name!r} is never finite: nothing can be shown to hold"
-    for each in run.moved:
-        if each.broken:
-            return f"output {each.name!r} has NaN or Inf in {each.broken} of {n} samples where the original has none"
-    if not math.isfinite(base.measured.estimate):
-        return f"the original's own {name} is not a finite number; {_unfit(base) or 'check the labels'}"
-    if not math.isfinite(run.measured.estimate):
-        reshaped = [f"output {each.name!r} has another shape in {each.reshaped} of {n}" for each in run.moved]
-        causes = [text for text, each in zip(reshaped, run.moved, strict=True) if each.reshaped]
-        return f"{name} of the candidate is not a finite number; {_unfit(base) or ', '.join(causes) or _ZEROS}"
-    return None
-
-
-_ZEROS = "the original's output may be all zeros in a sample: take another metric"
-
-
-def _unfit(base: Comparison) -> str:
-    texts = [
-        f"the original itself gives NaN or Inf in {each.unfit} of {base.measured.n} samples (output {each.name!r})"
-        for each in base.moved
-        if each.unfit
-    ]
-    return ", ".join(texts)
-
-
-def _notes(name: str, base: Comparison, run: Comparison) -> Iterator[str]:
-    n = run.measured.n
-    if unfit := _unfit(base):
-        yield f"{unfit}; these elements are left out of the differences"
-    for each in run.moved:
-        if each.reshaped:
-            yield f"output {each.name!r} has another shape in {each.reshaped} of {n} samples: no distance can be given"
-    if failed := max(base.measured.failed_resamples, run.measured.failed_resamples):
-        yield f"{failed} of {len(run.measured.replicates)} resamples gave no {name} and were left out of its interval"
-    if run.measured.replicates.size and not np.ptp(base.measured.replicates - run.measured.replicates):
-        yield f"{name} changed on no resample, so its interval is a guess: return values a sample for an exact one"
