@@ -23,14 +23,17 @@ SCREENS = 7
 """Plans that are measured on the way to where the answer is expected: bisection over the curve."""
 NET = 0.15
 """Of the decisions that change, the share by which more are lost than gained: typical of trained classifiers."""
+SURPRISE = 1 / 16
+"""The first plan is to be milder than this share of the expected divergence, by measurement."""
 FARTHEST = 1e6
 """What a sample diverges by at most, so that means stay finite."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Screened:
-    """One plan on the samples held back: mean divergence, share of changed decisions, (n,) drops of the metric."""
+    """One plan on so many samples held back: mean divergence, share of changed decisions, (n,) drops of the metric."""
 
+    samples: int
     divergence: float
     changed: float | None
     drops: Array | None
@@ -71,20 +74,21 @@ class Screening:
             worse, better = worse_and_better(self.judge.metric, base.measured, found.measured)
             drops = worse - better
         divergences = np.minimum(np.concatenate(values), FARTHEST)  # inf where a candidate is not finite
-        return Screened(float(np.mean(divergences)), changed, drops)
+        return Screened(len(divergences), float(np.mean(divergences)), changed, drops)
 
 
 def expected_bounds(found: Sequence[Screened], n: int, alpha: float) -> list[float]:
     """Return, for every plan screened, the bound of its drop that `n` validation samples may be expected to certify.
 
-    Decisions change as √divergence: the few changes seen are pooled over all plans by that law. Where there are none,
-    the drops themselves are taken.
+    Decisions change as √divergence: the few changes seen are pooled over all plans by that law, and one more is added,
+    for none seen is not none. Where there are no decisions, the drops themselves are taken.
     """
     roots = [math.sqrt(max(each.divergence, 0.0)) for each in found]
     z = float(stats.norm.ppf(1 - alpha))
     changed = [each.changed for each in found]
     if all(each is not None for each in changed) and any(roots):
-        rate = sum(each for each in changed if each is not None) / sum(roots)
+        one = 1 / max(each.samples for each in found)
+        rate = (sum(each for each in changed if each is not None) + one) / sum(roots)
         lost = [float(each.drops.mean()) for each in found if each.drops is not None]
         net = min(max(sum(lost) / sum(roots), NET * rate), rate) if len(lost) == len(found) else NET * rate
         return [net * root + z * math.sqrt(rate * root / n) for root in roots]
@@ -120,7 +124,12 @@ def sequence_of(
         else:
             high = middle
     divergences = interpolated(losses, at, [each.divergence for each in found])
-    return [curve[i] for i in places(divergences, divergences[max(low - 1, 0)])]
+    expected = divergences[max(low - 1, 0)]
+    chosen = places(divergences, expected)
+    first = chosen[0]
+    while first and screening.measure(curve[first]).divergence > SURPRISE * expected:
+        first //= 2  # what was predicted to be mild is not
+    return [curve[i] for i in ([first, *chosen] if first < chosen[0] else chosen)]
 
 
 def _middle(losses: Sequence[float]) -> float:

@@ -15,28 +15,12 @@ import numpy as np
 
 from onnx_lowrank.types import Plan
 
-MILDEST = 1 / 32
-"""The first plan's divergence, as a share of that at which the answer is expected: decisions change by √ of it."""
 FACTORS = (
-    MILDEST,
-    1 / 12,
-    1 / 6,
-    1 / 3.5,
-    1 / 2.2,
-    1 / 1.6,
-    1 / 1.25,
-    1.0,
-    1.25,
-    1.6,
-    2.0,
-    2.6,
-    3.5,
-    5.0,
-    8.0,
-    16.0,
-    64.0,
+    *(1 / 512, 1 / 64, 1 / 16, 1 / 6, 1 / 3, 1 / 2, 1 / 1.5, 1.0, 1.5, 2.2, 3.3),
+    *(5.0, 7.5, 11.0, 16.0, 24.0, 36.0, 64.0, 256.0),
 )
-"""Divergences to plan for, in units of the expected one: dense where the answer is expected."""
+"""Divergences to plan for, in units of the one at which the answer is expected (decisions change by the root of it):
+dense there, and from far below, since a first plan that is not certified ends it all."""
 ROUNDING = 1e-9
 """Divergences below this share of the largest are equal: what they differ by is rounding."""
 
