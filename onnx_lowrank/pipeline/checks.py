@@ -65,11 +65,10 @@ class Tried:
 
     @property
     def better(self) -> bool:
-        """Whether the original beats its own outputs dealt to other samples, every time; of few samples, mostly."""
-        if self.count < ENOUGH:
-            return self.hopeful
+        """Whether the original beats its own outputs dealt to other samples, every time; with few samples, ever."""
         sign = 1.0 if self.metric.higher_is_better else -1.0
-        return all(sign * (self.value - other) > 1e-12 * max(abs(self.value), abs(other)) for other in self.dealt)
+        enough = all if self.count >= ENOUGH else any
+        return enough(sign * (self.value - other) > 1e-12 * max(abs(self.value), abs(other)) for other in self.dealt)
 
     @property
     def hopeful(self) -> bool:
@@ -143,6 +142,8 @@ def _problem(tried: Tried) -> str:
     metric, n = tried.metric, tried.count
     if n < 2:
         return ""
+    if infinite := _not_finite(tried):
+        return infinite
     constant = [name for name, values in tried.outputs.items() if all(map(numeric, values)) and _equal(values)]
     if len(constant) == len(tried.outputs):
         return f"the original gives the same outputs for all {n} validation samples looked at ({constant[0]!r})"
@@ -153,6 +154,22 @@ def _problem(tried: Tried) -> str:
             f" with its outputs dealt to the wrong samples ({n} validation samples)"
         )
     return _oversure(tried)
+
+
+def _not_finite(tried: Tried) -> str:
+    """Return which output of the original is not finite where that leaves nothing to measure; else empty."""
+    broken = {
+        name: sum(not np.isfinite(value).all() for value in values)
+        for name, values in tried.outputs.items()
+        if all(map(numeric, values))
+    }
+    for name, values in tried.outputs.items():
+        if name in broken and not any(np.isfinite(value).any() for value in values):
+            return f"the original's output {name!r} is never finite: nothing can be shown to hold"
+    if np.isfinite(tried.value) or tried.measured.known:
+        return ""
+    where = ", ".join(f"output {name!r} has NaN or Inf in {count} of {tried.count}" for name, count in broken.items())
+    return f"{tried.metric.name} of the original is not a finite number: {where} samples"
 
 
 def _equal(values: Sequence[Array]) -> bool:

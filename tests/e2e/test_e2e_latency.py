@@ -224,7 +224,7 @@ def test_what_the_switches_hold_stays_with_the_options_that_are_left(
     options = Options(threads=1, provider="cpu", metric="cosine", **switch)
     goal = Lossless(target_latency=0.8, gate=GATE)
     if "signed" in switch:
-        options = replace(options, metric=None)
+        options = replace(options, metric=None, allow_weak_baseline=True)
         samples = replace(
             samples, **{name: labelled(getattr(samples, name)) for name in ("data", "validation", "test")}
         )

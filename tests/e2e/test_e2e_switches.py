@@ -15,6 +15,7 @@ from onnx_lowrank.errors import GoalError
 from onnx_lowrank.model_io import load
 from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options
 from onnx_lowrank.pipeline import DataSources, Study, apply, optimize, reach
+from onnx_lowrank.plan import lossless
 from onnx_lowrank.plan.choose import least_loss
 from onnx_lowrank.plan.interlayer import joint_rise
 from onnx_lowrank.plan.signed import agreed
@@ -188,7 +189,9 @@ def test_inter_layer_gives_the_planner_the_terms_between_sites():
     assert max(gains) > 1e-3
     keep = (elements(MODEL) - problem.dense + 1000.0) / elements(MODEL)
     first = reach(study, Lossless(keep=keep, gate=LOOSE), dry_run=True).trials[0]
-    assert first.plan.choices == least_loss(problem, 1000.0, "").choices
+    competing = [plan.choices for plan in lossless(problem, 1000.0)]
+    assert competing[0] == least_loss(problem, 1000.0, "").choices
+    assert first.plan.choices in competing  # which one, samples that nothing was fitted on have said
 
 
 def test_refit_keeps_the_plan_and_lowers_the_error():
