@@ -17,7 +17,7 @@ RESAMPLES = 300
 LEAST_RESAMPLES = 30
 """Fewer finite resamples than this say nothing."""
 UNSEEN = 3
-"""Samples that an aggregate's error allows for beyond those seen: the rule of three."""
+"""Samples that the bound of an aggregate allows for beyond those seen: the rule of three."""
 
 
 def binary(*groups: Array) -> bool:
@@ -173,30 +173,38 @@ def resamples(n: int, count: int, seed: int, groups: Array | None = None) -> Ite
 
 
 def aggregate_interval(estimate: float, replicates: Array, n: int, level: float, span: float) -> Interval:
-    """Return the interval of an aggregate of n samples; `replicates` (m,): the bootstrap's, those not finite left out.
+    """Return estimate ± t × bootstrap standard error; `replicates` (m,) of n samples, those not finite left out.
 
-    t × standard error about the estimate, as resampled correlations are biased; skewness lengthens the end that it
-    points to (Hall's transformation) and shortens none. The error is taken at its own upper end, as it is known from m
-    replicates, and allows for UNSEEN samples: of `span`, and of what those do that do most. No end is nearer than
-    `span` × `rare_share`, all there is where replicates are all equal. Fewer than 30 finite replicates, or one sample,
-    bound nothing. Simulated by `tools/bench.py --part trust`.
+    Symmetric about the estimate, as resampled correlations are biased. Replicates that are all equal leave the
+    spread open: `span` × `rare_share`. Fewer than 30 finite ones, or one sample, bound nothing.
     """
     finite = replicates[np.isfinite(replicates)]
     if n < 2 or len(finite) < LEAST_RESAMPLES or not math.isfinite(estimate):
         return Interval(estimate, -math.inf, math.inf, level)
-    least = span * rare_share(n, level)
-    if np.ptp(finite) == 0:
-        return Interval(estimate, estimate - least, estimate + least, level)
-    seen = float(np.std(finite, ddof=1)) * (1 + 1 / math.sqrt(2 * len(finite)))
+    error = float(np.std(finite, ddof=1)) if np.ptp(finite) else 0.0
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error if error else span * rare_share(n, level)
+    return Interval(estimate, estimate - half, estimate + half, level)
+
+
+def aggregate_bound(estimate: float, replicates: Array, n: int, alpha: float, span: float) -> float:
+    """Return the one-sided upper bound, at 1 − `alpha`, of what `aggregate_interval` gives the interval of.
+
+    Skewness lengthens it (Hall's transformation) and never shortens it. The error is taken at its own upper end, as it
+    is known from m replicates, and allows for UNSEEN samples: of `span`, and of what those do that do most. It is no
+    nearer than `span` × `rare_share`. Simulated by `tools/bench.py --part trust`; asymptotic all the same: where 4 of
+    500 samples lose all, it was too low in 9 % of the cases.
+    """
+    level = 1 - 2 * alpha
+    high = aggregate_interval(estimate, replicates, n, level, span).high
+    finite = replicates[np.isfinite(replicates)]
+    if not math.isfinite(high) or np.ptp(finite) == 0:
+        return high
     apart = (finite - finite.mean()) / np.abs(finite - finite.mean()).max()
-    skewness = float(np.mean(apart**3)) / float(np.mean(apart**2)) ** 1.5
-    quantile = float(stats.t.ppf((1 + level) / 2, n - 1))
-    ends = []
-    for sign in (-1, 1):
-        skew = max(sign * skewness, 0.0)
-        error = math.sqrt(seen**2 * (1 + UNSEEN * skew**2) + UNSEEN * (span / n) ** 2)
-        ends.append(estimate + sign * max(-_unskewed(-quantile, skew) * error, least))
-    return Interval(estimate, ends[0], ends[1], level)
+    skewness = max(float(np.mean(apart**3)) / float(np.mean(apart**2)) ** 1.5, 0.0)
+    seen = float(np.std(finite, ddof=1)) * (1 + 1 / math.sqrt(2 * len(finite)))
+    error = math.sqrt(seen**2 * (1 + UNSEEN * skewness**2) + UNSEEN * (span / n) ** 2)
+    quantile = -_unskewed(-float(stats.t.ppf(1 - alpha, n - 1)), skewness)
+    return estimate + max(quantile * error, span * rare_share(n, level))
 
 
 def median_interval(values: Array, level: float) -> Interval:

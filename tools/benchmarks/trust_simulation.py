@@ -45,9 +45,9 @@ def cell_name(kind: Kind, changed: float, n: int) -> str:
 
 def measure(lines: Lines) -> None:
     """Simulate every missing cell."""
+    key = hashlib.sha256(f"{KINDS} {ALPHA:g} {PLANS}".encode()).hexdigest()
     for kind, changed, n in cells(lines.setting.quick):
-        name, said = cell_name(kind, changed, n), f"{kind!r} {kind.allowed(changed):.12g} {ALPHA:g} {PLANS}"
-        key = hashlib.sha256(said.encode()).hexdigest()
+        name = cell_name(kind, changed, n)
         if lines.has(PART, SIMULATED, name, key):
             continue
         count = QUICK_REPETITIONS if lines.setting.quick else kind.repetitions
@@ -62,7 +62,7 @@ def simulate(kind: Kind, changed: float, n: int, count: int, seed: int) -> dict[
     The samples are the same for every number of plans. A sequence goes wrong where the plan that loses what is allowed
     is certified, and all before it; what comes after it changes nothing.
     """
-    place = [seed, KINDS_SEEN.index(kind.name), round(changed * 1e6), n]
+    place = [seed, [each.name for each in KINDS].index(kind.name), round(changed * 1e6), n]
     false = dict.fromkeys(PLANS, 0)
     for repetition in kind.simulated(np.random.default_rng([*place, 0]), changed, n, count, balanced=False):
         if repetition.holds(1.0):
@@ -77,6 +77,3 @@ def simulate(kind: Kind, changed: float, n: int, count: int, seed: int) -> dict[
         "false": {str(plans): number for plans, number in false.items()}, "power": certified / count,
         "best": kind.best(changed, n, float(np.std(drops))),
     }  # fmt: skip
-
-
-KINDS_SEEN = [kind.name for kind in KINDS]
