@@ -34,8 +34,8 @@ ABOUT_SIMULATION = (
     " *Changed*: samples whose value changes by the middle plan (*all scores move*: by that share of their variance)."
     " *Power*: a single plan that changes as many samples and loses nothing is certified; beside it the best that any"
     " test can do: right or wrong, the likelihood-ratio test that knows how many samples change; else a z test that"
-    " knows the standard deviation, which does not keep its level where losses are rare: there it is out of reach. *Limit*:"
-    " the level plus {errors} Monte-Carlo errors."
+    " knows the standard deviation, which does not keep its level where losses are rare: there it is out of reach."
+    " *Limit*: the level plus {errors} Monte-Carlo errors."
 )
 
 
