@@ -3,6 +3,7 @@
     python -m models minilm --out zoo/minilm      # and so on, see models/README.md
     python tools/bench.py --zoo zoo
     python tools/bench.py --zoo zoo --part scaling    # no zoo model, and only where it is asked for: half an hour
+    python tools/bench.py --zoo zoo --part trust      # likewise, on the demo: it writes OUT/trust.md
     python tools/bench.py --zoo zoo --quick           # a trial of every classifier's part: two minutes
 
 Every measurement is a JSON line in OUT/*.jsonl, keyed by model, cell, seed, tool version and the model's hash; one that
@@ -34,6 +35,7 @@ from benchmarks import (
     prediction,
     quantize,
     scaling,
+    trust,
 )
 from benchmarks.accuracy_plot import PLOT as ACCURACY
 from benchmarks.accuracy_plot import draw_accuracy
@@ -41,8 +43,10 @@ from benchmarks.lines import Lines, Setting
 from benchmarks.paper_table import CLASSIFIERS
 from benchmarks.prediction_table import PLOT
 from benchmarks.tables import document
+from benchmarks.trust_table import page
 from benchmarks.zoo import ROOT, read_entry
 
+from models.fetch import RecipeError
 from onnx_lowrank.errors import LowRankError
 
 MODELS = ("crepe", "minilm", "ppocr", "efficientnet")
@@ -54,8 +58,8 @@ QUICK_MODEL = "text"
 """A trial of the whole: the smallest classifier."""
 PAPER = {"paper": paper.measure, "methods": methods.measure, "peers": peers.measure}
 """What is measured of the classifiers, whose labels are class numbers."""
-DRAWN = {scaling.PART: scaling.measure}
-"""What is measured of models that are drawn, whatever the zoo holds."""
+DRAWN = {scaling.PART: (scaling.MODEL, scaling.measure), trust.PART: (trust.MODEL, trust.measure)}
+"""What is measured whatever the zoo holds, and of which model: drawn ones, the demo."""
 
 
 def main() -> int:
@@ -66,13 +70,25 @@ def main() -> int:
     os.chdir(ROOT)
     lines = Lines(out, Setting(given.seed, given.threads, given.quick))
     failures = [] if given.tables_only else _run(zoo, given.models, given.part, lines)
-    results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(document(lines.all(), (*MODELS, *CLASSIFIERS), lines.setting), encoding="utf-8")
-    print(f"written: {results}")
-    _draw(lines, results.parent)
+    _write(lines, results, out, only_page=set(given.part) == {trust.PART})
     for failure in failures:
         print(f"FAILED {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _write(lines: Lines, results: Path, out: Path, *, only_page: bool) -> None:
+    """Write the page of part "trust" beside its raw lines, and RESULTS.md, which has nothing of that part."""
+    out.mkdir(parents=True, exist_ok=True)
+    if text := page(lines.all(), lines.setting):
+        (out / trust.PAGE).write_text(text, encoding="utf-8")
+        print(f"written: {out / trust.PAGE}")
+    if only_page:
+        return
+    rest = [line for line in lines.all() if line["part"] != trust.PART]
+    results.parent.mkdir(parents=True, exist_ok=True)
+    results.write_text(document(rest, (*MODELS, *CLASSIFIERS), lines.setting), encoding="utf-8")
+    print(f"written: {results}")
+    _draw(lines, results.parent)
 
 
 def _draw(lines: Lines, folder: Path) -> None:
@@ -94,7 +110,8 @@ def _run(zoo: Path, models: list[str], parts: list[str], lines: Lines) -> list[s
     """Measure; a part that fails does not keep the others from running."""
     failures = []
     for part in (part for part in DRAWN if part in parts):
-        failures += _measured(scaling.MODEL, part, partial(DRAWN[part], lines))
+        model, measure = DRAWN[part]
+        failures += _measured(model, part, partial(measure, lines))
     for name in models:
         measures = PAPER if name in CLASSIFIERS else PARTS
         chosen = [part for part in measures if part in parts]
@@ -116,7 +133,7 @@ def _measured(name: str, part: str, measure: Callable[[], None]) -> list[str]:
     failures = []
     try:
         measure()
-    except (LowRankError, goals.RunError, cost.CostError) as error:
+    except (LowRankError, RecipeError, goals.RunError, cost.CostError) as error:
         failures.append(f"{name}, {part}: {error}")
         print(failures[-1], file=sys.stderr, flush=True)
     print(f"{name}: {part} took {time.perf_counter() - start:.0f} s", flush=True)

@@ -7,7 +7,15 @@ import math
 import numpy as np
 
 from onnx_lowrank import statistics
-from onnx_lowrank.metrics.estimate import Measured, base_of, best_of, by_group, drop_of, worse_and_better
+from onnx_lowrank.metrics.estimate import (
+    Measured,
+    aggregate_drops,
+    base_of,
+    best_of,
+    by_group,
+    units_of,
+    worse_and_better,
+)
 from onnx_lowrank.metrics.protocol import Metric, bounds_of
 from onnx_lowrank.options import Gate
 from onnx_lowrank.types import Bound
@@ -19,12 +27,14 @@ def bound_of(
     """Return the smallest drop that is certified: every larger one is rejected at the gate's confidence, one-sided.
 
     Right-or-wrong values: exact. Values within the metric's `bounds`: a bet that is valid for every distribution. Any
-    other value a sample: Hall's skewness-corrected t; one number for the whole set: a bootstrap; both asymptotic.
+    other value a sample: Hall's skewness-corrected t; one number for the whole set: a bootstrap, corrected likewise;
+    both asymptotic.
     """
     relative, alpha = gate.drop_type == "relative", gate.alpha
     base_of(metric, original, relative=relative)  # raises where a relative drop has no meaning
     if isinstance(original.values, float) or isinstance(candidate.values, float):
-        high = drop_of(metric, original, candidate, 1 - 2 * alpha, relative=relative).high
+        estimate, drops, span = aggregate_drops(metric, original, candidate, relative=relative)
+        high = statistics.aggregate_bound(estimate, drops, units_of(original), alpha, span)
         return Bound(high, 1 - alpha, "bootstrap", exact=False)
     if not np.isfinite(candidate.values).all() or not np.isfinite(original.values).all():
         return Bound(math.inf, 1 - alpha, "none", exact=False)

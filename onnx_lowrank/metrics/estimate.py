@@ -88,7 +88,7 @@ def interval_of(metric: Metric, found: Measured, level: float) -> Interval:
     """Return the metric's two-sided interval, not beyond its `best`."""
     if isinstance(found.values, float):
         spread = max(abs(found.values), _spread(found))
-        interval = statistics.aggregate_interval(found.values, found.replicates, _units(found), level, spread)
+        interval = statistics.aggregate_interval(found.values, found.replicates, units_of(found), level, spread)
     elif found.groups is not None:
         interval = statistics.mean_interval(by_group(found.values, found.groups), level)
     else:
@@ -109,7 +109,8 @@ def drop_of(metric: Metric, original: Measured, candidate: Measured, level: floa
     if original.known:
         return _shortfall(metric, interval_of(metric, candidate, level), base)
     if isinstance(original.values, float) or isinstance(candidate.values, float):
-        return _aggregate_drop(metric, original, candidate, level, relative=relative)
+        estimate, drops, span = aggregate_drops(metric, original, candidate, relative=relative)
+        return statistics.aggregate_interval(estimate, drops, units_of(original), level, span)
     worse, better = worse_and_better(metric, original, candidate)
     if original.groups is not None:
         return _grouped_drop(worse, better, original, level, base)
@@ -136,7 +137,8 @@ def worse_and_better(metric: Metric, original: Measured, candidate: Measured) ->
     return (first, second) if metric.higher_is_better else (second, first)
 
 
-def _units(found: Measured) -> int:
+def units_of(found: Measured) -> int:
+    """Return how many independent samples there are."""
     return found.n if found.groups is None else int(found.groups.max()) + 1
 
 
@@ -163,9 +165,13 @@ def _shortfall(metric: Metric, value: Interval, base: float) -> Interval:
     return Interval(abs(best - value.estimate) / base, min(ends), max(ends), value.level)
 
 
-def _aggregate_drop(
-    metric: Metric, original: Measured, candidate: Measured, level: float, *, relative: bool
-) -> Interval:
+def aggregate_drops(
+    metric: Metric, original: Measured, candidate: Measured, *, relative: bool
+) -> tuple[float, Array, float]:
+    """Return the drop of an aggregate, (m,) that of every resample, and what a sample nobody saw may do to it.
+
+    Raises MetricError where only one of the two is an aggregate.
+    """
     if not (isinstance(original.values, float) and isinstance(candidate.values, float)):
         raise MetricError(f"{metric.name} returned one number for one model and an array for the other")
     sign = 1.0 if metric.higher_is_better else -1.0
@@ -176,10 +182,10 @@ def _aggregate_drop(
         if relative:
             base = abs(original.values)
             estimate, drops, span = estimate / base, drops / np.abs(original.replicates), span / base
-    return statistics.aggregate_interval(estimate, drops, _units(original), level, span)
+    return estimate, drops, span
 
 
 def _spread(found: Measured) -> float:
     """Return twice the standard deviation of one sample's influence: what an unseen sample may do to an aggregate."""
     finite = found.replicates[np.isfinite(found.replicates)]
-    return 2 * float(np.std(finite)) * math.sqrt(_units(found)) if len(finite) else 0.0
+    return 2 * float(np.std(finite)) * math.sqrt(units_of(found)) if len(finite) else 0.0

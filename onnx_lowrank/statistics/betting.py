@@ -32,11 +32,11 @@ def betting_bound(
     x = np.clip((values[order] - low) / (high - low), 0.0, 1.0)
     weights = np.ones(len(x)) if sizes is None else sizes[order] / sizes.max()
     lowest, highest = float(weights @ x / weights.sum()), 1.0
-    if not _beaten(x, weights, 1 - 1e-12, alpha):
+    if not beaten(x, weights, 1 - 1e-12, alpha):
         return high
     for _ in range(40):
         middle = (lowest + highest) / 2
-        if _beaten(x, weights, middle, alpha):
+        if beaten(x, weights, middle, alpha):
             highest = middle
         else:
             lowest = middle
@@ -45,7 +45,7 @@ def betting_bound(
     return low + highest * (high - low)
 
 
-def _beaten(x: Array, weights: Array, mean: float, alpha: float) -> bool:
+def beaten(x: Array, weights: Array, mean: float, alpha: float) -> bool:
     """Return whether the wealth against `mean` ever reaches 1/α: half of it played by each of two rules.
 
     One stakes what would have grown fastest so far, the other what is best where n values are to just suffice.

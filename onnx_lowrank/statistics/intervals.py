@@ -16,6 +16,8 @@ RESAMPLES = 300
 """Bootstrap resamples of an aggregate: its standard error is then known to 4 %."""
 LEAST_RESAMPLES = 30
 """Fewer finite resamples than this say nothing."""
+UNSEEN = 3
+"""Samples that the bound of an aggregate allows for beyond those seen: the rule of three."""
 
 
 def binary(*groups: Array) -> bool:
@@ -182,6 +184,27 @@ def aggregate_interval(estimate: float, replicates: Array, n: int, level: float,
     error = float(np.std(finite, ddof=1)) if np.ptp(finite) else 0.0
     half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error if error else span * rare_share(n, level)
     return Interval(estimate, estimate - half, estimate + half, level)
+
+
+def aggregate_bound(estimate: float, replicates: Array, n: int, alpha: float, span: float) -> float:
+    """Return the one-sided upper bound, at 1 − `alpha`, of what `aggregate_interval` gives the interval of.
+
+    Skewness lengthens it (Hall's transformation) and never shortens it. The error is taken at its own upper end, as it
+    is known from m replicates, and allows for UNSEEN samples: of `span`, and of what those do that do most. It is no
+    nearer than `span` × `rare_share`. Simulated by `tools/bench.py --part trust`; asymptotic all the same: where 4 of
+    500 samples lose all, it was too low in 8 % of the cases.
+    """
+    level = 1 - 2 * alpha
+    high = aggregate_interval(estimate, replicates, n, level, span).high
+    finite = replicates[np.isfinite(replicates)]
+    if not math.isfinite(high) or np.ptp(finite) == 0:
+        return high
+    apart = (finite - finite.mean()) / np.abs(finite - finite.mean()).max()
+    skewness = max(float(np.mean(apart**3)) / float(np.mean(apart**2)) ** 1.5, 0.0)
+    seen = float(np.std(finite, ddof=1)) * (1 + 1 / math.sqrt(2 * len(finite)))
+    error = math.sqrt(seen**2 * (1 + UNSEEN * skewness**2) + UNSEEN * (span / n) ** 2)
+    quantile = -_unskewed(-float(stats.t.ppf(1 - alpha, n - 1)), skewness)
+    return estimate + max(quantile * error, span * rare_share(n, level))
 
 
 def median_interval(values: Array, level: float) -> Interval:

@@ -213,6 +213,20 @@ def test_aggregate_interval_is_the_bootstrap_error():
     assert interval.width / 2 == pytest.approx(1.96 * 0.1, rel=0.15)
 
 
+def test_the_bound_of_an_aggregate_is_lengthened_by_skewness_and_not_shortened():
+    replicates = np.random.default_rng(0).gamma(4, 0.05, 300)  # skewness 1: as where one sample lost all
+    high = statistics.aggregate_interval(0.0, replicates, 1000, 0.9, 0.1).high
+    assert statistics.aggregate_bound(0.0, replicates, 1000, 0.05, 0.1) >= 3 * high
+    assert high <= statistics.aggregate_bound(0.0, -replicates, 1000, 0.05, 0.1) <= 1.1 * high
+
+
+def test_a_small_error_of_an_aggregate_is_not_all_that_may_have_been_missed():
+    replicates = np.random.default_rng(0).normal(0, 1e-6, 300)
+    assert statistics.aggregate_bound(0.0, replicates, 500, 0.05, 0.8) >= 0.8 * statistics.rare_share(500, 0.9)
+    assert statistics.aggregate_bound(0.0, np.zeros(300), 500, 0.05, 0.8) == 0.8 * statistics.rare_share(500, 0.9)
+    assert statistics.aggregate_bound(0.0, np.full(300, math.nan), 500, 0.05, 0.8) == math.inf
+
+
 def test_aggregate_interval_leaves_out_what_is_no_number():
     replicates = np.concatenate([np.random.default_rng(0).normal(size=100), np.full(200, math.nan)])
     assert math.isfinite(statistics.aggregate_interval(0.0, replicates, 50, 0.95, 1.0).width)
