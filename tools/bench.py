@@ -35,6 +35,7 @@ from benchmarks import (
     prediction,
     quantize,
     scaling,
+    tolerance,
     trust,
 )
 from benchmarks.accuracy_plot import PLOT as ACCURACY
@@ -56,9 +57,14 @@ PARTS |= {"pareto": pareto.measure, "floor": floor.measure, "latency": latency.m
 PARTS |= {"quantize": quantize.measure, "threads": quantize.measure_threads}
 QUICK_MODEL = "text"
 """A trial of the whole: the smallest classifier."""
+PARTS |= {tolerance.PART: tolerance.measure}
 PAPER = {"paper": paper.measure, "methods": methods.measure, "peers": peers.measure}
+PAPER |= {tolerance.PART: tolerance.measure}
 """What is measured of the classifiers, whose labels are class numbers."""
 DRAWN = {scaling.PART: (scaling.MODEL, scaling.measure), trust.PART: (trust.MODEL, trust.measure)}
+DRAWN |= {tolerance.PART: (tolerance.DEMO, tolerance.measure_demo)}
+PAGES = {trust.PART: page, tolerance.PART: tolerance.page}
+"""Parts with a page of their own, OUT/<part>.md: RESULTS.md has nothing of them."""
 """What is measured whatever the zoo holds, and of which model: drawn ones, the demo."""
 
 
@@ -70,21 +76,22 @@ def main() -> int:
     os.chdir(ROOT)
     lines = Lines(out, Setting(given.seed, given.threads, given.quick))
     failures = [] if given.tables_only else _run(zoo, given.models, given.part, lines)
-    _write(lines, results, out, only_page=set(given.part) == {trust.PART})
+    _write(lines, results, out, only_pages=set(given.part) <= set(PAGES))
     for failure in failures:
         print(f"FAILED {failure}", file=sys.stderr)
     return 1 if failures else 0
 
 
-def _write(lines: Lines, results: Path, out: Path, *, only_page: bool) -> None:
-    """Write the page of part "trust" beside its raw lines, and RESULTS.md, which has nothing of that part."""
+def _write(lines: Lines, results: Path, out: Path, *, only_pages: bool) -> None:
+    """Write the parts' own pages beside their raw lines, and RESULTS.md of all other parts."""
     out.mkdir(parents=True, exist_ok=True)
-    if text := page(lines.all(), lines.setting):
-        (out / trust.PAGE).write_text(text, encoding="utf-8")
-        print(f"written: {out / trust.PAGE}")
-    if only_page:
+    for part, made in PAGES.items():
+        if text := made(lines.all(), lines.setting):
+            (out / f"{part}.md").write_text(text, encoding="utf-8")
+            print(f"written: {out / part}.md")
+    if only_pages:
         return
-    rest = [line for line in lines.all() if line["part"] != trust.PART]
+    rest = [line for line in lines.all() if line["part"] not in PAGES]
     results.parent.mkdir(parents=True, exist_ok=True)
     results.write_text(document(rest, (*MODELS, *CLASSIFIERS), lines.setting), encoding="utf-8")
     print(f"written: {results}")
@@ -161,7 +168,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tables-only", action="store_true", help="measure nothing, write the tables again")
     given = parser.parse_args()
     if given.part is None:
-        given.part = [*PARTS, *PAPER, *(DRAWN if given.quick else [])]
+        given.part = [*dict.fromkeys((*PARTS, *PAPER, *(DRAWN if given.quick else [])))]
     if given.models is None:
         there = [name for name in (*MODELS, *CLASSIFIERS) if (given.zoo / name).is_dir()]
         given.models = [QUICK_MODEL] if given.quick else there

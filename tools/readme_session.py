@@ -11,9 +11,9 @@ from pathlib import Path
 README = Path(__file__).resolve().parent.parent / "README.md"
 DEMO = "--data demo/calibration.npz \\\n      --validation demo/validation.npz --test demo/test.npz"
 SESSION = ("onnx-lowrank demo --files demo", f"onnx-lowrank optimize demo/demo.onnx {DEMO}")
-INT8 = f"onnx-lowrank optimize demo/demo.onnx {DEMO} \\\n      --max-drop 0.005 --then quantize -o demo/int8.onnx"
-FROM, UNTIL, LAST = "Each step, on validation", "Factored weights", 2
-"""What is shown of the int8 session: these tables, and the last lines."""
+INT8 = f"onnx-lowrank optimize demo/demo.onnx {DEMO} \\\n      --then quantize -o demo/int8.onnx"
+FROM, UNTIL = "Each step, on validation", "Factored weights"
+"""What is shown of the int8 session: what is claimed, these tables, and the last line."""
 
 
 def run(command: str, folder: Path) -> list[str]:
@@ -35,7 +35,7 @@ def int8(folder: Path) -> str:
     """Return what matters of the second."""
     lines = run(INT8, folder)
     shown = "\n".join(lines[lines.index(FROM) : lines.index(UNTIL)]).rstrip()
-    return "\n".join([f"$ {INT8}", "…", shown, "…", *lines[-LAST:]])
+    return "\n".join([f"$ {INT8}", *lines[: lines.index("")], "…", shown, "…", lines[-1]])
 
 
 def put(text: str, name: str, block: str) -> str:

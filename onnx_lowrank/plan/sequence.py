@@ -15,10 +15,9 @@ import numpy as np
 
 from onnx_lowrank.types import Plan
 
-FACTORS = (
-    *(1 / 512, 1 / 64, 1 / 16, 1 / 6, 1 / 3, 1 / 2, 1 / 1.5, 1.0, 1.5, 2.2, 3.3),
-    *(5.0, 7.5, 11.0, 16.0, 24.0, 36.0, 64.0, 256.0),
-)
+DENSE = 1.35
+"""Neighbours' divergences where the answer is expected: sizes then differ by about a twentieth."""
+FACTORS = (1 / 512, 1 / 64, 1 / 16, 1 / 6, *(DENSE**step / 3 for step in range(17)), 64.0, 256.0)
 """Divergences to plan for, in units of the one at which the answer is expected (decisions change by the root of it):
 dense there, and from far below, since a first plan that is not certified ends it all."""
 ROUNDING = 1e-9

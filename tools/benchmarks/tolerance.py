@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.lines import Lines
+from benchmarks.lines import Line, Lines, Setting
 from benchmarks.zoo import Entry
 from onnx_lowrank import DataSources, Gate, Options, Study
 from onnx_lowrank.demo import MODEL, demo_samples
@@ -84,9 +84,12 @@ def _points(study: Study) -> Iterator[dict[str, float | None]]:
             return
 
 
-def page(lines: Lines) -> str:
-    """Return the page: a table of what the task metric lost at about each relative error."""
-    found = {line["model"]: line["data"] for line in lines.all() if line["part"] == PART}
+def page(lines: list[Line], setting: Setting) -> str:
+    """Return the page, empty without lines: what the task metric lost at about each relative error."""
+    lines = [line for line in lines if line["part"] == PART]
+    if not lines:
+        return ""
+    found = {line["model"]: line["data"] for line in lines}
     ends = (TOLERANCE / 5, TOLERANCE / 2, TOLERANCE, 2 * TOLERANCE, 4 * TOLERANCE)
     head = [
         "# Relative error of the outputs beside what the task metric loses",
@@ -102,9 +105,9 @@ def page(lines: Lines) -> str:
         cells = [_cell([p for p in data["points"] if p["relative-l2"] <= end]) for end in ends]
         metric = data["metric"].rpartition(":")[2]
         head.append(f"| {name} | {metric} | {data['n']:,} | " + " | ".join(cells) + " |")
-    machine = next(iter(lines.all()), {}).get("machine", {})
-    versions = ", ".join(f"{key} {value}" for key, value in machine.items())
-    return "\n".join([*head, "", f"Seed {lines.setting.seed}; {versions}.", ""])
+    versions = ", ".join(f"{key} {value}" for key, value in lines[0]["machine"].items())
+    states = ", ".join(sorted({line["source"] for line in lines}))
+    return "\n".join([*head, "", f"Seed {setting.seed}; source {states}; {versions}.", ""])
 
 
 def _cell(points: list[dict[str, float]]) -> str:

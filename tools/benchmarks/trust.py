@@ -9,10 +9,9 @@ from benchmarks import trust_draws, trust_simulation
 from benchmarks.lines import Lines
 from benchmarks.trust_parts import PART
 
-__all__ = ["MODEL", "PAGE", "PART", "measure"]
+__all__ = ["MODEL", "PART", "measure"]
 MODEL = "demo"
 """Stands for the model in what is told of the run."""
-PAGE = "trust.md"
 
 
 def measure(lines: Lines) -> None:
