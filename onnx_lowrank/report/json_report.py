@@ -13,7 +13,8 @@ from typing import Any
 from onnx_lowrank.result import Comparison, Inspection, Result
 from onnx_lowrank.version import __version__
 
-FORMAT = 1
+FORMAT = 2
+"""2: a verdict has a word and a bound with its confidence; warnings and a certificate are new."""
 LEFT_OUT = {"model", "curves", "source_files"}
 
 

@@ -151,14 +151,16 @@ def _beyond(curve: Curve | None, option: Option) -> bool:
 
 
 def _trials_table(result: Result) -> Table:
-    table = _table("Measured on validation, none accepted", "plan", "parameters", "of original", "drop", "allowed")
+    first = result.trials[0].verdict
+    title = f"Measured on validation, none accepted (allowed: below {first.allowed:g})"
+    table = _table(title, "plan", "parameters", "kept", "drop", "certified")
     for trial in result.trials:
         table.add_row(
-            trial.plan.origin,
+            trial.plan.origin.removesuffix(" of a sequence"),
             f"{trial.size.parameters:,}",
             numbers.percent(trial.size.parameters, result.before.parameters),
             numbers.interval(trial.verdict.drop),
-            f"{trial.verdict.allowed:g}",
+            f"below {numbers.metric(trial.verdict.bound.value)}",
         )
     return table
 

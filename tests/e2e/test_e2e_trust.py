@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +19,6 @@ from onnx_lowrank.model_io import load
 from onnx_lowrank.pipeline import compare
 
 pytestmark = pytest.mark.usefixtures("no_timing")
-SECONDS = 5.0
-"""What the user waits at most for a no on the demo model; here on a machine that does other things, too."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +27,7 @@ def sets() -> dict[str, dict[str, np.ndarray]]:
 
 
 def refused(folder: Path, sets: dict[str, dict[str, np.ndarray]], *more: str, code: int = 1) -> str:
-    """Run optimize on the demo with these samples; return the one line it answers, in time and with nothing written."""
+    """Run optimize on the demo with these samples; return the one line it answers, with nothing written."""
     (folder / "demo.onnx").write_bytes(MODEL.read_bytes())
     for name, arrays in sets.items():
         np.savez(folder / f"{name}.npz", **arrays)
@@ -38,10 +35,8 @@ def refused(folder: Path, sets: dict[str, dict[str, np.ndarray]], *more: str, co
     given = ["optimize", folder / "demo.onnx", "--data", folder / "calibration.npz"]
     if "validation" in sets:
         given += ["--validation", folder / "validation.npz"]
-    started = time.process_time()
     done = CliRunner().invoke(main, [str(a) for a in (*given, *more)])
     assert done.exit_code == code, done.output
-    assert time.process_time() - started < 3 * SECONDS  # of two cores
     assert sorted(path.name for path in folder.iterdir()) == before
     line = done.output.strip().splitlines()[-1]
     assert line.startswith("error: " if code == 1 else "NOTHING SAVED: ")

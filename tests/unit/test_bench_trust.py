@@ -146,6 +146,6 @@ def test_it_runs_without_a_zoo_and_once_a_cell(bench: Any, tmp_path: Path, monke
     assert len(lines.all()) == len(simulation.KINDS)
     monkeypatch.setattr(simulation, "simulate", lambda *_: pytest.fail("a cell that is there was run again"))
     assert tool._run(tmp_path / "no zoo", [], [simulation.PART], lines) == []
-    tool._write(lines, tmp_path / "RESULTS.md", tmp_path, only_page=True)
+    tool._write(lines, tmp_path / "RESULTS.md", tmp_path, only_pages=True)
     assert (tmp_path / "trust.md").read_text(encoding="utf-8").startswith("# Trust in a quick trial: not to be quoted")
     assert not (tmp_path / "RESULTS.md").exists()

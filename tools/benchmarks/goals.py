@@ -140,6 +140,6 @@ def cli_arguments(entry: Entry, lines: Lines, out: Path) -> list[str]:
     return [
         "optimize", str(entry.model), "-o", str(out), "--data", str(entry.calibration.path),
         "--validation", str(entry.validation.path), *test, "--metric", entry.metric, "--algorithm", "compact",
-        "--max-drop", f"{MAX_DROP:g}", "--threads", str(lines.setting.threads), "--seed", str(lines.setting.seed),
-        "--quiet",
+        "--observed", "--max-drop", f"{MAX_DROP:g}", "--threads", str(lines.setting.threads),
+        "--seed", str(lines.setting.seed), "--quiet",
     ]  # fmt: skip

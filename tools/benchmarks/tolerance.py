@@ -24,11 +24,11 @@ from onnx_lowrank.runtime import Runner
 
 PART, DEMO = "tolerance", "demo"
 GATE = Gate(max_drop=1.0, observed=True)
-CALIBRATED, JUDGED = 256, 2000
-"""Samples, at most: to collect on, and to judge plans on."""
-FROM, UNTIL = 0.005, 0.3
+CALIBRATED, JUDGED, GLANCED = 256, 1000, 32
+"""Samples, at most: to collect on, to judge plans on, and to find plans that are worth it."""
+FROM, UNTIL = 0.008, 0.25
 """Relative errors between which plans are judged, next to each other by a factor of STEP at least."""
-STEP = 1.35
+STEP = 1.5
 FIELDS = ("relative-l2", "drop", "low", "high", "agreement", "kept")
 
 
@@ -68,13 +68,15 @@ def _points(study: Study) -> Iterator[dict[str, float | None]]:
     problem = study.problem("parameters")
     size = Size(study.found.parameters, study.subject.bytes)
     search = Search(study, stand, problem, study.judge(GATE)[0], None, size)
-    apart = make_judge(study.subject, study.split.validation, RelativeL2(), GATE, study.options)
+    validation = study.split.validation
+    few = validation.subset(range(min(len(validation), GLANCED)))
+    glance, apart = (make_judge(study.subject, s, RelativeL2(), GATE, study.options) for s in (few, validation))
     last = FROM / STEP
     for plan in curve_plans(problem):
         runner = Runner(search.factored(plan), threads=study.options.threads)
-        error = apart.judge(runner).drop.estimate
-        if error < last * STEP:
+        if glance.judge(runner).drop.estimate < last * STEP:
             continue
+        error = apart.judge(runner).drop.estimate
         verdict = search.judge.judge(runner)
         drop, last = verdict.drop, error
         agreed = None if verdict.agreement is None else verdict.agreement.estimate
