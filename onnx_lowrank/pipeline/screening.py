@@ -14,13 +14,13 @@ from scipy import stats
 
 from onnx_lowrank.metrics import Probing, listed
 from onnx_lowrank.metrics.estimate import worse_and_better
-from onnx_lowrank.plan.sequence import ROUNDING, interpolated, places
+from onnx_lowrank.plan.sequence import candidates, interpolated, undominated
 from onnx_lowrank.runtime import Runner
 from onnx_lowrank.types import Array, Plan
 from onnx_lowrank.validate import Judge
 
-SCREENS = 7
-"""Plans that are measured on the way to where the answer is expected: bisection over the curve."""
+SCREENS, CLOSE = 7, 0.06
+"""Plans measured on the way to where the answer is expected, by bisection; how close plans are there, by cost."""
 NET = 0.15
 """Of the decisions that change, the share by which more are lost than gained: typical of trained classifiers."""
 SURPRISE = 1 / 16
@@ -101,37 +101,58 @@ def _bound_of(each: Screened, n: int, z: float) -> float:
     return float(each.drops.mean() + z * each.drops.std() / math.sqrt(n))
 
 
-def sequence_of(
-    curve: Sequence[Plan], screening: Screening | None, n: int, alpha: float, allowed: float, steps: int = SCREENS
-) -> list[Plan]:
-    """Return the plans of a curve (mildest first) to test on `n` samples, in order: dense where the answer is expected.
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What a sequence is for: a drop below `allowed`, shown by n samples at alpha; `close`: see `candidates`."""
 
-    Without samples held back, by predicted losses alone: evenly spread over their logarithm.
+    n: int
+    alpha: float
+    allowed: float
+    steps: int
+    close: float
+
+
+def sequence_of(
+    curve: Sequence[Plan], costs: Sequence[float], screening: Screening | None, aim: Aim, exact: Callable[[Plan], Plan]
+) -> list[Plan]:
+    """Return the plans to test, mildest first: dense where the answer is expected, none worse than a smaller one.
+
+    `curve`: plans, mildest first, that cost `costs`; `exact`: the best plan of a plan's cost. Without samples held
+    back, by predicted losses alone.
     """
     losses = [max(plan.loss, 0.0) for plan in curve]
     if screening is None:
-        floor = max(max(losses) * ROUNDING, 1e-30)
-        return [curve[i] for i in places([max(loss, floor) for loss in losses], _middle(losses))]
+        return [exact(curve[i]) for i in candidates(losses, costs, _middle(losses), aim.close)]
+    at, found, expected = _bisected(curve, screening, aim)
+    divergences = interpolated(losses, at, [each.divergence for each in found])
+    chosen = candidates(divergences, costs, expected, aim.close)
+    while chosen[0] and screening.measure(exact(curve[chosen[0]])).divergence > SURPRISE * divergences[expected]:
+        chosen.insert(0, chosen[0] // 2)  # what was predicted to be mild is not
+    plans = list({plan.choices: plan for plan in (exact(curve[i]) for i in chosen)}.values())
+    measured = [screening.measure(plan).divergence for plan in plans]
+    return [plans[i] for i in undominated(measured, divergences[expected])]
+
+
+def _bisected(curve: Sequence[Plan], screening: Screening, aim: Aim) -> tuple[list[int], list[Screened], int]:
+    """Return the plans measured on the way to where the answer is expected, and that place."""
     at: list[int] = []
     found: list[Screened] = []
     low, high = 0, len(curve)
-    while low < high and len(at) < steps:
+    while low < high and len(at) < aim.steps:
         middle = (low + high) // 2
         at.append(middle)
         found.append(screening.measure(curve[middle]))
-        if expected_bounds(found, n, alpha)[-1] <= allowed:
+        if expected_bounds(found, aim.n, aim.alpha)[-1] <= aim.allowed:
             low = middle + 1
         else:
             high = middle
-    divergences = interpolated(losses, at, [each.divergence for each in found])
-    expected = divergences[max(low - 1, 0)]
-    chosen = places(divergences, expected)
-    first = chosen[0]
-    while first and screening.measure(curve[first]).divergence > SURPRISE * expected:
-        first //= 2  # what was predicted to be mild is not
-    return [curve[i] for i in ([first, *chosen] if first < chosen[0] else chosen)]
+    return at, found, max(low - 1, 0)
 
 
-def _middle(losses: Sequence[float]) -> float:
+def _middle(losses: Sequence[float]) -> int:
+    """Return the plan of middle loss, in logarithms: where the answer is expected if nothing is known."""
     positive = [loss for loss in losses if loss > 0]
-    return float(np.exp(np.mean(np.log(positive)))) if positive else 1.0
+    if not positive:
+        return len(losses) - 1
+    middle = float(np.exp(np.mean(np.log(positive))))
+    return max(int(np.searchsorted(np.maximum.accumulate(losses), middle, side="right")) - 1, 0)

@@ -11,12 +11,13 @@ import onnx
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.options import Compact, Gate, Goal, Lossless
 from onnx_lowrank.pipeline.continuation import Stand
-from onnx_lowrank.pipeline.screening import SCREENS, Screening, sequence_of
+from onnx_lowrank.pipeline.screening import CLOSE, SCREENS, Aim, Screening, sequence_of
 from onnx_lowrank.pipeline.stack_size import plans_within, stack_budget
 from onnx_lowrank.pipeline.study import Study
 from onnx_lowrank.plan import Problem, compact, fixed_sequence, lossless, paper_compact, paper_lossless
 from onnx_lowrank.plan.choose import curve_plans, least_loss
 from onnx_lowrank.plan.problem import amount
+from onnx_lowrank.plan.sequence import MILD
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.result import Size, Trial
 from onnx_lowrank.rewrite import rewrite
@@ -28,10 +29,10 @@ from onnx_lowrank.validate import Judge
 NODE_BYTES = 700
 """What a factored site adds to a file besides weights: a node, names, provenance. Generous: a target is a promise."""
 FILE_BYTES, RANK_BYTES = 3072, 48
-EXPECTED, MILD = 7, 3
+EXPECTED, BEFORE = 7, 3
 """With continuation: where in a sequence the answer is expected; the plans tested before the last round."""
-STACK_SCREENS = 4
-"""Plans screened where each has to be quantised first."""
+STACK_SCREENS = (4, 0.15)
+"""SCREENS and CLOSE where every plan has to be quantised first."""
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +112,7 @@ class Search:
     def sequence(self, goal: Goal) -> list[Plan]:
         """Return the plans to test for a compact goal, mildest first: fixed before any of them meets validation."""
         if self.planned is None:
-            curve = [plan for plan in curve_plans(self.problem) if plan.factored]
+            curve = [plan for plan in curve_plans(self.problem, fine=True) if plan.factored]
             self.planned = self._sequence(curve, goal) if curve else []
         return self.planned
 
@@ -128,22 +129,22 @@ class Search:
         ground = self.problem.best(expected + share * (self.problem.dense - expected), "step")
         if ground is not None:
             least = amount(ground.cost, resource)
-            self.planned = [plan for plan in plans if amount(plan.cost, resource) >= least][-MILD:]
+            self.planned = [plan for plan in plans if amount(plan.cost, resource) >= least][-BEFORE:]
         return ground
 
     def _sequence(self, curve: list[Plan], goal: Goal) -> list[Plan]:
-        gate, validation = goal.gate, self.study.split.validation
-        steps = STACK_SCREENS if self.study.stack.active else SCREENS
-        allowed = gate.allowed(self.judge.metric.name)
-        with self.study.clock.step("screening plans", steps) as advance:
-            screening = self.screening(gate, advance)
-            chosen = sequence_of(curve, screening, validation.units, gate.alpha, allowed, steps)
-        plans: dict[object, Plan] = {}
-        for rank, plan in enumerate(chosen):
-            best = least_loss(self.problem, amount(plan.cost, self.problem.resource), f"plan {rank + 1} of a sequence")
-            if best is not None and best.factored:
-                plans.setdefault(best.choices, best)
-        return list(plans.values())
+        gate, resource, stacked = goal.gate, self.problem.resource, self.study.stack.active
+        n, allowed = self.study.split.validation.units, gate.allowed(self.judge.metric.name)
+        aim = Aim(n, gate.alpha, allowed, *(STACK_SCREENS if stacked else (SCREENS, CLOSE)))
+        costs = [amount(plan.cost, resource) for plan in curve]
+        with self.study.clock.step("screening plans", aim.steps + len(MILD)) as advance:
+            plans = sequence_of(curve, costs, self.screening(gate, advance), aim, self._exact)
+        plans = list({plan.choices: plan for plan in plans if plan.factored}.values())
+        return [replace(plan, origin=f"plan {number} of a sequence") for number, plan in enumerate(plans, 1)]
+
+    def _exact(self, plan: Plan) -> Plan:
+        """Return the plan of least predicted loss that costs no more than another."""
+        return least_loss(self.problem, amount(plan.cost, self.problem.resource), "") or plan
 
     def screening(self, gate: Gate, advance: Callable[[int], None] = lambda n: None) -> Screening | None:
         """Return what measures plans on calibration samples that nothing was fitted on; None where there are none."""

@@ -26,9 +26,14 @@ POINTS = 100
 """Budgets that a curve's plans are made for."""
 
 
-def curve_plans(problem: Problem, gamma: float | None = None) -> list[Plan]:
-    """Return the plans of least predicted loss at POINTS budgets, largest first, each once; `gamma`: the paper's."""
+def curve_plans(problem: Problem, gamma: float | None = None, *, fine: bool = False) -> list[Plan]:
+    """Return the plans of least predicted loss at POINTS budgets, largest first, each once; `gamma`: the paper's.
+
+    fine: at as many more, closer to each other where little is left.
+    """
     budgets = np.linspace(problem.dense, problem.smallest, POINTS).tolist()
+    if fine and problem.smallest > 0:
+        budgets = sorted({*budgets, *np.geomspace(problem.dense, problem.smallest, POINTS).tolist()}, reverse=True)
     plans: dict[object, Plan] = {}
     for plan in along(problem, budgets, "curve", gamma):
         plans.setdefault(plan.choices, plan)

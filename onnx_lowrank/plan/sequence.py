@@ -13,15 +13,18 @@ from collections.abc import Generator, Sequence
 
 import numpy as np
 
+from onnx_lowrank.rounding import rounded
 from onnx_lowrank.types import Plan
 
-DENSE = 1.35
-"""Neighbours' divergences where the answer is expected: sizes then differ by about a twentieth."""
-FACTORS = (1 / 512, 1 / 64, 1 / 16, 1 / 6, *(DENSE**step / 3 for step in range(17)), 64.0, 256.0)
-"""Divergences to plan for, in units of the one at which the answer is expected (decisions change by the root of it):
-dense there, and from far below, since a first plan that is not certified ends it all."""
-ROUNDING = 1e-9
-"""Divergences below this share of the largest are equal: what they differ by is rounding."""
+MILD = (1 / 512, 1 / 64, 1 / 16, 1 / 6)
+"""Divergences of the first plans, in units of the one at which the answer is expected (decisions change by the root of
+it): from far below, since a first plan that is not certified ends it all."""
+AROUND = (1.6, 0.4)
+"""Costs between which plans lie close, in units of that at which the answer is expected."""
+THIN = 1.25
+"""Plans of less divergence than the expected one follow each other at this factor at least."""
+ROUNDING, NOISE = 1e-9, 1e-7
+"""Divergences below this share of the largest are equal, predicted and measured: what they differ by is rounding."""
 
 
 def fixed_sequence(plans: Sequence[Plan]) -> Generator[Plan, bool, None]:
@@ -31,14 +34,42 @@ def fixed_sequence(plans: Sequence[Plan]) -> Generator[Plan, bool, None]:
             return
 
 
-def places(divergences: Sequence[float], expected: float) -> list[int]:
-    """Return which of the plans, mildest first, to test: FACTORS of the `expected` divergence, and the smallest plan.
+def candidates(divergences: Sequence[float], costs: Sequence[float], expected: int, close: float) -> list[int]:
+    """Return which plans of a curve to look at, mildest first: MILD ones, AROUND the `expected` one, the smallest.
 
-    `divergences`: (plans,) of all that could be tested, rising but for noise, which is ironed out.
+    `divergences`: (plans,) as predicted, rising but for noise, which is ironed out; `costs`: what they cost, falling.
+    close: by which share of the cost neighbours differ where the answer may well lie.
     """
     rising = np.maximum.accumulate(np.asarray(divergences, np.float64))
-    picks = [int(np.searchsorted(rising, expected * factor, side="right")) - 1 for factor in FACTORS]
-    return sorted({max(pick, 0) for pick in picks} | {len(rising) - 1})
+    aims = rising[expected] * np.array(MILD)
+    picks = {max(int(np.searchsorted(rising, aim, side="right")) - 1, 0) for aim in aims}
+    picks |= {expected, len(rising) - 1}
+    last = AROUND[0] * costs[expected]
+    for index, cost in enumerate(costs):
+        if AROUND[1] * costs[expected] <= cost <= last:
+            picks.add(index)
+            last = (1 - close) * cost
+    return sorted(picks)
+
+
+def undominated(divergences: Sequence[float], expected: float) -> list[int]:
+    """Return which plans (mildest first) to test: none of which a smaller one diverges less, few that are very mild.
+
+    `divergences`: (plans,) as measured on samples that nothing was fitted on.
+    """
+    values = rounded(np.asarray(divergences, np.float64))
+    values = np.where(values < NOISE * values.max(), 0.0, values)
+    least, kept = math.inf, []
+    for index in reversed(range(len(values))):
+        if values[index] < least:
+            least = float(values[index])
+            kept.append(index)
+    kept.reverse()
+    thinned = kept[:1]
+    for index in kept[1:]:
+        if values[index] >= expected or values[index] >= THIN * values[thinned[-1]]:
+            thinned.append(index)
+    return thinned
 
 
 def interpolated(losses: Sequence[float], at: Sequence[int], measured: Sequence[float]) -> list[float]:

@@ -92,7 +92,7 @@ def text(result: Result, goal: Goal) -> str:
 
 CASES = {
     "mlp_compact": (wide_mlp, Compact(gate=Gate(max_drop=0.0, observed=True)), {}),
-    "mlp_certified": (wide_mlp, Compact(gate=Gate(max_drop=0.1)), {}),
+    "mlp_certified": (wide_mlp, Compact(gate=Gate(max_drop=0.01)), {}),
     "mlp_lossless": (wide_mlp, Lossless(keep=0.4, gate=Gate(max_drop=0.5, observed=True)), {}),
     "convnet_compact": (mixed_convnet, Compact(gate=EXACT), {"metric": "relative-l2"}),
     "convnet_plain": (mixed_convnet, Compact(gate=EXACT), {"metric": "relative-l2", "sensitivity": "weights"}),

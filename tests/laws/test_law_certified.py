@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Generator
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy import stats
 from onnx_lowrank.metrics import Custom, Measured, Top, bound_of
 from onnx_lowrank.options import Gate
 from onnx_lowrank.plan import fixed_sequence
-from onnx_lowrank.plan.sequence import interpolated, places
+from onnx_lowrank.plan.sequence import candidates, interpolated, undominated
 from onnx_lowrank.statistics import betting_bound, difference_bound, difference_p_value, share_bound
 from onnx_lowrank.statistics.noninferiority import tango_statistic
 from onnx_lowrank.types import Plan
@@ -144,13 +145,29 @@ def test_a_sequence_ends_at_the_first_plan_that_is_not_certified():
     assert asked == ["0", "1", "2"]
 
 
-@given(st.integers(2, 80), st.floats(0.01, 100))
-def test_the_places_of_a_sequence_rise_and_end_at_the_smallest_plan(count: int, expected: float):
-    divergences = np.geomspace(1e-4, 10, count)
-    found = places(divergences.tolist(), expected)
+@given(st.integers(2, 80), st.floats(0, 0.99), st.floats(0.03, 0.2))
+def test_the_candidates_of_a_sequence_start_mild_and_lie_close_where_the_answer_is_expected(
+    count: int, where: float, close: float
+):
+    divergences, costs = np.geomspace(1e-6, 10, count), np.geomspace(100, 5, count)
+    expected = int(where * count)
+    found = candidates(divergences.tolist(), costs.tolist(), expected, close)
     assert found == sorted(set(found))
-    assert found[-1] == count - 1
-    assert divergences[found[0]] <= max(expected / 512, divergences[0])
+    assert {expected, count - 1} <= set(found)
+    assert divergences[found[0]] <= max(divergences[expected] / 512 * (1 + 1e-9), divergences[0])
+    for one, other in itertools.pairwise(found):  # close, or there is no plan between them that would be
+        if 1.6 * costs[expected] >= costs[one] and costs[other] >= 0.4 * costs[expected]:
+            assert other == one + 1 or costs[other - 1] > (1 - close) * costs[one]
+
+
+@given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=30), st.floats(1e-6, 1))
+def test_no_plan_is_tested_that_a_smaller_one_is_better_than(divergences: list[float], expected: float):
+    kept = undominated(divergences, expected)
+    assert kept == sorted(kept)
+    assert kept
+    for index in kept:  # but for rounding
+        assert divergences[index] <= min(divergences[index:]) * (1 + 1e-6) + 1e-7 * max(divergences)
+    assert divergences[kept[0]] <= min(divergences) * (1 + 1e-6) + 1e-7 * max(divergences)
 
 
 def test_divergences_between_measured_plans_follow_the_predicted_loss():
