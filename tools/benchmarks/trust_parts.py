@@ -19,7 +19,7 @@ LIMITS = {**{name: gate.allowed("top1") for name, gate in GATES.items()}, FIRST:
 """What each rule allows."""
 SIZES = (500, 2000)
 """Validation samples."""
-DRAWS, QUICK_DRAWS = 10, 1
+DRAWS, QUICK_DRAWS = 20, 1
 
 
 def draws(quick: bool) -> list[tuple[int, int]]:
