@@ -124,7 +124,7 @@ def test_the_page_counts_what_was_wrong(bench: Any) -> None:
     text = page_of(bench, wrong=110, kept=0.18)
     assert "| met | 0 of 48 cells above; largest rate .0550 |" in text
     assert "| met | 18.0 % and 20.0 % |" in text
-    assert "| certified .01 | 2,000 | 10 | 10 | 1 [.00, .45] | .0020 | .180 [.180, .180] | 4.0 |" in text
+    assert "| certified .01 | 2,000 | 20 | 20 | 1 [.00, .25] | .0010 | .180 [.180, .180] | 4.0 |" in text
     assert "| right or wrong | 2.00 % | 2,000 | .0100 | .0550 | .0250 | .0000 | .0597 | .50 | .75 |" in text
     assert "--part trust --seed 0 --threads 1" in text
 

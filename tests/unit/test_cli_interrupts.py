@@ -36,10 +36,19 @@ def model(tmp_path: Path, no_timing: None) -> Path:
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    """Whatever a command does to the handlers, it undoes."""
+    """Whatever a command does to the handlers, it undoes.
+
+    Signals are heard here and in child processes, also where the suite itself runs in the background or under nohup.
+    """
+    outside = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler)
     before = [signal.getsignal(number) for number in SIGNALS]
     yield
-    assert [signal.getsignal(number) for number in SIGNALS] == before
+    after = [signal.getsignal(number) for number in SIGNALS]
+    for number, handler in outside.items():
+        signal.signal(number, handler)
+    assert after == before
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, part: str, name: str, number: int) -> None:
