@@ -97,7 +97,8 @@ def page(lines: list[Line], setting: Setting) -> str:
         "# Relative error of the outputs beside what the task metric loses",
         "",
         "Written by `tools/bench.py --part tolerance`: plans along the curve of `--sensitivity inputs`, judged on"
-        " validation samples. A cell: the drop of the task's metric, and the share of decisions that changed, at the"
+        " validation samples. A cell: the drop of the task's metric with its 95 % interval, and the share of decisions"
+        " that changed, at the"
         " plan of the largest mean relative error (‖y − y₀‖ / ‖y₀‖) up to that of the column.",
         "",
         "| model | metric | n | " + " | ".join(f"≤ {end:g}" for end in ends) + " |",
@@ -118,4 +119,5 @@ def _cell(points: list[dict[str, float]]) -> str:
     point = points[-1]
     agreed = point["agreement"]
     changed = "" if agreed is None else f"; {100 * (1 - agreed):.1f} %"
-    return f"{point['drop']:.4f}{changed} (at {point['relative-l2']:.3f})".replace("-", "−")
+    drop = f"{point['drop']:.4f} [{point['low']:.4f}, {point['high']:.4f}]"
+    return f"{drop}{changed} (at {point['relative-l2']:.3f})".replace("-", "−")
