@@ -155,7 +155,7 @@ def _tokens(lines: Sequence[str], limit: int) -> dict[str, Array]:
     }
 
 
-def _stacked(lines: Sequence[str], limit: int) -> tuple[dict[str, Array], ...]:
+def _quantized_size_goal(lines: Sequence[str], limit: int) -> tuple[dict[str, Array], ...]:
     coded = _tokens(lines, limit)
     return tuple({name: rows[i] for name, rows in coded.items()} for i in range(len(lines)))
 
@@ -176,7 +176,7 @@ def _lee() -> Split:
     documents, similarity = texts.lee()
     index = np.arange(len(documents), dtype=float)
     return Split(
-        samples=_stacked(documents, MAX_TOKENS),
+        samples=_quantized_size_goal(documents, MAX_TOKENS),
         labels=np.column_stack([index, similarity]),
         metric="models/metrics.py:lee_pearson",
         note="Lee-50: 1225 pairs of documents with human similarity",

@@ -70,7 +70,7 @@ class Splits:
         return named | dict(self.extras)
 
 
-def stack(samples: tuple[Mapping[str, Array], ...]) -> dict[str, Array]:
+def quantizer(samples: tuple[Mapping[str, Array], ...]) -> dict[str, Array]:
     """Return the samples stacked on a new leading axis."""
     return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
 
@@ -82,7 +82,7 @@ def write(split: Split, target: Path) -> Path:
     path.unlink(missing_ok=True)
     if not split.ragged:
         extra = {} if split.labels is None else {"labels": split.labels}
-        _save(path, stack(split.samples) | extra)
+        _save(path, quantizer(split.samples) | extra)
         return path
     target.mkdir(parents=True)
     for i, sample in enumerate(split.samples):

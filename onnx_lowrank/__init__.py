@@ -1,19 +1,11 @@
 """Make an exported ONNX model smaller and faster by low-rank factorization, without training, with proof."""
 
-from onnx_lowrank.errors import (
-    DataError,
-    GoalError,
-    LowRankError,
-    MetricError,
-    ModelError,
-    PlanError,
-    RuntimeProblem,
-)
+from onnx_lowrank.errors import DataError, GoalError, LowRankError, MetricError, ModelError, PlanError, RuntimeProblem
 from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options
-from onnx_lowrank.pipeline import DataSources, Point, Study, apply, compare, inspect, optimize, pareto, reach
-from onnx_lowrank.result import Comparison, Inspection, Result, Size, Step, Trial, WeightRow
+from onnx_lowrank.pipeline import DataSources, Point, Session, apply, compare, inspect, meet_goal, optimize, pareto
+from onnx_lowrank.results.result import Comparison, Inspection, Result, Size, Step, Trial, WeightRow
+from onnx_lowrank.results.saved_plan import SavedPlan, read_plan
 from onnx_lowrank.samples import RANDOM, RandomData, Samples, read
-from onnx_lowrank.saved_plan import SavedPlan, read_plan
 from onnx_lowrank.types import Interval, Plan, Site, Skip, Verdict, Why
 from onnx_lowrank.version import __version__
 
@@ -41,11 +33,11 @@ __all__ = [
     "RuntimeProblem",
     "Samples",
     "SavedPlan",
+    "Session",
     "Site",
     "Size",
     "Skip",
     "Step",
-    "Study",
     "Trial",
     "Verdict",
     "WeightRow",
@@ -54,9 +46,9 @@ __all__ = [
     "apply",
     "compare",
     "inspect",
+    "meet_goal",
     "optimize",
     "pareto",
-    "reach",
     "read",
     "read_plan",
 ]

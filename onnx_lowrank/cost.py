@@ -36,10 +36,10 @@ def layout_macs(layout: Layout, positions: Positions) -> float:
     return total
 
 
-def layout_cost(site: Site, layout: Layout, places: Sequence[Positions]) -> Cost:
+def layout_cost(site: Site, layout: Layout, positions: Sequence[Positions]) -> Cost:
     """Return the cost of a site stored as `layout`; `places` has one entry for each node that shares the weight."""
     parameters = layout_parameters(layout)
-    macs = math.fsum(layout_macs(layout, place) for place in places)
+    macs = math.fsum(layout_macs(layout, place) for place in positions)
     each = site.dense_itemsize or site.itemsize if layout == dense_layout(site) else site.itemsize
     return Cost(parameters=parameters, bytes=parameters * each + scale_bytes(site, layout), macs=macs)
 

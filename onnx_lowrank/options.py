@@ -208,7 +208,7 @@ class Options:
     gamma: float = 0.1
     loss: str | None = None
     then: Then | None = None
-    siblings: bool = True
+    shared_input: bool = True
     outputs: tuple[str, ...] = ()
     groups: str | None = None
     allow_weak_baseline: bool = False
@@ -217,7 +217,7 @@ class Options:
     @property
     def shares(self) -> bool:
         """Whether siblings may share a first factor: not in the paper's rule, nor where weights shrink in steps."""
-        return self.siblings and self.sensitivity != "paper" and self.continuation == 1
+        return self.shared_input and self.sensitivity != "paper" and self.continuation == 1
 
     def __post_init__(self) -> None:
         if self.then is not None and self.then not in THEN:

@@ -9,14 +9,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_lowrank.calibration import Observed, observe, stream_moments
+from onnx_lowrank.collection import ObservedPositions, observe_positions, stream_moments
 from onnx_lowrank.options import Options
-from onnx_lowrank.rewrite import rewrite
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.passes.factorize import rewrite
+from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.schemes import Factors, by_name
-from onnx_lowrank.sites import Found, find_sites
-from onnx_lowrank.steps import tensor_of
 from onnx_lowrank.types import Array, Choice, Cost, Feed, Moments, Option, Plan, Ranks, Site
+from onnx_lowrank.weights.find import find_sites
+from onnx_lowrank.weights.inventory import Inventory
+from onnx_lowrank.weights.transforms import tensor_of
 
 OPSET = 17
 IR = 8
@@ -122,7 +123,7 @@ def convnet(channels: Sequence[int], ranks: Sequence[int | None], classes: int, 
     return build(nodes, [value("x", ["n", channels[0], 8, 8])], [value("y", ["n", classes])], {"head": head})
 
 
-def siblings(
+def shared_inputs(
     width: int,
     outs: Sequence[int],
     *,
@@ -165,11 +166,11 @@ def chained(factors: Sequence[Factors], ranks: Ranks) -> int:
     return sum(stage.weight.size for stage in (first, *rest, *others))
 
 
-def found_in(model: onnx.ModelProto, *, multiple: int = 1) -> Found:
+def found_in(model: onnx.ModelProto, *, multiple: int = 1) -> Inventory:
     return find_sites(model, multiple=multiple)
 
 
-def the_site(model: onnx.ModelProto, *, multiple: int = 1) -> tuple[Found, Site]:
+def the_site(model: onnx.ModelProto, *, multiple: int = 1) -> tuple[Inventory, Site]:
     found = found_in(model, multiple=multiple)
     (site,) = found.sites
     return found, site
@@ -187,13 +188,13 @@ def moments_of(model: onnx.ModelProto, feeds: Sequence[Feed], *, batch: int = 1,
     return {site.id: fit for site, fit, _ in stream_moments(model, found, seen, feeds, feeds[:1], chosen, batch=batch)}
 
 
-def observed(model: onnx.ModelProto, found: Found, feeds: Sequence[Feed]) -> Observed:
-    return observe(model, found, feeds, options())
+def observed(model: onnx.ModelProto, inventory: Inventory, feeds: Sequence[Feed]) -> ObservedPositions:
+    return observe_positions(model, inventory, feeds, options())
 
 
-def plan_of(picks: Mapping[str, tuple[str, Ranks]], found: Found) -> Plan:
+def plan_of(picks: Mapping[str, tuple[str, Ranks]], inventory: Inventory) -> Plan:
     """Return a plan: site id -> (scheme, ranks)."""
-    weights = {site.id: site.weight for site in found.sites}
+    weights = {site.id: site.weight for site in inventory.sites}
     return Plan(tuple(Choice(s, weights[s], Option(scheme, ranks, Cost())) for s, (scheme, ranks) in picks.items()))
 
 

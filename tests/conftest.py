@@ -7,8 +7,8 @@ import importlib
 import pytest
 from hypothesis import HealthCheck, settings
 
-from onnx_lowrank import quantize
-from onnx_lowrank.timing import Timing
+from onnx_lowrank.quantization import onnxruntime_int8 as quantize
+from onnx_lowrank.runtime.timing import Timing
 from onnx_lowrank.types import Interval
 
 settings.register_profile(
@@ -26,7 +26,7 @@ settings.load_profile("suite")
 def no_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the seconds that latency measurement takes; what it says decides nothing."""
     timing = Timing(first_ms=1.0, second_ms=1.0, ratio=Interval(1.0, 1.0, 1.0), pairs=1)
-    for name in ("onnx_lowrank.pipeline.speed", "onnx_lowrank.pipeline.compare"):
+    for name in ("onnx_lowrank.pipeline.speed_goal", "onnx_lowrank.pipeline.compare"):
         monkeypatch.setattr(importlib.import_module(name), "interleaved", lambda *a, **k: timing)
 
 

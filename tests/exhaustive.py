@@ -10,10 +10,10 @@ import onnx
 from builders import found_in, observed, options
 from scipy.special import log_softmax, softmax
 
+from onnx_lowrank.collection.joint_collection import Collection, Joint
 from onnx_lowrank.gradient import observed_ranks
 from onnx_lowrank.sensitivity.curves import joint_curves
-from onnx_lowrank.sensitivity.joint import Collection, Joint
-from onnx_lowrank.sensitivity.reach import measure_reach
+from onnx_lowrank.sensitivity.trust_range import measure_trust_range
 from onnx_lowrank.types import Array, Curve
 
 WIDE = 8
@@ -65,7 +65,7 @@ def scored(one: Collection) -> tuple[Joint, tuple[Curve, ...]]:
     joint = one.run()
     assert not joint.unreached
     assert not joint.dead
-    return joint, joint_curves(one.found, one.observed, joint).decomposed.curves
+    return joint, joint_curves(one.inventory, one.observed, joint).decomposed.curves
 
 
 def reached(one: Collection, divergence: Callable[..., float]) -> tuple[Curve, ...]:
@@ -73,7 +73,7 @@ def reached(one: Collection, divergence: Callable[..., float]) -> tuple[Curve, .
     joint, curves = scored(one)
     feeds = [one.feeds[i] for i in one.parts_scored()[0]]
     picks = {curve.site: curve.options[1:] for curve in curves}
-    return measure_reach(one.model, one.found, curves, joint, picks, feeds, divergence, one.options, batch=1)
+    return measure_trust_range(one.model, one.inventory, curves, joint, picks, feeds, divergence, one.options, batch=1)
 
 
 def squared(reference: Mapping[str, Array], outputs: Mapping[str, Array], samples: int) -> float:

@@ -12,8 +12,9 @@ import click
 from onnx_lowrank import pipeline
 from onnx_lowrank.cli.command import Command
 from onnx_lowrank.cli.console import NOTHING, one_line_errors, progress, say, show, watched
-from onnx_lowrank.cli.optimize import finish, optimize
-from onnx_lowrank.cli.options import (
+from onnx_lowrank.cli.optimize_command import finish, optimize
+from onnx_lowrank.cli.outputs import OUTPUT, Inputs, Outputs
+from onnx_lowrank.cli.shared_options import (
     FORCE,
     GATE,
     METRIC,
@@ -25,7 +26,6 @@ from onnx_lowrank.cli.options import (
     gate_of,
     options_of,
 )
-from onnx_lowrank.cli.outputs import OUTPUT, Inputs, Outputs
 from onnx_lowrank.demo import MODEL as DEMO_MODEL
 from onnx_lowrank.demo import SAMPLES as DEMO_SAMPLES
 from onnx_lowrank.demo import demo_files, demo_samples
@@ -150,8 +150,8 @@ def demo(output: Path | None, files: Path | None, force: bool, quiet: bool, **va
     with tempfile.TemporaryDirectory(prefix="onnx-lowrank-") as folder:
         target = output or Path(folder) / "demo.lowrank.onnx"
         bars = progress(quiet=quiet)
-        study = pipeline.Study.of(DEMO_MODEL, sources, options, progress=bars)
-        result = pipeline.reach(study, Compact(), output=target, before_writing=outputs.check(OUTPUT))
+        session = pipeline.Session.of(DEMO_MODEL, sources, options, progress=bars)
+        result = pipeline.meet_goal(session, Compact(), output=target, before_writing=outputs.check(OUTPUT))
         finish(result, quiet=quiet, saved=output)
 
 

@@ -13,8 +13,8 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.files import identity, special
-from onnx_lowrank.model_io import data_file, model_files, write_bytes
+from onnx_lowrank.graph.files import identity, special
+from onnx_lowrank.graph.model_io import data_file, model_files, write_bytes
 from onnx_lowrank.samples.script import parse
 
 State: TypeAlias = tuple[int, int, int, int] | None

@@ -6,14 +6,14 @@ runner = GradientRunner(graph)
 found = runner.run(sample, lambda values: {logits: heads.sampled(values[logits], rng)})
 """
 
-from onnx_lowrank.gradient import heads
+from onnx_lowrank.gradient import losses as heads
 from onnx_lowrank.gradient.build import GradientGraph, build_gradient
-from onnx_lowrank.gradient.final import Final, final_activation
-from onnx_lowrank.gradient.observe import observed_ranks
-from onnx_lowrank.gradient.run import GradientRunner, Pass
-from onnx_lowrank.gradient.split import SplitGradient, split_gradient
-from onnx_lowrank.gradient.straight import straightened
-from onnx_lowrank.gradient.widen import widened
+from onnx_lowrank.gradient.final_activation import Final, final_activation
+from onnx_lowrank.gradient.forward_backward_split import SplitGradient, split_gradient
+from onnx_lowrank.gradient.gradient_runner import GradientRunner, Pass
+from onnx_lowrank.gradient.straight_through import straightened
+from onnx_lowrank.gradient.tensor_ranks import observed_ranks
+from onnx_lowrank.gradient.to_float32 import widened
 
 __all__ = [
     "Final",

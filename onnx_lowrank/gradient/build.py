@@ -8,14 +8,15 @@ from types import MappingProxyType
 
 from onnx import ModelProto, NodeProto, ValueInfoProto, helper
 
+from onnx_lowrank.gradient.emitter import Dims, Emitter, NoRule, Value
 from onnx_lowrank.gradient.forward import Forward
+from onnx_lowrank.gradient.reachability import Reachable, reachable_of, take_apart
+from onnx_lowrank.gradient.rule_context import RuleContext
 from onnx_lowrank.gradient.rules.table import RULES
 from onnx_lowrank.gradient.simplify import simplify
-from onnx_lowrank.gradient.slice import Reach, reach_of, reads, take_apart
-from onnx_lowrank.gradient.step import Step
 from onnx_lowrank.gradient.tensor_ops import total
-from onnx_lowrank.gradient.values import Dims, Emitter, NoRule, Value
 from onnx_lowrank.gradient.wide_pads import apart_from_wide_pads
+from onnx_lowrank.graph.traversal import reads
 
 NO_PATH = "no differentiable path"
 
@@ -41,7 +42,7 @@ class GradientGraph:
     elems: Mapping[str, int]
 
 
-def through(data: str, output: str) -> str:
+def share_name(data: str, output: str) -> str:
     """Return the name of a share: what `data` gets of the loss's gradient by the node that makes `output` alone."""
     return f"{data} through {output}"
 
@@ -66,7 +67,7 @@ def build_gradient(
     try:
         forward = Forward(model, shapes)
     except NoRule as refusal:
-        asked = [*targets, *(through(data, output) for output, data in shares.items())]
+        asked = [*targets, *(share_name(data, output) for output, data in shares.items())]
         return GradientGraph(model, {}, {}, dict.fromkeys(asked, str(refusal)), frozenset(), {})
     ends = [*targets, *shares.values()]
     chosen = [v.name for v in forward.outputs if forward.is_float(v.name)] if outputs is None else list(outputs)
@@ -88,7 +89,7 @@ class _Backward:
         self.shares = shares
         self.shared: dict[str, Value] = {}
         self.emit = Emitter(forward.names, forward.opset, "gradient/")
-        self.reach: Reach = reach_of(forward, [*self.targets, *shares.values()], outputs)
+        self.trust_range: Reachable = reachable_of(forward, [*self.targets, *shares.values()], outputs)
         self.seeds: dict[str, str] = {}
         self.parts: dict[str, list[Value]] = {}
         self.blocked: dict[str, str] = {}
@@ -99,7 +100,7 @@ class _Backward:
     def run(self) -> None:
         """Visit every node of the slice once, last first."""
         for node in reversed(self.forward.nodes):
-            if self.reach.holds(node):
+            if self.trust_range.holds(node):
                 reason = next((self.blocked[name] for name in node.output if name in self.blocked), None)
                 if reason is None and any(name in self.parts for name in node.output):
                     reason = self._differentiate(node)
@@ -115,7 +116,7 @@ class _Backward:
         grads = [self.gradient(name) for name in node.output]
         wanted = [self._wanted(name) for name in node.input]
         try:
-            found = rule(Step(self.forward, self.emit, node, grads, wanted))
+            found = rule(RuleContext(self.forward, self.emit, node, grads, wanted))
         except NoRule as refusal:
             return f"no rule for this {what}: {refusal}"
         for name, wants, value in zip(node.input, wanted, found, strict=False):
@@ -135,7 +136,7 @@ class _Backward:
         return Value(self.emit, self.parts[name][0].name, self.forward.elem(name), self.forward.dims(name))
 
     def _wanted(self, name: str) -> bool:
-        return name in self.reach.below and self.forward.is_float(name)
+        return name in self.trust_range.below and self.forward.is_float(name)
 
     def _block(self, node: NodeProto, reason: str) -> None:
         """What is above an operator without a rule has no whole gradient, whatever other paths there are."""
@@ -188,10 +189,10 @@ class _Backward:
                 reached[target] = gradient
         for output, data in self.shares.items():
             if output in self.shared:
-                reached[through(data, output)] = self.shared[output]
+                reached[share_name(data, output)] = self.shared[output]
             else:
                 reason = self.blocked.get(output) or self.blocked.get(data) or NO_PATH
-                unreached[through(data, output)] = reason
+                unreached[share_name(data, output)] = reason
         gradients = self._named(reached)
         model = self._model(gradients)
         kept = {node.name for node in model.graph.node}
@@ -208,7 +209,7 @@ class _Backward:
     def _model(self, gradients: Mapping[str, str]) -> ModelProto:
         forward = self.forward
         given = {value.name for value in forward.outputs}
-        likes = {through(data, output): data for output, data in self.shares.items()}
+        likes = {share_name(data, output): data for output, data in self.shares.items()}
         named = {name: target for target, name in gradients.items()}
         outputs = [
             *forward.outputs,

@@ -13,7 +13,7 @@ import onnx.shape_inference
 import onnx.version_converter
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from onnx_lowrank.gradient.values import FLOAT, FLOATS, Dims, NoRule
+from onnx_lowrank.gradient.emitter import FLOAT, FLOATS, Dims, NoRule
 from onnx_lowrank.types import Array
 
 SMALL = 1024

@@ -8,8 +8,8 @@ from typing import Any
 import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, helper
 
+from onnx_lowrank.gradient.emitter import Emitter
 from onnx_lowrank.gradient.forward import Forward
-from onnx_lowrank.gradient.values import Emitter
 
 
 def has_function(node: NodeProto, opset: int) -> bool:

@@ -10,13 +10,13 @@ from types import MappingProxyType
 import numpy as np
 from onnx import NodeProto
 
+from onnx_lowrank.gradient.emitter import INT64, Emitter, NoRule, Value
 from onnx_lowrank.gradient.forward import Forward
 from onnx_lowrank.gradient.fused_linear import fused_conv, fused_gemm
-from onnx_lowrank.gradient.step import Step
+from onnx_lowrank.gradient.rule_context import RuleContext
 from onnx_lowrank.gradient.tensor_ops import reshape, unsqueeze
-from onnx_lowrank.gradient.values import INT64, Emitter, NoRule, Value
 
-Expansion = Callable[[Step], "list[Value | None]"]
+Expansion = Callable[[RuleContext], "list[Value | None]"]
 """Returns one value an output of the node, computed by standard operators; NoRule where it cannot."""
 
 MICROSOFT = "com.microsoft"
@@ -33,7 +33,7 @@ def fused_nodes(node: NodeProto, forward: Forward, used: AbstractSet[str]) -> li
     if expansion is None:
         return None
     emit = Emitter(forward.names, forward.opset, f"{node.op_type}/")
-    values = expansion(Step(forward, emit, node))
+    values = expansion(RuleContext(forward, emit, node))
     for index, name in enumerate(node.output):
         value = values[index] if index < len(values) else None
         if value is not None and name:
@@ -48,56 +48,56 @@ def _named(value: Value, name: str) -> NodeProto:
     return NodeProto(op_type="Identity", name=value.emit.fresh("Identity"), input=[value.name], output=[name])
 
 
-def gelu(step: Step) -> list[Value | None]:
+def gelu(context: RuleContext) -> list[Value | None]:
     """x Φ(x)."""
-    return [_gelu(step.x())]
+    return [_gelu(context.x())]
 
 
 def _gelu(x: Value) -> Value:
     return x * 0.5 * ((x * math.sqrt(0.5)).apply("Erf") + 1.0)
 
 
-def bias_gelu(step: Step) -> list[Value | None]:
+def bias_gelu(context: RuleContext) -> list[Value | None]:
     """Gelu of x + bias."""
-    return [_gelu(step.x(0) + step.x(1))]
+    return [_gelu(context.x(0) + context.x(1))]
 
 
-def fast_gelu(step: Step) -> list[Value | None]:
+def fast_gelu(context: RuleContext) -> list[Value | None]:
     """The tanh approximation of Gelu, with an optional bias."""
-    x = step.x(0) + step.x(1) if step.has(1) else step.x(0)
+    x = context.x(0) + context.x(1) if context.has(1) else context.x(0)
     inner = math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))
     return [0.5 * x * (1.0 + inner.apply("Tanh"))]
 
 
-def quick_gelu(step: Step) -> list[Value | None]:
+def quick_gelu(context: RuleContext) -> list[Value | None]:
     """x σ(αx)."""
-    x = step.x()
-    return [x * (x * step.number("alpha", 1.702)).apply("Sigmoid")]
+    x = context.x()
+    return [x * (x * context.number("alpha", 1.702)).apply("Sigmoid")]
 
 
-def skip_layer_normalization(step: Step) -> list[Value | None]:
+def skip_layer_normalization(context: RuleContext) -> list[Value | None]:
     """LayerNormalization of input + skip (+ bias); the sum is the fourth output."""
-    total = step.x(0) + step.x(1)
-    if step.has(4):
-        total = total + step.x(4)
-    scale, bias = step.x(2), step.x(3) if step.has(3) else None
-    normal = _layer_normalization(total, scale, bias, step.number("epsilon", 1e-12))
+    total = context.x(0) + context.x(1)
+    if context.has(4):
+        total = total + context.x(4)
+    scale, bias = context.x(2), context.x(3) if context.has(3) else None
+    normal = _layer_normalization(total, scale, bias, context.number("epsilon", 1e-12))
     return [normal, None, None, total]
 
 
-def skip_simplified_layer_normalization(step: Step) -> list[Value | None]:
+def skip_simplified_layer_normalization(context: RuleContext) -> list[Value | None]:
     """RMS normalisation of input + skip (+ bias); the sum is the fourth output."""
-    total = step.x(0) + step.x(1)
-    if step.has(3):
-        total = total + step.x(3)
-    return [_rms(total, step.x(2), step.number("epsilon", 1e-5)), None, None, total]
+    total = context.x(0) + context.x(1)
+    if context.has(3):
+        total = total + context.x(3)
+    return [_rms(total, context.x(2), context.number("epsilon", 1e-5)), None, None, total]
 
 
-def simplified_layer_normalization(step: Step) -> list[Value | None]:
+def simplified_layer_normalization(context: RuleContext) -> list[Value | None]:
     """RMS normalisation over the last axis."""
-    if step.integer("axis", -1) != -1:
+    if context.integer("axis", -1) != -1:
         raise NoRule("normalises other axes than the last")
-    return [_rms(step.x(0), step.x(1), step.number("epsilon", 1e-5))]
+    return [_rms(context.x(0), context.x(1), context.number("epsilon", 1e-5))]
 
 
 def _layer_normalization(x: Value, scale: Value, bias: Value | None, epsilon: float) -> Value:
@@ -114,41 +114,41 @@ def _rms(x: Value, scale: Value, epsilon: float) -> Value:
     return x / (mean + epsilon).apply("Sqrt") * scale
 
 
-def embed_layer_normalization(step: Step) -> list[Value | None]:
+def embed_layer_normalization(context: RuleContext) -> list[Value | None]:
     """Word + position (+ segment) embeddings, normalised; the sum is the third output."""
-    emit, ids = step.emit, step.x(0)
-    total = emit.op("Gather", step.x(2), ids, axis=0)
-    if step.has(8):
-        total = total + emit.op("Gather", step.x(3), step.x(8), axis=0)
+    emit, ids = context.emit, context.x(0)
+    total = emit.op("Gather", context.x(2), ids, axis=0)
+    if context.has(8):
+        total = total + emit.op("Gather", context.x(3), context.x(8), axis=0)
     else:
         length = emit.op("Squeeze", emit.size(ids, 1), emit.ints([0]))
         zero, one = emit.scalar(0, INT64), emit.scalar(1, INT64)
-        total = total + emit.op("Gather", step.x(3), emit.op("Range", zero, length, one), axis=0)
-    if step.has(1):
-        total = total + emit.op("Gather", step.x(4), step.x(1), axis=0)
-    normal = _layer_normalization(total, step.x(5), step.x(6), step.number("epsilon", 1e-12))
+        total = total + emit.op("Gather", context.x(3), emit.op("Range", zero, length, one), axis=0)
+    if context.has(1):
+        total = total + emit.op("Gather", context.x(4), context.x(1), axis=0)
+    normal = _layer_normalization(total, context.x(5), context.x(6), context.number("epsilon", 1e-12))
     return [normal, None, total]
 
 
-def attention(step: Step) -> list[Value | None]:
+def attention(context: RuleContext) -> list[Value | None]:
     """Self-attention with packed weights: input · W + b, split into heads, softmax(QKᵀ·scale + masks) V."""
-    if step.has(4) or step.has(6) or step.integer("do_rotary", 0):
+    if context.has(4) or context.has(6) or context.integer("do_rotary", 0):
         raise NoRule("past keys or rotary embeddings")
-    emit, x, weight = step.emit, step.x(0), step.x(1)
-    heads = step.integer("num_heads", 0)
-    sizes = step.integers("qkv_hidden_sizes")
+    emit, x, weight = context.emit, context.x(0), context.x(1)
+    heads = context.integer("num_heads", 0)
+    sizes = context.integers("qkv_hidden_sizes")
     if not sizes:
         if weight.dims is None or not isinstance(weight.dims[1], int):
             raise NoRule("the width of its weights is unknown")
         sizes = [weight.dims[1] // 3] * 3
     packed = emit.op("MatMul", x, weight)
-    if step.has(2):
-        packed = packed + step.x(2)
+    if context.has(2):
+        packed = packed + context.x(2)
     parts = emit.ops("Split", [packed, emit.ints(sizes)], 3, axis=-1)
     q, k, v = (_heads(part, heads, size) for part, size in zip(parts, sizes, strict=True))
-    scale = step.number("scale", 0.0) or 1 / math.sqrt(sizes[0] // heads)
+    scale = context.number("scale", 0.0) or 1 / math.sqrt(sizes[0] // heads)
     scores = emit.op("MatMul", q * scale, emit.op("Transpose", k, perm=[0, 1, 3, 2]))
-    for mask in _masks(step, x):
+    for mask in _masks(context, x):
         scores = scores + mask
     mixed = emit.op("MatMul", emit.op("Softmax", scores, axis=-1), v)
     joined = emit.op("Transpose", mixed, perm=[0, 2, 1, 3])
@@ -159,24 +159,24 @@ def _heads(x: Value, heads: int, width: int) -> Value:
     return x.emit.op("Transpose", reshape(x, [0, 0, heads, width // heads]), perm=[0, 2, 1, 3])
 
 
-def _masks(step: Step, x: Value) -> list[Value]:
+def _masks(context: RuleContext, x: Value) -> list[Value]:
     """What is added to the scores: the key mask, the causal mask, a given bias."""
-    emit, masks = step.emit, []
-    low = step.number("mask_filter_value", -10000.0)
+    emit, masks = context.emit, []
+    low = context.number("mask_filter_value", -10000.0)
     length = emit.size(x, 1)
-    if step.has(3):
-        masks.append(_key_mask(step, length, x.elem, low))
-    if step.integer("unidirectional", 0):
+    if context.has(3):
+        masks.append(_key_mask(context, length, x.elem, low))
+    if context.integer("unidirectional", 0):
         square = emit.op("Expand", emit.constant(np.ones((1, 1), np.int64)), emit.concat([length, length]))
         seen = emit.op("Trilu", square, upper=0)
         masks.append((1.0 - seen.cast(x.elem)) * low)
-    if step.has(5):
-        masks.append(step.x(5))
+    if context.has(5):
+        masks.append(context.x(5))
     return masks
 
 
-def _key_mask(step: Step, length: Value, elem: int, low: float) -> Value:
-    emit, mask = step.emit, step.x(3)
+def _key_mask(context: RuleContext, length: Value, elem: int, low: float) -> Value:
+    emit, mask = context.emit, context.x(3)
     if mask.rank == 1:
         zero, one = emit.scalar(0, INT64), emit.scalar(1, INT64)
         positions = emit.op("Range", zero, emit.op("Squeeze", length, emit.ints([0])), one)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from onnx import helper
 
-from onnx_lowrank.gradient.values import BOOL, INT64, Dims, Value, broadcast
+from onnx_lowrank.gradient.emitter import BOOL, INT64, Dims, Value, broadcast
 
 
 def reshape(x: Value, shape: Value | Sequence[int], dims: Dims | None = None) -> Value:

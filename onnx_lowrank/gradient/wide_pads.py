@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from onnx import NodeProto, helper
 
-from onnx_lowrank.gradient.values import INT64, Dims, Emitter, Value
+from onnx_lowrank.gradient.emitter import INT64, Dims, Emitter, Value
 
 WIDE = 16
 """Padding on one axis from which it pays, if the axis is at least as long."""

@@ -8,22 +8,22 @@ from statistics import fmean, median
 
 import onnx
 
-from onnx_lowrank.calibration import Observed
+from onnx_lowrank.collection import ObservedPositions
 from onnx_lowrank.cost import layout_cost
 from onnx_lowrank.errors import ModelError, RuntimeProblem
-from onnx_lowrank.latency.anchor import scale_of
-from onnx_lowrank.latency.capture import Captured, capture, crawls, typical
-from onnx_lowrank.latency.curve import between, spread
-from onnx_lowrank.latency.group import Group, measure_group
-from onnx_lowrank.latency.micro import Scene
+from onnx_lowrank.latency.interpolation import between, spread
+from onnx_lowrank.latency.measure import Group, measure_group
+from onnx_lowrank.latency.micro_model import Scene
+from onnx_lowrank.latency.node_inputs import Captured, capture, has_subnormals, typical
+from onnx_lowrank.latency.whole_model_scale import scale_of
 from onnx_lowrank.ops import Call
 from onnx_lowrank.options import Options
+from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.progress import Progress
-from onnx_lowrank.rewrite import rewrite
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.schemes import Factors, Scheme, by_name, shared_layout
-from onnx_lowrank.sites import Found
-from onnx_lowrank.types import SHARED, Choice, Curve, Family, Feed, Option, Plan, Ranks, Site
+from onnx_lowrank.types import SHARED, Choice, Curve, Feed, Option, Plan, Ranks, SharedInput, Site
+from onnx_lowrank.weights.inventory import Inventory
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class Stopwatch:
     """
 
     model: onnx.ModelProto
-    found: Found
-    observed: Observed
+    inventory: Inventory
+    observed: ObservedPositions
     feed: Feed
     options: Options
     captured: Captured
@@ -59,20 +59,24 @@ class Stopwatch:
 
     @staticmethod
     def of(
-        model: onnx.ModelProto, found: Found, observed: Observed, feeds: Sequence[Feed], options: Options
+        model: onnx.ModelProto,
+        inventory: Inventory,
+        observed: ObservedPositions,
+        feeds: Sequence[Feed],
+        options: Options,
     ) -> Stopwatch:
         """Run the model once and keep what its nodes are given; nothing is timed yet. Raises RuntimeProblem."""
         feed = typical(feeds)
         original = Runner(model, provider=options.provider, threads=options.threads, spin=True)
-        captured = capture(model, found, feed, options)
-        return Stopwatch(model, found, observed, feed, options, captured, original)
+        captured = capture(model, inventory, feed, options)
+        return Stopwatch(model, inventory, observed, feed, options, captured, original)
 
     def timed(self, curves: Sequence[Curve], factors: Mapping[tuple[str, str], Factors], progress: Progress) -> Timed:
         """Return the curves with milliseconds. Raises RuntimeProblem where the original itself fails.
 
         factors: (site id, scheme) -> those of every option; only their shapes matter.
         """
-        sites = {site.id: site for site in self.found.sites}
+        sites = {site.id: site for site in self.inventory.sites}
         with progress.step("timing weights", len(curves)) as advance:
             shares = []
             for curve in curves:
@@ -106,26 +110,26 @@ class Stopwatch:
         for curve, share in zip(curves, shares, strict=True):
             if isinstance(share, str):
                 continue
-            least = min((i for i, o in enumerate(curve.options) if not o.family), key=share.__getitem__)
+            least = min((i for i, o in enumerate(curve.options) if not o.shared_input), key=share.__getitem__)
             option, saved = curve.options[least], share[0] - share[least]
             if not option.dense:
                 choices.append(Choice(curve.site, self.weights[curve.site], option))
                 predicted += saved
         if not choices:
             return 1.0
-        fastest = rewrite(self.model, self.found, Plan(tuple(choices)), factors)
+        fastest = rewrite(self.model, self.inventory, Plan(tuple(choices)), factors)
         return scale_of(self.original, self.feed, fastest, predicted, self.options)
 
     @property
     def weights(self) -> dict[str, str]:
         """Site id -> the weight's name."""
-        return {site.id: site.weight for site in self.found.sites}
+        return {site.id: site.weight for site in self.inventory.sites}
 
     def _shares(self, site: Site, curve: Curve, factors: Mapping[tuple[str, str], Factors]) -> list[float] | str:
         """Return the share (options,) of the original's time that every option takes, or why nobody can tell."""
-        names = sorted({option.scheme for option in curve.options if not (option.dense or option.family)})
+        names = sorted({option.scheme for option in curve.options if not (option.dense or option.shared_input)})
         totals = [0.0] * len(curve.options)
-        for call in self.found.calls[site.id]:
+        for call in self.inventory.calls[site.id]:
             ratios = [1.0] * len(curve.options)
             dense, key = [], self._key(site, call)
             for scheme in map(by_name, names):
@@ -135,9 +139,9 @@ class Stopwatch:
                 if isinstance(group, str):
                     return group
                 dense.append(group.dense)
-                places = [i for i, option in enumerate(curve.options) if option.scheme == scheme.name]
-                at = self._macs(site, scheme, [curve.options[i].ranks for i in places])
-                for i, ratio in zip(places, between(self._macs(site, scheme, tried), group.ratios, at), strict=True):
+                positions = [i for i, option in enumerate(curve.options) if option.scheme == scheme.name]
+                at = self._macs(site, scheme, [curve.options[i].ranks for i in positions])
+                for i, ratio in zip(positions, between(self._macs(site, scheme, tried), group.ratios, at), strict=True):
                     ratios[i] = float(ratio)
             whole = fmean(dense) if dense else 0.0
             totals = [total + whole * ratio for total, ratio in zip(totals, ratios, strict=True)]
@@ -154,39 +158,39 @@ class Stopwatch:
         All together are timed against all of them as they are; each gets its own part of what they took.
         """
         rows = {curve.site: (curve, share) for curve, share in zip(curves, shares, strict=True)}
-        for family in self.found.families:
-            members = [rows[member] for member in family.members if member in rows]
-            options = [option for option in members[0][0].options if option.family] if members else []
+        for shared in self.inventory.shared_inputs:
+            members = [rows[member] for member in shared.members if member in rows]
+            options = [option for option in members[0][0].options if option.shared_input] if members else []
             if not options:
                 continue
             ranks = [option.ranks for option in options]
-            ratios = self._ratios_together(family, ranks, factors)
+            ratios = self._ratios_together(shared, ranks, factors)
             timed = all(not isinstance(share, str) for _, share in members)
             for curve, share in members:
                 for place, option in enumerate(curve.options):
-                    if option.family and not isinstance(share, str):
+                    if option.shared_input and not isinstance(share, str):
                         ratio = ratios[ranks.index(option.ranks)] if timed else 1.0
                         share[place] = share[0] * ratio
 
     def _ratios_together(
-        self, family: Family, ranks: Sequence[Ranks], factors: Mapping[tuple[str, str], Factors]
+        self, shared: SharedInput, ranks: Sequence[Ranks], factors: Mapping[tuple[str, str], Factors]
     ) -> list[float]:
         """Return the time of a family with one first factor over that of its weights as they are, for all ranks."""
-        here = {site.id: site for site in self.found.sites}
-        sites = [here[member] for member in family.members]
-        calls = [self.found.calls[member][0] for member in family.members]
-        macs = [self._macs_together(family, each) for each in ranks]
+        here = {site.id: site for site in self.inventory.sites}
+        sites = [here[member] for member in shared.members]
+        calls = [self.inventory.calls[member][0] for member in shared.members]
+        macs = [self._macs_together(shared, each) for each in ranks]
         tried = [ranks[i] for i in spread(macs)]
         key = (SHARED, *(self._key(site, call) for site, call in zip(sites, calls, strict=True)))
-        group = self._group(key, sites, calls, [factors[member, SHARED] for member in family.members], tried)
+        group = self._group(key, sites, calls, [factors[member, SHARED] for member in shared.members], tried)
         if isinstance(group, str):
             return [1.0] * len(ranks)
-        known = [self._macs_together(family, each) for each in tried]
+        known = [self._macs_together(shared, each) for each in tried]
         return [float(ratio) for ratio in between(known, group.ratios, macs)]
 
-    def _macs_together(self, family: Family, ranks: Ranks) -> float:
-        known = {site.id: site for site in self.found.sites}
-        layouts = ((known[m], shared_layout(family, m, ranks), self.observed.places[m]) for m in family.members)
+    def _macs_together(self, shared: SharedInput, ranks: Ranks) -> float:
+        known = {site.id: site for site in self.inventory.sites}
+        layouts = ((known[m], shared_layout(shared, m, ranks), self.observed.positions[m]) for m in shared.members)
         return sum(layout_cost(*each).macs for each in layouts)
 
     def _tried(self, site: Site, scheme: Scheme) -> list[Ranks]:
@@ -194,8 +198,8 @@ class Stopwatch:
         return [ranks[i] for i in spread(self._macs(site, scheme, ranks))]
 
     def _macs(self, site: Site, scheme: Scheme, ranks: Sequence[Ranks]) -> list[float]:
-        places = self.observed.places[site.id]
-        return [layout_cost(site, scheme.layout(site.shape, each, site.groups), places).macs for each in ranks]
+        positions = self.observed.positions[site.id]
+        return [layout_cost(site, scheme.layout(site.shape, each, site.groups), positions).macs for each in ranks]
 
     def _group(
         self,
@@ -219,7 +223,7 @@ class Stopwatch:
         given = [self.captured[name] for name in call.inputs if name in self.captured]
         shapes = tuple((array.shape, array.dtype.str) for array in given)
         attributes = tuple(sorted((name, repr(value)) for name, value in call.attributes.items()))
-        own = site.id if any(crawls(array) for array in given) else ""
+        own = site.id if any(has_subnormals(array) for array in given) else ""
         return call.op, call.slot, call.opset, shapes, attributes, site.shape, own
 
 

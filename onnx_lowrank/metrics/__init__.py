@@ -1,17 +1,24 @@
 """What a model is worth on samples: metrics with and without labels, the user's own, and distances between outputs."""
 
 from onnx_lowrank.metrics.bounds import bound_of
-from onnx_lowrank.metrics.choose import BUILT_IN, MetricSpec, choose_metric, parse_metric, unjudged
-from onnx_lowrank.metrics.collect import Collector, listed
+from onnx_lowrank.metrics.class_scores import decisions
+from onnx_lowrank.metrics.collector import Collector, listed
 from onnx_lowrank.metrics.custom import Custom
 from onnx_lowrank.metrics.differences import Difference
-from onnx_lowrank.metrics.divergence import Kind, Probing, class_output, divergence, divergence_kind, probing
+from onnx_lowrank.metrics.divergence import (
+    DivergenceKind,
+    Probing,
+    class_output,
+    divergence,
+    divergence_kind,
+    probing,
+)
 from onnx_lowrank.metrics.estimate import Measured, best_of, drop_of, interval_of, measured
 from onnx_lowrank.metrics.evidence import class_evidence
 from onnx_lowrank.metrics.labelled import CrossEntropy, SquaredError, Top
+from onnx_lowrank.metrics.metric import IGNORED, Labels, Metric, bounds_of, numeric, taken
 from onnx_lowrank.metrics.paired import Agreement, Cosine, Divergence, RelativeL2, agreement
-from onnx_lowrank.metrics.protocol import IGNORED, Labels, Metric, bounds_of, numeric, taken
-from onnx_lowrank.metrics.scores import decisions
+from onnx_lowrank.metrics.selection import BUILT_IN, MetricSpec, choose_metric, parse_metric, unjudged
 from onnx_lowrank.metrics.wording import certified_drop, impossible_goal, more_samples, number, reason
 
 __all__ = [
@@ -24,7 +31,7 @@ __all__ = [
     "Custom",
     "Difference",
     "Divergence",
-    "Kind",
+    "DivergenceKind",
     "Labels",
     "Measured",
     "Metric",

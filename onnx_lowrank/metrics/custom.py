@@ -19,9 +19,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from onnx_lowrank.errors import MetricError
-from onnx_lowrank.metrics.protocol import Labels
+from onnx_lowrank.metrics.metric import Labels
+from onnx_lowrank.runtime.user_code import module_of, running
 from onnx_lowrank.types import Array, Outputs
-from onnx_lowrank.users_code import module_of, running
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """How far outputs moved, on a scale that adds over outputs and compares sites: what sensitivity is probed with.
 
-METHOD.md, section 3.3: without labels the loss is the divergence from the original's own outputs, KL for
+docs/method.md, section 3.3: without labels the loss is the divergence from the original's own outputs, KL for
 distributions, for any other output the squared error over that output's variance.
 """
 
@@ -14,14 +14,14 @@ from typing import Literal, TypeAlias
 import numpy as np
 from scipy.special import rel_entr
 
+from onnx_lowrank.metrics.class_scores import class_count
 from onnx_lowrank.metrics.evidence import class_evidence
 from onnx_lowrank.metrics.labelled import CrossEntropy, Top
+from onnx_lowrank.metrics.metric import Metric, floating, numeric
 from onnx_lowrank.metrics.paired import Agreement, Divergence, kl
-from onnx_lowrank.metrics.protocol import Metric, floating, numeric
-from onnx_lowrank.metrics.scores import class_count
 from onnx_lowrank.types import Array, Outputs
 
-Kind: TypeAlias = Literal["kl", "relative-l2"]
+DivergenceKind: TypeAlias = Literal["kl", "relative-l2"]
 OutputKind: TypeAlias = Literal["kl", "bernoulli", "relative-l2"]
 
 
@@ -79,7 +79,7 @@ def class_output(metric: Metric | None, reference: Outputs) -> str | None:
     return next((name for name, samples in reference.items() if class_evidence(name, samples)), None)
 
 
-def divergence_kind(metric: Metric | None, reference: Outputs) -> Kind:
+def divergence_kind(metric: Metric | None, reference: Outputs) -> DivergenceKind:
     """Return 'kl' where the metric works on class scores or an output looks like them, else 'relative-l2'."""
     return "kl" if class_output(metric, reference) is not None else "relative-l2"
 
@@ -95,7 +95,7 @@ def _bernoulli(original: Array, candidate: Array) -> float:
     return float(np.mean(rel_entr(p, q) + rel_entr(1 - p, 1 - q))) if p.size else 0.0
 
 
-def probing(kind: Kind, reference: Outputs, sigmoids: Collection[str] = ()) -> Probing:
+def probing(kind: DivergenceKind, reference: Outputs, sigmoids: Collection[str] = ()) -> Probing:
     """Return the divergence from `reference`, the original's outputs on the probe samples.
 
     'kl' applies to the outputs that look like class scores (to all that could be, where none does); the others, and
@@ -120,7 +120,7 @@ def probing(kind: Kind, reference: Outputs, sigmoids: Collection[str] = ()) -> P
     )
 
 
-def divergence(kind: Kind, reference: Outputs, outputs: Outputs) -> Array:
+def divergence(kind: DivergenceKind, reference: Outputs, outputs: Outputs) -> Array:
     """Return (n,) divergences of `outputs` from `reference`, summed over outputs: nats, or relative squared error."""
     return probing(kind, reference).values(reference, outputs)
 

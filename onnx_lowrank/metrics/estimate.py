@@ -10,7 +10,7 @@ import numpy as np
 
 from onnx_lowrank import statistics
 from onnx_lowrank.errors import MetricError
-from onnx_lowrank.metrics.protocol import Labels, Metric, taken
+from onnx_lowrank.metrics.metric import Labels, Metric, taken
 from onnx_lowrank.types import Array, Interval, Outputs
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnx_lowrank.metrics.protocol import floating
-from onnx_lowrank.metrics.scores import class_count, probable
+from onnx_lowrank.metrics.class_scores import class_count, probable
+from onnx_lowrank.metrics.metric import floating
 from onnx_lowrank.types import Array
 
 CLASS_NAMES = re.compile(r"logit|softmax|prob(?!lem)", re.IGNORECASE)

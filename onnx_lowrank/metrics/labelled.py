@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from onnx_lowrank.errors import MetricError
-from onnx_lowrank.metrics.protocol import IGNORED, Labels, chosen, given, titled
-from onnx_lowrank.metrics.scores import class_count, log_probabilities, places, probable, rows
+from onnx_lowrank.metrics.class_scores import class_count, log_probabilities, probable, ranks_of_labels, rows
+from onnx_lowrank.metrics.metric import IGNORED, Labels, chosen, given, titled
 from onnx_lowrank.types import Array, Outputs
 
 
@@ -47,7 +47,7 @@ class Top:
         classes = class_count(array)
         if classes <= self.k > 1:
             raise MetricError(f"{self.name} is always 1 with {classes} classes; take top1")
-        return float(np.mean(places(array, truth)[kept] < self.k))
+        return float(np.mean(ranks_of_labels(array, truth)[kept] < self.k))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from onnx_lowrank.errors import MetricError
-from onnx_lowrank.metrics.protocol import Labels, chosen, compared, titled
-from onnx_lowrank.metrics.scores import BROKEN, class_count, decisions, log_probabilities, probable
+from onnx_lowrank.metrics.class_scores import BROKEN, class_count, decisions, log_probabilities, probable
+from onnx_lowrank.metrics.metric import Labels, chosen, compared, titled
 from onnx_lowrank.types import Array, Outputs
 
 

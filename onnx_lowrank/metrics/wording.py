@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from onnx_lowrank.metrics.estimate import best_of
-from onnx_lowrank.metrics.protocol import Metric
+from onnx_lowrank.metrics.metric import Metric
 from onnx_lowrank.options import Gate
 from onnx_lowrank.types import Bound, Interval, Word
 

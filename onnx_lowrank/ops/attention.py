@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnx_lowrank.ops.base import Call, Place, Refusal, Seen, divisible, no_patches, one_group, rows_of_input, unscaled
-from onnx_lowrank.ops.inside import every_row, first_input, narrowed, no_linear, no_results
+from onnx_lowrank.ops.op import (
+    Call,
+    Observable,
+    Place,
+    Refusal,
+    divisible,
+    no_patches,
+    one_group,
+    rows_of_input,
+    unscaled,
+)
+from onnx_lowrank.ops.opaque_output import every_row, first_input, narrowed, no_linear, no_results
 from onnx_lowrank.types import Array, Stage, Why
 
 
@@ -16,7 +26,7 @@ class Attention:
     """
 
     op_type = "com.microsoft.Attention"
-    seen: Seen = "inputs"
+    seen: Observable = "inputs"
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
         """Refuse the biases, and weights that other inputs hold."""
@@ -41,7 +51,7 @@ class Attention:
     patches = staticmethod(no_patches)
     scale = staticmethod(unscaled)
     data = staticmethod(first_input)
-    places = staticmethod(every_row)
+    positions = staticmethod(every_row)
     vectors = staticmethod(rows_of_input)
     results = staticmethod(no_results)
     linear = staticmethod(no_linear)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 
-from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written, divisible, unscaled
+from onnx_lowrank.ops.op import Call, Names, Observable, Place, Refusal, Written, divisible, unscaled
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 GEOMETRY = ("strides", "dilations")
@@ -19,7 +19,7 @@ class Conv:
     """A stage gets stride, pad and dilation on the axes it owns, and 1 / 0 / 1 elsewhere; the last has the bias."""
 
     op_type = "Conv"
-    seen: Seen = "both"
+    seen: Observable = "both"
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
         """Refuse a channel by itself, and other than one to three axes."""
@@ -55,7 +55,7 @@ class Conv:
         """Return the activations (N, in, *spatial)."""
         return call.inputs[0]
 
-    def places(self, call: Call, x: tuple[int, ...], y: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
+    def positions(self, call: Call, x: tuple[int, ...], y: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
         """Return batch and spatial extents."""
         return Positions(float(x[0]), tuple(map(float, x[2:])), tuple(map(float, y[2:])))
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written, channel_vectors, unscaled
+from onnx_lowrank.ops.op import Call, Names, Observable, Place, Refusal, Written, channel_vectors, unscaled
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 NEUTRAL = {"strides": 1, "dilations": 1, "output_padding": 0}
@@ -23,7 +23,7 @@ class ConvTranspose:
     """
 
     op_type = "ConvTranspose"
-    seen: Seen = "both"
+    seen: Observable = "both"
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
         """Refuse a channel by itself, bad ranks, and kernels of one element that leave outputs empty or out."""
@@ -69,7 +69,7 @@ class ConvTranspose:
         """Return the activations (N, in, *spatial)."""
         return call.inputs[0]
 
-    def places(self, call: Call, x: tuple[int, ...], y: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
+    def positions(self, call: Call, x: tuple[int, ...], y: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
         """Return batch and spatial extents; it multiplies at its inputs."""
         return Positions(float(x[0]), tuple(map(float, x[2:])), tuple(map(float, y[2:])), "before")
 

@@ -11,7 +11,18 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.base import Call, Names, Place, Refusal, Seen, Written, divisible, no_patches, one_group, unscaled
+from onnx_lowrank.ops.op import (
+    Call,
+    Names,
+    Observable,
+    Place,
+    Refusal,
+    Written,
+    divisible,
+    no_patches,
+    one_group,
+    unscaled,
+)
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 DOTS = "..."
@@ -97,7 +108,7 @@ class Einsum:
     """The weight is canonically (kept, summed), several letters taken together; a chain is one Einsum a stage."""
 
     op_type = "Einsum"
-    seen: Seen = "both"
+    seen: Observable = "both"
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
         """Refuse what is no matrix product."""
@@ -140,7 +151,7 @@ class Einsum:
         """Return the other operand."""
         return call.inputs[1 - call.slot]
 
-    def places(self, call: Call, x: tuple[int, ...], y: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
+    def positions(self, call: Call, x: tuple[int, ...], y: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
         """Count the vectors that the weight maps."""
         equation = self._equation(call).spelled(len(x))
         return Positions(calls=float(math.prod(x[equation.data.index(c)] for c in equation.rest)))

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.base import (
+from onnx_lowrank.ops.op import (
     Call,
     Names,
+    Observable,
     Place,
     Refusal,
-    Seen,
     Written,
     as_vectors,
     divisible,
@@ -32,7 +32,7 @@ class Gather:
     """
 
     op_type = "Gather"
-    seen: Seen = "outputs"
+    seen: Observable = "outputs"
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
         """Refuse all but long tables whose rows are looked up."""
@@ -63,7 +63,7 @@ class Gather:
         """Return the indices."""
         return call.inputs[1]
 
-    def places(self, call: Call, x: tuple[int, ...], y: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
+    def positions(self, call: Call, x: tuple[int, ...], y: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
         """Count the indices."""
         return Positions(calls=float(math.prod(x)), at="nowhere")
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.base import (
+from onnx_lowrank.ops.op import (
     Call,
     Names,
+    Observable,
     Place,
     Refusal,
-    Seen,
     Written,
     as_vectors,
     divisible,
@@ -33,7 +33,7 @@ class Gemm:
     """
 
     op_type = "Gemm"
-    seen: Seen = "both"
+    seen: Observable = "both"
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
         """Refuse W as the bias."""
@@ -61,7 +61,7 @@ class Gemm:
         """Return the other operand."""
         return call.inputs[1 - call.slot]
 
-    def places(self, call: Call, x: tuple[int, ...], y: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
+    def positions(self, call: Call, x: tuple[int, ...], y: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
         """Count the vectors that W maps."""
         return Positions(calls=float(y[0] if call.slot == 1 else y[1]))
 

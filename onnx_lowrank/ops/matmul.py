@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.base import (
+from onnx_lowrank.ops.op import (
     Call,
     Names,
+    Observable,
     Place,
     Refusal,
-    Seen,
     Written,
     as_vectors,
     divisible,
@@ -31,7 +31,7 @@ class MatMul:
     """
 
     op_type = "MatMul"
-    seen: Seen = "both"
+    seen: Observable = "both"
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
         """Refuse a vector, and slices of slices."""
@@ -65,7 +65,7 @@ class MatMul:
         """Return the other operand."""
         return call.inputs[1 - call.slot]
 
-    def places(self, call: Call, x: tuple[int, ...], y: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
+    def positions(self, call: Call, x: tuple[int, ...], y: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
         """Count the vectors that W maps; those of all slices at one row are one."""
         if len(x) == 1:
             return Positions(calls=1.0)

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnx_lowrank.ops.base import Call, Place, Refusal, Seen, divisible, no_patches, one_group, rows_of_input, unscaled
-from onnx_lowrank.ops.inside import every_row, first_input, narrowed, no_linear, no_results
+from onnx_lowrank.ops.op import (
+    Call,
+    Observable,
+    Place,
+    Refusal,
+    divisible,
+    no_patches,
+    one_group,
+    rows_of_input,
+    unscaled,
+)
+from onnx_lowrank.ops.opaque_output import every_row, first_input, narrowed, no_linear, no_results
 from onnx_lowrank.types import Array, Stage, Why
 
 INPUTS = {0: "constant input", 3: "bias", 4: "lengths", 5: "initial state", 6: "initial cell", 7: "peephole"}
@@ -17,7 +27,7 @@ class Recurrent:
     Directions and gates share the first factor: canonically W is (directions · gates · hidden, in).
     """
 
-    seen: Seen = "inputs"
+    seen: Observable = "inputs"
 
     def __init__(self, op_type: str) -> None:
         self.op_type = op_type
@@ -50,7 +60,7 @@ class Recurrent:
     patches = staticmethod(no_patches)
     scale = staticmethod(unscaled)
     data = staticmethod(first_input)
-    places = staticmethod(every_row)
+    positions = staticmethod(every_row)
     vectors = staticmethod(rows_of_input)
     results = staticmethod(no_results)
     linear = staticmethod(no_linear)

@@ -5,32 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from onnx_lowrank.calibration import Observed, observe, passes, stream_moments
+from onnx_lowrank.collection import ObservedPositions, observe_positions, passes, stream_moments
+from onnx_lowrank.collection.joint_collection import Collection, Joint, notes_of
+from onnx_lowrank.collection.objective import Objective
+from onnx_lowrank.collection.sample_axis import tells_samples_apart
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.gradient import observed_ranks, straightened, widened
 from onnx_lowrank.metrics import Metric
 from onnx_lowrank.metrics.custom import from_file
-from onnx_lowrank.metrics.divergence import Kind, divergence_kind
+from onnx_lowrank.metrics.divergence import DivergenceKind, divergence_kind
 from onnx_lowrank.options import Options
-from onnx_lowrank.pipeline.subject import Subject, batch_of, first_outputs, spread
+from onnx_lowrank.pipeline.loaded_model import LoadedModel, batch_of, first_outputs, spread
 from onnx_lowrank.plan import Problem
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.samples import Samples
 from onnx_lowrank.sensitivity import Decomposed, decompose, decompose_plain, probe_curves
 from onnx_lowrank.sensitivity.curves import JointCurves, joint_curves, merged
-from onnx_lowrank.sensitivity.joint import Collection, Joint, notes_of
-from onnx_lowrank.sensitivity.objective import Objective
-from onnx_lowrank.sensitivity.probe import PROBES
-from onnx_lowrank.sensitivity.reach import AGREE, measure_reach
-from onnx_lowrank.sensitivity.separate import tells_samples_apart
-from onnx_lowrank.sites import Found
+from onnx_lowrank.sensitivity.substitution import PROBES
+from onnx_lowrank.sensitivity.trust_range import AGREE, measure_trust_range
 from onnx_lowrank.types import Array, Curve, Feed, Option
+from onnx_lowrank.weights.inventory import Inventory
 
 SCORED = 64
 """Calibration samples set aside to score ranks on, at most, where nothing is cross-fitted."""
 PROBED = 32
 """Of those, the ones that substituted weights are measured on, at most."""
-REACHED = 16
+TRUST_SAMPLES = 16
 """Samples that the perturbation range is measured on, at most."""
 PROBED_KEEPS = (0.8, 0.6, 0.4)
 """The range is measured at the options that plans keeping these shares of the factorable parameters take."""
@@ -44,7 +44,7 @@ class Calibrated:
     """
 
     decomposed: Decomposed
-    observed: Observed
+    observed: ObservedPositions
     samples: Samples
     objective: Objective
     fitted: int
@@ -57,55 +57,70 @@ class Calibrated:
     notes: tuple[str, ...] = ()
 
 
-def kind_of(subject: Subject, metric: Metric | None, samples: Samples) -> Kind:
+def kind_of(loaded: LoadedModel, metric: Metric | None, samples: Samples) -> DivergenceKind:
     """Return the divergence that fits a metric and the model's outputs."""
-    return divergence_kind(metric, first_outputs(subject, samples.feeds))
+    return divergence_kind(metric, first_outputs(loaded, samples.feeds))
 
 
 def calibrate(
-    subject: Subject, samples: Samples, found: Found, options: Options, progress: Progress, kind: Kind
+    loaded: LoadedModel,
+    samples: Samples,
+    inventory: Inventory,
+    options: Options,
+    progress: Progress,
+    kind: DivergenceKind,
 ) -> Calibrated:
     """Return the sites decomposed on `samples`, deterministic for the options' seed. Raises DataError, MetricError."""
-    return calibrate_on(subject, samples, found, options, progress, objective_of(subject, samples, options, kind))
+    return calibrate_on(loaded, samples, inventory, options, progress, objective_of(loaded, samples, options, kind))
 
 
 def calibrate_on(
-    subject: Subject, samples: Samples, found: Found, options: Options, progress: Progress, objective: Objective
+    loaded: LoadedModel,
+    samples: Samples,
+    inventory: Inventory,
+    options: Options,
+    progress: Progress,
+    objective: Objective,
 ) -> Calibrated:
     """Return the sites decomposed for an objective."""
-    if found.bodies and any(site.body for site in found.sites):
-        return _with_bodies(subject, samples, found, options, progress, objective)
-    batch = batch_of(subject, samples.feeds)
-    observed = observe(subject.model, found, samples.feeds, options)
-    if options.sensitivity in ("joint", "paper") and found.sites:
-        return _joint(subject, samples, found, observed, objective, options, batch, progress)
-    return _one_sided(subject, samples, found, observed, objective, options, batch, progress)
+    if inventory.bodies and any(site.body for site in inventory.sites):
+        return _with_bodies(loaded, samples, inventory, options, progress, objective)
+    batch = batch_of(loaded, samples.feeds)
+    observed = observe_positions(loaded.model, inventory, samples.feeds, options)
+    if options.sensitivity in ("joint", "paper") and inventory.sites:
+        return _joint(loaded, samples, inventory, observed, objective, options, batch, progress)
+    return _one_sided(loaded, samples, inventory, observed, objective, options, batch, progress)
 
 
 def _with_bodies(
-    subject: Subject, samples: Samples, found: Found, options: Options, progress: Progress, objective: Objective
+    loaded: LoadedModel,
+    samples: Samples,
+    inventory: Inventory,
+    options: Options,
+    progress: Progress,
+    objective: Objective,
 ) -> Calibrated:
     """Add the sites inside If, Loop and Scan: nothing can be observed in there, but their weights can be replaced."""
-    done = calibrate_on(subject, samples, found.part(bodies=False), options, progress, objective)
-    inside = found.part(bodies=True)
-    many = f"{len(inside.sites)} of {len(found.sites)} weights are used inside If, Loop or Scan"
+    done = calibrate_on(loaded, samples, inventory.part(bodies=False), options, progress, objective)
+    inside = inventory.part(bodies=True)
+    many = f"{len(inside.sites)} of {len(inventory.sites)} weights are used inside If, Loop or Scan"
     if options.sensitivity == "paper":  # which measures nothing
         return replace(done, notes=(*done.notes, f"{many}: left as they are, no gradient gets there"))
     plain = decompose_plain(inside, multiple=options.rank_multiple)
     note = f"{many}, where nothing can be observed: plain SVD, and their losses are measured"
     return replace(
         done,
-        decomposed=merged(found, done.decomposed, plain),
+        decomposed=merged(inventory, done.decomposed, plain),
         fallback={**done.fallback, **{site.id: "used inside a body" for site in inside.sites}},
         notes=(*done.notes, note),
     )
 
 
-def objective_of(subject: Subject, samples: Samples, options: Options, kind: Kind) -> Objective:
+def objective_of(loaded: LoadedModel, samples: Samples, options: Options, kind: DivergenceKind) -> Objective:
     """Return what the loss is; with labels only where the signed term is asked for. Raises MetricError, GoalError."""
-    outputs = first_outputs(subject, samples.feeds)
+    outputs = first_outputs(loaded, samples.feeds)
     counting = {name: values for name, values in outputs.items() if not options.outputs or name in options.outputs}
-    objective = Objective.of(subject.model, kind, counting, options.seed)
+    objective = Objective.of(loaded.model, kind, counting, options.seed)
     if not (options.signed or options.sensitivity == "paper"):
         return objective
     custom = from_file(options.loss).function if options.loss else None
@@ -121,59 +136,59 @@ def objective_of(subject: Subject, samples: Samples, options: Options, kind: Kin
 
 
 def _one_sided(
-    subject: Subject,
+    loaded: LoadedModel,
     samples: Samples,
-    found: Found,
-    observed: Observed,
+    inventory: Inventory,
+    observed: ObservedPositions,
     objective: Objective,
     options: Options,
     batch: int,
     progress: Progress,
 ) -> Calibrated:
     fit, score = (samples.subset(part).feeds for part in spread(samples, SCORED))
-    total = passes(found, observed, batch) * (len(fit) + len(score))
+    total = passes(inventory, observed, batch) * (len(fit) + len(score))
     with progress.step("calibrating", total) as advance:
-        moments = stream_moments(subject.model, found, observed, fit, score, options, batch=batch, progress=advance)
+        moments = stream_moments(loaded.model, inventory, observed, fit, score, options, batch=batch, progress=advance)
         whiten = options.sensitivity != "weights"
-        decomposed = decompose(found, observed, moments, whiten=whiten, multiple=options.rank_multiple)
+        decomposed = decompose(inventory, observed, moments, whiten=whiten, multiple=options.rank_multiple)
     return Calibrated(decomposed, observed, samples, objective, len(fit), score, batch)
 
 
 def joint_collection(
-    subject: Subject,
+    loaded: LoadedModel,
     samples: Samples,
-    found: Found,
-    observed: Observed,
+    inventory: Inventory,
+    observed: ObservedPositions,
     objective: Objective,
     options: Options,
     batch: int,
 ) -> Collection:
     """Return the two passes, ready to run, with the batch at which they fit in the memory allowed."""
     settings = {"provider": options.provider, "threads": options.threads}
-    twin = straightened(widened(subject.model))  # the model but for rounding: what has a gradient
+    twin = straightened(widened(loaded.model))  # the model but for rounding: what has a gradient
     shapes = observed_ranks(twin, samples.feeds[0], **settings)  # type: ignore[arg-type]
     # where two samples cannot run together (a fixed batch, rows that mix) every feed is one unit
-    separate = batch > 1 and tells_samples_apart(subject.model, found, samples.feeds, options)
+    separate = batch > 1 and tells_samples_apart(loaded.model, inventory, samples.feeds, options)
     return Collection(
-        twin, found, observed, samples.feeds, objective, shapes, options, batch if separate else 1, separate,
+        twin, inventory, observed, samples.feeds, objective, shapes, options, batch if separate else 1, separate,
         metric="weights" if options.sensitivity == "paper" else "joint",
     ).fitted_to_memory()  # fmt: skip
 
 
 def _joint(
-    subject: Subject,
+    loaded: LoadedModel,
     samples: Samples,
-    found: Found,
-    observed: Observed,
+    inventory: Inventory,
+    observed: ObservedPositions,
     objective: Objective,
     options: Options,
     batch: int,
     progress: Progress,
 ) -> Calibrated:
-    collection = joint_collection(subject, samples, found, observed, objective, options, batch)
+    collection = joint_collection(loaded, samples, inventory, observed, objective, options, batch)
     with progress.step("calibrating", collection.passes) as advance:
         joint = collection.run(advance)
-    curves = joint_curves(found, observed, joint)
+    curves = joint_curves(inventory, observed, joint)
     scored = collection.parts_scored()[0]
     first = [samples.feeds[i] for i in [i for i in scored if i not in joint.broken] or scored]  # or all are broken
     done = Calibrated(
@@ -181,55 +196,67 @@ def _joint(
         joint, {} if joint.uneven else curves.tails, curves.slopes, joint.unreached,
         notes_of(joint, len(samples), options),
     )  # fmt: skip
-    return _with_fallback(subject, found, done, curves, options, progress) if joint.unreached else done
+    return _with_fallback(loaded, inventory, done, curves, options, progress) if joint.unreached else done
 
 
 def _with_fallback(
-    subject: Subject, found: Found, done: Calibrated, curves: JointCurves, options: Options, progress: Progress
+    loaded: LoadedModel,
+    inventory: Inventory,
+    done: Calibrated,
+    curves: JointCurves,
+    options: Options,
+    progress: Progress,
 ) -> Calibrated:
     """Add the sites that no gradient reaches: bases in the metric of the inputs, losses measured."""
-    rest = replace(found, sites=tuple(site for site in found.sites if site.id in done.fallback))
+    rest = replace(inventory, sites=tuple(site for site in inventory.sites if site.id in done.fallback))
     settings = replace(options, sensitivity="inputs", signed=False, inter_layer=False, continuation=1, loss=None)
-    other = _one_sided(subject, done.samples, rest, done.observed, done.objective, settings, done.batch, progress)
+    other = _one_sided(loaded, done.samples, rest, done.observed, done.objective, settings, done.batch, progress)
     reasons = sorted(set(done.fallback.values()))
     note = (
-        f"{len(done.fallback)} of {len(found.sites)} weights have no gradient ({'; '.join(reasons)}):"
+        f"{len(done.fallback)} of {len(inventory.sites)} weights have no gradient ({'; '.join(reasons)}):"
         " their factors keep the outputs on calibration inputs, and their losses are measured"
     )
-    return replace(done, decomposed=merged(found, curves.decomposed, other.decomposed), notes=(*done.notes, note))
+    return replace(done, decomposed=merged(inventory, curves.decomposed, other.decomposed), notes=(*done.notes, note))
 
 
 def probe(
-    subject: Subject, found: Found, calibrated: Calibrated, options: Options, progress: Progress
+    loaded: LoadedModel, inventory: Inventory, calibrated: Calibrated, options: Options, progress: Progress
 ) -> tuple[tuple[Curve, ...], str]:
     """Return the curves with predicted losses, and their unit."""
     curves = calibrated.decomposed.curves
     if calibrated.joint is None:
-        return _probed(subject, found, calibrated, calibrated.decomposed, options, progress), calibrated.objective.unit
+        return _probed(
+            loaded, inventory, calibrated, calibrated.decomposed, options, progress
+        ), calibrated.objective.unit
     if options.sensitivity == "paper":  # first order only: nothing is measured
         return curves, calibrated.objective.unit
     joint_part = tuple(curve for curve in curves if curve.site not in calibrated.fallback)
-    picks = probe_picks(joint_part, found)
+    picks = probe_picks(joint_part, inventory)
     with progress.step("measuring the range", sum(map(len, picks.values()))) as advance:
-        measured = measure_reach(
-            subject.model, found, joint_part, calibrated.joint, picks, calibrated.score[:REACHED],
+        measured = measure_trust_range(
+            loaded.model, inventory, joint_part, calibrated.joint, picks, calibrated.score[:TRUST_SAMPLES],
             calibrated.objective.divergence, options, batch=calibrated.batch, progress=advance,
         )  # fmt: skip
     if calibrated.fallback:
         others = tuple(curve for curve in curves if curve.site in calibrated.fallback)
         part = replace(calibrated.decomposed, curves=others)
-        measured = (*measured, *_probed(subject, found, calibrated, part, options, progress))
+        measured = (*measured, *_probed(loaded, inventory, calibrated, part, options, progress))
     by_site = {curve.site: curve for curve in measured}
     return tuple(by_site[curve.site] for curve in curves), calibrated.objective.unit
 
 
 def _probed(
-    subject: Subject, found: Found, calibrated: Calibrated, part: Decomposed, options: Options, progress: Progress
+    loaded: LoadedModel,
+    inventory: Inventory,
+    calibrated: Calibrated,
+    part: Decomposed,
+    options: Options,
+    progress: Progress,
 ) -> tuple[Curve, ...]:
     with progress.step("probing sites", PROBES * len(part.curves)) as advance:
         return probe_curves(
-            subject.model,
-            found,
+            loaded.model,
+            inventory,
             part,
             calibrated.score[:PROBED],
             calibrated.objective.divergence,
@@ -239,9 +266,9 @@ def _probed(
         )
 
 
-def probe_picks(curves: Sequence[Curve], found: Found) -> dict[str, list[Option]]:
+def probe_picks(curves: Sequence[Curve], inventory: Inventory) -> dict[str, list[Option]]:
     """Return what to measure: the options that plans of several sizes would take."""
-    problem = Problem(tuple(curves), {site.id: site.weight for site in found.sites}, "parameters")
+    problem = Problem(tuple(curves), {site.id: site.weight for site in inventory.sites}, "parameters")
     picks: dict[str, list[Option]] = {}
     for keep in PROBED_KEEPS:
         plan = problem.best(max(keep * problem.dense, problem.smallest), "")
@@ -253,11 +280,13 @@ def probe_picks(curves: Sequence[Curve], found: Found) -> dict[str, list[Option]
 
 def predicted_notes(options: Options, curves: Sequence[Curve], unit: str) -> list[str]:
     """Return where the predicted losses come from, and how far they hold."""
-    probed = [curve for curve in curves if curve.reach is not None]
+    probed = [curve for curve in curves if curve.trust_range is not None]
     if options.sensitivity != "joint" or not probed:
         how = "first order only" if options.sensitivity == "paper" else "measured by substituting weights"
         return [f"predicted rise of the loss: {unit}, {how}"]
-    whole = sum(curve.reach >= max(o.error for o in curve.options) for curve in probed if curve.reach is not None)
+    whole = sum(
+        curve.trust_range >= max(o.error for o in curve.options) for curve in probed if curve.trust_range is not None
+    )
     return [
         f"predicted rise of the loss: {unit}, exact to second order; of {len(probed)} weights tried by substitution"
         f" {whole} agree within a factor of {AGREE:g}; the others carry measured values beyond their range"

@@ -8,14 +8,11 @@ from pathlib import Path
 
 import onnx
 
-from onnx_lowrank.calibration.observe import observe
+from onnx_lowrank.collection.positions import observe_positions
 from onnx_lowrank.options import Gate, Options
-from onnx_lowrank.pipeline.checks import check_metric
-from onnx_lowrank.pipeline.determinism import refuse_random, varies
-from onnx_lowrank.pipeline.finish import timed_feeds
-from onnx_lowrank.pipeline.subject import (
+from onnx_lowrank.pipeline.loaded_model import (
     RANDOM_WARNING,
-    Subject,
+    LoadedModel,
     choose,
     first_outputs,
     make_judge,
@@ -23,13 +20,16 @@ from onnx_lowrank.pipeline.subject import (
     same_interface,
     standing_notes,
 )
+from onnx_lowrank.pipeline.staging import timed_feeds
 from onnx_lowrank.progress import Progress, Silent
-from onnx_lowrank.result import Comparison, Size
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.results.result import Comparison, Size
+from onnx_lowrank.runtime.runner import Runner
+from onnx_lowrank.runtime.timing import interleaved
 from onnx_lowrank.samples import RandomData, Source, read
-from onnx_lowrank.sites import find_sites
-from onnx_lowrank.timing import interleaved
 from onnx_lowrank.types import Feed
+from onnx_lowrank.validation.determinism import refuse_random, varies
+from onnx_lowrank.validation.metric_check import check_metric
+from onnx_lowrank.weights.find import find_sites
 
 
 def compare(
@@ -46,7 +46,7 @@ def compare(
     A metric that compares with the first model itself (cosine, say) needs a gate with `max_drop` above 0 to pass.
     """
     gate, options, progress = gate or Gate(), options or Options(), progress or Silent()
-    one, other = Subject.of(first, options), Subject.of(second, options)
+    one, other = LoadedModel.of(first, options), LoadedModel.of(second, options)
     same_interface(one.runner, other.runner)
     is_random = isinstance(samples, RandomData)
     data = read(samples, one.runner.inputs, groups=options.groups, seed=options.seed)
@@ -65,14 +65,14 @@ def compare(
         runners = [Runner(s.model, provider=options.provider, threads=options.threads, spin=True) for s in (one, other)]
         latency = interleaved(runners[0], runners[1], timed_feeds(iter(data.feeds)), seed=options.seed)
         advance(1)
-    sizes = [_size(subject, data.feeds, options) for subject in (one, other)]
+    sizes = [_size(loaded, data.feeds, options) for loaded in (one, other)]
     warnings += [RANDOM_WARNING] if is_random else []
-    said = [note for subject in (one, other) for note in standing_notes(subject.standing, subject.source)]
+    said = [note for loaded in (one, other) for note in standing_notes(loaded.standing, loaded.source)]
     notes = (*said, *data.notes)
     return Comparison(one.source, other.source, verdict, sizes[0], sizes[1], latency, why, notes, tuple(warnings))
 
 
-def _size(subject: Subject, feeds: Sequence[Feed], options: Options) -> Size:
-    found = find_sites(subject.model)
-    observed = observe(subject.model, found, feeds, options)
-    return Size(found.parameters, subject.bytes, observed.macs)
+def _size(loaded: LoadedModel, feeds: Sequence[Feed], options: Options) -> Size:
+    inventory = find_sites(loaded.model)
+    observed = observe_positions(loaded.model, inventory, feeds, options)
+    return Size(inventory.parameters, loaded.bytes, observed.macs)

@@ -1,4 +1,4 @@
-"""Continuation: shrink, collect again on the shrunken model, shrink further (METHOD.md, section 3).
+"""Continuation: shrink, collect again on the shrunken model, shrink further (docs/method.md, section 3.9).
 
 The quadratic model of the loss holds near the weights that it was taken at. After a step the weights are those of the
 plan (as dense products Ŵ), the targets are still the original's, and every site goes on from the rank that it has, to
@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from onnx_lowrank.calibration.expose import with_weights
+from onnx_lowrank.collection.reference_targets import original_targets
+from onnx_lowrank.graph.editing import with_weights
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate_on, probe
-from onnx_lowrank.pipeline.subject import Subject
+from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.progress import Progress
-from onnx_lowrank.runtime import Runner
-from onnx_lowrank.sensitivity.probe import stored_weight
-from onnx_lowrank.sensitivity.targets import original_targets
-from onnx_lowrank.sites import Found
+from onnx_lowrank.runtime.runner import Runner
+from onnx_lowrank.sensitivity.substitution import stored_weight
 from onnx_lowrank.types import Array, Choice, Curve, Plan
+from onnx_lowrank.weights.inventory import Inventory
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Stand:
+class SensitivityState:
     """Where the work stands: what was collected, and the curves to plan with."""
 
     calibrated: Calibrated
@@ -30,12 +30,12 @@ class Stand:
     unit: str
 
 
-def shrunken(found: Found, plan: Plan, calibrated: Calibrated) -> dict[str, Array]:
+def shrunken(inventory: Inventory, plan: Plan, calibrated: Calibrated) -> dict[str, Array]:
     """Return site id -> the dense product that the plan's factors stand for, as it arrives at the operators."""
-    sites = {site.id: site for site in found.sites}
+    sites = {site.id: site for site in inventory.sites}
     return {
         choice.site: stored_weight(
-            found,
+            inventory,
             sites[choice.site],
             calibrated.decomposed.factors[choice.site, choice.option.scheme],
             choice.option,
@@ -44,26 +44,30 @@ def shrunken(found: Found, plan: Plan, calibrated: Calibrated) -> dict[str, Arra
     }
 
 
-def go_on(subject: Subject, found: Found, stand: Stand, plan: Plan, options: Options, progress: Progress) -> Stand:
+def go_on(
+    loaded: LoadedModel, inventory: Inventory, state: SensitivityState, plan: Plan, options: Options, progress: Progress
+) -> SensitivityState:
     """Return where the work stands after a plan's step: factors and curves of the shrunken weights."""
-    weights = shrunken(found, plan, stand.calibrated)
-    entries = {name: w for site, weight in weights.items() for name, w in found.sources[site].replaced(weight).items()}
-    model = with_weights(subject.model, entries)
+    weights = shrunken(inventory, plan, state.calibrated)
+    entries = {
+        name: w for site, weight in weights.items() for name, w in inventory.sources[site].replaced(weight).items()
+    }
+    model = with_weights(loaded.model, entries)
     runner = Runner(model, provider=options.provider, threads=options.threads)
-    there = Subject(model, runner, subject.source, subject.sha256, subject.bytes)
-    moved = found.moved(weights)
+    there = LoadedModel(model, runner, loaded.source, loaded.sha256, loaded.bytes)
+    moved = inventory.moved(weights)
     objective = replace(
-        stand.calibrated.objective,
-        targets=original_targets(subject.model, stand.calibrated.objective, stand.calibrated.samples.feeds, options),
+        state.calibrated.objective,
+        targets=original_targets(loaded.model, state.calibrated.objective, state.calibrated.samples.feeds, options),
     )
-    done = calibrate_on(there, stand.calibrated.samples, moved, options, progress, objective)
+    done = calibrate_on(there, state.calibrated.samples, moved, options, progress, objective)
     curves, unit = probe(there, moved, done, options, progress)
     choices = {choice.site: choice for choice in plan.factored}
     kept = [_limited(curve, choices.get(curve.site)) for curve in curves]
     picked = {curve.site: picks for curve, (_, picks) in zip(curves, kept, strict=True)}
     tails = {site: array[:, picked[site]] for site, array in done.tails.items()}  # none of a site without a gradient
     slopes = {site: array[:, picked[site]] for site, array in done.slopes.items()}
-    return Stand(replace(done, tails=tails, slopes=slopes), tuple(curve for curve, _ in kept), unit)
+    return SensitivityState(replace(done, tails=tails, slopes=slopes), tuple(curve for curve, _ in kept), unit)
 
 
 def _limited(curve: Curve, choice: Choice | None) -> tuple[Curve, list[int]]:

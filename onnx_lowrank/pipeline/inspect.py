@@ -8,17 +8,19 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from onnx_lowrank import linalg, model_io
 from onnx_lowrank.cost import dense_layout, layout_cost
-from onnx_lowrank.hoist import hoisted
-from onnx_lowrank.local_functions import inlined
-from onnx_lowrank.order import in_order
-from onnx_lowrank.pipeline.subject import inlined_note, moved_note
+from onnx_lowrank.graph import model_io
+from onnx_lowrank.numerics import linalg
+from onnx_lowrank.passes.inline_functions import inlined
+from onnx_lowrank.passes.lift_body_weights import lifted
+from onnx_lowrank.passes.topological_sort import topologically_sorted
+from onnx_lowrank.pipeline.loaded_model import inlined_note, moved_note
 from onnx_lowrank.progress import Progress, Silent
-from onnx_lowrank.result import Inspection, WeightRow
-from onnx_lowrank.siblings import strangers
-from onnx_lowrank.sites import Found, find_sites, largest_first
+from onnx_lowrank.results.result import Inspection, WeightRow
 from onnx_lowrank.types import Array, Site
+from onnx_lowrank.weights.find import find_sites, largest_first
+from onnx_lowrank.weights.inventory import Inventory
+from onnx_lowrank.weights.shared_input import unshared_notes
 
 SHARES = (0.9, 0.99)
 
@@ -36,33 +38,33 @@ def inspect(
         proto, source, size = model, "the model given", model.ByteSize()
     else:
         proto, source, size = model_io.load(Path(model)), str(model), model_io.file_bytes(Path(model))
-    proto, names = inlined(in_order(proto))
-    proto, moved = hoisted(proto)
-    found = find_sites(proto, include=include, exclude=exclude, multiple=rank_multiple)
+    proto, names = inlined(topologically_sorted(proto))
+    proto, moved = lifted(proto)
+    inventory = find_sites(proto, include=include, exclude=exclude, multiple=rank_multiple)
     rows = []
-    with (progress or Silent()).step("decomposing weights", len(found.sites)) as advance:
-        for site in found.sites:
-            rows.append(_row(found, site))
+    with (progress or Silent()).step("decomposing weights", len(inventory.sites)) as advance:
+        for site in inventory.sites:
+            rows.append(_row(inventory, site))
             advance(1)
     rows.sort(key=lambda row: (-row.site.parameters, row.site.weight))
-    skips = tuple(largest_first(found.skips))
+    skips = tuple(largest_first(inventory.skips))
     notes = (*([inlined_note(names)] if names else []), *([moved_note(moved)] if moved else []))
-    storages = {key: source.storage for key, source in found.sources.items()}
-    notes = (*notes, *strangers(found.sites, found.calls, storages, found.families))
+    storages = {key: source.storage for key, source in inventory.sources.items()}
+    notes = (*notes, *unshared_notes(inventory.sites, inventory.calls, storages, inventory.shared_inputs))
     opset = model_io.main_opset(proto)
-    return Inspection(source, opset, found.parameters, size, tuple(rows), skips, notes, found.families)
+    return Inspection(source, opset, inventory.parameters, size, tuple(rows), skips, notes, inventory.shared_inputs)
 
 
-def _row(found: Found, site: Site) -> WeightRow:
+def _row(inventory: Inventory, site: Site) -> WeightRow:
     # every group is cut at one rank, so what counts of a rank is what all groups hold there
-    parts = np.split(found.weight(site), site.groups)
+    parts = np.split(inventory.weight(site), site.groups)
     energy = np.cumsum(np.sum([_spectrum(part) for part in parts], axis=0))
     total = float(energy[-1])
     ranks = {share: int(np.searchsorted(energy, share * total) + 1) if total > 0 else 0 for share in SHARES}
     return WeightRow(
         site=site,
         bytes=layout_cost(site, dense_layout(site), ()).bytes,
-        share=site.parameters / max(found.parameters, 1),
+        share=site.parameters / max(inventory.parameters, 1),
         break_even=site.break_even,
         full_rank=min(site.shape[0] // site.groups, math.prod(site.shape[1:])),
         rank_for=ranks,

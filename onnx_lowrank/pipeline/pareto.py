@@ -14,12 +14,12 @@ import numpy as np
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.options import Goal, Options
 from onnx_lowrank.pipeline.search import Search
-from onnx_lowrank.pipeline.study import Study
+from onnx_lowrank.pipeline.session import Session
 from onnx_lowrank.plan import Problem
-from onnx_lowrank.plan.choose import curve_plans
+from onnx_lowrank.plan.allocate import curve_plans
 from onnx_lowrank.plan.interlayer import between
 from onnx_lowrank.plan.problem import amount
-from onnx_lowrank.result import Size
+from onnx_lowrank.results.result import Size
 from onnx_lowrank.types import Plan
 
 MEASURED = 10
@@ -48,30 +48,30 @@ class Point:
     latency: float | None = None
 
 
-def pareto(study: Study, goal: Goal) -> list[Point]:
+def pareto(session: Session, goal: Goal) -> list[Point]:
     """Return the curve, largest model first; what was measured for a goal is not measured again.
 
     The plans are chosen as the study's options say: with terms between weights, or by the paper's rule. Raises
     GoalError where no weight can be factored, and for continuation, which has no one collection.
     """
-    refusal = no_curve(study.options)
+    refusal = no_curve(session.options)
     if refusal:
         raise GoalError(refusal)
-    if not study.found.sites:
+    if not session.inventory.sites:
         raise GoalError("no weight of this model can be factored, so there is no curve")
-    metric, _ = study.metric(goal.gate)
-    stand = study.collect(metric)
-    problem = study.problem(goal.resource)
-    milliseconds = study.milliseconds if goal.resource == "latency" else 0.0
-    before = Size(study.found.parameters, study.subject.bytes, stand.calibrated.observed.macs, milliseconds)
-    search = Search(study, stand, problem, study.judge(goal.gate)[0], None, before)
-    plans = curve_plans(problem, study.options.gamma if study.options.sensitivity == "paper" else None)
-    known = {choices for choices, gate in study.trials if gate == goal.gate}
+    metric, _ = session.metric(goal.gate)
+    state = session.collect(metric)
+    problem = session.problem(goal.resource)
+    milliseconds = session.milliseconds if goal.resource == "latency" else 0.0
+    before = Size(session.inventory.parameters, session.loaded.bytes, state.calibrated.observed.macs, milliseconds)
+    search = Search(session, state, problem, session.judge(goal.gate)[0], None, before)
+    plans = curve_plans(problem, session.options.gamma if session.options.sensitivity == "paper" else None)
+    known = {choices for choices, gate in session.trials if gate == goal.gate}
     chosen = _spread(plans, problem)
     points = []
-    with study.clock.step("measuring the curve", len(chosen) * len(study.split.validation)) as advance:
+    with session.clock.step("measuring the curve", len(chosen) * len(session.split.validation)) as advance:
         for index, plan in enumerate(plans):
-            point = _point(search, plan, stand.unit)
+            point = _point(search, plan, state.unit)
             if index in chosen or plan.choices in known:
                 verdict = search.trial(plan, advance).verdict
                 drop = verdict.drop
@@ -103,7 +103,7 @@ def _spread(plans: Sequence[Plan], problem: Problem) -> set[int]:
 
 def _point(search: Search, plan: Plan, unit: str) -> Point:
     size = search.size(plan, 0)
-    dense = sum(site.parameters for site in search.study.found.sites)
+    dense = sum(site.parameters for site in search.session.inventory.sites)
     factorable = 1 - (search.before.parameters - size.parameters) / dense
     problem, loss = search.problem, plan.loss
     loss += between(problem, plan, problem.tails) if problem.tails else 0.0

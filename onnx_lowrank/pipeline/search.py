@@ -9,29 +9,29 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.errors import GoalError
+from onnx_lowrank.numerics.rounding import rounded
 from onnx_lowrank.options import Compact, Gate, Goal, Lossless
-from onnx_lowrank.pipeline.continuation import Stand
-from onnx_lowrank.pipeline.screening import CLOSE, SCREENS, Aim, Screening, sequence_of
-from onnx_lowrank.pipeline.stack_size import plans_within, stack_budget
-from onnx_lowrank.pipeline.study import Study
+from onnx_lowrank.passes.factorize import rewrite
+from onnx_lowrank.pipeline.continuation import SensitivityState
+from onnx_lowrank.pipeline.post_quantize_size import plans_within, quantized_budget
+from onnx_lowrank.pipeline.session import Session
 from onnx_lowrank.plan import Problem, compact, fixed_sequence, lossless, paper_compact, paper_lossless
-from onnx_lowrank.plan.choose import curve_plans, least_loss
+from onnx_lowrank.plan.allocate import curve_plans, least_loss
 from onnx_lowrank.plan.problem import amount
 from onnx_lowrank.plan.sequence import MILD
 from onnx_lowrank.progress import Progress
-from onnx_lowrank.result import Size, Trial
-from onnx_lowrank.rewrite import rewrite
-from onnx_lowrank.rounding import rounded
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.results.result import Size, Trial
+from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.types import Cost, Plan
-from onnx_lowrank.validate import Judge
+from onnx_lowrank.validation import Judge
+from onnx_lowrank.validation.screening import CLOSE, SCREENS, Aim, Screening, sequence_of
 
 NODE_BYTES = 700
 """What a factored site adds to a file besides weights: a node, names, provenance. Generous: a target is a promise."""
 FILE_BYTES, RANK_BYTES = 3072, 48
 EXPECTED, BEFORE = 7, 3
 """With continuation: where in a sequence the answer is expected; the plans tested before the last round."""
-STACK_SCREENS = (4, 0.15)
+QUANTIZED_SCREENS = (4, 0.15)
 """SCREENS and CLOSE where every plan has to be quantised first."""
 
 
@@ -39,22 +39,22 @@ STACK_SCREENS = (4, 0.15)
 class Search:
     """All that measuring a plan needs; what the study has measured for another goal is not measured again."""
 
-    study: Study
-    stand: Stand
+    session: Session
+    state: SensitivityState
     problem: Problem
     judge: Judge
-    glance: Judge | None
+    preview: Judge | None
     before: Size
     planned: list[Plan] | None = None
 
     def candidate(self, plan: Plan) -> onnx.ModelProto:
         """Return the model that a plan stands for, after all steps: what is judged and saved."""
-        return self.study.stack.on(self.factored(plan), plan.choices)
+        return self.session.quantizer.on(self.factored(plan), plan.choices)
 
     def factored(self, plan: Plan) -> onnx.ModelProto:
         """Return the model that a plan stands for, factored and nothing else."""
-        study = self.study
-        return rewrite(study.subject.model, study.found, plan, study.factors(plan, self.stand))
+        session = self.session
+        return rewrite(session.loaded.model, session.inventory, plan, session.factors(plan, self.state))
 
     def size(self, plan: Plan, file_bytes: int) -> Size:
         """Return the size of a plan's model; sites that the problem does not hold stay as they are."""
@@ -69,41 +69,41 @@ class Search:
     def trial(self, plan: Plan, progress: Callable[[int], None]) -> Trial:
         """Return what validation says of a plan: measured, or as it was measured for an earlier goal."""
         key = (plan.choices, self.judge.gate)
-        known = self.study.trials.get(key)
-        if known is None or (self.glance is None and known.verdict.samples < len(self.judge.reference.feeds)):
-            known = self.study.trials[key] = self.measure(plan, progress)  # a glance is no measurement of a curve
+        known = self.session.trials.get(key)
+        if known is None or (self.preview is None and known.verdict.samples < len(self.judge.reference.feeds)):
+            known = self.session.trials[key] = self.measure(plan, progress)  # a glance is no measurement of a curve
         return replace(known, plan=plan)
 
     def measure(self, plan: Plan, progress: Callable[[int], None]) -> Trial:
         """Return what validation says of a plan, measured on the model in memory."""
         candidate = self.factored(plan)
         runner = self._runner(candidate)
-        hopeless = self._glance(runner, plan, candidate.ByteSize())
-        if hopeless is None and self.study.stack.active:  # a glance costs less than to quantise what cannot hold
-            candidate = self.study.stack.on(candidate, plan.choices)
+        hopeless = self._preview(runner, plan, candidate.ByteSize())
+        if hopeless is None and self.session.quantizer.active:  # a glance costs less than to quantise what cannot hold
+            candidate = self.session.quantizer.on(candidate, plan.choices)
             runner = self._runner(candidate)
-            hopeless = self._glance(runner, plan, candidate.ByteSize())
+            hopeless = self._preview(runner, plan, candidate.ByteSize())
         if hopeless is not None:
             return hopeless
         return Trial(plan, self.judge.judge(runner, progress), self.size(plan, candidate.ByteSize()))
 
-    def _glance(self, runner: Runner, plan: Plan, file_bytes: int) -> Trial | None:
+    def _preview(self, runner: Runner, plan: Plan, file_bytes: int) -> Trial | None:
         """Return the trial of a candidate that a part of the samples shows to be hopeless, None of any other."""
-        if self.glance is None:
+        if self.preview is None:
             return None
-        glance = self.glance.judge(runner)
-        if glance.drop.low <= glance.allowed:
+        preview = self.preview.judge(runner)
+        if preview.drop.low <= preview.allowed:
             return None
-        reason = f"{glance.reason}; hopeless after {glance.samples} samples"
-        return Trial(plan, replace(glance, word="failed", reason=reason), self.size(plan, file_bytes))
+        reason = f"{preview.reason}; hopeless after {preview.samples} samples"
+        return Trial(plan, replace(preview, word="failed", reason=reason), self.size(plan, file_bytes))
 
     def _runner(self, candidate: onnx.ModelProto) -> Runner:
-        options = self.study.options
+        options = self.session.options
         return Runner(candidate, provider=options.provider, threads=options.threads)
 
     def proposals(self, goal: Goal) -> Generator[Plan, bool, None]:
         """Return the plans to measure, by the algorithm asked for."""
-        if self.study.options.sensitivity == "paper":
+        if self.session.options.sensitivity == "paper":
             return self._paper(goal)
         if isinstance(goal, Compact):
             return compact(self.problem) if goal.gate.observed else fixed_sequence(self.sequence(goal))
@@ -133,11 +133,11 @@ class Search:
         return ground
 
     def _sequence(self, curve: list[Plan], goal: Goal) -> list[Plan]:
-        gate, resource, stacked = goal.gate, self.problem.resource, self.study.stack.active
-        n, allowed = self.study.split.validation.units, gate.allowed(self.judge.metric.name)
-        aim = Aim(n, gate.alpha, allowed, *(STACK_SCREENS if stacked else (SCREENS, CLOSE)))
+        gate, resource, stacked = goal.gate, self.problem.resource, self.session.quantizer.active
+        n, allowed = self.session.split.validation.units, gate.allowed(self.judge.metric.name)
+        aim = Aim(n, gate.alpha, allowed, *(QUANTIZED_SCREENS if stacked else (SCREENS, CLOSE)))
         costs = [amount(plan.cost, resource) for plan in curve]
-        with self.study.clock.step("screening plans", aim.steps + len(MILD)) as advance:
+        with self.session.clock.step("screening plans", aim.steps + len(MILD)) as advance:
             plans = sequence_of(curve, costs, self.screening(gate, advance), aim, self._exact)
         plans = list({plan.choices: plan for plan in plans if plan.factored}.values())
         return [replace(plan, origin=f"plan {number} of a sequence") for number, plan in enumerate(plans, 1)]
@@ -148,7 +148,7 @@ class Search:
 
     def screening(self, gate: Gate, advance: Callable[[int], None] = lambda n: None) -> Screening | None:
         """Return what measures plans on calibration samples that nothing was fitted on; None where there are none."""
-        given = self.study.screening_judge(gate)
+        given = self.session.screening_judge(gate)
         if given is None:
             return None
 
@@ -156,20 +156,20 @@ class Search:
             advance(1)
             return self._runner(self.candidate(plan))
 
-        return Screening(given[0], self.stand.calibrated.objective.probing, runner_of, given[1])
+        return Screening(given[0], self.state.calibrated.objective.probing, runner_of, given[1])
 
     def one_of_a_size(self, goal: Lossless) -> list[Plan]:
         """Return the one plan of the size asked for: of those that compete, the one of least divergence on samples
         that nothing was fitted on; validation has no part in it. Raises GoalError like `budget_of`.
         """
-        if self._stacked(goal):
-            alone = self.study.stack.alone().ByteSize() + FILE_BYTES
-            plans = list(plans_within(goal.target_size or 0, self.problem, alone, self._stack_bytes))
+        if self._quantized_size_goal(goal):
+            alone = self.session.quantizer.alone().ByteSize() + FILE_BYTES
+            plans = list(plans_within(goal.target_size or 0, self.problem, alone, self._quantized_bytes))
         else:
             plans = list(lossless(self.capped(goal), self.budget(goal)))
         if len(plans) < 2:
             return plans
-        with self.study.clock.step("screening plans", len(plans)) as advance:
+        with self.session.clock.step("screening plans", len(plans)) as advance:
             screening = self.screening(goal.gate, advance)
             if screening is None:
                 return plans[:1]
@@ -189,22 +189,22 @@ class Search:
 
     def budget(self, goal: Lossless) -> float:
         """Return what the sites may cost. Raises GoalError like `budget_of`; what a stack can reach shows later."""
-        if self._stacked(goal):
-            alone = self.study.stack.alone().ByteSize()
-            return stack_budget(goal.target_size or 0, self.problem, alone)
+        if self._quantized_size_goal(goal):
+            alone = self.session.quantizer.alone().ByteSize()
+            return quantized_budget(goal.target_size or 0, self.problem, alone)
         return budget_of(goal, self.problem, self.before)
 
-    def _stacked(self, goal: Lossless) -> bool:
+    def _quantized_size_goal(self, goal: Lossless) -> bool:
         """Return whether the budget is bytes of a file that has more than factoring behind it."""
-        return goal.target_size is not None and self.study.stack.active
+        return goal.target_size is not None and self.session.quantizer.active
 
-    def _stack_bytes(self, plan: Plan) -> int:
+    def _quantized_bytes(self, plan: Plan) -> int:
         """Return the bytes of a plan's file, provenance included."""
         names = sum(len(choice.weight) + RANK_BYTES for choice in plan.factored)
         return int(self.candidate(plan).ByteSize()) + names + FILE_BYTES
 
     def _paper(self, goal: Goal) -> Generator[Plan, bool, None]:
-        gamma = self.study.options.gamma
+        gamma = self.session.options.gamma
         if isinstance(goal, Compact):
             plan: Plan | None = paper_compact(self.problem, gamma)
         else:

@@ -1,4 +1,4 @@
-"""Allocation rules of others on the same curves: what a benchmark measures ours against (METHOD.md, section 6).
+"""Allocation rules of others on the same curves: what a benchmark measures ours against (docs/method.md, section 6).
 
 *Energy threshold*: one bound on the relative squared error for every site.
 
@@ -11,7 +11,7 @@ number together with the rank; here only its rule for the ranks is compared, on 
 - From its abstract: factor error and loss are one problem, with a perturbation range for the error, posed as a
   numerical rank deficiency with inequality constraints; "lossless" takes the best accuracy while it compresses,
   "compact" the smallest size that keeps the performance; no fine-tuning. From a summary of it (sciencestack.ai): both
-  are greedy. From METHOD.md, section 1: ⟨G_i, δ_i⟩ ≤ 0, ‖W_i − L_i R_i‖ ≤ ε_i and 0 < k_i < nm / (n + m).
+  are greedy. From docs/method.md, section 1: ⟨G_i, δ_i⟩ ≤ 0, ‖W_i − L_i R_i‖ ≤ ε_i and 0 < k_i < nm / (n + m).
 - Its pseudocode was not at hand, so these are our reading: the bound as a share γ of ‖W‖, the same for all layers;
   ties (every slope is 0 without labels) to the least error where lossless, to the least cost where compact; how
   lossless goes on to a budget; and γ itself, which has no value here that would be the paper's.
@@ -34,7 +34,7 @@ from onnx_lowrank.types import Array, Curve, Option, Plan
 
 def energy(problem: Problem, budget: float) -> Plan | None:
     """Return the plan of the smallest threshold on `Option.error` that fits the budget; None where none fits."""
-    errors = [np.array([np.inf if o.family else o.error for o in curve.options]) for curve in problem.curves]
+    errors = [np.array([np.inf if o.shared_input else o.error for o in curve.options]) for curve in problem.curves]
     return _threshold(problem, budget, errors, "energy threshold")
 
 
@@ -141,7 +141,9 @@ def _within(curve: Curve, gamma: float) -> list[int]:
     return [
         i
         for i, option in enumerate(curve.options)
-        if not (option.dense or option.family) and option.cost.parameters < dense and option.error <= gamma * gamma
+        if not (option.dense or option.shared_input)
+        and option.cost.parameters < dense
+        and option.error <= gamma * gamma
     ]
 
 

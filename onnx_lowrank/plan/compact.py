@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
-from onnx_lowrank.plan.choose import least_loss
+from onnx_lowrank.plan.allocate import least_loss
 from onnx_lowrank.plan.problem import Problem, amount
 from onnx_lowrank.types import Plan
 
 STEPS = 9
 """Validations at most: the bracket ends at about 1/150 of the range between the smallest model and the original."""
-BOLD = 4
+INITIAL_STEPS = 4
 """The first proposals, boldest first, at even distances over the range: whether a plan holds need not be monotone in
 its size (a gate of 0 is a matter of single samples), so one that fails must not close off all that are smaller."""
 RESOLUTION = 0.002
@@ -28,8 +28,8 @@ def compact(problem: Problem) -> Generator[Plan, bool, None]:
     for step in range(STEPS):
         if high - low <= RESOLUTION * span:
             return
-        bold = step < BOLD and not found
-        budget = problem.smallest + span * (step + 1) / (BOLD + 1) if bold else (low + high) / 2
+        bold = step < INITIAL_STEPS and not found
+        budget = problem.smallest + span * (step + 1) / (INITIAL_STEPS + 1) if bold else (low + high) / 2
         plan = least_loss(problem, budget, f"proposal {step + 1}" if bold else f"bisection {step + 1}")
         if plan is None or not plan.factored or plan.choices in seen:
             low = max(low, budget)

@@ -1,9 +1,9 @@
 """The quadratic choice: what truncations of different sites do to the loss together.
 
-METHOD.md, section 3: the rise of a choice is ½ E_s (Σ_i ⟨Γ_s, δ_i⟩)², whose cross terms between sites the sum of
+docs/method.md, section 3.8: the rise of a choice is ½ E_s (Σ_i ⟨Γ_s, δ_i⟩)², whose cross terms between sites the sum of
 `Option.loss` leaves out. With t_i = −⟨Γ_s, δ_i⟩ of every option, a site's share against the others as they stand is
 ½ E t_i² + E t_i Σ_{j≠i} t_j: a knapsack again, solved a few rounds long. The cross terms come from few samples and are
-noisy (measured in METHOD.md: worse than none with 160 samples), so validation decides about such a plan.
+noisy (docs/method.md, section 3.8: mostly worse than none in the ablation), so validation decides about such a plan.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def interlayer(problem: Problem, budget: float, tails: Mapping[str, Array], solv
         best = min(best, picks, key=lambda chosen: _rise(columns, chosen))
         means = [(mean + t[:, pick]) / 2 for mean, t, pick in zip(means, columns, picks, strict=True)]
     limit = max(budget, sum(float(cost[pick]) for cost, pick in zip(costs, best, strict=True)))
-    alone = [np.array([not option.family for option in curve.options]) for curve in problem.curves]
+    alone = [np.array([not option.shared_input for option in curve.options]) for curve in problem.curves]
     return problem.plan(_descended(columns, costs, alone, limit, best), "least joint rise, with inter-layer terms")
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import scipy.optimize
 import scipy.sparse
 
+from onnx_lowrank.numerics.rounding import not_above, rounded
 from onnx_lowrank.plan.groups import Groups, Tie
-from onnx_lowrank.plan.quiet import silent
-from onnx_lowrank.rounding import not_above, rounded
+from onnx_lowrank.plan.quiet_solver import silent
 from onnx_lowrank.types import Array
 
 Solver: TypeAlias = Callable[[Sequence[Array], Sequence[Array], float, Sequence[Tie]], list[int] | None]

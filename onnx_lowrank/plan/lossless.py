@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 
-from onnx_lowrank.plan.choose import least_loss
+from onnx_lowrank.plan.allocate import least_loss
 from onnx_lowrank.plan.problem import Problem
 from onnx_lowrank.types import Plan
 

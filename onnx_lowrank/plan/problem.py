@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnx_lowrank.numerics.rounding import rounded
 from onnx_lowrank.options import Resource
-from onnx_lowrank.plan.budgets import within_all
 from onnx_lowrank.plan.groups import Tie
 from onnx_lowrank.plan.knapsack import Solver, least_cost, relaxed, solve
-from onnx_lowrank.plan.settle import settled
-from onnx_lowrank.rounding import rounded
+from onnx_lowrank.plan.tie_breaking import settled
+from onnx_lowrank.plan.two_budgets import within_all
 from onnx_lowrank.schemes import preference
 from onnx_lowrank.types import Array, Choice, Cost, Curve, Option, Plan, Ranks
 
@@ -63,18 +63,21 @@ class Problem:
         rows: dict[tuple[str, ...], dict[tuple[str, Ranks], dict[str, int]]] = {}
         for curve in self.curves:
             for index, option in enumerate(curve.options):
-                if option.family:
-                    row = rows.setdefault(option.family, {}).setdefault((option.scheme, option.ranks), {})
+                if option.shared_input:
+                    row = rows.setdefault(option.shared_input, {}).setdefault((option.scheme, option.ranks), {})
                     row[curve.site] = index
-        for family, found in rows.items():
-            if any(row.keys() != set(family) for row in found.values()):
-                raise ValueError(f"siblings take the same options together: {', '.join(family)} have different ones")
+        for shared, found in rows.items():
+            if any(row.keys() != set(shared) for row in found.values()):
+                names = ", ".join(shared)
+                raise ValueError(
+                    f"weights of a shared input take the same options together: {names} have different ones"
+                )
         return [
             Tie(
-                tuple(places[site] for site in family),
-                np.array([[row[site] for site in family] for row in found.values()]),
+                tuple(places[site] for site in shared),
+                np.array([[row[site] for site in shared] for row in found.values()]),
             )
-            for family, found in rows.items()
+            for shared, found in rows.items()
         ]
 
     def best(self, budget: float, origin: str, loss: Callable[[Option], float] | None = None) -> Plan | None:
@@ -117,7 +120,7 @@ class Problem:
     def _within(self, curve: Curve, share: float) -> int:
         """Return the option of least error within a share of the dense cost, or the cheapest."""
         limit = share * amount(curve.dense.cost, self.resource)
-        alone = [i for i, o in enumerate(curve.options) if not o.family]
+        alone = [i for i, o in enumerate(curve.options) if not o.shared_input]
         fitting = [i for i in alone if amount(curve.options[i].cost, self.resource) <= limit]
         if not fitting:
             return min(alone, key=lambda i: amount(curve.options[i].cost, self.resource))

@@ -13,7 +13,7 @@ from collections.abc import Generator, Sequence
 
 import numpy as np
 
-from onnx_lowrank.rounding import rounded
+from onnx_lowrank.numerics.rounding import rounded
 from onnx_lowrank.types import Plan
 
 MILD = (1 / 512, 1 / 64, 1 / 16, 1 / 6)

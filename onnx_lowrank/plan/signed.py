@@ -1,7 +1,7 @@
 """The signed first-order term, cross-fitted: part of a curve only where both halves of the calibration data agree.
 
 The paper chooses by ⟨G, δ⟩ (arXiv 2412.06867). Taken from few samples, choosing what looks loss-decreasing selects
-noise (METHOD.md, section 3). So a term needs the same sign in both halves, and is shrunk by its standard error.
+noise (docs/method.md, section 3.7). So a term needs the same sign in both halves, and is shrunk by its standard error.
 """
 
 from __future__ import annotations

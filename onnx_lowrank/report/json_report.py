@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from onnx_lowrank.result import Comparison, Inspection, Result
+from onnx_lowrank.results.result import Comparison, Inspection, Result
 from onnx_lowrank.version import __version__
 
 FORMAT = 2
@@ -49,12 +49,12 @@ def result_json(result: Result) -> str:
         {
             "site": curve.site,
             "probes": plain(curve.probes),
-            "range": plain(curve.reach),
+            "range": plain(curve.trust_range),
             "options": [
                 {
                     "scheme": o.scheme,
                     "ranks": list(o.ranks),
-                    "family": list(o.family),
+                    "shared_input": list(o.shared_input),
                     "error": o.error,
                     "loss": o.loss,
                     "deviation": plain(o.deviation),

@@ -12,10 +12,10 @@ from rich.text import Text
 
 from onnx_lowrank.report import numbers
 from onnx_lowrank.report.layout import titled as _table
-from onnx_lowrank.report.speed import time_notes
-from onnx_lowrank.report.steps import step_tables
-from onnx_lowrank.result import Comparison, Inspection, Result, Size
-from onnx_lowrank.timing import Timing
+from onnx_lowrank.report.quantized_steps import step_tables
+from onnx_lowrank.report.time_notes import time_notes
+from onnx_lowrank.results.result import Comparison, Inspection, Result, Size
+from onnx_lowrank.runtime.timing import Timing
 from onnx_lowrank.types import Curve, Option, Skip, Verdict, Why
 
 NAME_WIDTH = 24
@@ -35,7 +35,7 @@ def render_result(result: Result) -> Iterator[RenderableType]:
         yield _sites_table(result)
         yield Text("error: relative squared error at the weight's output; loss: what it adds;")
         yield Text("both predicted from calibration samples")
-        if any(option.family for _, option in _taken(result)):
+        if any(option.shared_input for _, option in _taken(result)):
             yield Text("shared #1: one first factor for all weights of this number, kept with the first")
         if any(_beyond(curve, o) for curve, o in _taken(result)):
             yield Text("* beyond the range in which substituted weights agreed: measured")
@@ -113,7 +113,7 @@ def _sites_table(result: Result) -> Table:
     table = _table("Factored weights", "weight", "shape", "scheme", "rank", "kept", "error", "loss")
     curves = {curve.site: curve for curve in result.curves}
     sites = {site.id: site for site in result.sites}
-    numbered = _numbered(option.family for _, option in _taken(result) if option.family)
+    numbered = _numbered(option.shared_input for _, option in _taken(result) if option.shared_input)
     for choice in result.plan.choices if result.plan else ():
         site, option = sites[choice.site], choice.option
         table.add_row(
@@ -128,14 +128,14 @@ def _sites_table(result: Result) -> Table:
     return table
 
 
-def _numbered(families: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], int]:
+def _numbered(shared_inputs: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], int]:
     """Return a number for every family, from 1, as they come."""
-    return {family: number for number, family in enumerate(dict.fromkeys(families), 1)}
+    return {shared: number for number, shared in enumerate(dict.fromkeys(shared_inputs), 1)}
 
 
 def _scheme(option: Option, numbered: Mapping[tuple[str, ...], int]) -> str:
-    if option.family:
-        return f"{option.scheme} #{numbered[option.family]}"
+    if option.shared_input:
+        return f"{option.scheme} #{numbered[option.shared_input]}"
     return "" if option.dense else option.scheme
 
 
@@ -147,7 +147,7 @@ def _taken(result: Result) -> list[tuple[Curve | None, Option]]:
 
 def _beyond(curve: Curve | None, option: Option) -> bool:
     """Return whether an option lies beyond the perturbation range: what it loses was measured."""
-    return curve is not None and curve.reach is not None and not option.dense and option.error > curve.reach
+    return curve is not None and curve.trust_range is not None and not option.dense and option.error > curve.trust_range
 
 
 def _trials_table(result: Result) -> Table:
@@ -225,10 +225,10 @@ def render_comparison(comparison: Comparison) -> Iterator[RenderableType]:
 def render_inspection(inspection: Inspection, *, everything: bool = False) -> Iterator[RenderableType]:
     """Yield every weight of a model; skipped ones below 0.1 % of the parameters in groups, unless `everything`."""
     numbers_of = {
-        member: n for family, n in _numbered(f.members for f in inspection.families).items() for member in family
+        member: n for shared, n in _numbered(f.members for f in inspection.shared_inputs).items() for member in shared
     }
-    kin = ["input"] if numbers_of else []
-    table = _table("Factorable weights", "weight", "shape", "size", "share", "even", "90 %", "99 %", *kin)
+    members_by_site = ["input"] if numbers_of else []
+    table = _table("Factorable weights", "weight", "shape", "size", "share", "even", "90 %", "99 %", *members_by_site)
     for row in inspection.rows:
         table.add_row(
             escape(numbers.shorten(row.site.weight, NAME_WIDTH)),
@@ -237,13 +237,13 @@ def render_inspection(inspection: Inspection, *, everything: bool = False) -> It
             numbers.percent(row.site.parameters, inspection.parameters),
             f"{row.break_even:.0f}",
             *(str(rank) for rank in row.rank_for.values()),
-            *(f"#{numbers_of[row.site.id]}" if row.site.id in numbers_of else "" for _ in kin),
+            *(f"#{numbers_of[row.site.id]}" if row.site.id in numbers_of else "" for _ in members_by_site),
         )
     yield table
     yield Text("even: the rank at which factors are as large as the weight; 90 %, 99 %: the")
     yield Text("ranks that hold this share of its energy. Far under `even`, it compresses.")
-    if kin:
-        yield Text("input: siblings read the same tensor, and may share their first factor.")
+    if members_by_site:
+        yield Text("input: weights of one number read the same tensor, and may share their first factor.")
     large = [s for s in inspection.skips if everything or s.parameters >= 0.001 * inspection.parameters]
     if large:
         yield _each_skip(large, inspection.parameters)

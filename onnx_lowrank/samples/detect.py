@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.runtime import TensorSpec
-from onnx_lowrank.samples.fit import check_inputs
+from onnx_lowrank.runtime.runner import TensorSpec
+from onnx_lowrank.samples.conform import check_inputs
 from onnx_lowrank.samples.folder import read_folder
 from onnx_lowrank.samples.intake import Progress, take
 from onnx_lowrank.samples.iterables import DataReader, from_python

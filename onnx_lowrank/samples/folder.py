@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.runtime import TensorSpec
+from onnx_lowrank.runtime.runner import TensorSpec
 from onnx_lowrank.samples import polygraphy, protobuf
 from onnx_lowrank.samples.npz import open_npy, open_npz, readable
 from onnx_lowrank.samples.records import LABELS, Raw, Record, record

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.runtime import TensorSpec
-from onnx_lowrank.samples.fit import as_array, check_inputs, fit
+from onnx_lowrank.runtime.runner import TensorSpec
+from onnx_lowrank.samples.conform import as_array, check_inputs, fit
 from onnx_lowrank.samples.records import LABELS, Raw
 from onnx_lowrank.samples.sets import Lazy, Samples
 from onnx_lowrank.types import Array, Feed

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.runtime import TensorSpec
+from onnx_lowrank.runtime.runner import TensorSpec
 from onnx_lowrank.samples.records import Raw, Record, record
 from onnx_lowrank.samples.stacked import stacked
 

@@ -14,7 +14,7 @@ from typing import IO, Any, Literal
 import numpy as np
 
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.runtime import first_line
+from onnx_lowrank.runtime.runner import first_line
 from onnx_lowrank.types import Array
 
 MAPPED_FROM = 2**22

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.runtime import TensorSpec, first_line
+from onnx_lowrank.runtime.runner import TensorSpec, first_line
 from onnx_lowrank.samples.npz import readable
 from onnx_lowrank.samples.records import Raw, record
 from onnx_lowrank.types import Array

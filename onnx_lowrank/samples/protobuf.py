@@ -10,8 +10,8 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.runtime import TensorSpec, first_line
-from onnx_lowrank.samples.fit import listed
+from onnx_lowrank.runtime.runner import TensorSpec, first_line
+from onnx_lowrank.samples.conform import listed
 from onnx_lowrank.samples.npz import readable
 from onnx_lowrank.samples.records import Raw, Record
 from onnx_lowrank.samples.sets import Lazy

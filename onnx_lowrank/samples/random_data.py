@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.runtime import TensorSpec
-from onnx_lowrank.samples.fit import check_inputs
+from onnx_lowrank.runtime.runner import TensorSpec
+from onnx_lowrank.samples.conform import check_inputs
 from onnx_lowrank.samples.intake import content_hash
 from onnx_lowrank.samples.sets import Lazy, Samples
 from onnx_lowrank.types import Array

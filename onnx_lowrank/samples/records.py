@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnx_lowrank.runtime import TensorSpec
+from onnx_lowrank.runtime.runner import TensorSpec
 
 LABELS = "labels"
 """The key of the labels among the arrays, unless the model has an input of that name."""

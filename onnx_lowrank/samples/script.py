@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.runtime import TensorSpec
-from onnx_lowrank.samples.fit import listed
+from onnx_lowrank.runtime.runner import TensorSpec
+from onnx_lowrank.runtime.user_code import module_of, running
+from onnx_lowrank.samples.conform import listed
 from onnx_lowrank.samples.iterables import from_python
 from onnx_lowrank.samples.records import Raw
-from onnx_lowrank.users_code import module_of, running
 
 DEFAULT = "load_data"
 

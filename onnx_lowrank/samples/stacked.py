@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.runtime import TensorSpec
-from onnx_lowrank.samples.fit import as_array, check_inputs, check_names, shape_text
+from onnx_lowrank.runtime.runner import TensorSpec
+from onnx_lowrank.samples.conform import as_array, check_inputs, check_names, shape_text
 from onnx_lowrank.samples.records import LABELS, Raw, Record, record
 from onnx_lowrank.samples.sets import Lazy
 from onnx_lowrank.types import Array

@@ -1,13 +1,13 @@
 """Schemes: a canonical weight (out, in, *spatial) becomes a chain of factors. They know nothing of operators."""
 
-from onnx_lowrank.schemes.base import ChainScheme, Factors, Scheme, largest, ranks_of
 from onnx_lowrank.schemes.channelwise import Channelwise
 from onnx_lowrank.schemes.kernel_last import KernelLast
-from onnx_lowrank.schemes.pair import NestedPair
+from onnx_lowrank.schemes.nested_pair import NestedPair
 from onnx_lowrank.schemes.product import product
 from onnx_lowrank.schemes.refitted import Refitted
+from onnx_lowrank.schemes.scheme import ChainScheme, Factors, Scheme, largest, ranks_of
 from onnx_lowrank.schemes.separable import Separable
-from onnx_lowrank.schemes.shared import cut_shared, factor_shared, shared_layout, shared_ranks
+from onnx_lowrank.schemes.shared_factor import cut_shared, factor_shared, shared_layout, shared_ranks
 from onnx_lowrank.schemes.spectrum import spectrum
 from onnx_lowrank.schemes.svd import KernelFirst, Svd
 from onnx_lowrank.schemes.tucker import Tucker2

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_lowrank import linalg
-from onnx_lowrank.schemes.base import Unprojected, multiple_in, pointwise, saving_ranks
+from onnx_lowrank.numerics import linalg
 from onnx_lowrank.schemes.kernel_last import FLOOR, enveloped, lost_at_ranks
 from onnx_lowrank.schemes.product import product
+from onnx_lowrank.schemes.scheme import Unprojected, multiple_in, pointwise, saving_ranks
 from onnx_lowrank.types import Array, Chain, Layout, Moments, Ranks, Stage
 
 FEW_TAPS = 9

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnx_lowrank import linalg
-from onnx_lowrank.curvature import Basis, SideName
-from onnx_lowrank.schemes.base import multiple_in, of_group, pointwise, saving_ranks
-from onnx_lowrank.schemes.pair import NestedPair, joined
+from onnx_lowrank.numerics import linalg
+from onnx_lowrank.numerics.kronecker_metric import Basis, SideName
+from onnx_lowrank.schemes.nested_pair import NestedPair, joined
+from onnx_lowrank.schemes.scheme import multiple_in, of_group, pointwise, saving_ranks
 from onnx_lowrank.types import Array, Layout, Moments, Ranks
 
 FLOOR = 1e-4

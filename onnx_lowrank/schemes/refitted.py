@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnx_lowrank.schemes.base import Factors
 from onnx_lowrank.schemes.product import product
+from onnx_lowrank.schemes.scheme import Factors
 from onnx_lowrank.types import Array, Chain, Ranks
 
 

@@ -12,10 +12,10 @@ import math
 
 import numpy as np
 
-from onnx_lowrank import linalg
-from onnx_lowrank.schemes.base import Unprojected, saving_ranks
+from onnx_lowrank.numerics import linalg
 from onnx_lowrank.schemes.kernel_last import FLOOR, enveloped, lost_at_ranks
-from onnx_lowrank.schemes.pair import NestedPair
+from onnx_lowrank.schemes.nested_pair import NestedPair
+from onnx_lowrank.schemes.scheme import Unprojected, saving_ranks
 from onnx_lowrank.types import Array, Layout, Moments, Ranks
 
 TINY = 1e-12

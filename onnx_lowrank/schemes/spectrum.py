@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_lowrank import linalg
-from onnx_lowrank.schemes.base import Scheme
+from onnx_lowrank.numerics import linalg
+from onnx_lowrank.schemes.scheme import Scheme
 from onnx_lowrank.types import Array
 
 

@@ -17,12 +17,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from onnx_lowrank import linalg
-from onnx_lowrank.curvature import Basis, SideName
-from onnx_lowrank.rounding import CLOSE, first_least
-from onnx_lowrank.schemes.base import multiple_in, of_group, pointwise, saving_ranks
-from onnx_lowrank.schemes.both_ways import both_ways
-from onnx_lowrank.schemes.pair import NestedPair, joined
+from onnx_lowrank.numerics import linalg
+from onnx_lowrank.numerics.kronecker_metric import Basis, SideName
+from onnx_lowrank.numerics.rounding import CLOSE, first_least
+from onnx_lowrank.schemes.nested_pair import NestedPair, joined
+from onnx_lowrank.schemes.scheme import multiple_in, of_group, pointwise, saving_ranks
+from onnx_lowrank.schemes.tied_pair import tied_pair
 from onnx_lowrank.types import Array, Layout, Moments, Ranks
 
 SHRINK = (1e-4, 1e-2, 1e-1)
@@ -148,7 +148,7 @@ class Svd:
     ) -> NestedPair:
         """Return the pair in the metric of the inputs, of a tied table in that of both ways it is read."""
         if any(moments is not None and moments.H is not None for moments in (fit, score)):
-            basis, errors = both_ways(np.asarray(weight, np.float64), fit, score, min(weight.shape), SHRINK)
+            basis, errors = tied_pair(np.asarray(weight, np.float64), fit, score, min(weight.shape), SHRINK)
             return _cut(self.name, weight, basis, errors, most, groups)
         return _factor(self.name, weight, fit, score, most, groups)
 

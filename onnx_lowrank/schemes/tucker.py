@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_lowrank.curvature import Basis, SideName
-from onnx_lowrank.schemes.base import pointwise
+from onnx_lowrank.numerics.kronecker_metric import Basis, SideName
 from onnx_lowrank.schemes.kernel_last import KernelLast, channel_basis, mixed
 from onnx_lowrank.schemes.product import product
+from onnx_lowrank.schemes.scheme import pointwise
 from onnx_lowrank.schemes.svd import KernelFirst
 from onnx_lowrank.types import Array, Chain, Layout, Moments, Ranks, Stage
 

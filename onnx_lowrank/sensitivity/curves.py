@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnx_lowrank.calibration import Observed
+from onnx_lowrank.collection import ObservedPositions
+from onnx_lowrank.collection.joint_collection import Joint, Scores
 from onnx_lowrank.cost import dense_layout, layout_cost
 from onnx_lowrank.schemes import Factors, by_name, shared_layout
-from onnx_lowrank.sensitivity.decompose import Decomposed, family_of, undominated
-from onnx_lowrank.sensitivity.joint import Joint, Scored
-from onnx_lowrank.sensitivity.probe import SMALLEST
-from onnx_lowrank.sites import Found
-from onnx_lowrank.types import DENSE, SHARED, Array, Cost, Curve, Family, Option, Positions, Site, Skip, Why
+from onnx_lowrank.sensitivity.decompose import Decomposed, shared_input_of, undominated
+from onnx_lowrank.sensitivity.substitution import SMALLEST
+from onnx_lowrank.types import DENSE, SHARED, Array, Cost, Curve, Option, Positions, SharedInput, Site, Skip, Why
+from onnx_lowrank.weights.inventory import Inventory
 
 ROUNDING = 1e-9
 """A rise below this share of the largest one of a weight is the rounding of float32 (measured: up to 3e-10 of it)."""
@@ -29,22 +29,26 @@ class JointCurves:
     slopes: Mapping[str, Array]
 
 
-def joint_curves(found: Found, observed: Observed, joint: Joint) -> JointCurves:
+def joint_curves(inventory: Inventory, observed: ObservedPositions, joint: Joint) -> JointCurves:
     """Return the curves of all sites that a gradient reaches."""
     curves: list[Curve] = []
     tails: dict[str, Array] = {}
     slopes: dict[str, Array] = {}
     factors: dict[tuple[str, str], Factors] = {}
-    families = family_of(found)
-    for site in found.sites:
+    shared_inputs = shared_input_of(inventory)
+    for site in inventory.sites:
         mine = {name: scored for (owner, name), scored in joint.scored.items() if owner == site.id}
         if not mine:
             continue
-        places = observed.places[site.id]
+        positions = observed.positions[site.id]
         whole = max(float(scored.rise.max()) for scored in mine.values())
         options = [
             _option(
-                scored, name, i, layout_cost(site, by_name(name).layout(site.shape, ranks, site.groups), places), whole
+                scored,
+                name,
+                i,
+                layout_cost(site, by_name(name).layout(site.shape, ranks, site.groups), positions),
+                whole,
             )
             for name, scored in mine.items()
             for i, ranks in enumerate(scored.ranks)
@@ -52,8 +56,8 @@ def joint_curves(found: Found, observed: Observed, joint: Joint) -> JointCurves:
         ]
         kept = undominated(options, lambda option: option.loss)
         if SHARED in mine:
-            kept += _together(site, families[site.id], mine[SHARED], places, whole)
-        curves.append(Curve(site.id, (Option(DENSE, (), layout_cost(site, dense_layout(site), places)), *kept)))
+            kept += _together(site, shared_inputs[site.id], mine[SHARED], positions, whole)
+        curves.append(Curve(site.id, (Option(DENSE, (), layout_cost(site, dense_layout(site), positions)), *kept)))
         tails[site.id] = _columns(kept, {name: s.tails for name, s in mine.items()}, mine)
         if all(s.slopes is not None for s in mine.values()):
             slopes[site.id] = _columns(kept, {n: s.slopes for n, s in mine.items() if s.slopes is not None}, mine)
@@ -64,13 +68,13 @@ def joint_curves(found: Found, observed: Observed, joint: Joint) -> JointCurves:
     )
     dead += tuple(
         Skip(s.weight, s.node, s.op, s.shape, Why.OVERFLOW, joint.overflowing[s.id])
-        for s in found.sites
+        for s in inventory.sites
         if s.id in joint.overflowing
     )
     return JointCurves(Decomposed(tuple(curves), factors, dead), tails, slopes)
 
 
-def _option(scored: Scored, name: str, index: int, cost: Cost, whole: float) -> Option:
+def _option(scored: Scores, name: str, index: int, cost: Cost, whole: float) -> Option:
     ranks, error = scored.ranks[index], scored.factors.error(scored.ranks[index])
     slope = deviation = 0.0
     if scored.slopes is not None:
@@ -88,11 +92,13 @@ def _option(scored: Scored, name: str, index: int, cost: Cost, whole: float) -> 
     )
 
 
-def _together(site: Site, family: Family, scored: Scored, places: Sequence[Positions], whole: float) -> list[Option]:
+def _together(
+    site: Site, shared: SharedInput, scored: Scores, positions: Sequence[Positions], whole: float
+) -> list[Option]:
     """Return what a site takes with its siblings, all ranks: which are worth it, only all of them together tell."""
-    costs = [layout_cost(site, shared_layout(family, site.id, ranks), places) for ranks in scored.ranks]
+    costs = [layout_cost(site, shared_layout(shared, site.id, ranks), positions) for ranks in scored.ranks]
     options = (_option(scored, SHARED, i, cost, whole) for i, cost in enumerate(costs))
-    return [replace(option, family=family.members) for option in options]
+    return [replace(option, shared_input=shared.members) for option in options]
 
 
 def _above_rounding(rise: float, whole: float, error: float) -> float:
@@ -104,15 +110,15 @@ def _above_rounding(rise: float, whole: float, error: float) -> float:
     return rise if rise > ROUNDING * whole and error > SMALLEST else 0.0
 
 
-def _columns(options: Sequence[Option], arrays: Mapping[str, Array], mine: Mapping[str, Scored]) -> Array:
+def _columns(options: Sequence[Option], arrays: Mapping[str, Array], mine: Mapping[str, Scores]) -> Array:
     """Return (samples, options with dense first): a column each, zeros for the dense one."""
     picked = [arrays[o.scheme][:, mine[o.scheme].ranks.index(o.ranks)] for o in options]
     count = len(next(iter(arrays.values())))
     return np.column_stack([np.zeros(count), *picked])
 
 
-def merged(found: Found, one: Decomposed, other: Decomposed) -> Decomposed:
+def merged(inventory: Inventory, one: Decomposed, other: Decomposed) -> Decomposed:
     """Return both together, curves in the order of the sites."""
     curves = {curve.site: curve for curve in (*one.curves, *other.curves)}
-    ordered = tuple(curves[site.id] for site in found.sites if site.id in curves)
+    ordered = tuple(curves[site.id] for site in inventory.sites if site.id in curves)
     return Decomposed(ordered, {**one.factors, **other.factors}, (*one.dead, *other.dead))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from onnx_lowrank.calibration import Observed
+from onnx_lowrank.collection import ObservedPositions
 from onnx_lowrank.cost import dense_layout, layout_cost
-from onnx_lowrank.rounding import not_above
+from onnx_lowrank.numerics.rounding import not_above
 from onnx_lowrank.schemes import (
     SCHEMES,
     Factors,
@@ -19,8 +19,8 @@ from onnx_lowrank.schemes import (
     shared_layout,
     shared_ranks,
 )
-from onnx_lowrank.sites import Found
-from onnx_lowrank.types import DENSE, SHARED, Cost, Curve, Family, Moments, Option, Positions, Site, Skip, Why
+from onnx_lowrank.types import DENSE, SHARED, Cost, Curve, Moments, Option, Positions, SharedInput, Site, Skip, Why
+from onnx_lowrank.weights.inventory import Inventory
 
 DEAD = 0.0
 ROUNDING = 1e-12
@@ -40,8 +40,8 @@ class Decomposed:
 
 
 def decompose(
-    found: Found,
-    observed: Observed,
+    inventory: Inventory,
+    observed: ObservedPositions,
     moments: Iterable[tuple[Site, Moments | None, Moments | None]],
     *,
     whiten: bool,
@@ -55,7 +55,7 @@ def decompose(
     curves: list[Curve] = []
     factors: dict[tuple[str, str], Factors] = {}
     dead: list[Skip] = []
-    families = family_of(found)
+    shared_inputs = shared_input_of(inventory)
     for site, fit, score in moments:
         if fit is None or score is None:
             said = "its input, or its output, is not finite on any calibration sample"
@@ -64,39 +64,39 @@ def decompose(
         if fit.energy <= DEAD or score.energy <= DEAD:
             dead.append(Skip(site.weight, site.node, site.op, site.shape, Why.UNREACHED, "its input is always zero"))
             continue
-        weight, metric = found.weight(site), fit if whiten else None
+        weight, metric = inventory.weight(site), fit if whiten else None
         for scheme in SCHEMES:
             ranks = ranks_of(scheme, site, multiple)
             if ranks:
                 factors[site.id, scheme.name] = scheme.factor(weight, metric, score, largest(ranks), site.groups)
-        family = families.get(site.id)
-        if family is not None and (site.id, SHARED) not in factors:  # the input of one is that of all
-            factors |= _together(found, family, metric, score, multiple)
-        curves.append(_curve(site, observed.places[site.id], factors, multiple, family))
+        shared = shared_inputs.get(site.id)
+        if shared is not None and (site.id, SHARED) not in factors:  # the input of one is that of all
+            factors |= _together(inventory, shared, metric, score, multiple)
+        curves.append(_curve(site, observed.positions[site.id], factors, multiple, shared))
     return Decomposed(tuple(curves), factors, tuple(dead))
 
 
-def decompose_plain(found: Found, multiple: int) -> Decomposed:
+def decompose_plain(inventory: Inventory, multiple: int) -> Decomposed:
     """Return options and factors from the weights alone: no data, no positions, so no MACs."""
     curves: list[Curve] = []
     factors: dict[tuple[str, str], Factors] = {}
-    families = family_of(found)
-    for family in found.families:
-        factors |= _together(found, family, None, None, multiple)
-    for site in found.sites:
-        weight = found.weight(site)
+    shared_inputs = shared_input_of(inventory)
+    for shared in inventory.shared_inputs:
+        factors |= _together(inventory, shared, None, None, multiple)
+    for site in inventory.sites:
+        weight = inventory.weight(site)
         for scheme in SCHEMES:
             ranks = ranks_of(scheme, site, multiple)
             if ranks:
                 factors[site.id, scheme.name] = scheme.factor(weight, None, None, largest(ranks), site.groups)
         nowhere = Positions(0.0, *(((0.0,) * (len(site.shape) - 2),) * 2))
-        curves.append(_curve(site, (nowhere,), factors, multiple, families.get(site.id)))
+        curves.append(_curve(site, (nowhere,), factors, multiple, shared_inputs.get(site.id)))
     return Decomposed(tuple(curves), factors)
 
 
-def cost_curves(found: Found, multiple: int) -> tuple[Curve, ...]:
+def cost_curves(inventory: Inventory, multiple: int) -> tuple[Curve, ...]:
     """Return what every option would cost in parameters and bytes, with nothing decomposed: is a goal reachable?"""
-    families = family_of(found)
+    shared_inputs = shared_input_of(inventory)
 
     def options(site: Site) -> Iterator[Option]:
         yield Option(DENSE, (), layout_cost(site, dense_layout(site), ()))
@@ -104,21 +104,21 @@ def cost_curves(found: Found, multiple: int) -> tuple[Curve, ...]:
             for ranks in ranks_of(scheme, site, multiple):
                 layout = scheme.layout(site.shape, ranks, site.groups)
                 yield Option(scheme.name, ranks, layout_cost(site, layout, ()))
-        if site.id in families:
-            yield from shared_options(site, families[site.id], (), multiple)
+        if site.id in shared_inputs:
+            yield from shared_options(site, shared_inputs[site.id], (), multiple)
 
-    return tuple(Curve(site.id, tuple(options(site))) for site in found.sites)
+    return tuple(Curve(site.id, tuple(options(site))) for site in inventory.sites)
 
 
-def family_of(found: Found) -> dict[str, Family]:
+def shared_input_of(inventory: Inventory) -> dict[str, SharedInput]:
     """Return site id -> the family that the site belongs to, where it has siblings."""
-    return {member: family for family in found.families for member in family.members}
+    return {member: shared for shared in inventory.shared_inputs for member in shared.members}
 
 
 def shared_options(
     site: Site,
-    family: Family,
-    places: Sequence[Positions],
+    shared: SharedInput,
+    positions: Sequence[Positions],
     multiple: int,
     factors: Mapping[tuple[str, str], Factors] | None = None,
 ) -> list[Option]:
@@ -128,41 +128,41 @@ def shared_options(
         Option(
             SHARED,
             ranks,
-            layout_cost(site, shared_layout(family, site.id, ranks), places),
+            layout_cost(site, shared_layout(shared, site.id, ranks), positions),
             made.error(ranks) if made is not None else 0.0,
-            family=family.members,
+            shared_input=shared.members,
         )
-        for ranks in shared_ranks(family, multiple)
+        for ranks in shared_ranks(shared, multiple)
     ]
 
 
 def _together(
-    found: Found, family: Family, fit: Moments | None, score: Moments | None, multiple: int
+    inventory: Inventory, shared: SharedInput, fit: Moments | None, score: Moments | None, multiple: int
 ) -> dict[tuple[str, str], Factors]:
     """Return the factors of all siblings."""
-    sites = {site.id: site for site in found.sites}
-    weights = [found.stored(sites[member]) for member in family.members]
-    pairs = factor_shared(weights, fit, score, largest(shared_ranks(family, multiple)))
-    return {(member, SHARED): pair for member, pair in zip(family.members, pairs, strict=True)}
+    sites = {site.id: site for site in inventory.sites}
+    weights = [inventory.stored(sites[member]) for member in shared.members]
+    pairs = factor_shared(weights, fit, score, largest(shared_ranks(shared, multiple)))
+    return {(member, SHARED): pair for member, pair in zip(shared.members, pairs, strict=True)}
 
 
 def _curve(
     site: Site,
-    places: Sequence[Positions],
+    positions: Sequence[Positions],
     factors: Mapping[tuple[str, str], Factors],
     multiple: int,
-    family: Family | None = None,
+    shared: SharedInput | None = None,
 ) -> Curve:
-    dense = Option(DENSE, (), layout_cost(site, dense_layout(site), places))
-    options = [option for scheme in SCHEMES for option in _options(site, scheme, places, factors, multiple)]
-    shared = [] if family is None else shared_options(site, family, places, multiple, factors)
-    return Curve(site.id, (dense, *undominated(options), *shared))
+    dense = Option(DENSE, (), layout_cost(site, dense_layout(site), positions))
+    options = [option for scheme in SCHEMES for option in _options(site, scheme, positions, factors, multiple)]
+    together = [] if shared is None else shared_options(site, shared, positions, multiple, factors)
+    return Curve(site.id, (dense, *undominated(options), *together))
 
 
 def _options(
     site: Site,
     scheme: Scheme,
-    places: Sequence[Positions],
+    positions: Sequence[Positions],
     factors: Mapping[tuple[str, str], Factors],
     multiple: int,
 ) -> list[Option]:
@@ -170,7 +170,7 @@ def _options(
         Option(
             scheme.name,
             ranks,
-            layout_cost(site, scheme.layout(site.shape, ranks, site.groups), places),
+            layout_cost(site, scheme.layout(site.shape, ranks, site.groups), positions),
             factors[site.id, scheme.name].error(ranks),
         )
         for ranks in ranks_of(scheme, site, multiple)

@@ -1,9 +1,9 @@
-"""The nouns of the package: frozen values that flow from step to step (DESIGN.md, section 4)."""
+"""The nouns of the package: frozen values that flow from step to step (docs/glossary.md)."""
 
 from onnx_lowrank.types.arrays import Array, Feed, Outputs
 from onnx_lowrank.types.chains import Chain, Layout, Ranks, Stage
 from onnx_lowrank.types.plans import DENSE, SHARED, Choice, Cost, Curve, Option, Plan, Probe
-from onnx_lowrank.types.sites import Extent, Family, Moments, Positions, Site, Skip, Why
+from onnx_lowrank.types.sites import Extent, Moments, Positions, SharedInput, Site, Skip, Why
 from onnx_lowrank.types.verdicts import Bound, Certificate, Interval, OutputDifference, OutputVerdict, Verdict, Word
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "Cost",
     "Curve",
     "Extent",
-    "Family",
     "Feed",
     "Interval",
     "Layout",
@@ -30,6 +29,7 @@ __all__ = [
     "Positions",
     "Probe",
     "Ranks",
+    "SharedInput",
     "Site",
     "Skip",
     "Stage",

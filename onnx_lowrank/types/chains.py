@@ -50,7 +50,7 @@ class Chain:
             raise ValueError("an axis is owned by two stages")
 
     @property
-    def turned(self) -> Chain:
+    def transposed(self) -> Chain:
         """The chain of the transposed weight, of matrices."""
         return Chain(tuple(Stage(stage.weight.T, groups=stage.groups) for stage in reversed(self.stages)))
 

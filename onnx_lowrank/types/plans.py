@@ -61,7 +61,7 @@ class Option:
     deviation: float = 0.0
     slope: float = 0.0
     slope_deviation: float = 0.0
-    family: tuple[str, ...] = ()
+    shared_input: tuple[str, ...] = ()
 
     @property
     def dense(self) -> bool:
@@ -94,7 +94,7 @@ class Curve:
     site: str
     options: tuple[Option, ...]
     probes: tuple[Probe, ...] = ()
-    reach: float | None = None
+    trust_range: float | None = None
 
     @property
     def dense(self) -> Option:

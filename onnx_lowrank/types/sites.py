@@ -95,7 +95,7 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class SharedInput:
     """Siblings: matrices that multiply one and the same input, so that one first factor can serve them all.
 
     `members` are the sites' ids in the order of the graph, `outs` their outputs, `inner` the inputs of each.

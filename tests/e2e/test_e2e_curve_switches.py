@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from onnx_lowrank.cli import main
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.options import Compact, Gate
-from onnx_lowrank.pipeline import DataSources, Study, pareto
+from onnx_lowrank.pipeline import DataSources, Session, pareto
 from onnx_lowrank.plan import joint_rise, paper_lossless
-from onnx_lowrank.plan.choose import POINTS, curve_plans
+from onnx_lowrank.plan.allocate import POINTS, curve_plans
 
 pytestmark = pytest.mark.usefixtures("no_timing")
 GOAL = Compact(gate=Gate(max_drop=10.0, observed=True))
@@ -22,19 +22,19 @@ MODEL = mlp([24, 32, 32, 10], [None] * 3, 11)
 MODEL.graph.node[-1].output[0] = MODEL.graph.output[0].name = "logits"
 
 
-def study_of(**changes: object) -> Study:
+def study_of(**changes: object) -> Session:
     x, other = normal([128, 24], 1), normal([60, 24], 2)
     labels = (run(MODEL, {"x": x})["logits"].argmax(1) + (np.arange(128) % 5 == 0)) % 10
     data = {"x": x, "labels": labels}
     validation = {"x": other, "labels": run(MODEL, {"x": other})["logits"].argmax(1)}
-    return Study.of(MODEL, DataSources(data=data, validation=validation), options(metric="top1", **changes))
+    return Session.of(MODEL, DataSources(data=data, validation=validation), options(metric="top1", **changes))
 
 
 def test_inter_layer_chooses_the_plans_of_the_curve():
     """Every plan's joint rise is at most that of the plan chosen without, at the same budget; some are lower."""
-    study = study_of(inter_layer=True)
-    points = pareto(study, GOAL)
-    problem = study.problem("parameters")
+    session = study_of(inter_layer=True)
+    points = pareto(session, GOAL)
+    problem = session.problem("parameters")
     assert problem.tails
     tails, gains = problem.tails, []
     plans = curve_plans(problem)
@@ -58,9 +58,9 @@ def _only(problem, plan, site: str):
 
 
 def test_the_papers_curve_holds_the_papers_plans():
-    study = study_of(sensitivity="paper", gamma=0.6)
-    points = pareto(study, GOAL)
-    problem = study.problem("parameters")
+    session = study_of(sensitivity="paper", gamma=0.6)
+    points = pareto(session, GOAL)
+    problem = session.problem("parameters")
     budgets = np.linspace(problem.dense, problem.smallest, POINTS).tolist()
     expected = [plan for budget in budgets if (plan := paper_lossless(problem, budget, 0.6)) is not None]
     plans = curve_plans(problem, 0.6)
@@ -77,7 +77,7 @@ def test_continuation_has_no_curve_and_says_so_before_any_work(tmp_path, monkeyp
     with pytest.raises(GoalError, match="leave --pareto or --continuation out") as caught:
         pareto(study_of(continuation=2), GOAL)
     assert "\n" not in str(caught.value)
-    monkeypatch.setattr(Study, "of", lambda *a, **k: pytest.fail("work was begun"))
+    monkeypatch.setattr(Session, "of", lambda *a, **k: pytest.fail("work was begun"))
     (tmp_path / "m.onnx").write_bytes(MODEL.SerializeToString())
     asked = ["optimize", str(tmp_path / "m.onnx"), "--random-data", "--continuation", "2", "--pareto", "c.csv"]
     done = CliRunner().invoke(main, asked)

@@ -7,9 +7,9 @@ import onnx
 import pytest
 from builders import build, elements, node, normal, options, run, value, weight
 
+from onnx_lowrank.collection.joint_collection import Collection
 from onnx_lowrank.options import LEAST_MEMORY, Gate, Lossless
-from onnx_lowrank.pipeline import Study, reach
-from onnx_lowrank.sensitivity.joint import Collection
+from onnx_lowrank.pipeline import Session, meet_goal
 
 LAYERS = 1000
 WIDTH = 16
@@ -38,10 +38,10 @@ def test_a_thousand_layers_go_the_whole_way(monkeypatch: pytest.MonkeyPatch):
     model, groups, real = deep(), [], Collection.groups
     monkeypatch.setattr(Collection, "groups", lambda self: groups.append(list(real(self))) or iter(groups[-1]))
     settings = options(rank_multiple=4, memory=LEAST_MEMORY, metric="relative-l2")
-    study = Study.of(model, {"x": normal([20, ROWS, WIDTH], 1)}, settings)
-    result = reach(study, Lossless(keep=0.8, gate=Gate(max_drop=1.0, observed=True)), dry_run=True)
+    session = Session.of(model, {"x": normal([20, ROWS, WIDTH], 1)}, settings)
+    result = meet_goal(session, Lossless(keep=0.8, gate=Gate(max_drop=1.0, observed=True)), dry_run=True)
     assert result.changed, result.reason
-    joint = study.stand.calibrated.joint
+    joint = session.state.calibrated.joint
     assert len(groups[-1]) > 1
     assert len(joint.scored) == len(result.curves) == LAYERS
     assert not joint.unreached

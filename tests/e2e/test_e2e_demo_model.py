@@ -12,10 +12,10 @@ import pytest
 from builders import elements, options
 
 import onnx_lowrank.demo as demo
-from onnx_lowrank.model_io import load
+from onnx_lowrank.graph.model_io import load
 from onnx_lowrank.options import Compact, Gate, Lossless
 from onnx_lowrank.pipeline import DataSources, inspect, optimize
-from onnx_lowrank.result import Result
+from onnx_lowrank.results.result import Result
 
 MODEL = Path(demo.__file__).parent / "demo.onnx"
 SAMPLES = MODEL.parent / "samples.npz"
@@ -54,7 +54,7 @@ def checked(result: Result, path: Path) -> None:
 
 
 def test_compact_halves_the_demo_model_at_the_same_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    module = importlib.import_module("onnx_lowrank.pipeline.speed")
+    module = importlib.import_module("onnx_lowrank.pipeline.speed_goal")
     real = module.interleaved
     monkeypatch.setattr(module, "interleaved", lambda *a, **k: real(*a, **{**k, "seconds": 0.2}))
     result = optimize(

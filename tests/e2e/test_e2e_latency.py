@@ -14,13 +14,13 @@ import pytest
 from builders import chained, mlp, run
 from click.testing import CliRunner
 
-from onnx_lowrank import Compact, DataSources, Gate, GoalError, Lossless, Options, Study, optimize, pareto
+from onnx_lowrank import Compact, DataSources, Gate, GoalError, Lossless, Options, Session, optimize, pareto
 from onnx_lowrank.cli import main
 from onnx_lowrank.latency import stopwatch
-from onnx_lowrank.latency.group import Group
-from onnx_lowrank.pipeline import speed
+from onnx_lowrank.latency.measure import Group
+from onnx_lowrank.pipeline import speed_goal as speed
 from onnx_lowrank.report import render_result, result_json
-from onnx_lowrank.timing import Timing
+from onnx_lowrank.runtime.timing import Timing
 from onnx_lowrank.types import Array, Interval
 
 GATE = Gate(max_drop=0.5, observed=True)
@@ -245,7 +245,7 @@ def labelled(data: dict[str, Array]) -> dict[str, Array]:
 
 def test_the_curve_of_time_against_loss(model: onnx.ModelProto, samples: DataSources, machine: Any) -> None:
     machine(ratios=[0.5])
-    points = pareto(Study.of(model, samples, OPTIONS), Compact(resource="latency", gate=GATE))
+    points = pareto(Session.of(model, samples, OPTIONS), Compact(resource="latency", gate=GATE))
     times = [point.latency for point in points]
     assert times[0] == pytest.approx(1.0)
     assert times == sorted(times, reverse=True)  # type: ignore[type-var]

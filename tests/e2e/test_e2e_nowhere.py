@@ -9,7 +9,7 @@ import onnx
 import pytest
 from builders import build, constant, correlated, found_in, mlp, node, options, value, weight
 
-from onnx_lowrank import DataSources, Gate, Goal, Lossless, Result, Study, compare, inspect, optimize, pareto
+from onnx_lowrank import DataSources, Gate, Goal, Lossless, Result, Session, compare, inspect, optimize, pareto
 from onnx_lowrank.types import Array, Why
 
 pytestmark = pytest.mark.usefixtures("no_timing")
@@ -80,7 +80,7 @@ def test_every_dead_branch_is_named_and_the_rest_is_what_it_was(name: str) -> No
 
 def test_the_whole_curve_and_the_comparison_take_such_a_model() -> None:
     model = branched("two in a row")
-    assert pareto(Study.of(model, sources(), options(metric="relative-l2")), goal())
+    assert pareto(Session.of(model, sources(), options(metric="relative-l2")), goal())
     assert compare(model, model, data(2), goal().gate, options(metric="relative-l2")).verdict.passed
 
 

@@ -13,17 +13,17 @@ import pytest
 from builders import build, mlp, node, normal, options, run, value, weight
 from click.testing import CliRunner
 
-from onnx_lowrank import quantize
 from onnx_lowrank.cli import main
 from onnx_lowrank.errors import DataError, GoalError, ModelError, RuntimeProblem
-from onnx_lowrank.model_io import content_hash, load
+from onnx_lowrank.graph.model_io import content_hash, load
 from onnx_lowrank.options import Compact, Gate, Lossless, Options
 from onnx_lowrank.pipeline import DataSources, apply, compare, optimize
-from onnx_lowrank.pipeline.stack_size import plans_within
+from onnx_lowrank.pipeline.post_quantize_size import plans_within
 from onnx_lowrank.plan import Problem
-from onnx_lowrank.quantize import quantised, quantised_ops
-from onnx_lowrank.result import BOTH, FACTORED, INT8, Result
-from onnx_lowrank.saved_plan import SavedPlan, read_plan
+from onnx_lowrank.quantization import onnxruntime_int8 as quantize
+from onnx_lowrank.quantization.onnxruntime_int8 import quantised, quantised_ops
+from onnx_lowrank.results.result import BOTH, FACTORED, INT8, Result
+from onnx_lowrank.results.saved_plan import SavedPlan, read_plan
 from onnx_lowrank.types import Cost, Curve, Option, Plan
 
 pytestmark = pytest.mark.usefixtures("no_timing")
@@ -238,7 +238,7 @@ def test_what_cannot_be_quantised_is_told_before_anything_is_collected(tmp_path:
     def never(*_: object, **__: object) -> object:
         raise AssertionError("collected")
 
-    monkeypatch.setattr(importlib.import_module("onnx_lowrank.pipeline.study"), "calibrate", never)
+    monkeypatch.setattr(importlib.import_module("onnx_lowrank.pipeline.session"), "calibrate", never)
     twice = quantised(MODEL, "quantize", [{"x": x[None]} for x in samples(8, 1)["x"]])
     W = weight((64, 64), 1).astype(np.float64)
     double = build(
@@ -261,7 +261,7 @@ def test_a_quantised_file_that_does_not_load_is_one_line(tmp_path: Path, monkeyp
         made.graph.node[0].op_type = "NoSuchOperator"
         return made
 
-    monkeypatch.setattr(importlib.import_module("onnx_lowrank.pipeline.stack"), "quantised", unloadable)
+    monkeypatch.setattr(importlib.import_module("onnx_lowrank.pipeline.post_quantize"), "quantised", unloadable)
     with pytest.raises(
         ModelError, match=r"--then quantize: after it onnxruntime cannot load the model: .*leave --then"
     ):
@@ -270,7 +270,9 @@ def test_a_quantised_file_that_does_not_load_is_one_line(tmp_path: Path, monkeyp
 
 
 def test_a_provider_without_int8_kernels_is_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(importlib.import_module("onnx_lowrank.pipeline.stack"), "runs_on_cpu", lambda name: False)
+    monkeypatch.setattr(
+        importlib.import_module("onnx_lowrank.pipeline.post_quantize"), "runs_on_cpu", lambda name: False
+    )
     with pytest.raises(RuntimeProblem, match=r"makes models for the CPU.* give --provider cpu"):
         optimize(MODEL, sources(), Compact(gate=LOOSE), stacked())
 

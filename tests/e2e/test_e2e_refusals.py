@@ -10,7 +10,7 @@ import pytest
 from builders import build, node, value, weight
 
 from onnx_lowrank import Compact, DataSources, Gate, GoalError, Lossless, MetricError, Options, optimize
-from onnx_lowrank.calibration import collect
+from onnx_lowrank.collection import input_moments as collect
 from onnx_lowrank.types import Array
 
 CLASSES = 4

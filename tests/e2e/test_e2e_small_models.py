@@ -12,10 +12,10 @@ import pytest
 from builders import build, convnet, elements, linear, mlp, node, normal, options, run, value, weight
 
 from onnx_lowrank.errors import DataError, GoalError, MetricError, ModelError, PlanError
-from onnx_lowrank.model_io import content_hash, load
+from onnx_lowrank.graph.model_io import content_hash, load
 from onnx_lowrank.options import Compact, Gate, Lossless
 from onnx_lowrank.pipeline import DataSources, apply, compare, inspect, optimize
-from onnx_lowrank.saved_plan import SavedChoice, SavedPlan
+from onnx_lowrank.results.saved_plan import SavedChoice, SavedPlan
 from onnx_lowrank.types import Verdict, Why
 
 pytestmark = pytest.mark.usefixtures("no_timing")
@@ -249,16 +249,16 @@ def test_the_next_best_is_published_where_the_best_fails_from_disk(tmp_path: Pat
     assert [p.name for p in tmp_path.iterdir()] == ["out.onnx"]
 
 
-@pytest.mark.parametrize("where", ["reopen", "interleaved", "measure_reach", "rewrite", "publish"])
+@pytest.mark.parametrize("where", ["reopen", "interleaved", "measure_trust_range", "rewrite", "publish"])
 def test_an_exception_in_the_middle_leaves_nothing(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def broken(*_: object, **__: object) -> object:
         raise ZeroDivisionError(where)
 
-    elsewhere = {"interleaved": "speed", "rewrite": "search", "measure_reach": "calibrate"}
+    elsewhere = {"interleaved": "speed_goal", "rewrite": "search", "measure_trust_range": "calibrate"}
     if where in elsewhere:
         monkeypatch.setattr(importlib.import_module(f"onnx_lowrank.pipeline.{elsewhere[where]}"), where, broken)
     elif where == "publish":
-        monkeypatch.setattr("onnx_lowrank.model_io.os.replace", broken)
+        monkeypatch.setattr("onnx_lowrank.graph.model_io.os.replace", broken)
     else:
         monkeypatch.setattr(optimize_module, where, broken)
     (tmp_path / "out.onnx").write_bytes(b"an older model")

@@ -11,8 +11,8 @@ from builders import behind_cast, build, constant, correlated, halved, mlp, node
 from onnx import TensorProto, helper
 
 from onnx_lowrank import Gate, Lossless, apply, compare, inspect, optimize
-from onnx_lowrank.model_io import file_bytes
-from onnx_lowrank.saved_plan import SavedPlan, read_plan
+from onnx_lowrank.graph.model_io import file_bytes
+from onnx_lowrank.results.saved_plan import SavedPlan, read_plan
 
 X = correlated(40, 16, 3)
 GOAL = Lossless(keep=0.7, gate=Gate(max_drop=0.3, observed=True))

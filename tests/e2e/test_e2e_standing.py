@@ -10,10 +10,11 @@ import onnx
 import pytest
 from builders import build, correlated, mlp, node, options, value, weight
 
-from onnx_lowrank import DataSources, Gate, Goal, Lossless, ModelError, Result, apply, compare, model_io, optimize
-from onnx_lowrank.model_io import Level, Standing
-from onnx_lowrank.pipeline import finish
-from onnx_lowrank.saved_plan import SavedPlan
+from onnx_lowrank import DataSources, Gate, Goal, Lossless, ModelError, Result, apply, compare, optimize
+from onnx_lowrank.graph import model_io
+from onnx_lowrank.graph.model_io import Level, Standing
+from onnx_lowrank.pipeline import staging as finish
+from onnx_lowrank.results.saved_plan import SavedPlan
 from onnx_lowrank.types import Array
 
 pytestmark = pytest.mark.usefixtures("no_timing")

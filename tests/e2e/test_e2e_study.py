@@ -16,15 +16,15 @@ from builders import build, convnet, elements, mlp, node, normal, options, value
 
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.options import Compact, Gate, Goal, Lossless
-from onnx_lowrank.pipeline import Study, optimize, pareto, points_text, reach
+from onnx_lowrank.pipeline import Session, meet_goal, optimize, pareto, points_text
 from onnx_lowrank.pipeline.pareto import MEASURED, Point
 from onnx_lowrank.pipeline.search import Search
-from onnx_lowrank.plan.choose import curve_plans
-from onnx_lowrank.result import Size
+from onnx_lowrank.plan.allocate import curve_plans
+from onnx_lowrank.results.result import Size
 from onnx_lowrank.types import Plan
 
 pytestmark = pytest.mark.usefixtures("no_timing")
-study_module = importlib.import_module("onnx_lowrank.pipeline.study")
+study_module = importlib.import_module("onnx_lowrank.pipeline.session")
 LOOSE = Gate(max_drop=10.0, observed=True)
 NET = mlp([24, 32, 32, 16], [None] * 3, 11)
 DATA = {"x": normal([90, 24], 1)}
@@ -51,8 +51,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return calls
 
 
-def study_of(**changes: object) -> Study:
-    return Study.of(NET, DATA, options(metric="relative-l2", **changes))
+def study_of(**changes: object) -> Session:
+    return Session.of(NET, DATA, options(metric="relative-l2", **changes))
 
 
 def ranks(plan: Plan | None) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -69,8 +69,8 @@ GOALS: list[Goal] = [
 
 
 def test_several_goals_collect_once_and_give_what_each_gives_alone(counted: Counter[str]):
-    study = study_of()
-    together = [reach(study, goal, dry_run=True) for goal in GOALS]
+    session = study_of()
+    together = [meet_goal(session, goal, dry_run=True) for goal in GOALS]
     assert (counted["calibrate"], counted["probe"]) == (1, 1)
     alone = [optimize(NET, DATA, goal, SETTINGS, dry_run=True) for goal in GOALS]
     assert (counted["calibrate"], counted["probe"]) == (1 + len(GOALS), 1 + len(GOALS))
@@ -86,15 +86,15 @@ def test_several_goals_collect_once_and_give_what_each_gives_alone(counted: Coun
 
 
 def test_a_plan_is_measured_once_a_gate(counted: Counter[str]):
-    study = study_of()
-    first = reach(study, GOALS[0], dry_run=True)
+    session = study_of()
+    first = meet_goal(session, GOALS[0], dry_run=True)
     assert counted["measure"] == len(first.trials) > 0
-    again = reach(study, GOALS[0], dry_run=True)
+    again = meet_goal(session, GOALS[0], dry_run=True)
     assert counted["measure"] == len(first.trials)
     assert again.trials == first.trials
-    reach(study, Lossless(keep=0.6, gate=Gate(max_drop=9.0, observed=True)), dry_run=True)
+    meet_goal(session, Lossless(keep=0.6, gate=Gate(max_drop=9.0, observed=True)), dry_run=True)
     assert counted["measure"] == 2 * len(first.trials)
-    assert len(study.judges) == 2
+    assert len(session.judges) == 2
 
 
 def test_the_curve_falls_in_size_and_never_in_predicted_loss():
@@ -121,12 +121,12 @@ def test_the_curve_falls_in_size_and_never_in_predicted_loss():
     ids=["mlp", "convnet"],
 )
 def test_the_sizes_are_those_of_the_rewritten_models(model, x: np.ndarray):
-    study = Study.of(model, {"x": x}, SETTINGS)
-    points = pareto(study, GOALS[0])
-    search = Search(study, study.stand, study.problem("parameters"), *study.judge(LOOSE), None)
+    session = Session.of(model, {"x": x}, SETTINGS)
+    points = pareto(session, GOALS[0])
+    search = Search(session, session.state, session.problem("parameters"), *session.judge(LOOSE), None)
     plans = curve_plans(search.problem)
     assert len(plans) == len(points)
-    dense = sum(site.parameters for site in study.found.sites)
+    dense = sum(site.parameters for site in session.inventory.sites)
     for plan, point in list(zip(plans, points, strict=True))[::7]:
         size = elements(search.candidate(plan))
         assert point.parameters == size
@@ -136,19 +136,19 @@ def test_the_sizes_are_those_of_the_rewritten_models(model, x: np.ndarray):
 
 
 def test_what_a_goal_has_measured_is_not_measured_again_for_the_curve(counted: Counter[str]):
-    study = study_of()
-    first = pareto(study, GOALS[0])
+    session = study_of()
+    first = pareto(session, GOALS[0])
     once = counted["measure"]
     assert once == sum(point.drop is not None for point in first)
-    assert pareto(study, GOALS[0]) == first
+    assert pareto(session, GOALS[0]) == first
     assert counted["measure"] == once
     assert (counted["calibrate"], counted["probe"]) == (1, 1)
     other = study_of()
     other.collect(other.metric(LOOSE)[0])
     problem = other.problem("parameters")
     assert first[5].drop is None
-    before = Size(other.found.parameters, other.subject.bytes)
-    search = Search(other, other.stand, problem, *other.judge(LOOSE), before)
+    before = Size(other.inventory.parameters, other.loaded.bytes)
+    search = Search(other, other.state, problem, *other.judge(LOOSE), before)
     trial = search.trial(curve_plans(problem)[5], lambda n: None)
     points = pareto(other, GOALS[0])
     assert points[5].drop == trial.verdict.drop.estimate
@@ -158,18 +158,18 @@ def test_what_a_goal_has_measured_is_not_measured_again_for_the_curve(counted: C
 def test_a_first_glance_is_no_point_of_the_curve():
     """A plan that was hopeless after a part of the samples is measured on all of them for the curve."""
     data = {"x": normal([1000, 24], 1)}
-    study = Study.of(NET, data, SETTINGS)
+    session = Session.of(NET, data, SETTINGS)
     goal = Compact(gate=Gate(max_drop=1e-3, observed=True))
-    result = reach(study, goal, dry_run=True)
-    everything = len(study.split.validation)
+    result = meet_goal(session, goal, dry_run=True)
+    everything = len(session.split.validation)
     glances = [t for t in result.trials if t.verdict.samples < everything]
     assert glances
-    pareto(study, goal)
-    on_curve = {plan.choices for plan in curve_plans(study.problem("parameters"))}
+    pareto(session, goal)
+    on_curve = {plan.choices for plan in curve_plans(session.problem("parameters"))}
     shared = [t for t in glances if t.plan.choices in on_curve]
     assert shared
     for trial in shared:
-        assert study.trials[trial.plan.choices, goal.gate].verdict.samples == everything
+        assert session.trials[trial.plan.choices, goal.gate].verdict.samples == everything
 
 
 def test_the_curve_reads_back_from_both_formats(tmp_path: Path):
@@ -189,16 +189,16 @@ def test_the_curve_reads_back_from_both_formats(tmp_path: Path):
 def test_no_site_no_curve():
     model = build([node("Relu", ["x"], ["y"])], [value("x", ["n", 4])], [value("y", ["n", 4])], {})
     with pytest.raises(GoalError, match="there is no curve"):
-        pareto(Study.of(model, {"x": normal([10, 4], 0)}, options()), Compact(gate=Gate(max_drop=0.0, observed=True)))
+        pareto(Session.of(model, {"x": normal([10, 4], 0)}, options()), Compact(gate=Gate(max_drop=0.0, observed=True)))
 
 
 @pytest.mark.parametrize("resource", ["macs", "bytes"])
 def test_the_curve_of_another_resource_falls_in_it(resource: str):
-    study = study_of()
+    session = study_of()
     goal = Lossless(target_macs=0.5, gate=LOOSE) if resource == "macs" else Lossless(target_size=9000, gate=LOOSE)
-    points = pareto(study, goal)
+    points = pareto(session, goal)
     if resource == "macs":
         assert all(one.macs > other.macs for one, other in pairwise(points))
-    costs = [getattr(plan.cost, resource) for plan in curve_plans(study.problem(resource))]
+    costs = [getattr(plan.cost, resource) for plan in curve_plans(session.problem(resource))]
     assert all(one > other for one, other in pairwise(costs))
     assert len(costs) == len(points) > 30

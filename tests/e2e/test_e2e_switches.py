@@ -12,15 +12,15 @@ import pytest
 from builders import convnet, correlated, elements, mlp, normal, options, run
 
 from onnx_lowrank.errors import GoalError
-from onnx_lowrank.model_io import load
+from onnx_lowrank.graph.model_io import load
 from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options
-from onnx_lowrank.pipeline import DataSources, Study, apply, optimize, reach
+from onnx_lowrank.pipeline import DataSources, Session, apply, meet_goal, optimize
 from onnx_lowrank.plan import lossless
-from onnx_lowrank.plan.choose import least_loss
+from onnx_lowrank.plan.allocate import least_loss
 from onnx_lowrank.plan.interlayer import joint_rise
 from onnx_lowrank.plan.signed import agreed
-from onnx_lowrank.result import Result
-from onnx_lowrank.saved_plan import SavedPlan
+from onnx_lowrank.results.result import Result
+from onnx_lowrank.results.saved_plan import SavedPlan
 
 pytestmark = pytest.mark.usefixtures("no_timing")
 LOOSE = Gate(max_drop=10.0, observed=True)
@@ -102,10 +102,10 @@ def test_the_paper_chooses_by_its_rule(goal: Goal, tmp_path: Path):
 
 def test_the_paper_measures_errors_of_the_weights():
     """`error` is ‖δ‖² / ‖W‖² of the truncated SVD of the weight itself, which γ bounds."""
-    study = Study.of(MODEL, sources(), options(metric="top1", sensitivity="paper"))
-    stand = study.collect(study.metric(LOOSE)[0])
-    for site, curve in zip(study.found.sites, stand.curves, strict=True):
-        singular = np.linalg.svd(study.found.weight(site), compute_uv=False) ** 2
+    session = Session.of(MODEL, sources(), options(metric="top1", sensitivity="paper"))
+    state = session.collect(session.metric(LOOSE)[0])
+    for site, curve in zip(session.inventory.sites, state.curves, strict=True):
+        singular = np.linalg.svd(session.inventory.weight(site), compute_uv=False) ** 2
         for option in curve.options[1:]:
             expected = singular[option.ranks[0] :].sum() / singular.sum()
             assert option.error == pytest.approx(expected, rel=1e-3, abs=1e-9)
@@ -157,8 +157,8 @@ def test_all_switches_together_are_all_named(tmp_path: Path):
 
 
 def test_signed_losses_are_the_others_plus_what_both_halves_agree_on():
-    plain, other = (Study.of(MODEL, sources(), options(metric="top1", signed=on)) for on in (False, True))
-    before, after = (study.collect(study.metric(LOOSE)[0]) for study in (plain, other))
+    plain, other = (Session.of(MODEL, sources(), options(metric="top1", signed=on)) for on in (False, True))
+    before, after = (session.collect(session.metric(LOOSE)[0]) for session in (plain, other))
     terms = []
     for one, two in zip(before.curves, after.curves, strict=True):
         slopes = after.calibrated.slopes[one.site]
@@ -176,19 +176,19 @@ def test_signed_losses_are_the_others_plus_what_both_halves_agree_on():
 
 
 def test_inter_layer_gives_the_planner_the_terms_between_sites():
-    study = Study.of(MODEL, sources(), options(metric="top1", inter_layer=True))
-    stand = study.collect(study.metric(LOOSE)[0])
-    problem = study.problem("parameters")
-    assert problem.tails.keys() == {site.id for site in study.found.sites}
+    session = Session.of(MODEL, sources(), options(metric="top1", inter_layer=True))
+    state = session.collect(session.metric(LOOSE)[0])
+    problem = session.problem("parameters")
+    assert problem.tails.keys() == {site.id for site in session.inventory.sites}
     alone, gains = replace(problem, tails=None), []
     for budget in (600.0, 800.0, 1000.0, 1200.0, 1400.0):
         plans = [least_loss(each, budget, "") for each in (problem, alone)]
-        with_terms, without = (joint_rise(problem, plan, stand.calibrated.tails) for plan in plans)
+        with_terms, without = (joint_rise(problem, plan, state.calibrated.tails) for plan in plans)
         assert with_terms <= without * (1 + 1e-9)
         gains.append(1 - with_terms / without)
     assert max(gains) > 1e-3
     keep = (elements(MODEL) - problem.dense + 1000.0) / elements(MODEL)
-    first = reach(study, Lossless(keep=keep, gate=LOOSE), dry_run=True).trials[0]
+    first = meet_goal(session, Lossless(keep=keep, gate=LOOSE), dry_run=True).trials[0]
     competing = [plan.choices for plan in lossless(problem, 1000.0)]
     assert competing[0] == least_loss(problem, 1000.0, "").choices
     assert first.plan.choices in competing  # which one, samples that nothing was fitted on have said

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from onnx_lowrank import Compact, DataError, DataSources, Gate, Lossless, MetricError, ModelError, optimize
 from onnx_lowrank.cli import main
 from onnx_lowrank.demo import MODEL, demo_samples
-from onnx_lowrank.model_io import load
+from onnx_lowrank.graph.model_io import load
 from onnx_lowrank.pipeline import compare
 
 pytestmark = pytest.mark.usefixtures("no_timing")

@@ -18,7 +18,7 @@ from builders import build, constant, convnet, mlp, node, normal, options, run, 
 
 from onnx_lowrank.options import Compact, Gate, Goal, Lossless
 from onnx_lowrank.pipeline import optimize
-from onnx_lowrank.result import Result
+from onnx_lowrank.results.result import Result
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.usefixtures("no_timing")

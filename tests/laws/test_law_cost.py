@@ -26,9 +26,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import CASES, Case, all_cases
 
-from onnx_lowrank.calibration import expose
 from onnx_lowrank.cost import dense_layout, layout_cost
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.graph.editing import expose
+from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.schemes import SCHEMES, by_name
 
 
@@ -71,15 +71,15 @@ def test_cost_is_that_of_the_real_arrays(op: str):
         found = found_in(case.model)
         assume(found.sites)
         (site,) = found.sites
-        places = observed(case.model, found, [{"x": case.x}]).places[site.id]
-        dense = layout_cost(site, dense_layout(site), places)
+        positions = observed(case.model, found, [{"x": case.x}]).positions[site.id]
+        dense = layout_cost(site, dense_layout(site), positions)
         assert dense.parameters == math.prod(site.shape)
         assert dense.bytes == 4 * dense.parameters
         assert dense.macs == brute_macs(case.model, case.x)
         assert observed(case.model, found, [{"x": case.x}]).macs == pytest.approx(dense.macs + case.other, rel=1e-12)
         for name in fits(site):
             rank = tuple(1 + pick % r for r in full_rank(name, site.shape, site.groups))
-            cost = layout_cost(site, by_name(name).layout(site.shape, rank, site.groups), places)
+            cost = layout_cost(site, by_name(name).layout(site.shape, rank, site.groups), positions)
             changed = factored(case.model, {site.id: (name, rank)})
             stored = [t for t in changed.graph.initializer if ".lowrank" in t.name and ".zero" not in t.name]
             assert cost.parameters == sum(math.prod(t.dims) for t in stored)

@@ -8,7 +8,7 @@ from builders import correlated, weight
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_lowrank.curvature import SideMoments, bases, in_metric, kronecker, project, rises, tails
+from onnx_lowrank.numerics.kronecker_metric import SideMoments, bases, in_metric, kronecker, project, rises, tails
 from onnx_lowrank.schemes import KernelFirst, KernelLast, Svd
 
 SIZES = st.integers(2, 9)

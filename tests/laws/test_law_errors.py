@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from strategies import Case, all_cases, convs
 
 from onnx_lowrank.ops import OPS
-from onnx_lowrank.rewrite import rewrite
+from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.schemes import SCHEMES, KernelLast, Svd, by_name
 from onnx_lowrank.types import Moments
 

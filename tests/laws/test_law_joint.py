@@ -16,15 +16,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import CASES, Case, all_cases
 
-from onnx_lowrank.calibration import overridable
-from onnx_lowrank.calibration.joint import Batch, JointFlow
-from onnx_lowrank.curvature import SideMoments, bases, project, tails, trace
+from onnx_lowrank.collection import overridable
+from onnx_lowrank.collection.forward_backward import Batch, JointFlow
 from onnx_lowrank.gradient import observed_ranks
+from onnx_lowrank.numerics.gram import weight_gram
+from onnx_lowrank.numerics.kronecker_metric import SideMoments, bases, project, tails, trace
 from onnx_lowrank.ops import OPS
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.schemes import SCHEMES, ChainScheme
-from onnx_lowrank.sensitivity.grams import weight_gram
-from onnx_lowrank.sensitivity.probe import stored_weight
+from onnx_lowrank.sensitivity.substitution import stored_weight
 from onnx_lowrank.types import Cost, Option, Site
 
 SEEDS = st.integers(0, 10**6)
@@ -50,7 +50,7 @@ def check(model: onnx.ModelProto, x: np.ndarray, seeded: list[str], seed: int) -
     outputs = run(model, feed)
     g = {name: normal(outputs[name].shape, seed + i) for i, name in enumerate(seeded)}
     (batch,) = flow.run([feed], [0], lambda values, samples, numbers: g, batch=1, separate=False)
-    found = flow.found
+    found = flow.inventory
     runner = Runner(overridable(model, [site.weight]), provider="cpu", threads=1)
     W = found.weight(site)
 
@@ -90,9 +90,10 @@ def check_chain(scheme: ChainScheme, batch: Batch, site: Site, W: np.ndarray, lo
     full = full_rank(scheme.name, site.shape)
     factors = scheme.chained(W, None, None, full)
     np.testing.assert_allclose(factors.dense(full), W, rtol=0, atol=1e-4)
-    v = batch.flow.through(site, lambda: factors.chain(full), (scheme.name, 0), batch.ends(site)).sum(0, keepdims=True)
+    key, ends = (scheme.name, 0), batch.ends(site)
+    v = batch.flow.chain_components(site, lambda: factors.chain(full), key, ends).sum(0, keepdims=True)
     got = tails(v, range(1, full[0] + 1))[0]
-    found = batch.flow.found
+    found = batch.flow.inventory
     expected = [
         loss(None) - loss(stored_weight(found, site, factors, Option(scheme.name, (k,), Cost())))
         for k in range(1, full[0] + 1)

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_lowrank.plan import Problem, knapsack, lossless, solve
-from onnx_lowrank.plan.budgets import within_all
 from onnx_lowrank.plan.groups import Groups, Tie
 from onnx_lowrank.plan.knapsack import lagrangian, least_cost, relaxed
 from onnx_lowrank.plan.problem import amount
+from onnx_lowrank.plan.two_budgets import within_all
 from onnx_lowrank.types import Cost, Curve, Option
 
 NUMBERS = st.one_of(st.just(0.0), st.floats(1e-6, 10.0), st.integers(0, 5).map(float))

@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 from strategies import CASES, Case
 
 from onnx_lowrank.ops import OPS
-from onnx_lowrank.rewrite import rewrite
+from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.schemes import SCHEMES, by_name
-from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Site, Stage
+from onnx_lowrank.weights.inventory import Inventory
 
 PAIRS = [
     ("MatMul", "svd"), ("Gemm", "svd"), ("Conv", "svd"), ("Conv", "kernel-first"), ("Conv", "kernel-last"),
@@ -45,14 +45,14 @@ def test_the_table_names_every_operator_and_every_scheme():
     assert {scheme for _, scheme in PAIRS} == {scheme.name for scheme in SCHEMES}
 
 
-def cases(op: str, scheme: str) -> st.SearchStrategy[tuple[Case, Found, Site]]:
+def cases(op: str, scheme: str) -> st.SearchStrategy[tuple[Case, Inventory, Site]]:
     """Nodes whose weight the tool finds worth factoring and the scheme is made for."""
     drawn = CASES[op](long=True) if scheme == "channelwise" else CASES[op]()
     located = drawn.map(lambda case: (case, *_located(case)))
     return located.filter(lambda found: found[2] is not None and scheme in fits(found[2]))
 
 
-def _located(case: Case) -> tuple[Found | None, Site | None]:
+def _located(case: Case) -> tuple[Inventory | None, Site | None]:
     found = found_in(case.model)
     return found, found.sites[0] if found.sites else None
 
@@ -60,7 +60,7 @@ def _located(case: Case) -> tuple[Found | None, Site | None]:
 @pytest.mark.parametrize(("op", "scheme"), PAIRS)
 def test_full_rank_reproduces_the_original(op: str, scheme: str):
     @given(cases(op, scheme))
-    def law(drawn: tuple[Case, Found, Site]):
+    def law(drawn: tuple[Case, Inventory, Site]):
         case, _, site = drawn
         expected = run(case.model, {"x": case.x})["y"]
         got = run(factored(case.model, {site.id: (scheme, full_rank(scheme, site.shape, site.groups))}), {"x": case.x})[
@@ -77,7 +77,7 @@ def test_full_rank_reproduces_the_original_in_half_precision(op: str, scheme: st
     """What remains is rounding of the two factors and of what lies between: about two parts in a thousand."""
 
     @given(cases(op, scheme))
-    def law(drawn: tuple[Case, Found, Site]):
+    def law(drawn: tuple[Case, Inventory, Site]):
         case, _, site = drawn
         model, feed = halved(case.model), {"x": case.x.astype(np.float16) if case.x.dtype == np.float32 else case.x}
         expected = run(model, feed)["y"].astype(np.float64)
@@ -95,7 +95,7 @@ def test_full_rank_reproduces_the_original_with_a_basis_fitted_on_too_few_sample
     """One sample leaves most directions unseen: they must not be lost at full rank."""
 
     @given(cases(op, scheme))
-    def law(drawn: tuple[Case, Found, Site]):
+    def law(drawn: tuple[Case, Inventory, Site]):
         case, found, site = drawn
         moments = moments_of(case.model, [{"x": case.x}])[site.id]
         if not moments.A.any():
@@ -114,7 +114,7 @@ def test_less_than_full_rank_does_not_reproduce_it(op: str, scheme: str):
     """The laws above can fail: at half the rank the output is another one."""
 
     @given(cases(op, scheme))
-    def law(drawn: tuple[Case, Found, Site]):
+    def law(drawn: tuple[Case, Inventory, Site]):
         case, _, site = drawn
         rank = tuple(r // 2 for r in full_rank(scheme, site.shape, site.groups))
         if not all(rank):

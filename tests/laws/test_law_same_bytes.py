@@ -9,11 +9,11 @@ import onnx
 import pytest
 from builders import convnet, feeds_of, mlp, moments_of, normal, options
 
-from onnx_lowrank.model_io import content_hash
+from onnx_lowrank.graph.model_io import content_hash
 from onnx_lowrank.options import Compact, Gate, Options
 from onnx_lowrank.pipeline import apply, optimize
-from onnx_lowrank.result import Result
-from onnx_lowrank.saved_plan import SavedPlan, read_plan
+from onnx_lowrank.results.result import Result
+from onnx_lowrank.results.saved_plan import SavedPlan, read_plan
 
 GOAL = Compact(gate=Gate(max_drop=0.2, observed=True))
 MODELS = {
@@ -59,7 +59,7 @@ def test_same_seed_same_bytes_and_the_plan_gives_the_same_weights(name: str, sen
 
 def test_same_seed_same_patches_where_not_all_are_kept(monkeypatch: pytest.MonkeyPatch):
     """The sampled part of the patches, whose errors decide, is the same in every run of one seed, and only there."""
-    monkeypatch.setattr("onnx_lowrank.calibration.collect.PATCH_MOST", 20)
+    monkeypatch.setattr("onnx_lowrank.collection.input_moments.PATCH_MOST", 20)
     model, data = MODELS["conv"]()
     feeds = feeds_of(data["x"][:3])
     first, again, other = (moments_of(model, feeds, seed=seed)["c0"] for seed in (0, 0, 1))

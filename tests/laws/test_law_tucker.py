@@ -8,10 +8,10 @@ from builders import full_rank, normal, weight
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from onnx_lowrank.curvature import SideMoments, bases
+from onnx_lowrank.collection.scores import never_rising
+from onnx_lowrank.numerics.gram import weight_gram
+from onnx_lowrank.numerics.kronecker_metric import SideMoments, bases
 from onnx_lowrank.schemes import KernelFirst, KernelLast, Tucker2
-from onnx_lowrank.sensitivity.grams import weight_gram
-from onnx_lowrank.sensitivity.scored import never_rising
 from onnx_lowrank.types import Array
 
 SEEDS = st.integers(0, 10**6)

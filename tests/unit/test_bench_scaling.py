@@ -11,7 +11,7 @@ import onnx
 import pytest
 import scipy.stats
 
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.runtime.runner import Runner
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 

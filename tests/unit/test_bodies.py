@@ -10,12 +10,12 @@ from builders import weight as random_weight
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_lowrank import Gate, Lossless, inspect, optimize
-from onnx_lowrank.calibration import overridable
-from onnx_lowrank.graph import bodies
-from onnx_lowrank.hoist import hoisted
-from onnx_lowrank.order import in_order
-from onnx_lowrank.rewrite import rewrite
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.collection import overridable
+from onnx_lowrank.graph.traversal import bodies
+from onnx_lowrank.passes.factorize import rewrite
+from onnx_lowrank.passes.lift_body_weights import lifted
+from onnx_lowrank.passes.topological_sort import topologically_sorted
+from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.schemes import by_name
 from onnx_lowrank.types import Array, Why
 
@@ -89,7 +89,7 @@ FEEDS = [{"x": s * np.abs(normal([3, 16], 4))} for s in (np.float32(1), np.float
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_weights_inside_bodies_are_sites(name: str):
     make, weights, _ = MODELS[name]
-    model, _ = hoisted(make())
+    model, _ = lifted(make())
     onnx.checker.check_model(model, full_check=True)
     found = found_in(model)
     inside = found.part(bodies=True).sites
@@ -104,7 +104,7 @@ def test_weights_inside_bodies_are_sites(name: str):
 def test_factors_are_written_into_the_bodies(name: str, kind: str):
     make, weights, _ = MODELS[name]
     before = make()
-    model, _ = hoisted(before)
+    model, _ = lifted(before)
     for tensor in model.graph.initializer if kind == "half" else ():
         if tensor.name in weights:  # behind a Cast in the main graph
             array = numpy_helper.to_array(tensor).astype(np.float16)
@@ -126,19 +126,19 @@ def test_factors_are_written_into_the_bodies(name: str, kind: str):
 def test_moving_weights_out_changes_nothing_else():
     model = stored_inside()
     bytes_before = model.SerializeToString(deterministic=True)
-    after, count = hoisted(model)
+    after, count = lifted(model)
     assert count == 2
     assert model.SerializeToString(deterministic=True) == bytes_before
     for feed in FEEDS:
         np.testing.assert_array_equal(run(after, feed)["y"], run(model, feed)["y"])
     assert [[n.op_type for n in inner.node] for _, _, inner in bodies(after.graph)] == [["MatMul"], ["MatMul"]]
     plain = shared_by_both()
-    assert hoisted(plain) == (plain, 0)
-    assert hoisted(plain)[0] is plain
+    assert lifted(plain) == (plain, 0)
+    assert lifted(plain)[0] is plain
 
 
 def test_a_weight_in_a_body_can_be_replaced_from_outside():
-    model, _ = hoisted(stored_inside())
+    model, _ = lifted(stored_inside())
     runner = Runner(overridable(model, ["If choice#then_branch/K"]), provider="cpu", threads=1)
     zeros = np.zeros((16, 16), np.float32)
     above, below = (runner.run({**feed, "If choice#then_branch/K": zeros})["y"] for feed in FEEDS)
@@ -195,19 +195,19 @@ def test_the_papers_rule_leaves_them_as_they_are():
 
 def test_nodes_out_of_order_are_put_in_order():
     model = mlp([16, 32, 8], [4, None], 1)
-    assert in_order(model) is model
+    assert topologically_sorted(model) is model
     mixed = onnx.ModelProto()
     mixed.CopyFrom(model)
     del mixed.graph.node[:]
     mixed.graph.node.extend(reversed(model.graph.node))
-    assert in_order(mixed) == model
+    assert topologically_sorted(mixed) == model
     nested_model = nested()
     late = onnx.ModelProto()
     late.CopyFrom(nested_model)
     late.graph.node.append(late.graph.node[1])
     del late.graph.node[1]
-    assert [n.op_type for n in in_order(late).graph.node] == [n.op_type for n in nested_model.graph.node]
+    assert [n.op_type for n in topologically_sorted(late).graph.node] == [n.op_type for n in nested_model.graph.node]
     circle = onnx.ModelProto()
     circle.CopyFrom(model)
     circle.graph.node[0].input[0] = "y"
-    assert in_order(circle) is circle
+    assert topologically_sorted(circle) is circle

@@ -21,8 +21,10 @@ from builders import (
     weight,
 )
 
-from onnx_lowrank.calibration import collect, expose, overridable, passes, stream_moments
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.collection import input_moments as collect
+from onnx_lowrank.collection import overridable, passes, stream_moments
+from onnx_lowrank.graph.editing import expose
+from onnx_lowrank.runtime.runner import Runner
 
 
 def test_exposing_adds_outputs_to_a_copy():
@@ -55,7 +57,7 @@ def test_observed_places_are_means_over_samples_of_any_length():
     model = build(nodes, [value("x", [1, "t", 6])], [value("y", [])], {"W": weight((6, 5), 1)})
     feeds = [{"x": normal([1, length, 6], length)} for length in (2, 4, 9)]
     seen = observed(model, found_in(model), feeds)
-    assert seen.places["h"][0].calls == 5.0
+    assert seen.positions["h"][0].calls == 5.0
     assert seen.macs == 5.0 * 30
     assert seen.bytes["h"] == 4 * 9 * (6 + 5)
 

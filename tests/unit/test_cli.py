@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from onnx_lowrank import __version__
 from onnx_lowrank.cli import main
-from onnx_lowrank.cli.options import Bytes
+from onnx_lowrank.cli.shared_options import Bytes
 
 COMMANDS = ("optimize", "inspect", "apply", "compare", "demo")
 

@@ -17,9 +17,9 @@ from click.testing import CliRunner, Result
 
 from onnx_lowrank.cli import main
 from onnx_lowrank.cli.interrupts import SIGNALS, stoppable
-from onnx_lowrank.model_io import store
+from onnx_lowrank.graph.model_io import store
 
-HELD = ("--random-data", "--metric", "cosine", "--max-drop", 0.5, "--threads", 1, "--observed")
+BYTES_PER_ACTIVATION = ("--random-data", "--metric", "cosine", "--max-drop", 0.5, "--threads", 1, "--observed")
 """Options with which `optimize` finds something to save here."""
 STOPPED = 130
 
@@ -67,15 +67,15 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, part: str, name: str, number: int) 
 def test_before_anything_is_published(model: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     stop_at(monkeypatch, "onnx_lowrank.pipeline.optimize", "final_timing", number)
     before = sorted(model.parent.iterdir())
-    done = run("optimize", model, *HELD, "--report", model.with_name("r.json"))
+    done = run("optimize", model, *BYTES_PER_ACTIVATION, "--report", model.with_name("r.json"))
     assert (done.exit_code, done.output) == (STOPPED, "stopped; nothing was written\n")
     assert sorted(model.parent.iterdir()) == before
 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_after_the_model_was_published(model: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    stop_at(monkeypatch, "onnx_lowrank.cli.optimize", "result_json", number)
-    done = run("optimize", model, *HELD, "--report", model.with_name("r.json"))
+    stop_at(monkeypatch, "onnx_lowrank.cli.optimize_command", "result_json", number)
+    done = run("optimize", model, *BYTES_PER_ACTIVATION, "--report", model.with_name("r.json"))
     saved = model.with_name("m.lowrank.onnx")
     assert (done.exit_code, done.output) == (STOPPED, f"stopped; written: {saved}\n")
     assert sorted(p.name for p in model.parent.iterdir()) == ["m.lowrank.onnx", "m.onnx"]
@@ -87,7 +87,7 @@ def test_after_more_was_written_over_what_was_there(model: Path, monkeypatch: py
         file.write_text("old")
     stop_at(monkeypatch, "onnx_lowrank.pipeline", "pareto", signal.SIGINT)
     asked = ("--dry-run", "--report", report, "--pareto", curve, "--force", "--sensitivity", "weights")
-    done = run("optimize", model, *HELD, *asked)
+    done = run("optimize", model, *BYTES_PER_ACTIVATION, *asked)
     assert (done.exit_code, done.output) == (STOPPED, f"stopped; written: {report}\n")
     assert curve.read_text() == "old"
 
@@ -99,11 +99,11 @@ def test_apply_and_the_small_commands_tell_it_too(model: Path, monkeypatch: pyte
     assert (done.exit_code, done.output) == (STOPPED, f"stopped; written: {report}\n")
     report.unlink()
     stop_at(monkeypatch, "onnx_lowrank.cli.main", "comparison_json", signal.SIGTERM)
-    done = run("compare", model, model, *HELD, "--report", report)
+    done = run("compare", model, model, *BYTES_PER_ACTIVATION, "--report", report)
     assert (done.exit_code, done.output) == (STOPPED, "stopped; nothing was written\n")
     plan, out = model.with_name("p.json"), model.with_name("o.onnx")
     given = ("--dry-run", "--sensitivity", "weights", "--save-plan", plan)
-    assert run("optimize", model, *HELD, *given).exit_code == 0
+    assert run("optimize", model, *BYTES_PER_ACTIVATION, *given).exit_code == 0
     stop_at(monkeypatch, "onnx_lowrank.cli.main", "say", signal.SIGTERM)
     done = run("apply", plan, model, "-o", out)
     assert (done.exit_code, done.output) == (STOPPED, f"stopped; written: {out}\n")
@@ -133,7 +133,7 @@ def test_a_second_signal_leaves_the_cleanup_alone(model: Path, monkeypatch: pyte
         os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(importlib.import_module("onnx_lowrank.pipeline.optimize"), "final_timing", stopped)
-    done = run("optimize", model, *HELD)
+    done = run("optimize", model, *BYTES_PER_ACTIVATION)
     assert (done.exit_code, done.output) == (STOPPED, "stopped; nothing was written\n")
     assert sorted(p.name for p in model.parent.iterdir()) == ["m.onnx"]
 

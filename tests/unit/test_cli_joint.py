@@ -16,10 +16,10 @@ from builders import mlp, normal, run
 from click.testing import CliRunner, Result
 
 from onnx_lowrank.cli import main
-from onnx_lowrank.cli.options import options_of
+from onnx_lowrank.cli.shared_options import options_of
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.options import LEAST_MEMORY, Options
-from onnx_lowrank.pipeline import Study
+from onnx_lowrank.pipeline import Session
 
 pytestmark = pytest.mark.usefixtures("no_timing")
 SWITCHES = ("sensitivity", "loss", "signed", "inter_layer", "refit", "continuation", "gamma", "memory")
@@ -121,7 +121,7 @@ def test_wrong_use_is_refused_and_leaves_nothing(
 
 
 def test_a_missing_directory_for_the_curve_is_told_before_any_work(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Study, "of", lambda *a, **k: pytest.fail("work was begun"))
+    monkeypatch.setattr(Session, "of", lambda *a, **k: pytest.fail("work was begun"))
     refused(optimize(folder, "--pareto", folder / "nowhere" / "x.csv"), 1, "there is no directory")
 
 
@@ -201,7 +201,7 @@ def test_every_option_of_the_library_can_be_given_on_the_command_line():
     given = {
         "sensitivity": "joint", "metric": "top1", "include": ("a",), "exclude": ("b",), "rank_multiple": 3,
         "provider": "cpu", "threads": 2, "seed": 4, "memory": 2**25, "signed": True, "inter_layer": True,
-        "refit": True, "continuation": 2, "gamma": 0.2, "loss": "f.py:f", "then": "quantize", "siblings": False,
+        "refit": True, "continuation": 2, "gamma": 0.2, "loss": "f.py:f", "then": "quantize", "shared_input": False,
         "outputs": ("y",), "groups": "patient", "allow_weak_baseline": True, "allow_random": True,
     }  # fmt: skip
     assert given.keys() == {field.name for field in fields(Options)}

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from onnx_lowrank.cli import main
 
-HELD = ("--threads", 1, "--observed")
+BYTES_PER_ACTIVATION = ("--threads", 1, "--observed")
 """Options with which `optimize` finds something to save here."""
 
 
@@ -27,7 +27,7 @@ def run(*arguments: object) -> Result:
 
 def optimize(folder: Path, *more: object) -> Result:
     data = ("--data", folder / "cal.npz", "--validation", folder / "val.npz")
-    return run("optimize", folder / "model.onnx", *data, *HELD, *more)
+    return run("optimize", folder / "model.onnx", *data, *BYTES_PER_ACTIVATION, *more)
 
 
 @pytest.fixture

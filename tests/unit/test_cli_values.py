@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 import onnx_lowrank as lr
 from onnx_lowrank.cli import main
 
-HELD = ("--threads", 1, "--observed")
+BYTES_PER_ACTIVATION = ("--threads", 1, "--observed")
 """Options with which `optimize` finds something to save here."""
 EMPTY = {
     "optimize": (
@@ -103,12 +103,23 @@ def test_a_set_that_is_missing_is_named_random_or_not(folder: Path, option: str)
 def test_a_folder_called_random_is_read(folder: Path, option: str) -> None:
     (folder / "val").rename("random")
     rest = ("--data", "cal.npz") if option != "--data" else ("--validation", "cal.npz")
-    done = run("optimize", "m.onnx", *rest, option, "random", *HELD)
+    done = run("optimize", "m.onnx", *rest, option, "random", *BYTES_PER_ACTIVATION)
     assert done.exit_code == 0, done.output
     assert "random data" not in done.output
     compared = run("compare", "m.onnx", "m.lowrank.onnx", "--data", "random")
     assert "random data" not in compared.output
-    plan = ("optimize", "m.onnx", *rest, option, "random", *HELD, "--save-plan", "p.json", "-o", "a.onnx")
+    plan = (
+        "optimize",
+        "m.onnx",
+        *rest,
+        option,
+        "random",
+        *BYTES_PER_ACTIVATION,
+        "--save-plan",
+        "p.json",
+        "-o",
+        "a.onnx",
+    )
     assert run(*plan).exit_code == 0
     sets = (*rest, option, "random") if option != "--test" else rest
     assert run("apply", "p.json", "m.onnx", *sets, "-o", "b.onnx").exit_code == 0
@@ -116,20 +127,20 @@ def test_a_folder_called_random_is_read(folder: Path, option: str) -> None:
 
 def test_in_python_random_is_a_path_and_the_constant_invents(folder: Path) -> None:
     with pytest.raises(lr.DataError, match=r"^random: no such file or directory"):
-        lr.Study.of("m.onnx", lr.DataSources(data="random"))
+        lr.Session.of("m.onnx", lr.DataSources(data="random"))
     with pytest.raises(lr.DataError, match=r"^random: no such file or directory"):
         lr.compare("m.onnx", "m.onnx", "random")
     assert not lr.DataSources(data="random").random
     assert lr.DataSources(data=lr.RANDOM).random
-    study = lr.Study.of("m.onnx", lr.RANDOM, lr.Options(seed=3))
-    assert len(study.split.calibration) + len(study.split.screening or ()) + len(study.split.validation) == 64
+    session = lr.Session.of("m.onnx", lr.RANDOM, lr.Options(seed=3))
+    assert len(session.split.calibration) + len(session.split.screening or ()) + len(session.split.validation) == 64
     compared = lr.compare("m.onnx", "m.onnx", lr.RandomData(count=20), lr.Gate(max_drop=0.5, observed=True))
     assert any("random data" in note for note in compared.warnings)
     tested = lr.DataSources(data="cal.npz", test=lr.RandomData(count=9))
     assert tested.random
-    assert len(lr.Study.of("m.onnx", tested, lr.Options(seed=3)).split.test or ()) == 9
+    assert len(lr.Session.of("m.onnx", tested, lr.Options(seed=3)).split.test or ()) == 9
 
 
 def test_an_empty_path_is_not_the_current_directory(folder: Path) -> None:
     with pytest.raises(lr.DataError, match="is empty"):
-        lr.Study.of("m.onnx", lr.DataSources(data=""))
+        lr.Session.of("m.onnx", lr.DataSources(data=""))

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import onnx_lowrank as lr
-from onnx_lowrank import model_io
-from onnx_lowrank.files import identity, special
-from onnx_lowrank.saved_plan import SavedPlan
+from onnx_lowrank.graph import model_io
+from onnx_lowrank.graph.files import identity, special
+from onnx_lowrank.results.saved_plan import SavedPlan
 
 GOAL = lr.Compact(gate=lr.Gate(max_drop=0.5, observed=True))
 OPTIONS = lr.Options(metric="cosine", threads=1, sensitivity="weights")
@@ -77,8 +77,8 @@ def test_in_python_the_original_is_never_overwritten(
 ) -> None:
     monkeypatch.chdir(model.parent)
     before = {path.name: path.read_bytes() for path in model.parent.iterdir()}
-    study = lr.Study.of("m.onnx", lr.RANDOM, OPTIONS)
-    result = lr.reach(study, GOAL)
+    session = lr.Session.of("m.onnx", lr.RANDOM, OPTIONS)
+    result = lr.meet_goal(session, GOAL)
     assert result.plan is not None
     shapes = {site.id: site.shape for site in result.sites}
     plan = SavedPlan.of(result.plan, shapes, result.source_hash, result.options, "")
@@ -86,7 +86,7 @@ def test_in_python_the_original_is_never_overwritten(
     for target in (model, *(model.parent / name for name in ("hard", "soft", "weights", "w.bin"))):
         for act in (
             lambda target=target: lr.optimize(model, lr.RANDOM, GOAL, OPTIONS, output=target),
-            lambda target=target: lr.reach(study, GOAL, output=target),
+            lambda target=target: lr.meet_goal(session, GOAL, output=target),
             lambda target=target: result.save(str(target)),
             lambda target=target: lr.apply(plan, model, output=target),
         ):
@@ -99,9 +99,9 @@ def test_in_python_the_original_is_never_overwritten(
 
 def test_a_link_made_meanwhile_is_seen_at_the_moment_of_writing(model: Path, no_timing: None) -> None:
     target = model.parent / "late"
-    study = lr.Study.of(model, lr.RANDOM, OPTIONS)
+    session = lr.Session.of(model, lr.RANDOM, OPTIONS)
     with pytest.raises(lr.ModelError, match="never overwritten"):
-        lr.reach(study, GOAL, output=target, before_writing=lambda: target.symlink_to("m.onnx"))
+        lr.meet_goal(session, GOAL, output=target, before_writing=lambda: target.symlink_to("m.onnx"))
     assert target.is_symlink()
 
 
@@ -109,11 +109,11 @@ def test_before_writing_may_stop_it(model: Path, no_timing: None) -> None:
     def no() -> None:
         raise lr.ModelError("not now")
 
-    study = lr.Study.of(model, lr.RANDOM, OPTIONS)
+    session = lr.Session.of(model, lr.RANDOM, OPTIONS)
     before = sorted(model.parent.iterdir())
     with pytest.raises(lr.ModelError, match="not now"):
-        lr.reach(study, GOAL, output=model.parent / "new", before_writing=no)
-    assert lr.reach(study, GOAL, output=model.parent / "new", dry_run=True, before_writing=no)
+        lr.meet_goal(session, GOAL, output=model.parent / "new", before_writing=no)
+    assert lr.meet_goal(session, GOAL, output=model.parent / "new", dry_run=True, before_writing=no)
     assert sorted(model.parent.iterdir()) == before
 
 
@@ -123,7 +123,7 @@ def test_the_weights_of_a_big_model_do_not_go_over_the_original_either(
     monkeypatch.setattr(model_io, "PROTOBUF_LIMIT", 1000)
     (model.parent / "w.onnx.data").symlink_to("w.bin")
     before = (model.parent / "w.bin").read_bytes()
-    result = lr.reach(lr.Study.of(model, lr.RANDOM, OPTIONS), GOAL)
+    result = lr.meet_goal(lr.Session.of(model, lr.RANDOM, OPTIONS), GOAL)
     with pytest.raises(lr.ModelError, match="never overwritten"):
         result.save(model.parent / "w.onnx")
     assert not (model.parent / "w.onnx").exists()

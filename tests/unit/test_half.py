@@ -31,13 +31,13 @@ from onnx import TensorProto, numpy_helper
 
 from onnx_lowrank import Gate, Lossless, optimize
 from onnx_lowrank.gradient import GradientRunner, build_gradient, widened
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.schemes import by_name
 from onnx_lowrank.schemes.product import product
-from onnx_lowrank.sensitivity.probe import stored_weight, substitutable, substitution
-from onnx_lowrank.steps import as_type, read, tensor_of
-from onnx_lowrank.storage import Storage, balanced
+from onnx_lowrank.sensitivity.substitution import stored_weight, substitutable, substitution
 from onnx_lowrank.types import Chain, Cost, Option, Stage
+from onnx_lowrank.weights.storage import Storage, balanced
+from onnx_lowrank.weights.transforms import as_type, read, tensor_of
 
 F32, F16, B16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
 X = correlated(60, 16, 3)

@@ -12,9 +12,9 @@ from builders import build, constant, found_in, mlp, node, normal, options, run,
 from exhaustive import WIDE, Exhaustive, class_seed, collection, kl, reached, scored, squared, unit
 from scipy.linalg import hadamard
 
-from onnx_lowrank.calibration.sides import sides_of
+from onnx_lowrank.collection.objective import Objective
+from onnx_lowrank.collection.projected_sides import sides_of
 from onnx_lowrank.metrics import listed
-from onnx_lowrank.sensitivity.objective import Objective
 from onnx_lowrank.types import Array
 
 
@@ -154,7 +154,7 @@ def test_groups_that_fit_in_memory_change_nothing():
     assert (len(list(whole.groups())), len(list(small.groups()))) == (1, 4)
     assert small.passes == 4 * whole.passes
     (_, expected), (_, got) = scored(whole), scored(small)
-    assert [c.site for c in got] == [c.site for c in expected] == [s.id for s in whole.found.sites]
+    assert [c.site for c in got] == [c.site for c in expected] == [s.id for s in whole.inventory.sites]
     for one, other in zip(expected, got, strict=True):
         assert [(o.ranks, o.cost) for o in one.options] == [(o.ranks, o.cost) for o in other.options]
         np.testing.assert_allclose([o.loss for o in one.options], [o.loss for o in other.options], rtol=1e-4)
@@ -191,7 +191,10 @@ def test_a_sample_that_overflows_at_a_site_is_left_out_alone(after: str, batch: 
 def test_runs_at_a_time_change_nothing(batch: int):
     one = collection(mlp([12, 16, WIDE], [None, None], 3), normal([12, 12], 4), Exhaustive("y", unit), repeats=WIDE,
                      batch=batch)  # fmt: skip
-    alone, together = (replace(one, options=options(threads=2), flights=flights).run() for flights in (1, 2))
+    alone, together = (
+        replace(one, options=options(threads=2), concurrent_batches=concurrent_batches).run()
+        for concurrent_batches in (1, 2)
+    )
     assert alone.scored.keys() == together.scored.keys()
     for key, one_by_one in alone.scored.items():
         np.testing.assert_array_equal(one_by_one.tails, together.scored[key].tails)
@@ -201,9 +204,9 @@ def test_runs_at_a_time_change_nothing(batch: int):
 def test_what_is_run_at_a_time_counts_as_memory():
     one = collection(mlp([12, 16, WIDE], [None, None], 3), normal([12, 12], 4), Exhaustive("y", unit), repeats=WIDE,
                      batch=8)  # fmt: skip
-    assert (one.fitted_to_memory().batch, one.fitted_to_memory().flights) == (4, 2)
-    site = one.found.sites[0]
-    assert replace(one, batch=2, flights=2).needs[site.id] == replace(one, batch=4).needs[site.id]
+    assert (one.fitted_to_memory().batch, one.fitted_to_memory().concurrent_batches) == (4, 2)
+    site = one.inventory.sites[0]
+    assert replace(one, batch=2, concurrent_batches=2).needs[site.id] == replace(one, batch=4).needs[site.id]
     seen = replace(one.observed, bytes=dict.fromkeys(one.observed.bytes, 10**9))
     tight = replace(one, observed=seen).fitted_to_memory()
-    assert (tight.batch, tight.flights) == (1, 1)
+    assert (tight.batch, tight.concurrent_batches) == (1, 1)

@@ -10,7 +10,7 @@ from builders import build, feeds_of, found_in, mlp, node, normal, options, valu
 from onnx_lowrank.options import Gate, Lossless
 from onnx_lowrank.pipeline import DataSources, optimize
 from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate, kind_of
-from onnx_lowrank.pipeline.subject import Subject
+from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.progress import Silent
 from onnx_lowrank.samples import Samples
 from onnx_lowrank.types import Array, Feed
@@ -61,9 +61,9 @@ def sources(samples: dict[str, Array]) -> DataSources:
 
 def calibrated(model: onnx.ModelProto, feeds: list[Feed], **changes: object) -> Calibrated:
     chosen = options(**changes)
-    subject = Subject.of(model, chosen)
+    loaded = LoadedModel.of(model, chosen)
     samples = Samples(feeds, None, "the test", tuple(map(str, range(len(feeds)))))
-    return calibrate(subject, samples, found_in(model), chosen, Silent(), kind_of(subject, None, samples))
+    return calibrate(loaded, samples, found_in(model), chosen, Silent(), kind_of(loaded, None, samples))
 
 
 def test_terms_between_weights_need_the_same_samples_at_all_of_them():

@@ -9,8 +9,8 @@ import onnx
 import pytest
 from builders import build, found_in, node, normal, options, value, weight
 
-from onnx_lowrank.calibration.joint import JointFlow
-from onnx_lowrank.calibration.sides import sides_of
+from onnx_lowrank.collection.forward_backward import JointFlow
+from onnx_lowrank.collection.projected_sides import sides_of
 from onnx_lowrank.gradient import observed_ranks
 from onnx_lowrank.types import Array
 

@@ -10,20 +10,20 @@ import pytest
 from builders import build, elements, feeds_of, found_in, mlp, node, normal, options, run, value, weight
 from scipy.special import log_softmax
 
-from onnx_lowrank.calibration import overridable
+from onnx_lowrank.collection import overridable
 from onnx_lowrank.errors import GoalError, MetricError
 from onnx_lowrank.options import Gate, Lossless, Options
+from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate, kind_of, probe
-from onnx_lowrank.pipeline.continuation import Stand, go_on, shrunken
-from onnx_lowrank.pipeline.subject import Subject
+from onnx_lowrank.pipeline.continuation import SensitivityState, go_on, shrunken
+from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.plan import Problem
 from onnx_lowrank.progress import Silent
-from onnx_lowrank.rewrite import rewrite
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Samples
-from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Array, Curve, Feed
+from onnx_lowrank.weights.inventory import Inventory
 
 
 def samples_of(feeds: list[Feed], labels: object = None) -> Samples:
@@ -32,15 +32,15 @@ def samples_of(feeds: list[Feed], labels: object = None) -> Samples:
 
 def stand_of(
     model: onnx.ModelProto, feeds: list[Feed], *, labels: object = None, chosen: Options
-) -> tuple[Subject, Found, Stand]:
-    subject, samples, found = Subject.of(model, chosen), samples_of(feeds, labels), found_in(model)
-    done = calibrate(subject, samples, found, chosen, Silent(), kind_of(subject, None, samples))
-    return subject, found, Stand(done, *probe(subject, found, done, chosen, Silent()))
+) -> tuple[LoadedModel, Inventory, SensitivityState]:
+    loaded, samples, found = LoadedModel.of(model, chosen), samples_of(feeds, labels), found_in(model)
+    done = calibrate(loaded, samples, found, chosen, Silent(), kind_of(loaded, None, samples))
+    return loaded, found, SensitivityState(done, *probe(loaded, found, done, chosen, Silent()))
 
 
 def calibrated(model: onnx.ModelProto, feeds: list[Feed], *, labels: object = None, chosen: Options) -> Calibrated:
-    subject, samples = Subject.of(model, chosen), samples_of(feeds, labels)
-    return calibrate(subject, samples, found_in(model), chosen, Silent(), kind_of(subject, None, samples))
+    loaded, samples = LoadedModel.of(model, chosen), samples_of(feeds, labels)
+    return calibrate(loaded, samples, found_in(model), chosen, Silent(), kind_of(loaded, None, samples))
 
 
 ROWS = {
@@ -62,9 +62,9 @@ def test_a_fixed_leading_axis_of_any_meaning_is_predicted_as_it_is_measured(name
     model = build(nodes, [value("x", shape)], [value("y", output)], used)
     rng = np.random.default_rng(3)
     feeds = [{"x": np.repeat(rng.standard_normal((1, 6)), shape[0], 0).astype(np.float32)} for _ in range(384)]
-    _, _, stand = stand_of(model, feeds, chosen=options())
-    assert stand.unit == "relative squared error"
-    (curve,) = stand.curves
+    _, _, state = stand_of(model, feeds, chosen=options())
+    assert state.unit == "relative squared error"
+    (curve,) = state.curves
     assert curve.probes
     for each in curve.probes:
         assert each.predicted == pytest.approx(each.loss, rel=0.5)
@@ -99,18 +99,18 @@ def without_a_rule() -> onnx.ModelProto:
 
 
 def test_sites_above_an_operator_without_a_rule_fall_back_and_the_others_stay_joint():
-    _, found, stand = stand_of(without_a_rule(), feeds_of(normal([32, 4, 8, 8], 1)), chosen=options())
-    done = stand.calibrated
+    _, found, state = stand_of(without_a_rule(), feeds_of(normal([32, 4, 8, 8], 1)), chosen=options())
+    done = state.calibrated
     assert done.fallback == {"c0": "no rule for LpPool"}
     (note,) = done.notes
     assert note.startswith("1 of 3 weights have no gradient (no rule for LpPool)")
     assert done.joint is not None
     assert {site for site, _ in done.joint.scored} == set(done.tails) == {"c1", "y"}
-    assert [curve.site for curve in stand.curves] == [site.id for site in found.sites] == ["c0", "c1", "y"]
-    by_site = {curve.site: curve for curve in stand.curves}
-    assert by_site["c0"].reach is None
-    assert all(by_site[site].reach is not None for site in ("c1", "y") if by_site[site].probes)
-    for curve in stand.curves:
+    assert [curve.site for curve in state.curves] == [site.id for site in found.sites] == ["c0", "c1", "y"]
+    by_site = {curve.site: curve for curve in state.curves}
+    assert by_site["c0"].trust_range is None
+    assert all(by_site[site].trust_range is not None for site in ("c1", "y") if by_site[site].probes)
+    for curve in state.curves:
         assert len(curve.options) > 1
         assert all(option.loss > 0 for option in curve.options[1:])
 
@@ -125,9 +125,9 @@ def test_the_whole_pipeline_names_the_operator_without_a_rule(on: dict[str, obje
     assert any("no rule for LpPool" in note for note in result.notes)
 
 
-def plan_at(found: Found, curves: tuple[Curve, ...], keep: float):
-    problem = Problem(curves, {site.id: site.weight for site in found.sites}, "parameters")
-    plan = problem.best(keep * sum(site.parameters for site in found.sites), "")
+def plan_at(inventory: Inventory, curves: tuple[Curve, ...], keep: float):
+    problem = Problem(curves, {site.id: site.weight for site in inventory.sites}, "parameters")
+    plan = problem.best(keep * sum(site.parameters for site in inventory.sites), "")
     assert plan is not None
     return plan
 
@@ -144,10 +144,10 @@ def test_continuation_goes_on_from_the_ranks_that_a_step_left(name: str, sensiti
     make, shape = CONTINUED[name]
     model, chosen = make(), options(sensitivity=sensitivity)
     feeds = feeds_of(normal([48, *shape], 1))
-    subject, found, stand = stand_of(model, feeds, chosen=chosen)
-    first = plan_at(found, stand.curves, 0.7)
-    there = go_on(subject, found, stand, first, chosen, Silent())
-    assert [curve.site for curve in there.curves] == [curve.site for curve in stand.curves]
+    loaded, found, state = stand_of(model, feeds, chosen=chosen)
+    first = plan_at(found, state.curves, 0.7)
+    there = go_on(loaded, found, state, first, chosen, Silent())
+    assert [curve.site for curve in there.curves] == [curve.site for curve in state.curves]
     factored = {choice.site: choice.option for choice in first.factored}
     assert factored
     for curve in there.curves:
@@ -160,10 +160,10 @@ def test_continuation_goes_on_from_the_ranks_that_a_step_left(name: str, sensiti
         same, *cheaper = curve.options[1:]
         assert (same.scheme, same.ranks, same.loss) == (own.scheme, own.ranks, 0.0)
         assert all(o.loss > 0 and not o.cost.parameters >= own.cost.parameters for o in cheaper)
-        (before,) = [c for c in stand.curves if c.site == curve.site]
+        (before,) = [c for c in state.curves if c.site == curve.site]
         assert min(o.cost.parameters for o in cheaper) == min(o.cost.parameters for o in before.options)
     second = plan_at(found, there.curves, 0.5)
-    moved = replace(found, weights={**found.weights, **tensors(shrunken(found, first, stand.calibrated))})
+    moved = replace(found, weights={**found.weights, **tensors(shrunken(found, first, state.calibrated))})
     small = rewrite(model, moved, second, there.calibrated.decomposed.factors)
     saved = sum(site.parameters for site in found.sites) - second.cost.parameters
     assert elements(small) == elements(model) - saved
@@ -179,10 +179,10 @@ def test_a_step_that_keeps_its_ranks_gives_the_same_model_again():
     """The factors of the shrunken weights at their own ranks stand for the shrunken weights."""
     model, chosen = mlp([16, 24, 20, 8], [None] * 3, 1), options()
     feeds = feeds_of(normal([48, 16], 1))
-    subject, found, stand = stand_of(model, feeds, chosen=chosen)
-    plan = plan_at(found, stand.curves, 0.6)
-    there = go_on(subject, found, stand, plan, chosen, Silent())
-    one = rewrite(model, found, plan, stand.calibrated.decomposed.factors)
+    loaded, found, state = stand_of(model, feeds, chosen=chosen)
+    plan = plan_at(found, state.curves, 0.6)
+    there = go_on(loaded, found, state, plan, chosen, Silent())
+    one = rewrite(model, found, plan, state.calibrated.decomposed.factors)
     other = rewrite(model, found, plan, there.calibrated.decomposed.factors)
     np.testing.assert_allclose(run(other, feeds[3])["y"], run(one, feeds[3])["y"], rtol=0, atol=1e-4)
 
@@ -198,8 +198,8 @@ def test_the_signed_term_is_the_measured_slope_of_the_labelled_loss():
     """Central differences of cross-entropy along δ, on the fold that the basis was fitted without."""
     model, feeds, decided = classifier(name="logits")
     labels = (decided + np.arange(64) % 3) % 10
-    _, found, stand = stand_of(model, feeds, labels=labels, chosen=options(signed=True))
-    joint = stand.calibrated.joint
+    _, found, state = stand_of(model, feeds, labels=labels, chosen=options(signed=True))
+    joint = state.calibrated.joint
     assert joint is not None
     fold = [i for i in range(64) if i // 8 % 2 == 0]
     runner = Runner(overridable(model, [site.weight for site in found.sites]), provider="cpu", threads=1)
@@ -208,7 +208,7 @@ def test_the_signed_term_is_the_measured_slope_of_the_labelled_loss():
         rows = [runner.run({**feeds[i], name: weight.astype(np.float32)})["logits"][0] for i in fold]
         return -float(np.mean([log_softmax(row.astype(float))[labels[i]] for row, i in zip(rows, fold, strict=True)]))
 
-    for site, curve in zip(found.sites, stand.curves, strict=True):
+    for site, curve in zip(found.sites, state.curves, strict=True):
         scored = joint.scored[site.id, "svd"]
         slopes = scored.slopes[: scored.first].mean(0)
         W = found.weight(site)
@@ -219,7 +219,7 @@ def test_the_signed_term_is_the_measured_slope_of_the_labelled_loss():
         assert scored.first == len(fold)
         assert np.abs(expected).max() > 0.05
         np.testing.assert_allclose(slopes, expected, rtol=0, atol=0.02 * np.abs(expected).max())
-        means = stand.calibrated.slopes[site.id].mean(0)
+        means = state.calibrated.slopes[site.id].mean(0)
         np.testing.assert_allclose([option.slope for option in curve.options], means, rtol=1e-6, atol=1e-12)
 
 

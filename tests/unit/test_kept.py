@@ -11,13 +11,13 @@ from builders import build, found_in, mlp, node, normal, observed, options, run,
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnx_lowrank.curvature import Basis, project
+from onnx_lowrank.collection import sample_cache as module
+from onnx_lowrank.collection.joint_collection import Collection
+from onnx_lowrank.collection.objective import Objective
+from onnx_lowrank.collection.sample_cache import SampleCache, cached, projected, size
 from onnx_lowrank.gradient import observed_ranks
 from onnx_lowrank.metrics import listed
-from onnx_lowrank.sensitivity import kept as module
-from onnx_lowrank.sensitivity.joint import Collection
-from onnx_lowrank.sensitivity.kept import Kept, projected, seen, size
-from onnx_lowrank.sensitivity.objective import Objective
+from onnx_lowrank.numerics.kronecker_metric import Basis, project
 
 
 def pairs_of(calls: int, positions: int, width: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -32,7 +32,7 @@ def pairs_of(calls: int, positions: int, width: int) -> list[tuple[np.ndarray, n
 def test_what_is_kept_projects_as_the_sample_itself_and_takes_no_more_than_said(calls, positions, width):
     pairs = pairs_of(calls, positions, width)
     basis = Basis("out", normal([width, width], 30), normal([width, width], 31), 0.1).single()
-    kept = seen(pairs)
+    kept = cached(pairs)
     assert sum(array.nbytes for array in kept) == size(width, calls * positions)
     expected = sum(project(basis, z, e, 1) for z, e in pairs)
     scale = sum(np.abs((z @ basis.read) * (e @ basis.write)).sum(0) for z, e in pairs)
@@ -40,9 +40,10 @@ def test_what_is_kept_projects_as_the_sample_itself_and_takes_no_more_than_said(
 
 
 def test_samples_come_back_from_the_file_in_any_order():
-    file = Kept(100, 1e6)
+    file = SampleCache(100, 1e6)
     each = {
-        number: {("a", "out"): seen(pairs_of(1, number, 4)), ("b", "in"): seen(pairs_of(2, 9, 3))} for number in (1, 7)
+        number: {("a", "out"): cached(pairs_of(1, number, 4)), ("b", "in"): cached(pairs_of(2, 9, 3))}
+        for number in (1, 7)
     }
     for number, found in each.items():
         file.put(number, 0.5 * number, found)
@@ -57,9 +58,9 @@ def test_samples_come_back_from_the_file_in_any_order():
 
 
 def test_nothing_is_kept_beyond_the_limit_or_the_room_on_disk(monkeypatch: pytest.MonkeyPatch):
-    assert not Kept(101, 100).open
+    assert not SampleCache(101, 100).open
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 150})())
-    assert not Kept(80, 100).open
+    assert not SampleCache(80, 100).open
 
 
 def convolutions() -> Collection:
@@ -97,7 +98,7 @@ def test_scores_are_those_of_samples_run_again(make, monkeypatch: pytest.MonkeyP
     kept = one.run()
     once = sum(runs)
     assert once == len(one.feeds)
-    monkeypatch.setattr(Kept, "open", False)
+    monkeypatch.setattr(SampleCache, "open", False)
     again = one.run()
     assert sum(runs) - once == len(one.feeds) + sum(map(len, one.parts_scored()))
     assert kept.scored.keys() == again.scored.keys() != set()

@@ -7,10 +7,10 @@ import threading
 import pytest
 from threadpoolctl import threadpool_info
 
-from onnx_lowrank import linalg
+from onnx_lowrank.numerics import linalg
 
 
-@pytest.mark.parametrize("way", ["each", "dealt"])
+@pytest.mark.parametrize("way", ["each", "map_striped"])
 @pytest.mark.parametrize("threads", [0, 1, 3])
 def test_results_come_in_order(way: str, threads: int):
     with linalg.Workers(threads) as workers:
@@ -18,7 +18,7 @@ def test_results_come_in_order(way: str, threads: int):
         assert getattr(workers, way)(lambda number: number, []) == []
 
 
-@pytest.mark.parametrize("way", ["each", "dealt"])
+@pytest.mark.parametrize("way", ["each", "map_striped"])
 def test_as_many_threads_as_asked_for_work_at_a_time(way: str):
     together = threading.Barrier(2)
     with linalg.Workers(2) as workers:
@@ -35,7 +35,7 @@ def test_blas_has_one_thread_while_they_work():
     assert blas() == before
 
 
-@pytest.mark.parametrize("way", ["each", "dealt"])
+@pytest.mark.parametrize("way", ["each", "map_striped"])
 def test_an_error_is_passed_on(way: str):
     with linalg.Workers(2) as workers, pytest.raises(ZeroDivisionError):
         getattr(workers, way)(lambda number: 1 // number, [1, 0, 2])

@@ -9,7 +9,7 @@ from builders import ANY, build, constant, correlated, found_in, node, normal, o
 from onnx import helper
 
 from onnx_lowrank import Compact, Gate, Lossless, inspect, optimize
-from onnx_lowrank.local_functions import inlined
+from onnx_lowrank.passes.inline_functions import inlined
 from onnx_lowrank.types import Why
 
 W = weight((12, 16), 1, rank=3).T.copy()
@@ -86,7 +86,7 @@ def test_a_large_weight_that_would_be_stored_twice_stays_in_its_function(monkeyp
     twice = model([call("Holds", ["x"], "h"), node("MatMul", ["h", "V"], ["v"]), call("Holds", ["v"], "y")], [HOLDS],
                   V=V)  # fmt: skip
     assert inlined(twice)[1] == ("Holds",), "a small one may be"
-    monkeypatch.setattr("onnx_lowrank.local_functions.SMALL", 100)
+    monkeypatch.setattr("onnx_lowrank.passes.inline_functions.SMALL", 100)
     after, names = inlined(twice)
     assert (after, names) == (twice, ())
     (skip,) = [skip for skip in found_in(after).skips if skip.shape == (16, 12)]

@@ -9,8 +9,8 @@ import onnx
 import pytest
 from builders import build, linear, mlp, node, value, weight
 
-from onnx_lowrank import model_io
 from onnx_lowrank.errors import ModelError
+from onnx_lowrank.graph import model_io
 
 
 def listing(folder: Path) -> dict[str, bytes]:

@@ -14,11 +14,12 @@ from builders import factored, linear, mlp, weight
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_lowrank import errors, linalg
+from onnx_lowrank import errors
 from onnx_lowrank.errors import GoalError, LowRankError, ModelError, PlanError
+from onnx_lowrank.numerics import linalg
 from onnx_lowrank.options import Compact, Gate, Lossless, Options
-from onnx_lowrank.result import Result, Size
-from onnx_lowrank.saved_plan import SavedChoice, SavedPlan, read_plan
+from onnx_lowrank.results.result import Result, Size
+from onnx_lowrank.results.saved_plan import SavedChoice, SavedPlan, read_plan
 from onnx_lowrank.types import (
     Bound,
     Chain,
@@ -188,7 +189,7 @@ def test_a_saved_plan_holds_what_is_factored():
     choices = (Choice("a", "A", Option("dense", (), Cost())), Choice("b", "B", Option("svd", (3,), Cost())))
     saved = SavedPlan.of(Plan(choices), {"a": (9, 9), "b": (8, 7)}, "hash", Options(seed=5, rank_multiple=2), "t")
     choices = (SavedChoice("b", "B", (8, 7), "svd", (3,)),)
-    assert saved == SavedPlan("hash", "joint", 5, 2, choices, "t", siblings=True)
+    assert saved == SavedPlan("hash", "joint", 5, 2, choices, "t", shared_input=True)
 
 
 def damaged(change: str) -> str:
@@ -214,7 +215,7 @@ def damaged(change: str) -> str:
     ("change", "says"),
     [
         ("format", "is not a plan"),
-        ("version", "is a plan of version 99; this tool reads version 1"),
+        ("version", "is a plan of version 99; this tool reads version 2"),
         ("missing", "is damaged (KeyError: 'model_sha256')"),
         ("choices", "is damaged (KeyError"),
         ("ranks", "is damaged (ValueError"),

@@ -10,9 +10,9 @@ import pytest
 from builders import build, node, normal, run, value, weight
 from scipy.special import expit, softmax
 
+from onnx_lowrank.collection.objective import Objective
 from onnx_lowrank.errors import MetricError
 from onnx_lowrank.metrics import listed
-from onnx_lowrank.sensitivity.objective import Objective
 
 CLASSES = 5
 DRAWS = 4000

@@ -19,10 +19,10 @@ from builders import factored, fits, found_in, full_rank, ops, run
 from onnx.backend.test.loader import load_model_tests
 from onnx.reference import ReferenceEvaluator
 
-from onnx_lowrank import sites
 from onnx_lowrank.errors import LowRankError
-from onnx_lowrank.sites import Found
 from onnx_lowrank.types import Array
+from onnx_lowrank.weights import find as sites
+from onnx_lowrank.weights.inventory import Inventory
 
 SLOTS = {
     "Conv": (1,),
@@ -80,9 +80,9 @@ def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sites, "_size", lambda *given: None)
 
 
-def check(model: onnx.ModelProto, found: Found, feed: dict[str, Array], expected: list[Array]) -> None:
+def check(model: onnx.ModelProto, inventory: Inventory, feed: dict[str, Array], expected: list[Array]) -> None:
     """Assert that every site is exact at full rank, by every scheme."""
-    for site in found.sites:
+    for site in inventory.sites:
         for scheme in fits(site):
             changed = factored(model, {site.id: (scheme, full_rank(scheme, site.shape, site.groups))})
             for got, wanted in zip(outputs(changed, feed), expected, strict=True):

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from builders import ANY, build, factored, found_in, node, normal, options, run, the_site, value, weight
 
-from onnx_lowrank.calibration.observe import COUNTED
+from onnx_lowrank.collection.positions import COUNTED
 from onnx_lowrank.ops import einsum_macs
 from onnx_lowrank.options import Compact, Gate
 from onnx_lowrank.pipeline import optimize

@@ -24,10 +24,10 @@ from builders import (
 )
 from onnx import TensorProto
 
-from onnx_lowrank.curvature import SideMoments, bases
+from onnx_lowrank.numerics.kronecker_metric import SideMoments, bases
 from onnx_lowrank.options import Compact, Gate, Lossless
 from onnx_lowrank.pipeline import optimize
-from onnx_lowrank.pipeline.study import unseen_rows
+from onnx_lowrank.pipeline.session import unseen_rows
 from onnx_lowrank.types import Why
 
 pytestmark = pytest.mark.usefixtures("no_timing")

@@ -22,10 +22,10 @@ from builders import (
 from builders import ops as kinds
 from onnx.reference import ReferenceEvaluator
 
+from onnx_lowrank.collection.sample_axis import tells_samples_apart
 from onnx_lowrank.options import Compact, Gate, Lossless
 from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.schemes import by_name
-from onnx_lowrank.sensitivity.separate import tells_samples_apart
 from onnx_lowrank.types import Why
 
 pytestmark = pytest.mark.usefixtures("no_timing")

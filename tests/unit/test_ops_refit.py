@@ -8,8 +8,8 @@ import pytest
 from builders import ANY, build, node, normal, options, plan_of, relative_squared, run, the_site, value, weight
 from onnx import TensorProto
 
-from onnx_lowrank.repair import refit
-from onnx_lowrank.rewrite import rewrite
+from onnx_lowrank.passes.factorize import rewrite
+from onnx_lowrank.pipeline.refit import refit
 from onnx_lowrank.schemes import by_name
 from onnx_lowrank.types import Array, Feed
 

@@ -29,16 +29,16 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_lowrank import Gate, Lossless, optimize
-from onnx_lowrank.calibration import expose
 from onnx_lowrank.cost import dense_layout, layout_cost
 from onnx_lowrank.gradient import GradientRunner, build_gradient, straightened
-from onnx_lowrank.grid import Grid
+from onnx_lowrank.graph.editing import expose
 from onnx_lowrank.ops import operator
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.schemes import by_name
-from onnx_lowrank.sensitivity.probe import stored_weight, substitutable, substitution
-from onnx_lowrank.sites import Found
+from onnx_lowrank.sensitivity.substitution import stored_weight, substitutable, substitution
 from onnx_lowrank.types import Array, Cost, Option, Stage, Why
+from onnx_lowrank.weights.integer_grid import Grid
+from onnx_lowrank.weights.inventory import Inventory
 
 F16 = TensorProto.FLOAT16
 W = weight((24, 32), 1, rank=3)  # (out, in)
@@ -172,7 +172,7 @@ def test_factors_are_quantised_like_the_weight(name: str):
     assert np.linalg.norm(got - expected) < 0.04 * np.linalg.norm(expected), "two roundings to 8 bits"
     new = {key: array for key, array in stored.items() if key.startswith("W.lowrank")}
     layout = by_name(scheme).layout(site.shape, (rank,))
-    cost = layout_cost(site, layout, observed(model, found, [feed_of(model, 3)]).places[site.id])
+    cost = layout_cost(site, layout, observed(model, found, [feed_of(model, 3)]).positions[site.id])
     assert cost.bytes == sum(array.nbytes for array in new.values())
     assert cost.parameters == sum(array.size for key, array in new.items() if key[-1].isdigit())
     dense = layout_cost(site, dense_layout(site), ())
@@ -202,9 +202,9 @@ def unfused(model: onnx.ModelProto) -> Runner:
     return Runner(model, provider="cpu", threads=1, optimize=False)
 
 
-def layout_of(dense: Array, found: Found, like: Array) -> Array:
+def layout_of(dense: Array, inventory: Inventory, like: Array) -> Array:
     """Return a canonical weight as its operator stores it."""
-    ((call,),) = found.calls.values()
+    ((call,),) = inventory.calls.values()
     stored = operator(call).stored(call, Stage(dense, tuple(range(dense.ndim - 2))))
     assert stored.shape == like.shape
     return stored

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from builders import build, constant, convnet, feeds_of, mlp, node, normal, relative_squared, run, value, weight
 
-from onnx_lowrank import quantize
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.quantize import quantised, quantised_ops, settings
+from onnx_lowrank.quantization import onnxruntime_int8 as quantize
+from onnx_lowrank.quantization.onnxruntime_int8 import quantised, quantised_ops, settings
 
 STATIC, DYNAMIC = "quantize", "quantize-dynamic"
 MLP, VECTORS = mlp([64, 96, 96, 8], [6, 10, 8], 11), feeds_of(normal([40, 64], 1))

@@ -10,14 +10,14 @@ from builders import feeds_of, found_in, mlp, normal, observed, options, plan_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onnx_lowrank.collection.joint_collection import Collection
+from onnx_lowrank.collection.objective import Objective
 from onnx_lowrank.gradient import observed_ranks
 from onnx_lowrank.metrics import listed
-from onnx_lowrank.rewrite import rewrite
+from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.sensitivity.curves import joint_curves
-from onnx_lowrank.sensitivity.joint import Collection
-from onnx_lowrank.sensitivity.objective import Objective
-from onnx_lowrank.sensitivity.probe import LARGEST_LOSS
-from onnx_lowrank.sensitivity.reach import AGREE, ROUNDING, agrees, measure_reach, within_reach
+from onnx_lowrank.sensitivity.substitution import LARGEST_LOSS
+from onnx_lowrank.sensitivity.trust_range import AGREE, ROUNDING, agrees, measure_trust_range, within_trust_range
 from onnx_lowrank.types import Cost, Curve, Option, Probe
 
 DENSE = Option("dense", (), Cost(100, 400, 100.0))
@@ -56,17 +56,17 @@ def test_agreement_is_a_factor_either_way_or_rounding():
 
 def test_agreement_everywhere_keeps_every_prediction():
     curve = curve_of(LOSSES)
-    got = within_reach(curve, [probe_at(4, 1.9), probe_at(1, 0.6)])
+    got = within_trust_range(curve, [probe_at(4, 1.9), probe_at(1, 0.6)])
     assert got.options == curve.options
-    assert got.reach == 0.8
+    assert got.trust_range == 0.8
     assert [probe.error for probe in got.probes] == [0.04, 0.4]
 
 
 def test_nothing_measured_nothing_changed():
     curve = curve_of(LOSSES)
-    assert within_reach(curve, []) == curve
+    assert within_trust_range(curve, []) == curve
     unpredicted = Probe(0.1, 1.0)
-    assert within_reach(curve, [unpredicted]) == replace(curve, probes=(unpredicted,))
+    assert within_trust_range(curve, [unpredicted]) == replace(curve, probes=(unpredicted,))
 
 
 def test_an_error_that_is_rounding_places_no_end_of_the_range():
@@ -74,14 +74,14 @@ def test_an_error_that_is_rounding_places_no_end_of_the_range():
     curve = curve_of(LOSSES)
     for error in (0.0, 5e-8):
         exact = Probe(error, 1e-12, 0.0, "svd", (6,))
-        assert within_reach(curve, [exact]).reach == ERRORS[-1]
-        assert within_reach(curve, [exact, probe_at(1, 1.5), probe_at(3, 4.0)]).reach == ERRORS[1]
-        assert within_reach(curve, [replace(exact, loss=0.1)]).reach is None
+        assert within_trust_range(curve, [exact]).trust_range == ERRORS[-1]
+        assert within_trust_range(curve, [exact, probe_at(1, 1.5), probe_at(3, 4.0)]).trust_range == ERRORS[1]
+        assert within_trust_range(curve, [replace(exact, loss=0.1)]).trust_range is None
 
 
 def test_beyond_the_range_losses_carry_the_measured_ratio():
-    got = within_reach(curve_of(LOSSES), [probe_at(1, 1.5), probe_at(3, 4.0)])
-    assert got.reach == ERRORS[1]
+    got = within_trust_range(curve_of(LOSSES), [probe_at(1, 1.5), probe_at(3, 4.0)])
+    assert got.trust_range == ERRORS[1]
     between = 4.0 ** (np.log(0.1 / 0.04) / np.log(0.2 / 0.04))  # interpolated in log error, from 1 at the range's end
     expected = [0.1, 0.4, 1.0 * between, 2.0 * 4, 4.0 * 4, 8.0 * 4]
     assert losses_of(got) == pytest.approx(expected, rel=1e-9)
@@ -90,15 +90,15 @@ def test_beyond_the_range_losses_carry_the_measured_ratio():
 
 
 def test_a_first_probe_that_disagrees_leaves_no_range():
-    got = within_reach(curve_of(LOSSES), [probe_at(2, 3.0), probe_at(4, 1.0)])
-    assert got.reach == 0.0
+    got = within_trust_range(curve_of(LOSSES), [probe_at(2, 3.0), probe_at(4, 1.0)])
+    assert got.trust_range == 0.0
     assert losses_of(got)[:3] == pytest.approx([0.3, 1.2, 3.0], rel=1e-9)
     assert losses_of(got)[4:] == pytest.approx([4.0, 8.0], rel=1e-9)
 
 
 def test_an_agreement_behind_a_disagreement_does_not_extend_the_range():
-    got = within_reach(curve_of(LOSSES), [probe_at(0, 1.0), probe_at(2, 5.0), probe_at(4, 1.0)])
-    assert got.reach == ERRORS[0]
+    got = within_trust_range(curve_of(LOSSES), [probe_at(0, 1.0), probe_at(2, 5.0), probe_at(4, 1.0)])
+    assert got.trust_range == ERRORS[0]
     assert losses_of(got)[2] == pytest.approx(5.0, rel=1e-9)
 
 
@@ -109,15 +109,15 @@ def test_an_agreement_behind_a_disagreement_does_not_extend_the_range():
 def test_losses_never_fall_with_the_error_and_the_range_is_kept(losses: list[float], measured):
     curve = curve_of(sorted(losses))
     probes = [Probe(ERRORS[i], loss, predicted) for i, loss, predicted in measured]
-    got = within_reach(curve, probes)
+    got = within_trust_range(curve, probes)
     assert (np.diff(losses_of(got)) >= 0).all()
     for before, after in zip(curve.options, got.options, strict=True):
         assert replace(after, loss=0.0, deviation=0.0) == replace(before, loss=0.0, deviation=0.0)
         assert after.loss >= before.loss * (1 - 1e-9)  # a measurement never makes an option cheaper
-        if before.error <= got.reach:
+        if before.error <= got.trust_range:
             assert after == before
-    assert got.reach in (0.0, *ERRORS)
-    assert all(agrees(p) for p in got.probes if p.error <= got.reach)
+    assert got.trust_range in (0.0, *ERRORS)
+    assert all(agrees(p) for p in got.probes if p.error <= got.trust_range)
 
 
 def joint_of(model, feeds):
@@ -137,7 +137,7 @@ def test_what_is_measured_is_the_substituted_model_on_the_first_fold(batch: int)
     (first, second) = curves.decomposed.curves
     first_fold = [feeds[i] for i in collection.parts_scored()[0]]
     picks = {first.site: [first.options[2], first.options[-1]]}
-    got = measure_reach(model, found, (first, second), joint, picks, first_fold, objective.divergence, options(),
+    got = measure_trust_range(model, found, (first, second), joint, picks, first_fold, objective.divergence, options(),
                         batch=batch)  # fmt: skip
     assert got[1] == second
     assert len(got[0].probes) == 2
@@ -157,14 +157,14 @@ def test_nothing_picked_nothing_measured_and_infinity_stays_a_number():
     feeds = feeds_of(normal([16, 10], 2))
     found, _objective, _collection, joint, curves = joint_of(model, feeds)
     given = curves.decomposed.curves
-    assert measure_reach(model, found, given, joint, {}, feeds, lambda *_: 1 / 0, options()) == given
+    assert measure_trust_range(model, found, given, joint, {}, feeds, lambda *_: 1 / 0, options()) == given
     picks = {given[0].site: [given[0].options[-1]]}
-    got = measure_reach(model, found, given, joint, picks, feeds, lambda *_: float("inf"), options())
+    got = measure_trust_range(model, found, given, joint, picks, feeds, lambda *_: float("inf"), options())
     assert [probe.loss for probe in got[0].probes] == [LARGEST_LOSS]
-    assert got[0].reach == 0.0
+    assert got[0].trust_range == 0.0
 
 
 def test_what_is_measured_cheaper_than_predicted_stays_as_predicted():
-    got = within_reach(curve_of(LOSSES), [probe_at(2, 0.1), probe_at(4, 0.2)])
-    assert got.reach == 0.0
+    got = within_trust_range(curve_of(LOSSES), [probe_at(2, 0.1), probe_at(4, 0.2)])
+    assert got.trust_range == 0.0
     assert losses_of(got) == pytest.approx(LOSSES, rel=1e-9)

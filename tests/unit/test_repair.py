@@ -28,10 +28,10 @@ from builders import (
 )
 from onnx import TensorProto
 
-from onnx_lowrank.calibration.expose import upstream
 from onnx_lowrank.errors import PlanError
-from onnx_lowrank.repair import passes, refit
-from onnx_lowrank.rewrite import rewrite
+from onnx_lowrank.graph.editing import upstream
+from onnx_lowrank.passes.factorize import rewrite
+from onnx_lowrank.pipeline.refit import passes, refit
 from onnx_lowrank.schemes import Factors, by_name
 from onnx_lowrank.types import Array, Plan
 

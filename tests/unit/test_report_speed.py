@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnx_lowrank.report.speed import faster
+from onnx_lowrank.report.time_notes import faster
 from onnx_lowrank.types import Interval
 
 

@@ -28,9 +28,9 @@ from builders import (
 from onnx import TensorProto, helper
 
 from onnx_lowrank.errors import PlanError
-from onnx_lowrank.graph import all_names
-from onnx_lowrank.rewrite import rewrite
-from onnx_lowrank.schemes.pair import NestedPair
+from onnx_lowrank.graph.names import all_names
+from onnx_lowrank.passes.factorize import rewrite
+from onnx_lowrank.schemes.nested_pair import NestedPair
 
 W8 = weight((8, 8), 1)
 

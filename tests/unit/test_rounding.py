@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_lowrank.rounding import SAME, first_least, not_above, rounded
+from onnx_lowrank.numerics.rounding import SAME, first_least, not_above, rounded
 from onnx_lowrank.schemes import SCHEMES, preference
 from onnx_lowrank.sensitivity.decompose import undominated
 from onnx_lowrank.types import DENSE, SHARED, Cost, Option

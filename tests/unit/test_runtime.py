@@ -11,10 +11,10 @@ import onnxruntime as ort
 import pytest
 from builders import build, feeds_of, linear, mlp, node, normal, run, value, weight
 
-from onnx_lowrank import runtime
-from onnx_lowrank.batching import batch_size, batches, join, rows_of, split
 from onnx_lowrank.errors import ModelError, RuntimeProblem
-from onnx_lowrank.runtime import Runner, resolve_providers
+from onnx_lowrank.runtime import runner as runtime
+from onnx_lowrank.runtime.batching import batch_size, batches, join, rows_of, split
+from onnx_lowrank.runtime.runner import Runner, resolve_providers
 
 CPU = {"provider": "cpu", "threads": 1}
 
@@ -22,7 +22,7 @@ CPU = {"provider": "cpu", "threads": 1}
 def test_a_session_is_silent(tmp_path: Path):
     (tmp_path / "m.onnx").write_bytes(linear(weight((4, 3), 0)).SerializeToString())
     code = (
-        "import sys; from pathlib import Path; import numpy as np; from onnx_lowrank.runtime import Runner\n"
+        "import sys; from pathlib import Path; import numpy as np; from onnx_lowrank.runtime.runner import Runner\n"
         "for name in ('auto', 'cpu'):\n"
         "    outputs = Runner(Path(sys.argv[1]), provider=name).run({'x': np.zeros((2, 4), np.float32)})\n"
         "    assert outputs['y'].shape == (2, 3)"
@@ -92,7 +92,7 @@ def test_a_large_model_goes_through_a_file(monkeypatch: pytest.MonkeyPatch):
     x = normal([2, 64], 0)
     expected = run(model, {"x": x})["y"]
     monkeypatch.setattr(runtime, "PROTOBUF_LIMIT", 100)
-    monkeypatch.setattr("onnx_lowrank.model_io.PROTOBUF_LIMIT", 100)
+    monkeypatch.setattr("onnx_lowrank.graph.model_io.PROTOBUF_LIMIT", 100)
     np.testing.assert_array_equal(run(model, {"x": x})["y"], expected)
 
 

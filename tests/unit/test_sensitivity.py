@@ -23,13 +23,20 @@ from builders import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_lowrank.calibration import stream_moments
+from onnx_lowrank.collection import stream_moments
 from onnx_lowrank.metrics import listed, probing
-from onnx_lowrank.rewrite import rewrite
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.passes.factorize import rewrite
+from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.sensitivity import decompose, decompose_plain, probe_curves
 from onnx_lowrank.sensitivity.decompose import undominated
-from onnx_lowrank.sensitivity.probe import LARGEST, LARGEST_LOSS, PROBES, SMALLEST, chosen, predict
+from onnx_lowrank.sensitivity.substitution import (
+    LARGEST,
+    LARGEST_LOSS,
+    PROBES,
+    SMALLEST,
+    predict,
+    substituted_options,
+)
 from onnx_lowrank.types import Cost, Curve, Option, Probe, Why
 
 DENSE = Option("dense", (), Cost(100, 400, 100.0))
@@ -79,7 +86,7 @@ def test_without_a_probe_nothing_is_claimed():
 @given(ERRORS)
 def test_chosen_probes_are_few_and_worth_measuring(errors: list[float]):
     curve = curve_of(errors)
-    picked = chosen(curve)
+    picked = substituted_options(curve)
     assert len(picked) == len(set(picked)) <= PROBES
     assert set(picked) <= set(curve.options[1:])
     usable = [e for e in errors if SMALLEST < e <= LARGEST]
@@ -91,9 +98,9 @@ def test_chosen_probes_are_few_and_worth_measuring(errors: list[float]):
 
 def test_chosen_are_spread_on_a_log_scale():
     errors = [1e-6, 2e-6, 3e-6, 4e-4, 0.1, 0.2, 0.3]
-    assert [o.error for o in chosen(curve_of(errors))] == [1e-6, 4e-4, 0.3]
-    assert [o.error for o in chosen(curve_of([0.9, 0.6]))] == [0.6]
-    assert chosen(Curve("s", (DENSE, Option("svd", (1,), Cost(), 0.0)))) == []
+    assert [o.error for o in substituted_options(curve_of(errors))] == [1e-6, 4e-4, 0.3]
+    assert [o.error for o in substituted_options(curve_of([0.9, 0.6]))] == [0.6]
+    assert substituted_options(Curve("s", (DENSE, Option("svd", (1,), Cost(), 0.0)))) == []
 
 
 def test_undominated_options_beat_each_other_in_something():

@@ -26,10 +26,12 @@ from builders import (
 from onnx import TensorProto, helper
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.graph import all_names, read_graph, subgraphs
-from onnx_lowrank.sites import find_sites, largest_first
-from onnx_lowrank.steps import tensor_of
+from onnx_lowrank.graph.names import all_names
+from onnx_lowrank.graph.traversal import subgraphs
+from onnx_lowrank.graph.view import read_graph
 from onnx_lowrank.types import Array, Skip, Why
+from onnx_lowrank.weights.find import find_sites, largest_first
+from onnx_lowrank.weights.transforms import tensor_of
 
 W8 = weight((8, 8), 1)
 F32, F16, F64, I8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT8
@@ -430,6 +432,6 @@ def test_a_graph_that_cannot_be_read_is_a_model_error(monkeypatch: pytest.Monkey
     def broken(model: onnx.ModelProto) -> None:
         raise KeyError("x")
 
-    monkeypatch.setattr("onnx_lowrank.graph.gs.import_onnx", broken)
+    monkeypatch.setattr("onnx_lowrank.graph.view.gs.import_onnx", broken)
     with pytest.raises(ModelError, match=r"cannot be read by onnx-graphsurgeon.*export it again"):
         read_graph(linear(W8))

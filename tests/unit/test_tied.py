@@ -27,19 +27,19 @@ from builders import (
 from onnx import TensorProto
 from scipy.stats import spearmanr
 
-from onnx_lowrank.calibration import overridable
-from onnx_lowrank.curvature import SideMoments, bases, in_metric, kronecker
-from onnx_lowrank.latency.capture import capture
-from onnx_lowrank.latency.micro import Scene, chain_model
+from onnx_lowrank.collection import overridable
+from onnx_lowrank.latency.micro_model import Scene, chain_model
+from onnx_lowrank.latency.node_inputs import capture
+from onnx_lowrank.numerics.kronecker_metric import SideMoments, bases, in_metric, kronecker
 from onnx_lowrank.options import Compact, Gate, Lossless
 from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.pipeline.calibrate import calibrate, kind_of
-from onnx_lowrank.pipeline.subject import Subject
+from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.progress import Silent
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Samples
 from onnx_lowrank.schemes import by_name
-from onnx_lowrank.sensitivity.probe import stored_weight
+from onnx_lowrank.sensitivity.substitution import stored_weight
 from onnx_lowrank.types import Array, Cost, Option, Why
 
 pytestmark = pytest.mark.usefixtures("no_timing")
@@ -82,7 +82,7 @@ def test_a_tied_table_is_one_site_of_both_nodes():
     found = found_in(language_model(falling(1)))
     site = next(site for site in found.sites if site.weight == "E")
     assert (site.id, site.shape, site.sharers) == ("rows", (WIDTH, WORDS), ("rows", "logits"))
-    assert [call.turned for call in found.calls["rows"]] == [False, True]
+    assert [call.transposed for call in found.calls["rows"]] == [False, True]
     assert "E" not in {skip.weight for skip in found.skips}
 
 
@@ -170,52 +170,52 @@ def some(seed: int, count: int) -> SideMoments:
 
 
 def test_moments_of_both_ways_add_and_go_away_again():
-    both, other = replace(some(1, 20), turned=some(3, 30)), replace(some(5, 40), turned=some(7, 50))
+    both, other = replace(some(1, 20), transposed=some(3, 30)), replace(some(5, 40), transposed=some(7, 50))
     total = both + other
-    assert total.turned is not None
-    assert other.turned is not None
-    assert (total.positions, total.turned.positions) == (60, 80)
+    assert total.transposed is not None
+    assert other.transposed is not None
+    assert (total.positions, total.transposed.positions) == (60, 80)
     np.testing.assert_allclose((total - both).Z, other.Z, rtol=1e-9, atol=1e-9)
-    rest = (total - both).turned
+    rest = (total - both).transposed
     assert rest is not None
-    np.testing.assert_allclose(rest.E, other.turned.E, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(rest.E, other.transposed.E, rtol=1e-9, atol=1e-9)
 
 
 def test_a_way_that_nothing_takes_does_not_count():
     none = SideMoments(np.zeros((8, 8)), np.zeros((8, 8)), 0, 0)
     given, gram = some(1, 40), np.eye(8)
     expected = bases(given, "out", gram, 8, [1e-2])[0]
-    for moments in (replace(given, turned=none), replace(none, turned=given)):
+    for moments in (replace(given, transposed=none), replace(none, transposed=given)):
         (basis,) = bases(moments, "out", gram, 8, [1e-2])
         projections = (one.write[:, :3] @ one.read[:, :3].T for one in (basis, expected))
         np.testing.assert_allclose(*projections, rtol=1e-6, atol=1e-8)
         np.testing.assert_allclose(kronecker(basis, moments), kronecker(expected, given), rtol=1e-6, atol=1e-12)
         assert not moments.empty
-    assert replace(none, turned=none).empty
+    assert replace(none, transposed=none).empty
 
 
 def test_the_basis_of_both_ways_loses_less_than_that_of_either():
     """On what both lose together; moments of unlike size: gradients are small where activations are not."""
     small = some(11, 60)
     first = SideMoments(small.Z * 1e4, small.E * 1e-4, 60, 60)
-    both = replace(first, turned=some(21, 60))
-    assert both.turned is not None
+    both = replace(first, transposed=some(21, 60))
+    assert both.transposed is not None
     gram = np.eye(8)
-    losses = [kronecker(bases(m, "out", gram, 8, [1e-9])[0], both)[1:7] for m in (both, first, both.turned)]
+    losses = [kronecker(bases(m, "out", gram, 8, [1e-9])[0], both)[1:7] for m in (both, first, both.transposed)]
     assert np.log(losses[0]).sum() < np.log(losses[1]).sum() - 0.1
     assert np.log(losses[0]).sum() < np.log(losses[2]).sum() - 0.1
 
 
 def test_the_metric_of_the_inputs_takes_the_plain_weight_for_gradients():
     gram = np.diag(np.arange(1.0, 9.0))
-    both = replace(some(1, 20), turned=some(3, 30))
+    both = replace(some(1, 20), transposed=some(3, 30))
     inputs = in_metric(both, "out", gram, "inputs")
-    assert inputs.turned is not None
-    assert both.turned is not None
+    assert inputs.transposed is not None
+    assert both.transposed is not None
     np.testing.assert_array_equal(inputs.E, 20 * np.eye(8))
-    np.testing.assert_array_equal(inputs.turned.Z, 30 * gram)
-    np.testing.assert_array_equal(inputs.turned.E, both.turned.E)
-    assert in_metric(both, "out", gram, "weights").turned is None
+    np.testing.assert_array_equal(inputs.transposed.Z, 30 * gram)
+    np.testing.assert_array_equal(inputs.transposed.E, both.transposed.E)
+    assert in_metric(both, "out", gram, "weights").transposed is None
 
 
 def collected(model: onnx.ModelProto, x: Array, names: Sequence[str]) -> list[Array]:
@@ -252,9 +252,9 @@ def test_the_predicted_rise_is_the_measured_one(seed: int):
     """
     model, chosen = language_model(falling(seed)), options()
     feeds = feeds_of(texts(384, 3))
-    subject, found = Subject.of(model, chosen), found_in(model)
+    loaded, found = LoadedModel.of(model, chosen), found_in(model)
     samples = Samples(feeds, None, "the test", tuple(map(str, range(len(feeds)))))
-    done = calibrate(subject, samples, found, chosen, Silent(), kind_of(subject, None, samples))
+    done = calibrate(loaded, samples, found, chosen, Silent(), kind_of(loaded, None, samples))
     assert done.joint is not None
     scored = done.joint.scored["rows", "svd"]
     site = next(site for site in found.sites if site.id == "rows")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.timing import LEAST_PAIRS, SETTLE_CALLS, SETTLE_LEAST, SETTLE_MOST, TURN, interleaved
+from onnx_lowrank.runtime.timing import LEAST_PAIRS, SETTLE_CALLS, SETTLE_LEAST, SETTLE_MOST, TURN, interleaved
 
 FEEDS = [{"x": np.array([float(i)])} for i in range(3)]
 
@@ -109,7 +109,7 @@ def test_nothing_to_time():
 def test_a_model_whose_threads_spin_is_waited_for_after_every_turn(monkeypatch):
     """Otherwise it takes cores from the next one, and the faster model looks slower than it is."""
     slept = []
-    monkeypatch.setattr("onnx_lowrank.timing.time.sleep", slept.append)
+    monkeypatch.setattr("onnx_lowrank.runtime.timing.time.sleep", slept.append)
     clock = Clock()
     a, b = Model(clock, "a", 0.01), Model(clock, "b", 0.02)
     b.rest = 0.03

@@ -11,7 +11,7 @@ from test_validate_models import CLASSES, LABELS, ORIGINAL, SAMPLES, WEIGHT, WID
 from onnx_lowrank.errors import DataError, MetricError, ModelError
 from onnx_lowrank.metrics import Agreement, Cosine, CrossEntropy, Custom, Divergence, RelativeL2, SquaredError, Top
 from onnx_lowrank.options import Gate
-from onnx_lowrank.validate import Judge, within
+from onnx_lowrank.validation import Judge, within
 
 
 @pytest.mark.parametrize(

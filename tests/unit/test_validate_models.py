@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.runtime.runner import Runner
 
 WIDTH, CLASSES = 6, 4
 WEIGHT = np.random.default_rng(0).normal(size=(WIDTH, CLASSES)).astype(np.float32)

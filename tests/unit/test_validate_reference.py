@@ -8,7 +8,7 @@ from test_validate_models import CLASSES, LABELS, ORIGINAL, SAMPLES, WEIGHT, cou
 
 from onnx_lowrank.metrics import Divergence, Top
 from onnx_lowrank.options import Gate
-from onnx_lowrank.validate import Judge, Reference
+from onnx_lowrank.validation import Judge, Reference
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from builders import build, constant, convnet, feeds_of, mlp, node, normal, run, value, weight
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.quantize import quantised, quantised_ops, settings
-from onnx_lowrank.weight_only import weights_rounded
+from onnx_lowrank.quantization.onnxruntime_int8 import quantised, quantised_ops, settings
+from onnx_lowrank.quantization.weight_only import weights_rounded
 
 THEN = "quantize-weights"
 INT8 = onnx.TensorProto.INT8

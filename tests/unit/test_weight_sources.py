@@ -27,9 +27,9 @@ from builders import (
 from onnx import TensorProto
 
 from onnx_lowrank import Gate, Lossless, optimize
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.schemes import by_name
-from onnx_lowrank.sensitivity.probe import stored_weight, substitutable, substitution
+from onnx_lowrank.sensitivity.substitution import stored_weight, substitutable, substitution
 from onnx_lowrank.types import Array, Cost, Option, Why
 
 W = weight((12, 16), 1, rank=3)  # (out, in)

@@ -15,7 +15,7 @@ import onnx
 import pytest
 from builders import build, node, normal, run, value, weight
 
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import read
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,28 +16,29 @@ import numpy as np
 from benchmarks.curves import said
 from benchmarks.lines import Lines
 from benchmarks.zoo import ROOT, Entry, Set
-from onnx_lowrank.batching import batches, join, split
-from onnx_lowrank.calibration import stream_moments
+from onnx_lowrank.collection import stream_moments
+from onnx_lowrank.collection.objective import Objective
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.metrics import Metric, choose_metric
 from onnx_lowrank.options import Gate, Options
+from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate, kind_of, objective_of, probe
-from onnx_lowrank.pipeline.continuation import Stand, go_on
-from onnx_lowrank.pipeline.subject import Subject, batch_of, first_outputs, make_judge
+from onnx_lowrank.pipeline.continuation import SensitivityState, go_on
+from onnx_lowrank.pipeline.loaded_model import LoadedModel, batch_of, first_outputs, make_judge
+from onnx_lowrank.pipeline.refit import refit
 from onnx_lowrank.plan import Problem, alds, energy, paper_lossless, signed
-from onnx_lowrank.plan.choose import least_loss
+from onnx_lowrank.plan.allocate import least_loss
 from onnx_lowrank.progress import Silent
-from onnx_lowrank.repair import refit
-from onnx_lowrank.rewrite import rewrite
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.runtime.batching import batches, join, split
+from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Samples, read
 from onnx_lowrank.schemes import SCHEMES, Factors, spectrum
 from onnx_lowrank.sensitivity import Decomposed, decompose
-from onnx_lowrank.sensitivity.objective import Objective
-from onnx_lowrank.sites import Found, find_sites
 from onnx_lowrank.statistics import LEVEL, single_interval
 from onnx_lowrank.types import Array, Curve, Moments, Plan
-from onnx_lowrank.validate import Judge
+from onnx_lowrank.validation import Judge
+from onnx_lowrank.weights.find import find_sites
+from onnx_lowrank.weights.inventory import Inventory
 
 PART = "ablation"
 LEVELS = (0.9, 0.8, 0.6, 0.4)
@@ -93,23 +94,23 @@ def wanted(quick: bool) -> Iterator[tuple[str, float, int]]:
 class Tests:
     """The unseen inputs: the divergence from the original on all of them, and the task's metric where there is one."""
 
-    subject: Subject
+    loaded: LoadedModel
     objective: Objective
     sets: Mapping[str, Samples]
     judges: Mapping[str, Judge]
     references: Mapping[str, list[dict[str, Any]]]
 
     @staticmethod
-    def of(entry: Entry, subject: Subject, options: Options, *, quick: bool) -> Tests:
+    def of(entry: Entry, loaded: LoadedModel, options: Options, *, quick: bool) -> Tests:
         """Read them."""
-        whole = {test.name: read(test.path, subject.runner.inputs) for test in entry.tests}
+        whole = {test.name: read(test.path, loaded.runner.inputs) for test in entry.tests}
         sets = {name: _some(samples, 64 if quick else MOST) for name, samples in whole.items()}
         judged = sets if quick else whole
-        judges = {t.name: _judge(subject, t, judged[t.name], options) for t in entry.tests if t.metric}
-        references = {name: [_lean(subject.runner.run(f)) for f in samples.feeds] for name, samples in sets.items()}
-        calibration = read(entry.calibration.path, subject.runner.inputs)
-        kind = kind_of(subject, _validation_metric(entry, subject), calibration)
-        return Tests(subject, objective_of(subject, calibration, options, kind), sets, judges, references)
+        judges = {t.name: _judge(loaded, t, judged[t.name], options) for t in entry.tests if t.metric}
+        references = {name: [_lean(loaded.runner.run(f)) for f in samples.feeds] for name, samples in sets.items()}
+        calibration = read(entry.calibration.path, loaded.runner.inputs)
+        kind = kind_of(loaded, _validation_metric(entry, loaded), calibration)
+        return Tests(loaded, objective_of(loaded, calibration, options, kind), sets, judges, references)
 
     def measure(self, runner: Runner, *, judged: bool) -> dict[str, Any]:
         """Return loss and metric of a candidate, set by set, and the loss over all samples."""
@@ -124,7 +125,7 @@ class Tests:
 
     def _losses(self, name: str, runner: Runner) -> np.ndarray[Any, Any]:
         feeds, found = self.sets[name].feeds, []
-        for run in batches(feeds, batch_of(self.subject, feeds)):
+        for run in batches(feeds, batch_of(self.loaded, feeds)):
             for outputs in split(runner.run(join(run)), run):
                 found.append(self.objective.divergence(self.references[name][len(found)], outputs, 1))
         return np.minimum(np.array(found), 1e6)
@@ -144,14 +145,14 @@ def _some(samples: Samples, most: int) -> Samples:
     return samples.subset([int(i) for i in picks])
 
 
-def _judge(subject: Subject, test: Set, samples: Samples, options: Options) -> Judge:
-    metric, _ = choose_metric(test.metric, samples.labels, first_outputs(subject, samples.feeds))
-    return make_judge(subject, samples, metric, Gate(max_drop=0.0, observed=True), options)
+def _judge(loaded: LoadedModel, test: Set, samples: Samples, options: Options) -> Judge:
+    metric, _ = choose_metric(test.metric, samples.labels, first_outputs(loaded, samples.feeds))
+    return make_judge(loaded, samples, metric, Gate(max_drop=0.0, observed=True), options)
 
 
-def _validation_metric(entry: Entry, subject: Subject) -> Metric:
-    samples = read(entry.validation.path, subject.runner.inputs)
-    return choose_metric(entry.metric, samples.labels, first_outputs(subject, samples.feeds))[0]
+def _validation_metric(entry: Entry, loaded: LoadedModel) -> Metric:
+    samples = read(entry.validation.path, loaded.runner.inputs)
+    return choose_metric(entry.metric, samples.labels, first_outputs(loaded, samples.feeds))[0]
 
 
 @dataclass(eq=False)
@@ -159,22 +160,22 @@ class Workbench:
     """One model and one seed: everything collected once, when first asked for."""
 
     entry: Entry
-    subject: Subject
-    found: Found
+    loaded: LoadedModel
+    inventory: Inventory
     options: Options
 
     @cached_property
     def calibration(self) -> Samples:
         """The samples, without the tenth that this seed leaves out."""
-        samples = read(self.entry.calibration.path, self.subject.runner.inputs)
+        samples = read(self.entry.calibration.path, self.loaded.runner.inputs)
         rng = np.random.default_rng(self.options.seed)
         left_out = set(rng.choice(len(samples), len(samples) // LEFT_OUT, replace=False).tolist())
         return samples.subset([i for i in range(len(samples)) if i not in left_out])
 
     def _calibrated(self, sensitivity: str, **switches: Any) -> Calibrated:
         options = replace(self.options, sensitivity=sensitivity, **switches)  # type: ignore[arg-type]
-        kind = kind_of(self.subject, _validation_metric(self.entry, self.subject), self.calibration)
-        return calibrate(self.subject, self.calibration, self.found, options, Silent(), kind)
+        kind = kind_of(self.loaded, _validation_metric(self.entry, self.loaded), self.calibration)
+        return calibrate(self.loaded, self.calibration, self.inventory, options, Silent(), kind)
 
     @property
     def loss(self) -> str | None:
@@ -184,7 +185,7 @@ class Workbench:
 
     def problem(self, curves: tuple[Curve, ...], tails: Any = None) -> Problem:
         """Return the rank-choice problem of some curves."""
-        return Problem(curves, {site.id: site.weight for site in self.found.sites}, "parameters", tails)
+        return Problem(curves, {site.id: site.weight for site in self.inventory.sites}, "parameters", tails)
 
     @cached_property
     def plain(self) -> Calibrated:
@@ -200,16 +201,18 @@ class Workbench:
         """Return SVD in a metric that is made of the inputs' moments; all samples fit, all score."""
         feeds, whole = self.calibration.feeds, self.whitened
         stream = stream_moments(
-            self.subject.model, self.found, whole.observed, feeds, whole.score, self.options, batch=whole.batch,
+            self.loaded.model, self.inventory, whole.observed, feeds, whole.score, self.options, batch=whole.batch,
             progress=lambda n: None,
         )  # fmt: skip
-        moments = ((site, changed(self.found.weight(site), fit), score) for site, fit, score in stream)
-        return decompose(self.found, whole.observed, moments, whiten=True, multiple=self.options.rank_multiple)
+        moments = ((site, changed(self.inventory.weight(site), fit), score) for site, fit, score in stream)
+        return decompose(self.inventory, whole.observed, moments, whiten=True, multiple=self.options.rank_multiple)
 
     @cached_property
     def whitened_curves(self) -> tuple[Curve, ...]:
         """Its losses, measured by substitution."""
-        return probe(self.subject, self.found, self.whitened, replace(self.options, sensitivity="inputs"), Silent())[0]
+        return probe(self.loaded, self.inventory, self.whitened, replace(self.options, sensitivity="inputs"), Silent())[
+            0
+        ]
 
     @cached_property
     def paper(self) -> Calibrated:
@@ -229,7 +232,7 @@ class Workbench:
     @cached_property
     def reached(self) -> tuple[Curve, ...]:
         """The curves with the perturbation range enforced: what the product plans with."""
-        return probe(self.subject, self.found, self.joint, self.options, Silent())[0]
+        return probe(self.loaded, self.inventory, self.joint, self.options, Silent())[0]
 
     def kron_curves(self) -> tuple[Curve, ...]:
         """Return the curves with the A ⊗ B score in place of the exact one."""
@@ -262,18 +265,18 @@ def _plain(bench: Workbench, level: float, rule: Callable[[Problem, float], Plan
     return rule(problem, level * problem.dense), bench.plain.decomposed.factors
 
 
-def spectra(found: Found, made: Decomposed) -> dict[tuple[str, str], Array]:
+def spectra(inventory: Inventory, made: Decomposed) -> dict[tuple[str, str], Array]:
     """Return (site id, scheme) -> singular values, of every scheme with one truncation: what ALDS bounds."""
     return {
-        (site.id, scheme.name): spectrum(scheme, found.weight(site), site.groups)
-        for site in found.sites
+        (site.id, scheme.name): spectrum(scheme, inventory.weight(site), site.groups)
+        for site in inventory.sites
         for scheme in SCHEMES
         if (site.id, scheme.name) in made.factors and len(scheme.sides(site.shape, site.groups)) == 1
     }
 
 
 def _alds(bench: Workbench, level: float) -> Built:
-    spectral = spectra(bench.found, bench.plain.decomposed)
+    spectral = spectra(bench.inventory, bench.plain.decomposed)
     return _plain(bench, level, lambda problem, budget: alds(problem, budget, spectral))
 
 
@@ -301,8 +304,8 @@ def _refitted(bench: Workbench, level: float) -> Built:
     if plan is None:
         return plan, factors
     feeds = _some(bench.calibration, REFIT_SAMPLES).feeds
-    batch = batch_of(bench.subject, feeds)
-    return plan, refit(bench.subject.model, bench.found, plan, factors, feeds, bench.options, batch=batch)
+    batch = batch_of(bench.loaded, feeds)
+    return plan, refit(bench.loaded.model, bench.inventory, plan, factors, feeds, bench.options, batch=batch)
 
 
 def _continued(bench: Workbench, level: float) -> Built:
@@ -310,8 +313,8 @@ def _continued(bench: Workbench, level: float) -> Built:
     first = problem.best((1 - STEP * (1 - level)) * problem.dense, "first step")
     if first is None:
         return None, {}
-    stand = Stand(bench.joint, bench.reached, "")
-    there = go_on(bench.subject, bench.found, stand, first, bench.options, Silent())
+    state = SensitivityState(bench.joint, bench.reached, "")
+    there = go_on(bench.loaded, bench.inventory, state, first, bench.options, Silent())
     return _best(bench, there.curves, there.calibrated, level)
 
 
@@ -338,13 +341,13 @@ def measure(entry: Entry, lines: Lines) -> None:
     if not missing:
         return
     options = Options(threads=lines.setting.threads)
-    subject = Subject.of(entry.model, options)
-    found = find_sites(subject.model, multiple=options.rank_multiple).sharing(False)  # as continuation has it
-    tests = Tests.of(entry, subject, options, quick=lines.setting.quick)
+    loaded = LoadedModel.of(entry.model, options)
+    inventory = find_sites(loaded.model, multiple=options.rank_multiple).sharing(False)  # as continuation has it
+    tests = Tests.of(entry, loaded, options, quick=lines.setting.quick)
     bench: Workbench | None = None
     for method, level, seed in missing:
         if bench is None or bench.options.seed != seed:
-            bench = Workbench(entry, subject, found, replace(options, seed=seed))
+            bench = Workbench(entry, loaded, inventory, replace(options, seed=seed))
         data = _measured(bench, tests, method, level)
         lines.add(PART, entry.name, cell_name(method, level, seed), entry.sha256, data)
         print(f"{entry.name}: {method} {level:g} seed {seed}: {data.get('loss', data.get('why'))}", flush=True)
@@ -357,13 +360,13 @@ def _measured(bench: Workbench, tests: Tests, method: str, level: float) -> dict
         return {"reachable": False, "why": str(refusal)}
     if plan is None:
         return {"reachable": False, "why": "no plan of this size within the rule"}
-    candidate = rewrite(bench.subject.model, bench.found, plan, factors)
+    candidate = rewrite(bench.loaded.model, bench.inventory, plan, factors)
     runner = Runner(candidate, provider=bench.options.provider, threads=bench.options.threads)
-    dense = sum(site.parameters for site in bench.found.sites)
+    dense = sum(site.parameters for site in bench.inventory.sites)
     return {
         "reachable": True,
         "kept_factorable": plan.cost.parameters / dense,
-        "kept_model": 1 - (dense - plan.cost.parameters) / bench.found.parameters,
+        "kept_model": 1 - (dense - plan.cost.parameters) / bench.inventory.parameters,
         "predicted": plan.loss,
         "unit": tests.objective.unit,
         **tests.measure(runner, judged=method in JUDGED),

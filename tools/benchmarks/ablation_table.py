@@ -9,7 +9,7 @@ from benchmarks.ablation import DEFAULT, LEVELS, METHODS, PART, PLAIN, SEEDS, ce
 from benchmarks.lines import Line
 from benchmarks.wording import NONE, changed, percent, table
 
-Found = Mapping[tuple[str, str, str], Line]
+Inventory = Mapping[tuple[str, str, str], Line]
 
 ABOUT = (
     "Loss: divergence from the original's own outputs on test inputs (at most 128 a set; its unit is said below), mean"
@@ -19,45 +19,49 @@ ABOUT = (
 )
 
 
-def cells_of(found: Found, model: str, method: str, level: float) -> list[Line]:
+def cells_of(inventory: Inventory, model: str, method: str, level: float) -> list[Line]:
     """Return what was measured of a method at a size, a line a seed."""
-    lines = (found.get((PART, model, cell_name(method, level, seed))) for seed in SEEDS)
+    lines = (inventory.get((PART, model, cell_name(method, level, seed))) for seed in SEEDS)
     return [line for line in lines if line is not None]
 
 
-def mean_loss(found: Found, model: str, method: str, level: float) -> float | None:
+def mean_loss(inventory: Inventory, model: str, method: str, level: float) -> float | None:
     """Return the mean loss over the seeds, None where nothing was measured or reached."""
-    losses = [line["loss"][0] for line in cells_of(found, model, method, level) if line["reachable"]]
+    losses = [line["loss"][0] for line in cells_of(inventory, model, method, level) if line["reachable"]]
     return fmean(losses) if losses else None
 
 
-def ablation(found: Found, model: str) -> list[str]:
+def ablation(inventory: Inventory, model: str) -> list[str]:
     """Return the section of one model."""
     unit = next(
-        (line["unit"] for (part, name, _), line in found.items() if part == PART and name == model and "unit" in line),
+        (
+            line["unit"]
+            for (part, name, _), line in inventory.items()
+            if part == PART and name == model and "unit" in line
+        ),
         "",
     )
-    rows = [(method, *(_cell(found, model, method, level) for level in LEVELS)) for method in METHODS]
+    rows = [(method, *(_cell(inventory, model, method, level) for level in LEVELS)) for method in METHODS]
     if not any(cell != NONE for row in rows for cell in row[1:]):
         return []
     heads = (f"{unit}; kept of the factorable", *(percent(level, 0) for level in LEVELS))
     text = ["### Ablation: loss on unseen inputs", "", *table(heads, rows)]
-    for index, test in enumerate(_tests(found, model)):
+    for index, test in enumerate(_tests(inventory, model)):
         methods = ("whitened, uniform", "whitened, global", DEFAULT) if index == 0 else (DEFAULT,)
         judged = [
-            (f"{method}, seed {seed}", *(_judged(found, model, method, level, seed, test) for level in LEVELS))
+            (f"{method}, seed {seed}", *(_judged(inventory, model, method, level, seed, test) for level in LEVELS))
             for method in methods
             for seed in SEEDS
         ]
         text += table((f"{test}: the task's metric", *heads[1:]), judged)
     refusals = {
-        line["why"] for (part, name, _), line in found.items() if part == PART and name == model and "why" in line
+        line["why"] for (part, name, _), line in inventory.items() if part == PART and name == model and "why" in line
     }
     return [*text, *(f"- none: {why}" for why in sorted(refusals)), ""]
 
 
-def _cell(found: Found, model: str, method: str, level: float) -> str:
-    lines = cells_of(found, model, method, level)
+def _cell(inventory: Inventory, model: str, method: str, level: float) -> str:
+    lines = cells_of(inventory, model, method, level)
     if not lines:
         return NONE
     reached = [line["loss"] for line in lines if line["reachable"]]
@@ -71,13 +75,15 @@ def _cell(found: Found, model: str, method: str, level: float) -> str:
     return text if whole else f"{text} ({len(reached)} of {len(SEEDS)} seeds)"
 
 
-def _tests(found: Found, model: str) -> list[str]:
-    lines = [line for (part, name, _), line in found.items() if part == PART and name == model and line.get("tests")]
+def _tests(inventory: Inventory, model: str) -> list[str]:
+    lines = [
+        line for (part, name, _), line in inventory.items() if part == PART and name == model and line.get("tests")
+    ]
     return list(lines[0]["tests"]) if lines else []
 
 
-def _judged(found: Found, model: str, method: str, level: float, seed: int, test: str) -> str:
-    line = found.get((PART, model, cell_name(method, level, seed)))
+def _judged(inventory: Inventory, model: str, method: str, level: float, seed: int, test: str) -> str:
+    line = inventory.get((PART, model, cell_name(method, level, seed)))
     return changed(line["tests"][test]) if line is not None and line["reachable"] and test in line["tests"] else NONE
 
 

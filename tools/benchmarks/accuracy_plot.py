@@ -12,7 +12,7 @@ from benchmarks.lines import Line
 from benchmarks.methods import KEEPS, METHODS, OURS, PART, cell_name
 from benchmarks.methods_table import lossless_cell
 from benchmarks.plots import panels
-from benchmarks.target import Found
+from benchmarks.target import Inventory
 from benchmarks.wording import number
 
 PLOT = "tools/plots/accuracy.svg"
@@ -55,11 +55,13 @@ class Point:
     high: float
 
 
-def draw_accuracy(found: Found, models: Sequence[str], path: Path) -> bool:
+def draw_accuracy(inventory: Inventory, models: Sequence[str], path: Path) -> bool:
     """Write the plot and return True; False where no method was measured on any model. Raises PlotError."""
-    there = [(model, lines_of(found, model)) for model in models]
+    there = [(model, lines_of(inventory, model)) for model in models]
     draws = [
-        partial(_panel, model=model, original=_original(found, model), lines=lines) for model, lines in there if lines
+        partial(_panel, model=model, original=_original(inventory, model), lines=lines)
+        for model, lines in there
+        if lines
     ]
     if not draws:
         return False
@@ -67,9 +69,9 @@ def draw_accuracy(found: Found, models: Sequence[str], path: Path) -> bool:
     return True
 
 
-def accuracy(found: Found) -> list[str]:
+def accuracy(inventory: Inventory) -> list[str]:
     """Return the section that shows the plot, where there is something to draw."""
-    if not any(key[0] == PART for key in found):
+    if not any(key[0] == PART for key in inventory):
         return []
     about = "Top-1 on test labels against the share of parameters kept, paired 95 % intervals for ours"
     return [
@@ -82,11 +84,11 @@ def accuracy(found: Found) -> list[str]:
     ]
 
 
-def lines_of(found: Found, model: str) -> dict[str, list[Point]]:
+def lines_of(inventory: Inventory, model: str) -> dict[str, list[Point]]:
     """Return the points of each method that reached a size, smallest first."""
     cells: dict[str, list[Line | None]]
-    cells = {m: [found.get((PART, model, cell_name(m, keep))) for keep in KEEPS] for m in METHODS}
-    cells[LOSSLESS] = [lossless_cell(found, model, keep) for keep in KEEPS]
+    cells = {m: [inventory.get((PART, model, cell_name(m, keep))) for keep in KEEPS] for m in METHODS}
+    cells[LOSSLESS] = [lossless_cell(inventory, model, keep) for keep in KEEPS]
     made = {m: [_point(c) for c in each[::-1] if c and c["reachable"]] for m, each in cells.items()}
     return {method: points for method, points in made.items() if points} if any(made[m] for m in METHODS) else {}
 
@@ -96,9 +98,11 @@ def _point(cell: Line) -> Point:
     return Point(cell["kept"], after, after + low - change, after + high - change)
 
 
-def _original(found: Found, model: str) -> float:
+def _original(inventory: Inventory, model: str) -> float:
     """Return the original's top-1, which every cell that reached its size repeats."""
-    tops = (data["top1"] for (part, name, _), data in found.items() if (part, name) == (PART, model) and "top1" in data)
+    tops = (
+        data["top1"] for (part, name, _), data in inventory.items() if (part, name) == (PART, model) and "top1" in data
+    )
     return float(next(tops)[0])
 
 

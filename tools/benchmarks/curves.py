@@ -13,17 +13,18 @@ from benchmarks.lines import Lines
 from benchmarks.zoo import Entry, Set
 from onnx_lowrank.metrics import choose_metric
 from onnx_lowrank.options import Gate, Options, Sensitivity
+from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline.calibrate import calibrate, kind_of, probe
-from onnx_lowrank.pipeline.subject import Subject, first_outputs, make_judge
+from onnx_lowrank.pipeline.loaded_model import LoadedModel, first_outputs, make_judge
 from onnx_lowrank.plan import Problem
 from onnx_lowrank.progress import Silent
-from onnx_lowrank.rewrite import rewrite
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Samples, read
 from onnx_lowrank.sensitivity import Decomposed
-from onnx_lowrank.sites import Found, find_sites
 from onnx_lowrank.types import Interval, Plan, Verdict
-from onnx_lowrank.validate import Judge
+from onnx_lowrank.validation import Judge
+from onnx_lowrank.weights.find import find_sites
+from onnx_lowrank.weights.inventory import Inventory
 
 PART = "curves"
 BASELINE = "baseline"
@@ -43,7 +44,7 @@ def cell_name(sensitivity: str, allocation: str, level: float) -> str:
 class Cutting:
     """A model decomposed and probed once; plans are cut from it."""
 
-    found: Found
+    inventory: Inventory
     decomposed: Decomposed
     problem: Problem
     unit: str
@@ -62,60 +63,60 @@ def measure(entry: Entry, lines: Lines) -> None:
     missing = [key for key in wanted if not lines.has(PART, entry.name, cell_name(*key), entry.sha256)]
     if not missing and lines.has(PART, entry.name, BASELINE, entry.sha256):
         return
-    subject = Subject.of(entry.model, options)
-    judges = {test.name: judge_of(subject, test, options, quick=lines.setting.quick) for test in entry.tests}
+    loaded = LoadedModel.of(entry.model, options)
+    judges = {test.name: judge_of(loaded, test, options, quick=lines.setting.quick) for test in entry.tests}
     if not lines.has(PART, entry.name, BASELINE, entry.sha256):
-        lines.add(PART, entry.name, BASELINE, entry.sha256, _baseline(entry, subject, judges, options))
+        lines.add(PART, entry.name, BASELINE, entry.sha256, _baseline(entry, loaded, judges, options))
         print(f"{entry.name}: the original measured", flush=True)
     for sensitivity in SENSITIVITIES:
         todo = [(allocation, level) for s, allocation, level in missing if s == sensitivity]
         if not todo:
             continue
-        cutting = cut(entry, subject, Options(seed=options.seed, threads=options.threads, sensitivity=sensitivity))
+        cutting = cut(entry, loaded, Options(seed=options.seed, threads=options.threads, sensitivity=sensitivity))
         for allocation, level in todo:
-            data = _evaluate(subject, cutting, cutting.plan(allocation, level), judges, options)
+            data = _evaluate(loaded, cutting, cutting.plan(allocation, level), judges, options)
             name = cell_name(sensitivity, allocation, level)
             lines.add(PART, entry.name, name, entry.sha256, data)
             print(f"{entry.name}: {name} done", flush=True)
 
 
-def judge_of(subject: Subject, chosen: Set, options: Options, *, quick: bool = False) -> Judge:
+def judge_of(loaded: LoadedModel, chosen: Set, options: Options, *, quick: bool = False) -> Judge:
     """Return the judge on one set, by the recipe's metric for it."""
-    samples = read(chosen.path, subject.runner.inputs)
+    samples = read(chosen.path, loaded.runner.inputs)
     if quick:
         samples = samples.subset(range(min(len(samples), QUICK_SAMPLES)))
-    metric, _ = choose_metric(chosen.metric, samples.labels, first_outputs(subject, samples.feeds))
-    return make_judge(subject, samples, metric, Gate(max_drop=0.0, observed=True), options)
+    metric, _ = choose_metric(chosen.metric, samples.labels, first_outputs(loaded, samples.feeds))
+    return make_judge(loaded, samples, metric, Gate(max_drop=0.0, observed=True), options)
 
 
-def cut(entry: Entry, subject: Subject, options: Options) -> Cutting:
+def cut(entry: Entry, loaded: LoadedModel, options: Options) -> Cutting:
     """Return the model decomposed and probed, as `optimize` does it."""
-    found = find_sites(subject.model, multiple=options.rank_multiple)
-    calibration = read(entry.calibration.path, subject.runner.inputs)
-    kind = kind_of(subject, _validation_metric(entry, subject), calibration)
-    calibrated = calibrate(subject, calibration, found, options, Silent(), kind)
-    curves, unit = probe(subject, found, calibrated, options, Silent())
-    problem = Problem(curves, {site.id: site.weight for site in found.sites}, "parameters")
-    return Cutting(found, calibrated.decomposed, problem, unit)
+    inventory = find_sites(loaded.model, multiple=options.rank_multiple)
+    calibration = read(entry.calibration.path, loaded.runner.inputs)
+    kind = kind_of(loaded, _validation_metric(entry, loaded), calibration)
+    calibrated = calibrate(loaded, calibration, inventory, options, Silent(), kind)
+    curves, unit = probe(loaded, inventory, calibrated, options, Silent())
+    problem = Problem(curves, {site.id: site.weight for site in inventory.sites}, "parameters")
+    return Cutting(inventory, calibrated.decomposed, problem, unit)
 
 
-def _validation_metric(entry: Entry, subject: Subject) -> Any:
-    samples = read(entry.validation.path, subject.runner.inputs)
-    return choose_metric(entry.metric, samples.labels, first_outputs(subject, samples.feeds))[0]
+def _validation_metric(entry: Entry, loaded: LoadedModel) -> Any:
+    samples = read(entry.validation.path, loaded.runner.inputs)
+    return choose_metric(entry.metric, samples.labels, first_outputs(loaded, samples.feeds))[0]
 
 
 def _evaluate(
-    subject: Subject, cutting: Cutting, plan: Plan | None, judges: dict[str, Judge], options: Options
+    loaded: LoadedModel, cutting: Cutting, plan: Plan | None, judges: dict[str, Judge], options: Options
 ) -> dict[str, Any]:
     if plan is None:
         return {"reachable": False}
-    candidate = rewrite(subject.model, cutting.found, plan, cutting.decomposed.factors)
+    candidate = rewrite(loaded.model, cutting.inventory, plan, cutting.decomposed.factors)
     runner = Runner(candidate, provider=options.provider, threads=options.threads)
     kept = plan.cost.parameters
     return {
         "reachable": True,
         "kept_factorable": kept / cutting.problem.dense,
-        "kept_model": 1 - (cutting.problem.dense - kept) / cutting.found.parameters,
+        "kept_model": 1 - (cutting.problem.dense - kept) / cutting.inventory.parameters,
         "factored": len(plan.factored),
         "predicted": plan.loss,
         "unit": cutting.unit,
@@ -140,19 +141,19 @@ def triple(interval: Interval) -> list[float]:
     return [interval.estimate, interval.low, interval.high]
 
 
-def _baseline(entry: Entry, subject: Subject, judges: dict[str, Judge], options: Options) -> dict[str, Any]:
+def _baseline(entry: Entry, loaded: LoadedModel, judges: dict[str, Judge], options: Options) -> dict[str, Any]:
     """Measure the original on every labelled set, and look for samples that two sets share."""
-    found = find_sites(subject.model, multiple=options.rank_multiple)
-    validation = judge_of(subject, entry.validation, options)
+    inventory = find_sites(loaded.model, multiple=options.rank_multiple)
+    validation = judge_of(loaded, entry.validation, options)
     sets = [(entry.validation, validation), *((test, judges[test.name]) for test in entry.tests)]
     return {
         "sets": {chosen.name: _original(chosen, judge) for chosen, judge in sets},
-        "shared": _shared([read(s.path, subject.runner.inputs) for s in _all_sets(entry)]),
+        "shared": _shared([read(s.path, loaded.runner.inputs) for s in _all_sets(entry)]),
         "counts": {chosen.name: chosen.n for chosen in _all_sets(entry)},
-        "sites": len(found.sites),
-        "factorable": sum(site.parameters for site in found.sites),
-        "parameters": found.parameters,
-        "bytes": subject.bytes,
+        "sites": len(inventory.sites),
+        "factorable": sum(site.parameters for site in inventory.sites),
+        "parameters": inventory.parameters,
+        "bytes": loaded.bytes,
     }
 
 

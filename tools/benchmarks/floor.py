@@ -17,19 +17,19 @@ from benchmarks.curves import triple
 from benchmarks.goals import MAX_DROP
 from benchmarks.lines import Lines
 from benchmarks.zoo import Entry
-from onnx_lowrank.batching import join, split
-from onnx_lowrank.calibration import overridable
+from onnx_lowrank.collection import overridable
 from onnx_lowrank.metrics import Collector, Measured, Metric, agreement, choose_metric, class_output, drop_of, listed
-from onnx_lowrank.metrics.scores import log_probabilities, probable
+from onnx_lowrank.metrics.class_scores import log_probabilities, probable
 from onnx_lowrank.options import Options
-from onnx_lowrank.pipeline.subject import Subject, first_outputs
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.pipeline.loaded_model import LoadedModel, first_outputs
+from onnx_lowrank.runtime.batching import join, split
+from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Samples, read
-from onnx_lowrank.sensitivity.probe import LARGEST_LOSS, stored_weight
-from onnx_lowrank.sites import find_sites
+from onnx_lowrank.sensitivity.substitution import LARGEST_LOSS, stored_weight
 from onnx_lowrank.statistics import LEVEL, single_interval
 from onnx_lowrank.types import Array, Curve, Option
-from onnx_lowrank.validate import Reference, within
+from onnx_lowrank.validation import Reference, within
+from onnx_lowrank.weights.find import find_sites
 
 PART = "floor"
 CELL = "weights"
@@ -89,16 +89,16 @@ def measure(entry: Entry, lines: Lines) -> None:
     if entry.name not in MODELS or lines.has(PART, entry.name, CELL, entry.sha256):
         return
     options = Options(seed=lines.setting.seed, threads=lines.setting.threads)
-    subject = Subject.of(entry.model, options)
-    bench = Workbench(entry, subject, find_sites(subject.model, multiple=options.rank_multiple), options)
+    loaded = LoadedModel.of(entry.model, options)
+    bench = Workbench(entry, loaded, find_sites(loaded.model, multiple=options.rank_multiple), options)
     scene = _scene(bench, QUICK_SAMPLES if lines.setting.quick else SAMPLES)
     data = {
         "metric": scene.metric.name,
         "unit": bench.joint.objective.unit,
         "n": len(scene.samples),
         "allowed": MAX_DROP,
-        "sites": len(bench.found.sites),
-        "factorable": sum(site.parameters for site in bench.found.sites),
+        "sites": len(bench.inventory.sites),
+        "factorable": sum(site.parameters for site in bench.inventory.sites),
         "margins": _margins(bench, scene, whole=not lines.setting.quick) if scene.classes is not None else None,
         "weights": _weights(bench, scene),
     }
@@ -108,18 +108,18 @@ def measure(entry: Entry, lines: Lines) -> None:
 
 
 def _scene(bench: Workbench, most: int) -> Scene:
-    whole = read(bench.entry.validation.path, bench.subject.runner.inputs)
+    whole = read(bench.entry.validation.path, bench.loaded.runner.inputs)
     picks = np.unique(np.linspace(0, len(whole) - 1, min(len(whole), most)).round().astype(int))
     samples = whole.subset([int(i) for i in picks])
-    metric, _ = choose_metric(bench.entry.metric, samples.labels, first_outputs(bench.subject, samples.feeds))
-    names = {site.id: site.weight for site in bench.found.sites}
-    model = overridable(bench.subject.model, [names[curve.site] for curve in bench.joint.decomposed.curves])
+    metric, _ = choose_metric(bench.entry.metric, samples.labels, first_outputs(bench.loaded, samples.feeds))
+    names = {site.id: site.weight for site in bench.inventory.sites}
+    model = overridable(bench.loaded.model, [names[curve.site] for curve in bench.joint.decomposed.curves])
     runner = Runner(model, provider=bench.options.provider, threads=bench.options.threads)
     return Scene(samples, metric, runner, bench.entry.metric.endswith(f":{DECIDED}"), bench.options.seed)
 
 
 def _weights(bench: Workbench, scene: Scene) -> list[dict[str, Any]]:
-    sites = {site.id: site for site in bench.found.sites}
+    sites = {site.id: site for site in bench.inventory.sites}
     found = []
     for curve in bench.joint.decomposed.curves:
         option = mildest(curve)
@@ -127,7 +127,7 @@ def _weights(bench: Workbench, scene: Scene) -> list[dict[str, Any]]:
             continue
         site = sites[curve.site]
         factors = bench.joint.decomposed.factors[curve.site, option.scheme]
-        said = scene.replaced(site.weight, stored_weight(bench.found, site, factors, option), bench)
+        said = scene.replaced(site.weight, stored_weight(bench.inventory, site, factors, option), bench)
         about = {
             "site": curve.site,
             "node": site.node,
@@ -147,7 +147,7 @@ def mildest(curve: Curve) -> Option | None:
 
 def _margins(bench: Workbench, scene: Scene, *, whole: bool) -> dict[str, Any]:
     """Return how many decisions are close, of the whole validation set or of the samples at hand."""
-    feeds = read(bench.entry.validation.path, bench.subject.runner.inputs).feeds if whole else scene.samples.feeds
+    feeds = read(bench.entry.validation.path, bench.loaded.runner.inputs).feeds if whole else scene.samples.feeds
     found = []
     for _, outputs in Reference(scene.runner, feeds, limit=0).batches():
         found.extend(margin(sample[str(scene.classes)]) for sample in outputs)

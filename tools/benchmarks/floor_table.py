@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.ablation_table import Found
+from benchmarks.ablation_table import Inventory
 from benchmarks.floor import CELL, PART
 from benchmarks.lines import Line
 from benchmarks.wording import NONE, interval, number, percent, table, with_interval
@@ -10,9 +10,9 @@ from benchmarks.wording import NONE, interval, number, percent, table, with_inte
 SHOWN = 8
 
 
-def floor(found: Found, model: str) -> list[str]:
+def floor(inventory: Inventory, model: str) -> list[str]:
     """Return the section of one model."""
-    data = found.get((PART, model, CELL))
+    data = inventory.get((PART, model, CELL))
     if data is None or not data["weights"]:
         return []
     heads = ("weight", "scheme, rank", "parameters saved", f"drop of `{_metric(data)}`", f"loss, {data['unit']}")
@@ -26,9 +26,9 @@ def ranked(data: Line) -> list[Line]:
     return sorted(data["weights"], key=lambda w: (max(w["drop"][0], 0.0) / w["saved"], w["loss"][0] / w["saved"]))
 
 
-def floor_note(found: Found, model: str) -> str:
+def floor_note(inventory: Inventory, model: str) -> str:
     """Return `; see floor: 8 of 34 weights alone exceed .005 (…), on 200 samples`, "" where it was not measured."""
-    data = found.get((PART, model, CELL))
+    data = inventory.get((PART, model, CELL))
     return f"; see floor: {_count(data)}, on {data['n']} samples" if data is not None else ""
 
 

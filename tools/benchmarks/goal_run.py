@@ -11,7 +11,7 @@ from typing import Any
 from onnx_lowrank.errors import GoalError, LowRankError
 from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options
 from onnx_lowrank.pipeline import DataSources, optimize
-from onnx_lowrank.result import Result, Size
+from onnx_lowrank.results.result import Result, Size
 from onnx_lowrank.types import Interval, Verdict
 
 

@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.goals import CELLS, Cell
 from benchmarks.lines import Line
-from benchmarks.targets import Found
+from benchmarks.targets import Inventory
 from benchmarks.wording import KINDS, NONE, both, megabytes, number, percent, table, with_interval
 
 OUTCOMES = {"saved": "saved", "nothing": "nothing acceptable (exit 3)"}
 
 
-def goal_table(found: Found, model: str) -> list[str]:
+def goal_table(inventory: Inventory, model: str) -> list[str]:
     """Return the lines of a model's section."""
-    there = [(c, found["goals", model, c.name]) for c in CELLS if ("goals", model, c.name) in found]
+    there = [(c, inventory["goals", model, c.name]) for c in CELLS if ("goals", model, c.name) in inventory]
     if not there:
         return []
     heads = ["", *(f"{cell.algorithm}, {KINDS[cell.sensitivity]}" for cell, _ in there)]

@@ -15,8 +15,8 @@ from benchmarks.curves import judge_of, said
 from benchmarks.lines import PACKAGE, Lines
 from benchmarks.zoo import ROOT, Entry
 from onnx_lowrank.options import Options
-from onnx_lowrank.pipeline.subject import Subject
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.pipeline.loaded_model import LoadedModel
+from onnx_lowrank.runtime.runner import Runner
 
 HERE = Path(__file__).resolve().parent
 MAX_DROP = 0.005
@@ -101,9 +101,9 @@ def _command(entry: Entry, cell: Cell, lines: Lines) -> str:
 def _tests(entry: Entry, saved: Path, lines: Lines) -> dict[str, Any]:
     """Judge the file on every test set, each by its own metric."""
     options = Options(seed=lines.setting.seed, threads=lines.setting.threads)
-    subject = Subject.of(entry.model, options)
+    loaded = LoadedModel.of(entry.model, options)
     runner = Runner(saved, provider=options.provider, threads=options.threads)
-    return {test.name: said(judge_of(subject, test, options).judge(runner)) for test in entry.tests}
+    return {test.name: said(judge_of(loaded, test, options).judge(runner)) for test in entry.tests}
 
 
 def under_watch(command: list[str]) -> dict[str, Any]:

@@ -17,17 +17,18 @@ from benchmarks.lines import Lines
 from benchmarks.zoo import Entry
 from onnx_lowrank.latency import Stopwatch, Timed
 from onnx_lowrank.options import Options, Resource
+from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate
-from onnx_lowrank.pipeline.finish import timed_feeds
-from onnx_lowrank.pipeline.subject import Subject
+from onnx_lowrank.pipeline.loaded_model import LoadedModel
+from onnx_lowrank.pipeline.staging import timed_feeds
 from onnx_lowrank.plan import Problem
 from onnx_lowrank.progress import Silent
-from onnx_lowrank.rewrite import rewrite
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.runtime.runner import Runner
+from onnx_lowrank.runtime.timing import interleaved
 from onnx_lowrank.samples import read
-from onnx_lowrank.sites import Found, find_sites
-from onnx_lowrank.timing import interleaved
 from onnx_lowrank.types import Feed, Plan
+from onnx_lowrank.weights.find import find_sites
+from onnx_lowrank.weights.inventory import Inventory
 
 PART = "latency"
 THREADS = (1, 2)
@@ -52,37 +53,37 @@ def measure(entry: Entry, lines: Lines) -> None:
 
 def _cell(entry: Entry, lines: Lines, threads: int) -> dict[str, Any]:
     options = Options(seed=lines.setting.seed, threads=threads, sensitivity="weights")
-    subject = Subject.of(entry.model, options)
-    found = find_sites(subject.model, multiple=options.rank_multiple)
-    calibrated = _calibrated(entry, subject, found, options)
-    feeds = timed_feeds(iter(read(entry.validation.path, subject.runner.inputs).feeds))
+    loaded = LoadedModel.of(entry.model, options)
+    inventory = find_sites(loaded.model, multiple=options.rank_multiple)
+    calibrated = _calibrated(entry, loaded, inventory, options)
+    feeds = timed_feeds(iter(read(entry.validation.path, loaded.runner.inputs).feeds))
     start = time.perf_counter()
-    watch = Stopwatch.of(subject.model, found, calibrated.observed, feeds, options)
+    watch = Stopwatch.of(loaded.model, inventory, calibrated.observed, feeds, options)
     timed = watch.timed(calibrated.decomposed.curves, calibrated.decomposed.factors, Silent())
     data: dict[str, Any] = {
         "seconds": time.perf_counter() - start,
         "groups": len(watch.groups),
-        "sites": len(found.sites),
+        "sites": len(inventory.sites),
         "original_ms": timed.original,
         "share": sum(curve.dense.cost.milliseconds for curve in timed.curves) / timed.original,
         "plans": [],
     }
-    for plan, about in plans_of(timed, found, QUICK_SHARES if lines.setting.quick else SHARES):
+    for plan, about in plans_of(timed, inventory, QUICK_SHARES if lines.setting.quick else SHARES):
         measured = _measured(watch, calibrated, plan, feeds)
         data["plans"].append({**about, "factored": len(plan.factored), **measured})
         print(f"{entry.name}, {threads} threads: {data['plans'][-1]}", flush=True)
     return data
 
 
-def _calibrated(entry: Entry, subject: Subject, found: Found, options: Options) -> Calibrated:
-    whole = read(entry.calibration.path, subject.runner.inputs)
+def _calibrated(entry: Entry, loaded: LoadedModel, inventory: Inventory, options: Options) -> Calibrated:
+    whole = read(entry.calibration.path, loaded.runner.inputs)
     picks = np.unique(np.linspace(0, len(whole) - 1, min(len(whole), SAMPLES)).round().astype(int))
-    return calibrate(subject, whole.subset([int(i) for i in picks]), found, options, Silent(), "relative-l2")
+    return calibrate(loaded, whole.subset([int(i) for i in picks]), inventory, options, Silent(), "relative-l2")
 
 
-def plans_of(timed: Timed, found: Found, shares: tuple[float, ...]) -> list[tuple[Plan, dict[str, Any]]]:
+def plans_of(timed: Timed, inventory: Inventory, shares: tuple[float, ...]) -> list[tuple[Plan, dict[str, Any]]]:
     """Return plans of least summed error and what they are, with their predicted share of the original's time."""
-    names = {site.id: site.weight for site in found.sites}
+    names = {site.id: site.weight for site in inventory.sites}
     made = []
     for resource in RESOURCES:
         problem = Problem(timed.curves, names, resource)
@@ -96,7 +97,7 @@ def plans_of(timed: Timed, found: Found, shares: tuple[float, ...]) -> list[tupl
 
 
 def _measured(watch: Stopwatch, calibrated: Calibrated, plan: Plan, feeds: list[Feed]) -> dict[str, Any]:
-    model = rewrite(watch.model, watch.found, replace(plan, origin=""), calibrated.decomposed.factors)
+    model = rewrite(watch.model, watch.inventory, replace(plan, origin=""), calibrated.decomposed.factors)
     runner = Runner(model, provider=watch.options.provider, threads=watch.options.threads, spin=True)
     timing = interleaved(watch.original, runner, feeds, seed=watch.options.seed, seconds=SECONDS)
     return {

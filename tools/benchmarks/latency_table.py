@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.ablation_table import Found
+from benchmarks.ablation_table import Inventory
 from benchmarks.latency import PART, THREADS, cell_name
 from benchmarks.lines import Line
 from benchmarks.wording import number, percent, table, with_interval
@@ -10,11 +10,11 @@ from benchmarks.wording import number, percent, table, with_interval
 KINDS = {"parameters": "parameters", "latency": "time"}
 
 
-def latency(found: Found, model: str) -> list[str]:
+def latency(inventory: Inventory, model: str) -> list[str]:
     """Return the section of one model."""
     text: list[str] = []
     for threads in THREADS:
-        data = found.get((PART, model, cell_name(threads)))
+        data = inventory.get((PART, model, cell_name(threads)))
         text += _section(data, threads) if data is not None and data["plans"] else []
     return ["### Predicted and measured time", "", *text] if text else []
 

@@ -18,19 +18,19 @@ import scipy.linalg
 from benchmarks.ablation import RULES, Built, Workbench, spectra
 from benchmarks.curves import triple
 from benchmarks.lines import Lines
-from benchmarks.paper import Scored, compared, scored, some
+from benchmarks.paper import Scores, compared, scored, some
 from benchmarks.zoo import Entry
 from onnx_lowrank.options import Options
-from onnx_lowrank.pipeline.subject import Subject
+from onnx_lowrank.passes.factorize import rewrite
+from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.plan import Problem, alds, energy
-from onnx_lowrank.rewrite import rewrite
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Samples, read
 from onnx_lowrank.sensitivity import Decomposed
 from onnx_lowrank.sensitivity.decompose import decompose_plain
-from onnx_lowrank.sites import find_sites
 from onnx_lowrank.statistics import LEVEL, exact_difference
 from onnx_lowrank.types import Array, Curve, Moments, Option, Plan
+from onnx_lowrank.weights.find import find_sites
 
 PART = "methods"
 KEEPS = (0.5, 0.3, 0.2, 0.1)
@@ -45,12 +45,12 @@ class Bench(Workbench):
     @cached_property
     def calibration(self) -> Samples:
         """The samples."""
-        return read(self.entry.calibration.path, self.subject.runner.inputs)
+        return read(self.entry.calibration.path, self.loaded.runner.inputs)
 
     @cached_property
     def weights_alone(self) -> Decomposed:
         """Plain SVD, errors of the weights themselves."""
-        return decompose_plain(self.found, self.options.rank_multiple)
+        return decompose_plain(self.inventory, self.options.rank_multiple)
 
     @cached_property
     def by_inputs(self) -> Decomposed:
@@ -107,7 +107,9 @@ def _next(curve: Curve, pick: int, left: float) -> int | None:
     fitting = [
         (option.cost.parameters, option.error, index)
         for index, option in enumerate(curve.options)
-        if not option.family and option.error < now.error and 0 < option.cost.parameters - now.cost.parameters <= left
+        if not option.shared_input
+        and option.error < now.error
+        and 0 < option.cost.parameters - now.cost.parameters <= left
     ]
     return min(fitting)[2] if fitting else None
 
@@ -124,7 +126,7 @@ def _allocated(made: Callable[[Bench], Decomposed], rule: Callable[[Problem, flo
 def _alds(bench: Bench, level: float) -> Built:
     """Return ranks by ALDS's rule, on plain SVD."""
     found = bench.weights_alone
-    spectral = spectra(bench.found, found)
+    spectral = spectra(bench.inventory, found)
     problem = bench.problem(found.curves)
     rule = _bounded(lambda given, budget: alds(given, budget, spectral))
     return rule(problem, level * problem.dense), found.factors
@@ -176,11 +178,11 @@ def measure(entry: Entry, lines: Lines) -> None:
     if not missing:
         return
     options = Options(threads=lines.setting.threads, seed=lines.setting.seed)
-    subject = Subject.of(entry.model, options)
-    found = find_sites(subject.model, multiple=options.rank_multiple)
-    bench = Bench(entry, subject, found, options)
-    test = some(read(entry.tests[0].path, subject.runner.inputs), quick=lines.setting.quick)
-    original = scored(subject.runner, test)
+    loaded = LoadedModel.of(entry.model, options)
+    inventory = find_sites(loaded.model, multiple=options.rank_multiple)
+    bench = Bench(entry, loaded, inventory, options)
+    test = some(read(entry.tests[0].path, loaded.runner.inputs), quick=lines.setting.quick)
+    original = scored(loaded.runner, test)
     ours = {keep: _kept_hits(lines, entry, keep) for keep in KEEPS}
     for method, keep in missing:
         data = _cell(bench, METHODS[method], keep, original, test)
@@ -193,13 +195,13 @@ def measure(entry: Entry, lines: Lines) -> None:
         print(f"{entry.name}: {method} {keep:g}: {data.get('top1')}", flush=True)
 
 
-def _cell(bench: Bench, rule: Rule, keep: float, original: Scored, test: Samples) -> dict[str, Any]:
-    dense = sum(site.parameters for site in bench.found.sites)
-    whole = bench.found.parameters
+def _cell(bench: Bench, rule: Rule, keep: float, original: Scores, test: Samples) -> dict[str, Any]:
+    dense = sum(site.parameters for site in bench.inventory.sites)
+    whole = bench.inventory.parameters
     plan, factors = rule(bench, (keep * whole - (whole - dense)) / dense)
     if plan is None:
         return {"reachable": False}
-    model = rewrite(bench.subject.model, bench.found, plan, factors)
+    model = rewrite(bench.loaded.model, bench.inventory, plan, factors)
     runner = Runner(model, provider=bench.options.provider, threads=bench.options.threads)
     kept = (whole - dense + plan.cost.parameters) / whole
     found = scored(runner, test)

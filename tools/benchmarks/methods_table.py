@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from benchmarks.lines import Line
 from benchmarks.methods import KEEPS, METHODS, OURS, PART, cell_name
 from benchmarks.paper import PART as PAPER
-from benchmarks.target import Found, Target
+from benchmarks.target import Inventory, Target
 from benchmarks.wording import NONE, number, percent, table, with_interval
 from onnx_lowrank.options import Options
 
@@ -37,15 +37,15 @@ OFF = 0.02
 MULTIPLE = Options().rank_multiple
 
 
-def lossless_cell(found: Found, model: str, keep: float) -> Line | None:
+def lossless_cell(inventory: Inventory, model: str, keep: float) -> Line | None:
     """Return what the product's goal made at a size, in the form of the other methods' cells."""
-    data = found.get((PAPER, model, f"lossless/{keep:g}"))
+    data = inventory.get((PAPER, model, f"lossless/{keep:g}"))
     return None if data is None else {**data, "reachable": data["outcome"] == "made"}
 
 
-def methods(found: Found, model: str) -> list[str]:
+def methods(inventory: Inventory, model: str) -> list[str]:
     """Return the section of one model."""
-    rows = {m: [found.get((PART, model, cell_name(m, keep))) for keep in KEEPS] for m in METHODS}
+    rows = {m: [inventory.get((PART, model, cell_name(m, keep))) for keep in KEEPS] for m in METHODS}
     there = {method: cells for method, cells in rows.items() if any(cells)}
     made = [cell for cells in there.values() for cell in cells if cell and cell["reachable"]]
     if not made:
@@ -53,11 +53,11 @@ def methods(found: Found, model: str) -> list[str]:
     heads = [f"{percent(keep, 0)} kept" for keep in KEEPS]
     before = {key: number(made[0][key][0], DIGITS) for key in ("top1", "loss")}
     text = ["### Methods at equal size", "", ABOUT.format(**before, n=made[0]["n"], multiple=MULTIPLE), ""]
-    product = [lossless_cell(found, model, keep) for keep in KEEPS]
+    product = [lossless_cell(inventory, model, keep) for keep in KEEPS]
     if any(product):
         there[LOSSLESS] = product
         text += [ABOUT_LOSSLESS, ""]
-    marks = {(each.method, each.keep): each.mark for each in above(found, model)}
+    marks = {(each.method, each.keep): each.mark for each in above(inventory, model)}
     text += table(
         ("top-1", *heads),
         [
@@ -66,7 +66,7 @@ def methods(found: Found, model: str) -> list[str]:
         ],
     )
     text += table(("loss, nats", *heads), [(m, *map(_loss, cells)) for m, cells in there.items()])
-    return [*text, *_explained(found, model)]
+    return [*text, *_explained(inventory, model)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +88,12 @@ class Above:
         return CLEAR if self.lead[1] > 0 else CHANCE
 
 
-def above(found: Found, model: str) -> Iterator[Above]:
+def above(inventory: Inventory, model: str) -> Iterator[Above]:
     """Yield every cell of another method whose top-1 is above ours at that size, the largest size first."""
     for keep in KEEPS:
-        ours = found.get((PART, model, cell_name(OURS, keep)))
+        ours = inventory.get((PART, model, cell_name(OURS, keep)))
         for method in METHODS:
-            cell = found.get((PART, model, cell_name(method, keep)))
+            cell = inventory.get((PART, model, cell_name(method, keep)))
             if method == OURS or ours is None or cell is None or not cell["reachable"]:
                 continue
             if not ours["reachable"]:
@@ -102,9 +102,9 @@ def above(found: Found, model: str) -> Iterator[Above]:
                 yield Above(method, keep, cell["top1"][1], cell["ahead"]["top1"], (cell["loss"][1], ours["loss"][1]))
 
 
-def _explained(found: Found, model: str) -> list[str]:
+def _explained(inventory: Inventory, model: str) -> list[str]:
     """Return a line for every marked cell: by how much, whether that is chance, and how the loss came out."""
-    marked = list(above(found, model))
+    marked = list(above(inventory, model))
     if not marked:
         return []
     text = [f"{CLEAR} above ours by more than chance, {CHANCE} above ours within chance (paired 95 % interval):", ""]
@@ -135,15 +135,15 @@ def _shown(cell: Line | None, key: str) -> str:
     return f"{number(after, DIGITS)} ({with_interval(change, DIGITS)})"
 
 
-def method_targets(found: Found, models: Sequence[str]) -> Iterator[Target]:
+def method_targets(inventory: Inventory, models: Sequence[str]) -> Iterator[Target]:
     """Yield whether ours is on or above every other method's curve."""
     for model in models:
         asked = f"{model}: ours on or above every method's top-1 at {', '.join(percent(k, 0) for k in KEEPS)}"
-        known = [k for k in KEEPS if all((PART, model, cell_name(m, k)) in found for m in METHODS)]
-        marked = list(above(found, model))
+        known = [k for k in KEEPS if all((PART, model, cell_name(m, k)) in inventory for m in METHODS)]
+        marked = list(above(inventory, model))
         behind = [
             f"{each.mark} {percent(each.keep, 0)}: {each.method} {number(each.top1, DIGITS)}, ahead by"
-            f" {with_interval(each.lead, DIGITS)}{_product(found, model, each.keep)}"
+            f" {with_interval(each.lead, DIGITS)}{_product(inventory, model, each.keep)}"
             for each in marked
         ]
         chance = " (each within chance)" if marked and all(each.mark == CHANCE for each in marked) else ""
@@ -151,9 +151,9 @@ def method_targets(found: Found, models: Sequence[str]) -> Iterator[Target]:
         yield Target(asked, text if known else "", not behind if len(known) == len(KEEPS) else None)
 
 
-def _product(found: Found, model: str, keep: float) -> str:
+def _product(inventory: Inventory, model: str, keep: float) -> str:
     """Return what the product's goal reaches there, which is not what the target is decided by."""
-    cell = lossless_cell(found, model, keep)
+    cell = lossless_cell(inventory, model, keep)
     if cell is None or not cell["reachable"]:
         return ""
     return f" ({LOSSLESS}, with validation labels: {number(cell['top1'][1], DIGITS)})"

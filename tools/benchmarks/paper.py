@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from benchmarks.curves import QUICK_SAMPLES, triple
 from benchmarks.lines import Lines
 from benchmarks.zoo import Entry
-from onnx_lowrank.batching import batches, join
 from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options
-from onnx_lowrank.pipeline import DataSources, Study, reach
-from onnx_lowrank.result import Result
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.pipeline import DataSources, Session, meet_goal
+from onnx_lowrank.results.result import Result
+from onnx_lowrank.runtime.batching import batches, join
+from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Samples, read
 from onnx_lowrank.statistics import LEVEL, exact_difference, paired_interval
 
@@ -59,7 +59,7 @@ QUICK_CELLS = (CELLS[1],)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scored:
+class Scores:
     """A model's scores (n, classes) and the labels (n,) of one set."""
 
     logits: Array
@@ -83,9 +83,9 @@ class Scored:
         )
         return float(np.exp(found.x))
 
-    def part(self, count: int) -> Scored:
+    def part(self, count: int) -> Scores:
         """Return the first samples."""
-        return Scored(self.logits[:count], self.labels[:count])
+        return Scores(self.logits[:count], self.labels[:count])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,7 +94,7 @@ class Sets:
 
     validation: Samples
     test: Samples
-    original: tuple[Scored, Scored]
+    original: tuple[Scores, Scores]
 
 
 def measure(entry: Entry, lines: Lines) -> None:
@@ -108,12 +108,12 @@ def measure(entry: Entry, lines: Lines) -> None:
         if not mine:
             continue
         start = time.perf_counter()
-        study = Study.of(entry.model, _sources(entry, options, leaky=leaky, quick=quick), options)
-        study.collect(study.metric(mine[0].goal.gate)[0])
+        session = Session.of(entry.model, _sources(entry, options, leaky=leaky, quick=quick), options)
+        session.collect(session.metric(mine[0].goal.gate)[0])
         collection = time.perf_counter() - start
-        sets = _sets(entry, study, quick=quick)
+        sets = _sets(entry, session, quick=quick)
         for cell in mine:
-            data = {**_row(study, cell, sets, collection), "weights": weights(entry, study)}
+            data = {**_row(session, cell, sets, collection), "weights": weights(entry, session)}
             lines.add(PART, entry.name, cell.name, entry.sha256, data)
             print(f"{entry.name}: {cell.name}: {data['outcome']}, {data.get('top1')}", flush=True)
 
@@ -136,24 +136,24 @@ def some(samples: Samples, *, quick: bool) -> Samples:
     return samples.subset([i * len(samples) // count for i in range(count)]) if quick else samples
 
 
-def weights(entry: Entry, study: Study) -> dict[str, str]:
+def weights(entry: Entry, session: Session) -> dict[str, str]:
     """Return which weights these are: the file's hash, and how it says that they were trained, "" where it does not."""
-    said = {prop.key: prop.value for prop in study.subject.model.metadata_props}
+    said = {prop.key: prop.value for prop in session.loaded.model.metadata_props}
     return {"sha256": entry.sha256, "training": said.get("training", "")}
 
 
-def _sets(entry: Entry, study: Study, *, quick: bool) -> Sets:
-    runner = study.subject.runner
+def _sets(entry: Entry, session: Session, *, quick: bool) -> Sets:
+    runner = session.loaded.runner
     each = entry.validation, entry.tests[0]
     validation, test = (some(read(one.path, runner.inputs), quick=quick) for one in each)
     return Sets(validation, test, (scored(runner, validation), scored(runner, test)))
 
 
-def scored(runner: Runner, samples: Samples, batch: int = BATCH) -> Scored:
+def scored(runner: Runner, samples: Samples, batch: int = BATCH) -> Scores:
     """Return a model's scores on a set of samples with class numbers as labels, `batch` samples a call at most."""
     rows = [next(iter(outputs.values())) for outputs in _outputs(runner, samples, batch)]
     logits = np.concatenate(rows).astype(np.float64)
-    return Scored(logits, np.asarray(samples.labels).reshape(len(samples)).astype(int))
+    return Scores(logits, np.asarray(samples.labels).reshape(len(samples)).astype(int))
 
 
 def _outputs(runner: Runner, samples: Samples, batch: int) -> Iterator[dict[str, Any]]:
@@ -161,15 +161,15 @@ def _outputs(runner: Runner, samples: Samples, batch: int) -> Iterator[dict[str,
         yield runner.run(join(run))
 
 
-def _row(study: Study, cell: Cell, sets: Sets, collection: float) -> dict[str, Any]:
+def _row(session: Session, cell: Cell, sets: Sets, collection: float) -> dict[str, Any]:
     """Return a row; `seconds` are those of the whole: what the rows share, `collection`, counts in each of them."""
     start = time.perf_counter()
-    result = reach(study, cell.goal, dry_run=True)
+    result = meet_goal(session, cell.goal, dry_run=True)
     seconds = collection + time.perf_counter() - start
     about: dict[str, Any] = {"reason": result.reason, "seconds": seconds, "leaky": cell.leaky}
     if not result:
         return {**about, "outcome": "nothing"}
-    options = study.options
+    options = session.options
     runner = Runner(result.model, provider=options.provider, threads=options.threads)
     found = scored(runner, sets.validation), scored(runner, sets.test)
     (validation, test), part = sets.original, (sets.original[1].part(LEAKY), found[1].part(LEAKY))
@@ -190,7 +190,7 @@ def _sizes(result: Result) -> dict[str, Any]:
     }
 
 
-def _compared(before: Sequence[Scored], after: Sequence[Scored]) -> dict[str, Any]:
+def _compared(before: Sequence[Scores], after: Sequence[Scores]) -> dict[str, Any]:
     """Return what there is to say of (validation, test): `compared` of the test, and tempered on validation."""
     temperatures = [before[0].temperature(), after[0].temperature()]
     tempered = [each[1].losses(t) for each, t in zip((before, after), temperatures, strict=True)]
@@ -202,7 +202,7 @@ def _compared(before: Sequence[Scored], after: Sequence[Scored]) -> dict[str, An
     }
 
 
-def compared(first: Scored, second: Scored) -> dict[str, Any]:
+def compared(first: Scores, second: Scores) -> dict[str, Any]:
     """Return the original's mean, the candidate's, and the paired change, of top-1 and loss; n, and won and lost."""
     gained = int(((second.hits == 1) & (first.hits == 0)).sum())
     lost = int(((second.hits == 0) & (first.hits == 1)).sum())

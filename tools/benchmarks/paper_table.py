@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.lines import Line
 from benchmarks.paper import CELLS, LEAKY, PART
-from benchmarks.target import Found, Target
+from benchmarks.target import Inventory, Target
 from benchmarks.wording import NONE, number, percent, table, with_interval
 
 ABOUT = (
@@ -26,7 +26,7 @@ ABOUT_LEAKY = (
 NOT_TOLD = "a file given with `--model`, which does not say how it was trained"
 DIGITS = 4
 CLASSIFIERS = ("resnext50", "vgg", "vit", "text")
-HELD = {"resnext50": {0.3: 0.0, 0.2: 0.0, 0.1: 0.01}}
+BYTES_PER_ACTIVATION = {"resnext50": {0.3: 0.0, 0.2: 0.0, 0.1: 0.01}}
 """Share of the parameters kept -> by how much the top-1 on test labels may fall."""
 AIMED = {"resnext50": 0.92}
 """The top-1 that training aims at."""
@@ -35,22 +35,22 @@ NEAR = 1e-9
 """What counts as equal."""
 
 
-def paper_targets(found: Found) -> Iterator[Target]:
+def paper_targets(inventory: Inventory) -> Iterator[Target]:
     """Yield what is asked of the paper's own example."""
-    for model, held in HELD.items():
+    for model, held in BYTES_PER_ACTIVATION.items():
         for keep, drop in held.items():
             least = f"within {number(drop, 2)} of the original's" if drop else "at least the original's"
             asked = f"{model}: at −{percent(1 - keep, 0)} of the file's parameters top-1 {least}"
-            data = found.get((PART, model, f"lossless/{keep:g}"))
+            data = inventory.get((PART, model, f"lossless/{keep:g}"))
             if data is None or data["outcome"] != "made":
                 yield Target(asked, data["reason"] if data else "", False if data else None)
                 continue
             before, after, _ = data["top1"]
             yield Target(asked, _measured(data), after >= before - drop - NEAR)
     for model in CLASSIFIERS:
-        yield _largest(found, model)
+        yield _largest(inventory, model)
     for model, least in AIMED.items():
-        yield _aimed(found, model, least)
+        yield _aimed(inventory, model, least)
 
 
 def _measured(data: Line) -> str:
@@ -64,15 +64,15 @@ def _measured(data: Line) -> str:
     return f"{text}{chance}), {losses}; {percent(data['kept'])} kept"
 
 
-def _largest(found: Found, model: str) -> Target:
+def _largest(inventory: Inventory, model: str) -> Target:
     """Return the largest reduction that holds: the product's own answer, and whether the test labels refute it."""
     asked = (
         f"{model}: the largest reduction that holds (compact, drop 0 on validation), not refuted by the test interval"
     )
-    data = found.get((PART, model, LARGEST))
+    data = inventory.get((PART, model, LARGEST))
     if data is None or data["outcome"] != "made":
         return Target(asked, data["reason"] if data else "", None if data is None else False)
-    made = [found.get((PART, model, cell.name)) for cell in CELLS if not cell.leaky]
+    made = [inventory.get((PART, model, cell.name)) for cell in CELLS if not cell.leaky]
     kept = [each["kept"] for each in made if each and each["outcome"] == "made" and _matched(each)]
     text = f"−{percent(1 - data['kept'])}: {_measured(data)}"
     least = f"−{percent(1 - min(kept))}" if kept else "none"
@@ -85,18 +85,18 @@ def _matched(data: Line) -> bool:
     return bool(after >= before - NEAR)
 
 
-def _aimed(found: Found, model: str, least: float) -> Target:
+def _aimed(inventory: Inventory, model: str, least: float) -> Target:
     asked = f"{model}: training aims at a top-1 of {number(least, 2)}"
-    data = next((found[PART, model, cell.name] for cell in CELLS if (PART, model, cell.name) in found), None)
+    data = next((inventory[PART, model, cell.name] for cell in CELLS if (PART, model, cell.name) in inventory), None)
     if data is None or "top1" not in data:
         return Target(asked, "", None)
     before = data["top1"][0]
     return Target(asked, f"{number(before, DIGITS)}; {_weights(data['weights'])}", before >= least)
 
 
-def paper(found: Found, model: str) -> list[str]:
+def paper(inventory: Inventory, model: str) -> list[str]:
     """Return the section of one model."""
-    there = [(cell, found[PART, model, cell.name]) for cell in CELLS if (PART, model, cell.name) in found]
+    there = [(cell, inventory[PART, model, cell.name]) for cell in CELLS if (PART, model, cell.name) in inventory]
     made = [(cell, data) for cell, data in there if data["outcome"] == "made"]
     if not there:
         return []

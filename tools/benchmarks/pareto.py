@@ -9,8 +9,8 @@ from typing import Any
 from benchmarks.goals import MAX_DROP
 from benchmarks.lines import Lines
 from benchmarks.zoo import Entry
-from onnx_lowrank import Compact, DataSources, Gate, Options, Study, pareto
-from onnx_lowrank.plan.choose import curve_plans
+from onnx_lowrank import Compact, DataSources, Gate, Options, Session, pareto
+from onnx_lowrank.plan.allocate import curve_plans
 
 PART = "pareto"
 CELL = "curve"
@@ -25,25 +25,25 @@ def measure(entry: Entry, lines: Lines) -> None:
         return
     options = Options(seed=lines.setting.seed, threads=lines.setting.threads, metric=entry.metric)
     sources = DataSources(data=entry.calibration.path, validation=entry.validation.path)
-    study = Study.of(entry.model, sources, options)
+    session = Session.of(entry.model, sources, options)
     if lines.setting.quick:
-        few = study.split.validation.subset(range(min(len(study.split.validation), QUICK_SAMPLES)))
-        study.split = replace(study.split, validation=few)
-    data = timed(study, Compact(gate=Gate(max_drop=MAX_DROP, observed=True)))
+        few = session.split.validation.subset(range(min(len(session.split.validation), QUICK_SAMPLES)))
+        session.split = replace(session.split, validation=few)
+    data = timed(session, Compact(gate=Gate(max_drop=MAX_DROP, observed=True)))
     lines.add(PART, entry.name, CELL, entry.sha256, data)
     print(f"{entry.name}: {data['points']} points, {data['measured']} of them measured", flush=True)
 
 
-def timed(study: Study, goal: Compact) -> dict[str, Any]:
+def timed(session: Session, goal: Compact) -> dict[str, Any]:
     """Return the seconds of each stage; each is run once, in the order in which a user waits for it."""
     start = time.perf_counter()
-    study.collect(study.metric(goal.gate)[0])
+    session.collect(session.metric(goal.gate)[0])
     collected = time.perf_counter()
-    study.judge(goal.gate)[0].original()
+    session.judge(goal.gate)[0].original()
     judged = time.perf_counter()
-    plans = curve_plans(study.problem(goal.resource))
+    plans = curve_plans(session.problem(goal.resource))
     planned = time.perf_counter()
-    points = pareto(study, goal)
+    points = pareto(session, goal)
     done = time.perf_counter()
     measured = sum(point.value is not None for point in points)
     return {
@@ -52,9 +52,9 @@ def timed(study: Study, goal: Compact) -> dict[str, Any]:
         "curve": done - planned,
         "points": len(points),
         "measured": measured,
-        "a_measured": study.clock.seconds[MEASURING] / measured if measured else None,
+        "a_measured": session.clock.seconds[MEASURING] / measured if measured else None,
         "an_unmeasured": (planned - judged) / max(len(plans), 1),
-        "calibration": len(study.split.calibration),
-        "validation": len(study.split.validation),
-        "sites": len(study.found.sites),
+        "calibration": len(session.split.calibration),
+        "validation": len(session.split.validation),
+        "sites": len(session.inventory.sites),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.ablation_table import Found
+from benchmarks.ablation_table import Inventory
 from benchmarks.lines import Line
 from benchmarks.pareto import CELL, PART
 from benchmarks.wording import NONE, table
@@ -15,9 +15,9 @@ ABOUT = (
 )
 
 
-def pareto_table(found: Found, models: tuple[str, ...]) -> list[str]:
+def pareto_table(inventory: Inventory, models: tuple[str, ...]) -> list[str]:
     """Return the section, nothing where no curve was timed."""
-    rows = [_row(model, found[PART, model, CELL]) for model in models if (PART, model, CELL) in found]
+    rows = [_row(model, inventory[PART, model, CELL]) for model in models if (PART, model, CELL) in inventory]
     if not rows:
         return []
     heads = ("", "weights", "samples: calibration, validation", "collection, s", "original, s", "whole curve, s")

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.curves import triple
-from onnx_lowrank.batching import join
 from onnx_lowrank.errors import RuntimeProblem
-from onnx_lowrank.pipeline.finish import timed_feeds
-from onnx_lowrank.runtime import Runner
-from onnx_lowrank.timing import Runs, interleaved
+from onnx_lowrank.pipeline.staging import timed_feeds
+from onnx_lowrank.runtime.batching import join
+from onnx_lowrank.runtime.runner import Runner
+from onnx_lowrank.runtime.timing import Runs, interleaved
 from onnx_lowrank.types import Feed
 
 

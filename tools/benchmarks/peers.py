@@ -15,18 +15,18 @@ import numpy as np
 
 from benchmarks.goals import MAX_DROP
 from benchmarks.lines import Lines, source_digest
-from benchmarks.paper import BATCH, Scored, compared, scored, some
+from benchmarks.paper import BATCH, Scores, compared, scored, some
 from benchmarks.peer_checks import farthest, latency
 from benchmarks.peer_tools import NotInstalledError, PeerError, ready, run_peer
 from benchmarks.zoo import Entry
-from onnx_lowrank.batching import batch_size
 from onnx_lowrank.errors import LowRankError, ModelError, RuntimeProblem
-from onnx_lowrank.model_io import file_bytes, load, store
+from onnx_lowrank.graph.model_io import file_bytes, load, store
 from onnx_lowrank.options import Compact, Gate, Options, Resource, Then
-from onnx_lowrank.pipeline import DataSources, Study, reach
-from onnx_lowrank.pipeline.subject import same_interface
-from onnx_lowrank.quantize import quantised
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.pipeline import DataSources, Session, meet_goal
+from onnx_lowrank.pipeline.loaded_model import same_interface
+from onnx_lowrank.quantization.onnxruntime_int8 import quantised
+from onnx_lowrank.runtime.batching import batch_size
+from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Samples, read
 
 PART = "peers"
@@ -86,7 +86,7 @@ QUICK = ("int8 static", SLIM, OURS, SLIM_OURS)
 class Collected:
     """A study whose samples were read and collected, and the seconds that took: every goal would need them."""
 
-    study: Study
+    session: Session
     seconds: float
 
 
@@ -102,7 +102,7 @@ class Bench:
     calibration: Samples
     validation: Samples
     test: Samples
-    scores: dict[str, Scored]
+    scores: dict[str, Scores]
     collected: dict[str, Collected] = field(default_factory=dict)
 
     @staticmethod
@@ -215,9 +215,9 @@ def _without_source(bench: Bench, cell: Cell) -> str:
 def _ours(bench: Bench, cell: Cell, resource: Resource) -> dict[str, Any]:
     gate = Gate(max_drop=bench.max_drop(cell), observed=True)
     common = _collected(bench, cell.source, gate)
-    study, start = common.study, time.perf_counter()
-    here = replace(study, options=replace(study.options, then=cell.then), trials={}, notes=list(study.notes))
-    result = reach(here, Compact(gate=gate, resource=resource), dry_run=True)
+    session, start = common.session, time.perf_counter()
+    here = replace(session, options=replace(session.options, then=cell.then), trials={}, notes=list(session.notes))
+    result = meet_goal(here, Compact(gate=gate, resource=resource), dry_run=True)
     seconds = common.seconds + time.perf_counter() - start
     if not result:
         return {"reason": result.reason, "seconds": seconds}
@@ -230,10 +230,10 @@ def _collected(bench: Bench, source: str, gate: Gate) -> Collected:
         bench.collected.clear()  # two of them need not be in memory
         start = time.perf_counter()
         sources = DataSources(data=bench.calibration, validation=bench.validation)
-        study = Study.of(bench.path(source), sources, bench.options)
-        study.collect(study.metric(gate)[0])
-        study.judge(gate)
-        bench.collected[source] = Collected(study, time.perf_counter() - start)
+        session = Session.of(bench.path(source), sources, bench.options)
+        session.collect(session.metric(gate)[0])
+        session.judge(gate)
+        bench.collected[source] = Collected(session, time.perf_counter() - start)
     return bench.collected[source]
 
 
@@ -258,7 +258,7 @@ def _judged(bench: Bench, cell: Cell, runner: Runner) -> dict[str, Any]:
     return about
 
 
-def _kept(bench: Bench, like: str, mine: Scored, runner: Runner) -> dict[str, Any]:
+def _kept(bench: Bench, like: str, mine: Scores, runner: Runner) -> dict[str, Any]:
     """Return how far a model is from the one whose outputs it should have."""
     other = bench.runner(like)
     if like not in bench.scores:
@@ -274,7 +274,7 @@ def _read(path: Path, runner: Runner, *, quick: bool) -> Samples:
     return some(read(path, runner.inputs), quick=quick)
 
 
-def _scored(runner: Runner, samples: Samples) -> Scored:
+def _scored(runner: Runner, samples: Samples) -> Scores:
     return scored(runner, samples, batch_size(runner, samples.feeds, BATCH))
 
 

@@ -19,9 +19,9 @@ from benchmarks.peers import (
     SLIM,
     SLIM_OURS,
 )
-from benchmarks.target import Found, Target
+from benchmarks.target import Inventory, Target
 from benchmarks.wording import NONE, megabytes, number, percent, table, with_interval
-from onnx_lowrank.quantize import CALIBRATED
+from onnx_lowrank.quantization.onnxruntime_int8 import CALIBRATED
 
 ABOUT = (
     "Every row is a file on disk, from the same model and calibration samples. *int8 static* and *int8 dynamic* are"
@@ -49,9 +49,9 @@ SAME = 5e-4
 """Share of test samples: rounding may tip one that stands between two classes."""
 
 
-def peers(found: Found, model: str) -> list[str]:
+def peers(inventory: Inventory, model: str) -> list[str]:
     """Return the section of one model."""
-    there = [(cell.name, found[PART, model, cell.name]) for cell in CELLS if (PART, model, cell.name) in found]
+    there = [(cell.name, inventory[PART, model, cell.name]) for cell in CELLS if (PART, model, cell.name) in inventory]
     if not there:
         return []
     made = [(name, data) for name, data in there if data["outcome"] == "made"]
@@ -136,22 +136,26 @@ def _versions(there: Sequence[tuple[str, Line]]) -> Iterator[str]:
         yield f"- each in an environment of its own: {'; '.join(told)}"
 
 
-def peer_targets(found: Found, models: Sequence[str]) -> Iterator[Target]:
+def peer_targets(inventory: Inventory, models: Sequence[str]) -> Iterator[Target]:
     """Yield whether the simplifiers and ours leave each other's files working."""
     for model in models:
         asked = (
             f"{model}: onnxslim and onnxsim neither break our output (outputs as before) nor we theirs (no drop beyond"
             " the allowed, by the test interval)"
         )
-        checks = [_theirs(found, model, SLIM, SLIM_OURS), _theirs(found, model, SIM, SIM_OURS), _ours(found, model)]
+        checks = [
+            _theirs(inventory, model, SLIM, SLIM_OURS),
+            _theirs(inventory, model, SIM, SIM_OURS),
+            _ours(inventory, model),
+        ]
         known = [met for _, met in checks]
         met = False if False in known else None if None in known else True
         yield Target(asked, "; ".join(text for text, _ in checks if text), met)
 
 
-def _theirs(found: Found, model: str, tool: str, name: str) -> tuple[str, bool | None]:
+def _theirs(inventory: Inventory, model: str, tool: str, name: str) -> tuple[str, bool | None]:
     """Return what a simplifier did to our file: None where there was none, or where it fails on the original, too."""
-    data, alone = found.get((PART, model, name)), found.get((PART, model, tool))
+    data, alone = inventory.get((PART, model, name)), inventory.get((PART, model, tool))
     if data is None or data["outcome"] in ("absent", "nothing"):
         return (f"{name}: {data['reason']}" if data else ""), None
     if data["outcome"] != "made":
@@ -163,9 +167,9 @@ def _theirs(found: Found, model: str, tool: str, name: str) -> tuple[str, bool |
     return text, kept["off"] <= AGREE and sum(kept["flips"]) <= SAME * data["n"]
 
 
-def _ours(found: Found, model: str) -> tuple[str, bool | None]:
+def _ours(inventory: Inventory, model: str) -> tuple[str, bool | None]:
     """Return what ours made of a simplified file: as it does of the original, or no drop beyond the allowed."""
-    data, alone = found.get((PART, model, OURS_SLIM)), found.get((PART, model, OURS))
+    data, alone = inventory.get((PART, model, OURS_SLIM)), inventory.get((PART, model, OURS))
     if data is None or data["outcome"] == "absent":
         return (f"{OURS_SLIM}: {data['reason']}" if data else ""), None
     if data["outcome"] != "made":

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablation_table import Found
+from benchmarks.ablation_table import Inventory
 from benchmarks.lines import Line
 from benchmarks.prediction import CELL, PART, rank_correlation
 from benchmarks.wording import number
@@ -26,9 +26,9 @@ class PlotError(Exception):
     """A plot that cannot be drawn; the message says what to do."""
 
 
-def draw(found: Found, models: Sequence[str], path: Path) -> bool:
+def draw(inventory: Inventory, models: Sequence[str], path: Path) -> bool:
     """Write the plot of all predictions and return True; False where there are none. Raises PlotError."""
-    there = [(model, found[PART, model, CELL]) for model in models if (PART, model, CELL) in found]
+    there = [(model, inventory[PART, model, CELL]) for model in models if (PART, model, CELL) in inventory]
     if not there:
         return False
     panels(path, [partial(_panel, model=model, data=data) for model, data in there])

@@ -15,15 +15,15 @@ from benchmarks.ablation import Workbench
 from benchmarks.lines import Lines
 from benchmarks.zoo import Entry
 from onnx_lowrank import statistics
-from onnx_lowrank.batching import batches, join
-from onnx_lowrank.calibration import overridable
+from onnx_lowrank.collection import overridable
 from onnx_lowrank.options import Options
-from onnx_lowrank.pipeline.subject import Subject, batch_of
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.pipeline.loaded_model import LoadedModel, batch_of
+from onnx_lowrank.runtime.batching import batches, join
+from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import read
-from onnx_lowrank.sensitivity.probe import stored_weight
-from onnx_lowrank.sites import find_sites
+from onnx_lowrank.sensitivity.substitution import stored_weight
 from onnx_lowrank.types import Curve, Option
+from onnx_lowrank.weights.find import find_sites
 
 PART = "prediction"
 CELL = "points"
@@ -37,26 +37,26 @@ def measure(entry: Entry, lines: Lines) -> None:
     if lines.has(PART, entry.name, CELL, entry.sha256):
         return
     options = Options(threads=lines.setting.threads)
-    subject = Subject.of(entry.model, options)
-    bench = Workbench(entry, subject, find_sites(subject.model, multiple=options.rank_multiple), options)
-    points = _points(bench, read(entry.tests[0].path, subject.runner.inputs).feeds[:SAMPLES])
+    loaded = LoadedModel.of(entry.model, options)
+    bench = Workbench(entry, loaded, find_sites(loaded.model, multiple=options.rank_multiple), options)
+    points = _points(bench, read(entry.tests[0].path, loaded.runner.inputs).feeds[:SAMPLES])
     lines.add(PART, entry.name, CELL, entry.sha256, {"points": points, "unit": bench.joint.objective.unit})
     print(f"{entry.name}: {len(points)} predictions measured", flush=True)
 
 
 def _points(bench: Workbench, feeds: Any) -> list[dict[str, Any]]:
-    sites = {site.id: site for site in bench.found.sites}
+    sites = {site.id: site for site in bench.inventory.sites}
     curves = {curve.site: curve for curve in bench.joint.decomposed.curves}
-    model = overridable(bench.subject.model, [sites[name].weight for name in curves])
+    model = overridable(bench.loaded.model, [sites[name].weight for name in curves])
     runner = Runner(model, provider=bench.options.provider, threads=bench.options.threads)
-    runs = [join(run) for run in batches(feeds, batch_of(bench.subject, feeds))]
-    counts = [len(run) for run in batches(feeds, batch_of(bench.subject, feeds))]
+    runs = [join(run) for run in batches(feeds, batch_of(bench.loaded, feeds))]
+    counts = [len(run) for run in batches(feeds, batch_of(bench.loaded, feeds))]
     reference = [{name: value.copy() for name, value in runner.run(feed).items()} for feed in runs]
     points = []
     for reached in bench.reached:
         for option in _spread(curves[reached.site]):
             factors = bench.joint.decomposed.factors[reached.site, option.scheme]
-            weight = stored_weight(bench.found, sites[reached.site], factors, option)
+            weight = stored_weight(bench.inventory, sites[reached.site], factors, option)
             total = sum(
                 bench.joint.objective.divergence(expected, runner.run({**feed, sites[reached.site].weight: weight}), n)
                 for feed, expected, n in zip(runs, reference, counts, strict=True)
@@ -68,7 +68,7 @@ def _points(bench: Workbench, feeds: Any) -> list[dict[str, Any]]:
                     "rank": "x".join(map(str, option.ranks)),
                     "predicted": option.loss,
                     "measured": min(float(total) / len(feeds), 1e6),
-                    "inside": reached.reach is None or option.error <= reached.reach,
+                    "inside": reached.trust_range is None or option.error <= reached.trust_range,
                 }
             )
     return points

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.ablation_table import Found
+from benchmarks.ablation_table import Inventory
 from benchmarks.lines import Line
 from benchmarks.prediction import CELL, PART, SAMPLES, rank_correlation
 from benchmarks.wording import NONE, table, with_interval
@@ -16,9 +16,9 @@ ABOUT = (
 )
 
 
-def prediction(found: Found, model: str) -> list[str]:
+def prediction(inventory: Inventory, model: str) -> list[str]:
     """Return the section of one model."""
-    data = found.get((PART, model, CELL))
+    data = inventory.get((PART, model, CELL))
     if data is None:
         return []
     heads = (f"rank correlation; loss in {data['unit']}", "Spearman", "points")
@@ -26,9 +26,9 @@ def prediction(found: Found, model: str) -> list[str]:
     return ["### Predicted and measured rise", "", *table(heads, rows)]
 
 
-def plot(found: Found) -> list[str]:
+def plot(inventory: Inventory) -> list[str]:
     """Return the section that shows the plot, nothing where nothing was predicted."""
-    if not any(part == PART for part, _, _ in found):
+    if not any(part == PART for part, _, _ in inventory):
         return []
     return ["## Predicted against measured rise", "", ABOUT, "", f"![Predicted and measured rise]({PLOT})", ""]
 

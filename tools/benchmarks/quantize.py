@@ -21,13 +21,13 @@ from benchmarks.lines import Lines
 from benchmarks.zoo import Entry
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.options import Compact, Gate, Options, Resource, Then
-from onnx_lowrank.pipeline import DataSources, Study, reach
-from onnx_lowrank.pipeline.finish import timed_feeds
-from onnx_lowrank.quantize import quantised, settings
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.pipeline import DataSources, Session, meet_goal
+from onnx_lowrank.pipeline.staging import timed_feeds
+from onnx_lowrank.quantization.onnxruntime_int8 import quantised, settings
+from onnx_lowrank.runtime.runner import Runner
+from onnx_lowrank.runtime.timing import interleaved
 from onnx_lowrank.samples import read
-from onnx_lowrank.timing import interleaved
-from onnx_lowrank.validate import Judge
+from onnx_lowrank.validation import Judge
 
 PART = "quantize"
 THREADS, SECONDS = 2, 20.0
@@ -68,24 +68,26 @@ def measure(entry: Entry, lines: Lines) -> None:
     if not missing:
         return
     options = Options(metric=entry.metric, seed=lines.setting.seed, threads=lines.setting.threads, provider="cpu")
-    study = Study.of(entry.model, DataSources(data=entry.calibration.path, validation=entry.validation.path), options)
+    session = Session.of(
+        entry.model, DataSources(data=entry.calibration.path, validation=entry.validation.path), options
+    )
     sets = [entry.validation, *entry.tests]  # the original is run on each of them once
-    judges = {each.name: judge_of(study.subject, each, options, quick=lines.setting.quick) for each in sets}
+    judges = {each.name: judge_of(session.loaded, each, options, quick=lines.setting.quick) for each in sets}
     for cell in missing:
-        data = _cell(entry, study, cell, lines, judges)
+        data = _cell(entry, session, cell, lines, judges)
         lines.add(PART, entry.name, cell.name, entry.sha256, data)
         print(f"{entry.name}: {cell.name}: {data['outcome']}, {data['bytes'] / 1e6:.1f} MB", flush=True)
 
 
-def _cell(entry: Entry, study: Study, cell: Cell, lines: Lines, judges: Mapping[str, Judge]) -> dict[str, Any]:
+def _cell(entry: Entry, session: Session, cell: Cell, lines: Lines, judges: Mapping[str, Judge]) -> dict[str, Any]:
     about: dict[str, Any] = {
-        "original_bytes": study.subject.bytes, "allowed": cell.max_drop, "threads": study.options.threads,
-        "factorable": sum(site.parameters for site in study.found.sites) / study.found.parameters,
+        "original_bytes": session.loaded.bytes, "allowed": cell.max_drop, "threads": session.options.threads,
+        "factorable": sum(site.parameters for site in session.inventory.sites) / session.inventory.parameters,
     }  # fmt: skip
     about |= settings(cell.then) if cell.then is not None else {}
     started = time.perf_counter()
     try:
-        model, made = _made(study, cell)
+        model, made = _made(session, cell)
     except ModelError as error:
         return {**about, "outcome": "error", "reason": str(error), "bytes": 0}
     about |= {**made, "seconds": time.perf_counter() - started}
@@ -94,7 +96,7 @@ def _cell(entry: Entry, study: Study, cell: Cell, lines: Lines, judges: Mapping[
     if cell.resource == "latency":
         model_file(lines, entry).parent.mkdir(parents=True, exist_ok=True)
         onnx.save(model, str(model_file(lines, entry)))
-    return {**about, "outcome": "made", **_judged(entry, study, model, judges)}
+    return {**about, "outcome": "made", **_judged(entry, session, model, judges)}
 
 
 def model_file(lines: Lines, entry: Entry) -> Path:
@@ -118,17 +120,17 @@ def measure_threads(entry: Entry, lines: Lines) -> None:
     print(f"{entry.name}: {THREADS} threads: {data['latency']}", flush=True)
 
 
-def _made(study: Study, cell: Cell) -> tuple[onnx.ModelProto | None, dict[str, Any]]:
+def _made(session: Session, cell: Cell) -> tuple[onnx.ModelProto | None, dict[str, Any]]:
     """Return the model, None where the gate let none pass, and what it holds."""
     if cell.resource is None:
         if cell.then is None:
             raise ValueError("a cell makes something of the model")
-        model = quantised(study.subject.model, cell.then, study.split.calibration.feeds)
+        model = quantised(session.loaded.model, cell.then, session.split.calibration.feeds)
         return model, {"reason": "", "bytes": model.ByteSize(), "parameters": 1.0, "macs": 1.0}
     gate = Gate(max_drop=cell.max_drop, observed=True)
-    study.collect(study.metric(gate)[0])
-    here = replace(study, options=replace(study.options, then=cell.then), trials={}, notes=list(study.notes))
-    result = reach(here, Compact(gate=gate, resource=cell.resource), dry_run=True)
+    session.collect(session.metric(gate)[0])
+    here = replace(session, options=replace(session.options, then=cell.then), trials={}, notes=list(session.notes))
+    result = meet_goal(here, Compact(gate=gate, resource=cell.resource), dry_run=True)
     held = {"reason": result.reason, "bytes": result.after.bytes}
     if not result:
         return None, held
@@ -141,15 +143,15 @@ def _made(study: Study, cell: Cell) -> tuple[onnx.ModelProto | None, dict[str, A
     return result.model, {**held, "schemes": dict(sorted(won.items())), "predicted_latency": predicted}
 
 
-def _judged(entry: Entry, study: Study, model: onnx.ModelProto, judges: Mapping[str, Judge]) -> dict[str, Any]:
-    options = study.options
+def _judged(entry: Entry, session: Session, model: onnx.ModelProto, judges: Mapping[str, Judge]) -> dict[str, Any]:
+    options = session.options
     runner = Runner(model, provider=options.provider, threads=options.threads)
     found = {name: said(judge.judge(runner)) for name, judge in judges.items()}
     first, second = (
         Runner(each, provider=options.provider, threads=options.threads, spin=True)
-        for each in (study.subject.model, model)
+        for each in (session.loaded.model, model)
     )
-    timing = interleaved(first, second, timed_feeds(iter(study.split.validation.feeds)), seed=options.seed)
+    timing = interleaved(first, second, timed_feeds(iter(session.split.validation.feeds)), seed=options.seed)
     validation = found.pop(entry.validation.name)
     return {
         "validation": validation,

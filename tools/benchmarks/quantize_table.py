@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.ablation_table import Found
+from benchmarks.ablation_table import Inventory
 from benchmarks.goals import MAX_DROP
 from benchmarks.latency_table import threads_said
 from benchmarks.lines import Line
@@ -19,9 +19,9 @@ ABOUT = (
 )
 
 
-def quantize(found: Found, model: str) -> list[str]:
+def quantize(inventory: Inventory, model: str) -> list[str]:
     """Return the section of one model."""
-    there = [(cell.name, found[PART, model, cell.name]) for cell in CELLS if (PART, model, cell.name) in found]
+    there = [(cell.name, inventory[PART, model, cell.name]) for cell in CELLS if (PART, model, cell.name) in inventory]
     if not there:
         return []
     made = [data for _, data in there if data["outcome"] == "made"]

@@ -11,7 +11,7 @@ import scipy.stats
 from benchmarks import synthetic
 from benchmarks.lines import Line
 from benchmarks.scaling import KEEP, MODEL, PART, by_samples, by_size, cell_name
-from benchmarks.target import Found
+from benchmarks.target import Inventory
 from benchmarks.wording import NONE, Triple, megabytes, percent, table, with_interval
 
 LEVEL = 0.95
@@ -36,10 +36,10 @@ STEP = 0.05
 """Steps below this share of a run are not named."""
 
 
-def scaling(found: Found, *, quick: bool) -> list[str]:
+def scaling(inventory: Inventory, *, quick: bool) -> list[str]:
     """Return the section, nothing where nothing was run."""
     named = (("parameters", by_size(quick)), ("samples", by_samples(quick)))
-    lists = {by: [found[PART, MODEL, cell_name(*c)] for c in cells if _key(c) in found] for by, cells in named}
+    lists = {by: [inventory[PART, MODEL, cell_name(*c)] for c in cells if _key(c) in inventory] for by, cells in named}
     if not any(lists.values()):
         return []
     text = ["## What it costs", "", ABOUT, ""]

@@ -21,7 +21,7 @@ from benchmarks.peers_table import peers
 from benchmarks.prediction_table import plot, prediction
 from benchmarks.quantize_table import quantize
 from benchmarks.scaling_table import scaling
-from benchmarks.target import Found
+from benchmarks.target import Inventory
 from benchmarks.targets import MOST_MEMORY, OLDER, targets
 from benchmarks.wording import KINDS, NONE, changed, megabytes, number, percent, table, with_interval
 
@@ -92,22 +92,22 @@ def document(lines: Sequence[Line], models: tuple[str, ...], setting: Setting) -
     return "\n".join(text).rstrip() + "\n"
 
 
-def _states(found: Found, older: frozenset[tuple[str, str, str]]) -> list[str]:
+def _states(inventory: Inventory, older: frozenset[tuple[str, str, str]]) -> list[str]:
     """Say which cells were measured by an earlier state of the code than the one that wrote the tables."""
     if not older:
         return ["All cells were measured by the code as it is.", ""]
-    whole, past = (Counter((model, part) for part, model, _ in keys) for keys in (found, older))
+    whole, past = (Counter((model, part) for part, model, _ in keys) for keys in (inventory, older))
     rows = [(f"{model}, {part}", str(past[model, part]), str(count)) for (model, part), count in sorted(whole.items())]
     note = (
         f"{OLDER} rests on cells that an earlier state of the code measured, and that are to be run again:"
-        f" {len(older)} of {len(found)}."
+        f" {len(older)} of {len(inventory)}."
     )
     return [note, "", *table(("cells of", "earlier", "all"), rows)]
 
 
-def _model(found: Found, model: str) -> list[str]:
+def _model(inventory: Inventory, model: str) -> list[str]:
     text = [f"## {model}", ""]
-    about = found.get(("curves", model, BASELINE))
+    about = inventory.get(("curves", model, BASELINE))
     if about is not None:
         share = about["factorable"] / about["parameters"]
         text += [
@@ -116,9 +116,9 @@ def _model(found: Found, model: str) -> list[str]:
             f" Samples: {', '.join(f'{name} {n}' for name, n in about['counts'].items())}.",
             "",
             *_originals(about),
-            *_curves(found, model, about),
+            *_curves(inventory, model, about),
         ]
-    return text + goal_table(found, model)
+    return text + goal_table(inventory, model)
 
 
 def _originals(about: Line) -> list[str]:
@@ -133,19 +133,19 @@ def _metric(each: Line) -> str:
     return f"`{each['metric'].rpartition(':')[2]}`"
 
 
-def _cells(found: Found, model: str) -> list[tuple[str, list[Line | None]]]:
+def _cells(inventory: Inventory, model: str) -> list[tuple[str, list[Line | None]]]:
     """Return (method, one cell a level) for what was measured."""
     rows = []
     for sensitivity in SENSITIVITIES:
         for allocation in ALLOCATIONS:
-            cells = [found.get(("curves", model, cell_name(sensitivity, allocation, level))) for level in LEVELS]
+            cells = [inventory.get(("curves", model, cell_name(sensitivity, allocation, level))) for level in LEVELS]
             if any(cells):
                 rows.append((f"{KINDS[sensitivity]}, {allocation}", cells))
     return rows
 
 
-def _curves(found: Found, model: str, about: Line) -> list[str]:
-    rows = _cells(found, model)
+def _curves(inventory: Inventory, model: str, about: Line) -> list[str]:
+    rows = _cells(inventory, model)
     if not rows:
         return []
     share = about["factorable"] / about["parameters"]
@@ -172,9 +172,9 @@ def _predicted(data: Line | None) -> str:
     return f"{data['predicted']:.2g}; {data['factored']}; {percent(data['kept_factorable'])}"
 
 
-def _memory(found: Found) -> list[str]:
+def _memory(inventory: Inventory) -> list[str]:
     rows, commands = [], []
-    for (part, model, _), data in sorted(found.items()):
+    for (part, model, _), data in sorted(inventory.items()):
         if part == "memory":
             met = "PASS" if data["peak_bytes"] < MOST_MEMORY else "**FAIL**"
             peak, most = (f"{size / 1e6:,.0f}" for size in (data["peak_bytes"], MOST_MEMORY))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.lines import Line
 
-Found = Mapping[tuple[str, str, str], Line]
+Inventory = Mapping[tuple[str, str, str], Line]
 """(part, model, cell) -> what was measured."""
 
 

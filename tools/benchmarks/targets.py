@@ -23,7 +23,7 @@ from benchmarks.peers_table import peer_targets
 from benchmarks.prediction import rank_correlation
 from benchmarks.prediction_table import correlation_said
 from benchmarks.quantize import FASTEST
-from benchmarks.target import Found, Target
+from benchmarks.target import Inventory, Target
 from benchmarks.wording import both, interval, number, percent, with_interval
 
 HALF = 0.5
@@ -62,8 +62,8 @@ SAME_SAMPLES = ("minilm",)
 class Noted(dict[tuple[str, str, str], Line]):
     """What was measured, noting whether anything that was looked up is of an earlier state of the code."""
 
-    def __init__(self, found: Found, older: frozenset[tuple[str, str, str]]) -> None:
-        super().__init__(found)
+    def __init__(self, inventory: Inventory, older: frozenset[tuple[str, str, str]]) -> None:
+        super().__init__(inventory)
         self.older, self.seen = older, False
 
     def get(self, key: tuple[str, str, str], default: Line | None = None) -> Line | None:  # type: ignore[override]
@@ -76,10 +76,10 @@ OLDER = "†"
 
 
 def targets(
-    found: Found, models: tuple[str, ...], older: frozenset[tuple[str, str, str]] = frozenset()
+    inventory: Inventory, models: tuple[str, ...], older: frozenset[tuple[str, str, str]] = frozenset()
 ) -> list[Target]:
     """Return all targets; what rests on a cell of `older`, measured by an earlier state of the code, is marked."""
-    noted = Noted(found, older)
+    noted = Noted(inventory, older)
     made = []
     for target in _all(noted, models):
         made.append(replace(target, measured=f"{target.measured} {OLDER}") if noted.seen else target)
@@ -87,29 +87,29 @@ def targets(
     return made
 
 
-def _all(found: Found, models: tuple[str, ...]) -> Iterator[Target]:
-    yield from (_baseline(found, model) for model in models)
-    yield from (_complete(found, model) for model in models)
-    yield from (make(found) for make in (_crepe, _minilm))
-    yield from (_plain(found, model) for model in ("efficientnet", "ppocr"))
-    yield _memory(found)
-    yield from (_rise(found, model, share) for model, share in RISES.items())
-    yield _match(found)
-    yield from (_compact(found, model, share) for model, share in KEPT.items())
-    yield from (_file(found, model, share) for model, share in FILES.items())
-    yield from (_factorable(found, model) for model in models)
-    yield from (_fast(found, model, least) for model, least in SPEEDUPS.items())
-    yield from (_correlation(found, model) for model in models)
-    yield from (_cost(found, model) for model in models)
-    yield from (_time(found, model) for model in models)
-    yield from paper_targets(found)
-    yield from method_targets(found, CLASSIFIERS)
-    yield from peer_targets(found, CLASSIFIERS)
+def _all(inventory: Inventory, models: tuple[str, ...]) -> Iterator[Target]:
+    yield from (_baseline(inventory, model) for model in models)
+    yield from (_complete(inventory, model) for model in models)
+    yield from (make(inventory) for make in (_crepe, _minilm))
+    yield from (_plain(inventory, model) for model in ("efficientnet", "ppocr"))
+    yield _memory(inventory)
+    yield from (_rise(inventory, model, share) for model, share in RISES.items())
+    yield _match(inventory)
+    yield from (_compact(inventory, model, share) for model, share in KEPT.items())
+    yield from (_file(inventory, model, share) for model, share in FILES.items())
+    yield from (_factorable(inventory, model) for model in models)
+    yield from (_fast(inventory, model, least) for model, least in SPEEDUPS.items())
+    yield from (_correlation(inventory, model) for model in models)
+    yield from (_cost(inventory, model) for model in models)
+    yield from (_time(inventory, model) for model in models)
+    yield from paper_targets(inventory)
+    yield from method_targets(inventory, CLASSIFIERS)
+    yield from peer_targets(inventory, CLASSIFIERS)
 
 
-def _baseline(found: Found, model: str) -> Target:
+def _baseline(inventory: Inventory, model: str) -> Target:
     asked = f"{model}: disjoint sets, baseline reproduced"
-    data = found.get(("curves", model, BASELINE))
+    data = inventory.get(("curves", model, BASELINE))
     if data is None:
         return Target(asked, "", None)
     texts, met = [f"{data['shared']} inputs in two sets"], data["shared"] == 0
@@ -136,17 +136,17 @@ def _agrees(model: str, name: str, value: float, n: int) -> tuple[bool, str]:
     return agrees, f"ZOO.md {number(before)} of {count} other samples: {said}"
 
 
-def _complete(found: Found, model: str) -> Target:
+def _complete(inventory: Inventory, model: str) -> Target:
     asked = f"{model}: plain and whitened at {', '.join(percent(x, 0) for x in LEVELS)}; both goals"
     cells = [("curves", cell_name(s, a, level)) for s in SENSITIVITIES for a in ALLOCATIONS for level in LEVELS]
     cells += [("goals", cell.name) for cell in CELLS]
-    there = sum(found.get((part, model, cell)) is not None for part, cell in cells)
+    there = sum(inventory.get((part, model, cell)) is not None for part, cell in cells)
     return Target(asked, f"{there} of {len(cells)} cells below", True if there == len(cells) else None)
 
 
-def _crepe(found: Found) -> Target:
+def _crepe(inventory: Inventory) -> Target:
     asked = f"crepe: compact at a drop of at most {number(MAX_DROP)} keeps at most half of the parameters"
-    data = found.get(("goals", "crepe", "compact/inputs"))
+    data = inventory.get(("goals", "crepe", "compact/inputs"))
     if data is None or data["outcome"] != "saved":
         return Target(asked, data["reason"] if data else "", False if data else None)
     kept = data["after"]["parameters"] / data["before"]["parameters"]
@@ -155,14 +155,14 @@ def _crepe(found: Found) -> Target:
     return Target(asked, f"{text}, test {both(data['tests']['test'])}", met)
 
 
-def _minilm(found: Found) -> Target:
+def _minilm(inventory: Inventory) -> Target:
     asked = f"minilm: Lee Pearson at least {number(LEAST_PEARSON, 2)} at 80 % of the MatMul parameters, whitened"
-    best = found.get(("curves", "minilm", cell_name("inputs", "global", KEEP)))
+    best = inventory.get(("curves", "minilm", cell_name("inputs", "global", KEEP)))
     if best is None:
         return Target(asked, "", None)
     texts = []
     for sensitivity, allocation in (("inputs", "global"), ("inputs", "uniform"), ("weights", "global")):
-        data = found.get(("curves", "minilm", cell_name(sensitivity, allocation, KEEP)))
+        data = inventory.get(("curves", "minilm", cell_name(sensitivity, allocation, KEEP)))
         if data is not None:
             said = data["tests"]["test"]
             kind = "whitened" if sensitivity == "inputs" else "plain"
@@ -171,10 +171,10 @@ def _minilm(found: Found) -> Target:
     return Target(asked, "; ".join(texts) + " (decided by whitened, global: what the product does)", met)
 
 
-def _plain(found: Found, model: str) -> Target:
+def _plain(inventory: Inventory, model: str) -> Target:
     """A gain is honest if the file passed on validation and no test set shows more than the allowed drop."""
     asked = f"{model}: compact on plain SVD ends with exit 3 or a small honest gain"
-    data = found.get(("goals", model, "compact/weights"))
+    data = inventory.get(("goals", model, "compact/weights"))
     if data is None:
         return Target(asked, "", None)
     if data["outcome"] != "saved":
@@ -186,40 +186,40 @@ def _plain(found: Found, model: str) -> Target:
     return Target(asked, f"saved, {percent(kept)} kept; {tests}", met)
 
 
-def _memory(found: Found) -> Target:
+def _memory(inventory: Inventory) -> Target:
     asked = f"minilm: peak memory of `optimize` under {MOST_MEMORY / 1e6:,.0f} MB"
-    data = found.get(("memory", "minilm", "compact/inputs"))
+    data = inventory.get(("memory", "minilm", "compact/inputs"))
     if data is None:
         return Target(asked, "", None)
     return Target(asked, f"{data['peak_bytes'] / 1e6:,.0f} MB", data["peak_bytes"] < MOST_MEMORY)
 
 
-def _rise(found: Found, model: str, share: float) -> Target:
+def _rise(inventory: Inventory, model: str, share: float) -> Target:
     asked = f"{model}: at 80 % the loss rises by at most {number(share, 2)} of whitened uniform's"
-    ours, theirs = (mean_loss(found, model, method, KEEP) for method in (DEFAULT, "whitened, uniform"))
+    ours, theirs = (mean_loss(inventory, model, method, KEEP) for method in (DEFAULT, "whitened, uniform"))
     if ours is None or theirs is None:
         return Target(asked, "", None)
     text = f"{number(ours / theirs, 3)} ({ours:.3g} against {theirs:.3g}, means over seeds)"
     return Target(asked, text, ours <= share * theirs)
 
 
-def _match(found: Found) -> Target:
+def _match(inventory: Inventory) -> Target:
     asked = f"ppocr at 80 %: exact match within {number(MATCH, 2)} of the original's"
-    cells = [found.get(("ablation", "ppocr", ablation_cell(DEFAULT, KEEP, seed))) for seed in SEEDS]
+    cells = [inventory.get(("ablation", "ppocr", ablation_cell(DEFAULT, KEEP, seed))) for seed in SEEDS]
     said = [cell["tests"]["test"] for cell in cells if cell is not None and cell["reachable"]]
     if len(said) < len(SEEDS):
         return Target(asked, "", None)
     return Target(asked, "; ".join(both(each) for each in said), all(each["drop"][0] <= MATCH for each in said))
 
 
-def _compact(found: Found, model: str, share: float) -> Target:
+def _compact(inventory: Inventory, model: str, share: float) -> Target:
     what = f"{OPERATOR[model]} parameters" if model in OPERATOR else "factorable"
     asked = f"{model}: compact at a drop of at most {number(MAX_DROP)} keeps at most {percent(share, 0)} of the {what}"
-    data = found.get(("goals", model, "compact/joint"))
+    data = inventory.get(("goals", model, "compact/joint"))
     if data is None:
         return Target(asked, "", None)
     if data["outcome"] != "saved":
-        return Target(asked, f"exit {data['exit']}: {data['reason']}{floor_note(found, model)}", False)
+        return Target(asked, f"exit {data['exit']}: {data['reason']}{floor_note(inventory, model)}", False)
     tests = "; ".join(f"{name} {both(said)}" for name, said in data["tests"].items())
     kept, by_operator = data["kept_factorable"], data.get("kept_by_operator", {})
     text = f"{percent(kept)} kept"
@@ -229,14 +229,14 @@ def _compact(found: Found, model: str, share: float) -> Target:
     return Target(asked, f"{text}; {tests}", met and data["validation"]["drop"][0] <= MAX_DROP + 1e-9)
 
 
-def _file(found: Found, model: str, share: float) -> Target:
+def _file(inventory: Inventory, model: str, share: float) -> Target:
     asked = (
         f"{model}: the whole file at most {percent(share, 0)} of its bytes, every test's drop at most"
         f" {number(MAX_DROP)}"
     )
     texts, met, known = [], False, False
     for name in FILE_CELLS:
-        data = found.get(("quantize", model, name))
+        data = inventory.get(("quantize", model, name))
         known = known or data is not None
         if data is None or data["outcome"] != "made":
             continue
@@ -248,17 +248,17 @@ def _file(found: Found, model: str, share: float) -> Target:
     return Target(asked, ". ".join(texts), met if known else None)
 
 
-def _factorable(found: Found, model: str) -> Target:
+def _factorable(inventory: Inventory, model: str) -> Target:
     asked = f"{model}: at least {percent(FACTORABLE, 0)} of the parameters are in factorable weights"
-    data = found.get(("quantize", model, "ours, size"))
+    data = inventory.get(("quantize", model, "ours, size"))
     if data is None:
         return Target(asked, "", None)
     return Target(asked, percent(data["factorable"]), data["factorable"] >= FACTORABLE)
 
 
-def _fast(found: Found, model: str, least: float) -> Target:
+def _fast(inventory: Inventory, model: str, least: float) -> Target:
     asked = f"{model}: compact by latency at least {least:g} times as fast, one sample a call, two threads"
-    data, timed = found.get(("quantize", model, FASTEST)), found.get(("threads", model, FASTEST))
+    data, timed = inventory.get(("quantize", model, FASTEST)), inventory.get(("threads", model, FASTEST))
     if data is None or data["outcome"] != "made":
         return Target(asked, data["reason"] if data else "", False if data else None)
     if timed is None:
@@ -270,9 +270,9 @@ def _fast(found: Found, model: str, least: float) -> Target:
     return Target(asked, f"{text}; {tests}", ratio[2] <= 1 / least)
 
 
-def _correlation(found: Found, model: str) -> Target:
+def _correlation(inventory: Inventory, model: str) -> Target:
     asked = f"{model}: rank correlation of predicted and measured rise, inside the range, at least {LEAST_CORRELATION}"
-    data = found.get(("prediction", model, "points"))
+    data = inventory.get(("prediction", model, "points"))
     if data is None:
         return Target(asked, "", None)
     inside, _ = rank_correlation(data["points"], inside=True, resamples=0, seed=0)
@@ -280,9 +280,9 @@ def _correlation(found: Found, model: str) -> Target:
     return Target(asked, text, inside[0] >= LEAST_CORRELATION)
 
 
-def _cost(found: Found, model: str) -> Target:
+def _cost(inventory: Inventory, model: str) -> Target:
     asked = f"{model}: collection at most {MOST_RATIO:g} forwards, memory at most 4 × model + 1 GB"
-    data = found.get(("cost", model, "collection"))
+    data = inventory.get(("cost", model, "collection"))
     if data is None:
         return Target(asked, "", None)
     most = most_memory(data["model_bytes"])
@@ -290,11 +290,11 @@ def _cost(found: Found, model: str) -> Target:
     return Target(asked, text, data["ratio"] <= MOST_RATIO and data["peak_bytes"] <= most)
 
 
-def _time(found: Found, model: str) -> Target:
+def _time(inventory: Inventory, model: str) -> Target:
     asked = f"{model}: predicted time of the whole model within {percent(TIME_OFF, 0)} of the measured"
     texts, off = [], []
     for threads in THREADS:
-        data = found.get(("latency", model, latency_cell(threads)))
+        data = inventory.get(("latency", model, latency_cell(threads)))
         if data is None or not data["plans"]:
             continue
         worst = max(data["plans"], key=lambda plan: abs(error(plan)))

@@ -12,15 +12,15 @@ from typing import Any
 
 from benchmarks.lines import Line, Lines, Setting
 from benchmarks.zoo import Entry
-from onnx_lowrank import DataSources, Gate, Options, Study
+from onnx_lowrank import DataSources, Gate, Options, Session
 from onnx_lowrank.demo import MODEL, demo_samples
 from onnx_lowrank.metrics import RelativeL2
 from onnx_lowrank.options import TOLERANCE
+from onnx_lowrank.pipeline.loaded_model import make_judge
 from onnx_lowrank.pipeline.search import Search
-from onnx_lowrank.pipeline.subject import make_judge
-from onnx_lowrank.plan.choose import curve_plans
-from onnx_lowrank.result import Size
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.plan.allocate import curve_plans
+from onnx_lowrank.results.result import Size
+from onnx_lowrank.runtime.runner import Runner
 
 PART, DEMO = "tolerance", "demo"
 GATE = Gate(max_drop=1.0, observed=True)
@@ -49,32 +49,32 @@ def _measure(name: str, sha256: str, model: Any, sources: DataSources, metric: s
     if lines.has(PART, name, "curve", sha256):
         return
     options = Options(seed=lines.setting.seed, threads=lines.setting.threads, metric=metric, sensitivity="inputs")
-    study = Study.of(model, sources, options)
-    split = study.split
-    study.split = type(split)(
+    session = Session.of(model, sources, options)
+    split = session.split
+    session.split = type(split)(
         split.calibration.subset(range(min(len(split.calibration), CALIBRATED))),
         split.validation.subset(range(min(len(split.validation), 100 if lines.setting.quick else JUDGED))),
     )
-    points = list(_points(study))
-    data = {"metric": study.metric(GATE)[0].name, "n": len(study.split.validation), "points": points}
+    points = list(_points(session))
+    data = {"metric": session.metric(GATE)[0].name, "n": len(session.split.validation), "points": points}
     lines.add(PART, name, "curve", sha256, data)
     print(f"{name}: {len(points)} plans judged", flush=True)
 
 
-def _points(study: Study) -> Iterator[dict[str, float | None]]:
+def _points(session: Session) -> Iterator[dict[str, float | None]]:
     """Yield plans by rising relative error, each with what the task metric lost."""
-    metric, _ = study.metric(GATE)
-    stand = study.collect(metric)
-    problem = study.problem("parameters")
-    size = Size(study.found.parameters, study.subject.bytes)
-    search = Search(study, stand, problem, study.judge(GATE)[0], None, size)
-    validation = study.split.validation
+    metric, _ = session.metric(GATE)
+    state = session.collect(metric)
+    problem = session.problem("parameters")
+    size = Size(session.inventory.parameters, session.loaded.bytes)
+    search = Search(session, state, problem, session.judge(GATE)[0], None, size)
+    validation = session.split.validation
     few = validation.subset(range(min(len(validation), GLANCED)))
-    glance, apart = (make_judge(study.subject, s, RelativeL2(), GATE, study.options) for s in (few, validation))
+    preview, apart = (make_judge(session.loaded, s, RelativeL2(), GATE, session.options) for s in (few, validation))
     last = FROM / STEP
     for plan in curve_plans(problem):
-        runner = Runner(search.factored(plan), threads=study.options.threads)
-        if glance.judge(runner).drop.estimate < last * STEP:
+        runner = Runner(search.factored(plan), threads=session.options.threads)
+        if preview.judge(runner).drop.estimate < last * STEP:
             continue
         error = apart.judge(runner).drop.estimate
         verdict = search.judge.judge(runner)

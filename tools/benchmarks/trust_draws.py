@@ -22,12 +22,12 @@ from benchmarks.trust_parts import ALLOWED, CERTIFIED, DEMO, FIRST, GATES, PART,
 from models.fashion_mnist import TRAINED_ON, Labelled, labelled, unit_batch
 from onnx_lowrank.demo import MODEL
 from onnx_lowrank.options import Compact, Options
-from onnx_lowrank.pipeline import DataSources, Study, reach
+from onnx_lowrank.pipeline import DataSources, Session, meet_goal
 from onnx_lowrank.pipeline.search import Search
 from onnx_lowrank.plan import compact
-from onnx_lowrank.result import Size, Trial
-from onnx_lowrank.runtime import Runner
-from onnx_lowrank.timing import Timing
+from onnx_lowrank.results.result import Size, Trial
+from onnx_lowrank.runtime.runner import Runner
+from onnx_lowrank.runtime.timing import Timing
 from onnx_lowrank.types import Interval
 
 CALIBRATION = 512
@@ -72,7 +72,7 @@ def measure(lines: Lines) -> None:
         )
         options = Options(metric="top1", seed=seed, threads=lines.setting.threads, rank_multiple=RANK_MULTIPLE)
         with untimed():
-            data = _draw(Study.of(MODEL, sources, options), truth)
+            data = _draw(Session.of(MODEL, sources, options), truth)
         lines.add(PART, DEMO, draw_name(n, draw), key, data)
         told = {name: (round(each["kept"], 3), each["true_drop"]) for name, each in data["rules"].items()}
         print(f"{DEMO}: {draw_name(n, draw)}: kept, true drop: {told}", flush=True)
@@ -92,18 +92,20 @@ def _given(data: Labelled) -> dict[str, NDArray[Any]]:
 def untimed() -> Iterator[None]:
     """Leave out the seconds that timing the final model takes: nothing here depends on it."""
     still = Timing(first_ms=1.0, second_ms=1.0, ratio=Interval(1.0, 1.0, 1.0), pairs=1)
-    with patch.object(importlib.import_module("onnx_lowrank.pipeline.speed"), "interleaved", lambda *_, **__: still):
+    with patch.object(
+        importlib.import_module("onnx_lowrank.pipeline.speed_goal"), "interleaved", lambda *_, **__: still
+    ):
         yield
 
 
-def _draw(study: Study, truth: Truth) -> dict[str, Any]:
+def _draw(session: Session, truth: Truth) -> dict[str, Any]:
     """Return what every rule does with one draw, all on one collection."""
     rules = {}
     for name, gate in GATES.items():
-        result = reach(study, Compact(gate=gate), dry_run=True)
+        result = meet_goal(session, Compact(gate=gate), dry_run=True)
         model, kept = (result.model, result.after.parameters / result.before.parameters) if result else (None, 1.0)
         rules[name] = _row(model, kept, len(result.trials), truth, result.reason)
-    model, kept, tests = first_version(study)
+    model, kept, tests = first_version(session)
     rules[FIRST] = _row(model, kept, tests, truth, "")
     return {"calibration": CALIBRATION, "test": len(truth.test), "top1": float(truth.original.mean()), "rules": rules}
 
@@ -113,15 +115,15 @@ def _row(model: onnx.ModelProto | None, kept: float, tests: int, truth: Truth, r
     return {"saved": model is not None, "kept": kept, "true_drop": drop, "tests": tests, "reason": reason}
 
 
-def first_version(study: Study) -> tuple[onnx.ModelProto | None, float, int]:
+def first_version(session: Session) -> tuple[onnx.ModelProto | None, float, int]:
     """Return what the first version's rule gives: the model or None, the share kept, and how many plans were tested.
 
     It searched the smallest plan whose two-sided interval of the drop ends at or below what is allowed.
     """
     gate = GATES[CERTIFIED]
-    stand = study.collect(study.metric(gate)[0])
-    before = Size(study.found.parameters, study.subject.bytes, stand.calibrated.observed.macs)
-    search = Search(study, stand, study.problem("parameters"), *study.judge(gate), before)
+    state = session.collect(session.metric(gate)[0])
+    before = Size(session.inventory.parameters, session.loaded.bytes, state.calibrated.observed.macs)
+    search = Search(session, state, session.problem("parameters"), *session.judge(gate), before)
     proposals, trials, held = compact(search.problem), [], list[Trial]()
     try:
         plan = next(proposals)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from benchmarks.lines import Line, Setting
-from benchmarks.target import Found, Target
+from benchmarks.target import Inventory, Target
 from benchmarks.trust_kinds import ALPHA, Kind
 from benchmarks.trust_parts import CERTIFIED, DEMO, FIRST, LIMITS, PART, SIMULATED, SIZES, draw_name, draws
 from benchmarks.trust_simulation import BESIDE, CHANGED, KINDS, PLANS, beside, cell_name, cells
@@ -58,15 +58,15 @@ def page(lines: Sequence[Line], setting: Setting) -> str:
     return "\n".join(text).rstrip() + "\n"
 
 
-def targets(found: Found, quick: bool) -> Iterator[Target]:
+def targets(inventory: Inventory, quick: bool) -> Iterator[Target]:
     """Yield what is asked for, met or not."""
     level = f"false certified at most {number(ALPHA, 2)} and {ERRORS} Monte-Carlo errors"
     shares = ", ".join(percent(share) for share in CHANGED)
-    yield _kept(found, f"{level} in every cell of {shares} changed", cells(quick))
+    yield _kept(inventory, f"{level} in every cell of {shares} changed", cells(quick))
     if not quick:
-        yield _kept(found, f"{level} beside these, at {percent(BESIDE, 2)} changed", beside(quick))
+        yield _kept(inventory, f"{level} beside these, at {percent(BESIDE, 2)} changed", beside(quick))
     large = max(SIZES)
-    kept = {rule: _values(found, large, rule, "kept", quick) for rule in (CERTIFIED, FIRST)}
+    kept = {rule: _values(inventory, large, rule, "kept", quick) for rule in (CERTIFIED, FIRST)}
     asked = f"at n = {large:,} {CERTIFIED} keeps no more parameters than {FIRST}, by the median"
     if not all(kept.values()):
         yield Target(asked, "", None)
@@ -75,9 +75,9 @@ def targets(found: Found, quick: bool) -> Iterator[Target]:
     yield Target(asked, f"{percent(mine)} and {percent(first)}", mine <= first)
 
 
-def _kept(found: Found, asked: str, wanted: Sequence[tuple[Kind, float, int]]) -> Target:
+def _kept(inventory: Inventory, asked: str, wanted: Sequence[tuple[Kind, float, int]]) -> Target:
     """Return whether a level is kept in all the cells."""
-    there = [found[key] for cell in wanted if (key := (PART, SIMULATED, cell_name(*cell))) in found]
+    there = [inventory[key] for cell in wanted if (key := (PART, SIMULATED, cell_name(*cell))) in inventory]
     over = [cell for cell in there if worst(cell) > limit(cell["repetitions"])]
     said = f"{len(over)} of {len(there)} cells above; largest rate {number(max(map(worst, there), default=0.0), 4)}"
     return Target(asked, said if there else "", None if len(there) < len(wanted) else not over)
@@ -93,24 +93,26 @@ def limit(repetitions: int) -> float:
     return float(ALPHA + ERRORS * math.sqrt(ALPHA * (1 - ALPHA) / repetitions))
 
 
-def _values(found: Found, n: int, rule: str, what: str, quick: bool) -> list[float]:
+def _values(inventory: Inventory, n: int, rule: str, what: str, quick: bool) -> list[float]:
     """Return one value a draw of n validation samples."""
-    given = [found.get((PART, DEMO, draw_name(*cell))) for cell in draws(quick) if cell[0] == n]
+    given = [inventory.get((PART, DEMO, draw_name(*cell))) for cell in draws(quick) if cell[0] == n]
     return [float(data["rules"][rule][what]) for data in given if data is not None]
 
 
-def _draws(found: Found, quick: bool) -> list[str]:
-    about = next((data for (_, model, _), data in found.items() if model == DEMO), None)
+def _draws(inventory: Inventory, quick: bool) -> list[str]:
+    about = next((data for (_, model, _), data in inventory.items() if model == DEMO), None)
     if about is None:
         return []
     told = {**about, "top1": number(about["top1"], 4)}
     heads = ("rule", "n", "draws", "saved", "too much", "mean true drop", "kept, median [quartiles]", "plans tested")
-    rows = [_row(found, rule, n, quick) for rule in LIMITS for n in SIZES if _values(found, n, rule, "kept", quick)]
+    rows = [
+        _row(inventory, rule, n, quick) for rule in LIMITS for n in SIZES if _values(inventory, n, rule, "kept", quick)
+    ]
     return ["## Draws of the demo", "", ABOUT_DRAWS.format(**told), "", *table(heads, rows)]
 
 
-def _row(found: Found, rule: str, n: int, quick: bool) -> list[str]:
-    drops, kept, saved, tests = (_values(found, n, rule, w, quick) for w in ("true_drop", "kept", "saved", "tests"))
+def _row(inventory: Inventory, rule: str, n: int, quick: bool) -> list[str]:
+    drops, kept, saved, tests = (_values(inventory, n, rule, w, quick) for w in ("true_drop", "kept", "saved", "tests"))
     count = len(drops)
     wrong = sum(drop > LIMITS[rule] for drop in drops)
     share = proportion_interval(wrong, count, LEVEL)
@@ -127,12 +129,12 @@ def _row(found: Found, rule: str, n: int, quick: bool) -> list[str]:
     ]
 
 
-def _simulation(found: Found, quick: bool) -> list[str]:
+def _simulation(inventory: Inventory, quick: bool) -> list[str]:
     """Return the table of simulated cells, one row a cell."""
     heads = ["metric", "changed", "n", "allowed", *(f"false, {_plans(plans)}" for plans in PLANS)]
     heads += ["limit", "power", "best"]
     wanted = (*cells(quick), *beside(quick))
-    rows = [_cell(found[key]) for cell in wanted if (key := (PART, SIMULATED, cell_name(*cell))) in found]
+    rows = [_cell(inventory[key]) for cell in wanted if (key := (PART, SIMULATED, cell_name(*cell))) in inventory]
     if not rows:
         return []
     about = ABOUT_SIMULATION.format(alpha=number(ALPHA, 2), errors=ERRORS)

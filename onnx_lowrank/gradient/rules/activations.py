@@ -4,84 +4,87 @@ from __future__ import annotations
 
 import math
 
-from onnx_lowrank.gradient.step import Gradients, Step
+from onnx_lowrank.gradient.emitter import NoRule, Value
+from onnx_lowrank.gradient.rule_context import Gradients, RuleContext
 from onnx_lowrank.gradient.tensor_ops import reduce_sum, unbroadcast, where
-from onnx_lowrank.gradient.values import NoRule, Value
 
 
-def softmax(step: Step) -> Gradients:
+def softmax(context: RuleContext) -> Gradients:
     """dx = y (g − Σ g y)."""
-    y, g = step.y(), step.g
+    y, g = context.y(), context.g
     weighted = g * y
-    return [weighted - y * reduce_sum(weighted, [step.axis(-1)], keepdims=True)]
+    return [weighted - y * reduce_sum(weighted, [context.axis(-1)], keepdims=True)]
 
 
-def log_softmax(step: Step) -> Gradients:
+def log_softmax(context: RuleContext) -> Gradients:
     """dx = g − softmax(x) Σ g."""
-    y, g = step.y(), step.g
-    return [g - y.apply("Exp") * reduce_sum(g, [step.axis(-1)], keepdims=True)]
+    y, g = context.y(), context.g
+    return [g - y.apply("Exp") * reduce_sum(g, [context.axis(-1)], keepdims=True)]
 
 
-def leaky_relu(step: Step) -> Gradients:
+def leaky_relu(context: RuleContext) -> Gradients:
     """Slope α below zero."""
-    return [_two_slopes(step, step.x(), step.number("alpha", 0.01))]
+    return [_two_slopes(context, context.x(), context.number("alpha", 0.01))]
 
 
-def _two_slopes(step: Step, x: Value, below: float | Value) -> Value:
-    g = step.g
+def _two_slopes(context: RuleContext, x: Value, below: float | Value) -> Value:
+    g = context.g
     return where(x.compare("Less", 0.0), (g * below).like(g), g)
 
 
-def prelu(step: Step) -> Gradients:
+def prelu(context: RuleContext) -> Gradients:
     """Slope `slope` below zero, broadcast to x."""
-    x, slope, g = step.x(0), step.x(1), step.g
-    data = _two_slopes(step, x, slope) if step.wants(0) else None
-    below = unbroadcast(g * x * x.mask("Less", 0.0), slope) if step.wants(1) else None
+    x, slope, g = context.x(0), context.x(1), context.g
+    data = _two_slopes(context, x, slope) if context.wants(0) else None
+    below = unbroadcast(g * x * x.mask("Less", 0.0), slope) if context.wants(1) else None
     return [data, below]
 
 
-def elu(step: Step) -> Gradients:
+def elu(context: RuleContext) -> Gradients:
     """α (eˣ − 1) below zero: the slope there is y + α."""
-    x, y = step.x(), step.y()
-    return [_two_slopes(step, x, y + step.number("alpha", 1.0))]
+    x, y = context.x(), context.y()
+    return [_two_slopes(context, x, y + context.number("alpha", 1.0))]
 
 
-def celu(step: Step) -> Gradients:
+def celu(context: RuleContext) -> Gradients:
     """α (e^(x/α) − 1) below zero: the slope there is y / α + 1."""
-    x, y = step.x(), step.y()
-    return [_two_slopes(step, x, y / step.number("alpha", 1.0) + 1.0)]
+    x, y = context.x(), context.y()
+    return [_two_slopes(context, x, y / context.number("alpha", 1.0) + 1.0)]
 
 
-def selu(step: Step) -> Gradients:
+def selu(context: RuleContext) -> Gradients:
     """γ x above zero, γ α (eˣ − 1) below."""
-    alpha, gamma = step.number("alpha", 1.67326319217681884765625), step.number("gamma", 1.05070102214813232421875)
-    x, y, g = step.x(), step.y(), step.g
+    alpha, gamma = (
+        context.number("alpha", 1.67326319217681884765625),
+        context.number("gamma", 1.05070102214813232421875),
+    )
+    x, y, g = context.x(), context.y(), context.g
     return [where(x.compare("Less", 0.0), g * (y + alpha * gamma), g * gamma)]
 
 
-def thresholded_relu(step: Step) -> Gradients:
+def thresholded_relu(context: RuleContext) -> Gradients:
     """x above α, else 0."""
-    return [step.g * step.x().mask("Greater", step.number("alpha", 1.0))]
+    return [context.g * context.x().mask("Greater", context.number("alpha", 1.0))]
 
 
-def hard_sigmoid(step: Step) -> Gradients:
+def hard_sigmoid(context: RuleContext) -> Gradients:
     """clip(αx + β, 0, 1): slope α strictly between."""
-    y = step.y()
+    y = context.y()
     inside = y.mask("Greater", 0.0) * y.mask("Less", 1.0)
-    return [step.g * (inside * step.number("alpha", 0.2))]
+    return [context.g * (inside * context.number("alpha", 0.2))]
 
 
-def hard_swish(step: Step) -> Gradients:
+def hard_swish(context: RuleContext) -> Gradients:
     """x clip(x/6 + ½, 0, 1)."""
-    x = step.x()
+    x = context.x()
     slope = where(x.compare("Less", 3.0), x * (1 / 3) + 0.5, x.emit.scalar(1.0, x.elem)).like(x)
-    return [step.g * (slope * x.mask("Greater", -3.0))]
+    return [context.g * (slope * x.mask("Greater", -3.0))]
 
 
-def gelu(step: Step) -> Gradients:
+def gelu(context: RuleContext) -> Gradients:
     """x Φ(x): slope Φ(x) + x φ(x); with the tanh approximation its own slope."""
-    x, g = step.x(), step.g
-    kind = step.text("approximate", "none")
+    x, g = context.x(), context.g
+    kind = context.text("approximate", "none")
     if kind not in ("none", "tanh"):
         raise NoRule(f"approximate={kind!r}")
     return [g * (_gelu_tanh_slope(x) if kind == "tanh" else _gelu_slope(x))]
@@ -100,35 +103,35 @@ def _gelu_tanh_slope(x: Value) -> Value:
     return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner
 
 
-def fast_gelu(step: Step) -> Gradients:
+def fast_gelu(context: RuleContext) -> Gradients:
     """com.microsoft FastGelu: the tanh approximation of x + bias."""
-    if not step.has(1):
-        return [step.g * _gelu_tanh_slope(step.x())]
-    data = step.g * _gelu_tanh_slope(step.x(0) + step.x(1))
-    return [data, unbroadcast(data, step.x(1)) if step.wants(1) else None]
+    if not context.has(1):
+        return [context.g * _gelu_tanh_slope(context.x())]
+    data = context.g * _gelu_tanh_slope(context.x(0) + context.x(1))
+    return [data, unbroadcast(data, context.x(1)) if context.wants(1) else None]
 
 
-def bias_gelu(step: Step) -> Gradients:
+def bias_gelu(context: RuleContext) -> Gradients:
     """com.microsoft BiasGelu: Gelu of x + bias."""
-    data = step.g * _gelu_slope(step.x(0) + step.x(1))
-    return [data, unbroadcast(data, step.x(1)) if step.wants(1) else None]
+    data = context.g * _gelu_slope(context.x(0) + context.x(1))
+    return [data, unbroadcast(data, context.x(1)) if context.wants(1) else None]
 
 
-def swish(step: Step) -> Gradients:
+def swish(context: RuleContext) -> Gradients:
     """x σ(αx): slope s + α y (1 − s). Also com.microsoft QuickGelu, whose α is 1.702 where it is left out."""
-    alpha = step.number("alpha", 1.0 if step.node.op_type == "Swish" else 1.702)
-    x, y = step.x(), step.y()
+    alpha = context.number("alpha", 1.0 if context.node.op_type == "Swish" else 1.702)
+    x, y = context.x(), context.y()
     s = (x * alpha).apply("Sigmoid")
-    return [step.g * (s + y * (1.0 - s) * alpha)]
+    return [context.g * (s + y * (1.0 - s) * alpha)]
 
 
-def mish(step: Step) -> Gradients:
+def mish(context: RuleContext) -> Gradients:
     """x tanh(softplus(x)): slope t + x σ(x) (1 − t²)."""
-    x = step.x()
+    x = context.x()
     t = x.apply("Softplus").apply("Tanh")
-    return [step.g * (t + x * x.apply("Sigmoid") * (1.0 - t * t))]
+    return [context.g * (t + x * x.apply("Sigmoid") * (1.0 - t * t))]
 
 
-def shrink(step: Step) -> Gradients:
+def shrink(context: RuleContext) -> Gradients:
     """Zero within ±λ, slope 1 outside."""
-    return [step.g * step.x().apply("Abs").mask("Greater", step.number("lambd", 0.5))]
+    return [context.g * context.x().apply("Abs").mask("Greater", context.number("lambd", 0.5))]

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from onnx_lowrank.gradient.emitter import FLOAT, Dims, NoRule, Value
+from onnx_lowrank.gradient.rule_context import Gradients, RuleContext
 from onnx_lowrank.gradient.rules.window import Window, kernel_of, same_begin, window_of
-from onnx_lowrank.gradient.step import Gradients, Step
 from onnx_lowrank.gradient.tensor_ops import reduce_sum, reshape, transpose
-from onnx_lowrank.gradient.values import FLOAT, Dims, NoRule, Value
 from onnx_lowrank.types import Array
 
 SMALL_KERNEL = 2**18
@@ -19,28 +19,28 @@ So the graph does not hold the large weights twice.
 """
 
 
-def conv(step: Step) -> Gradients:
+def conv(context: RuleContext) -> Gradients:
     """The data gradient is a convolution with the flipped kernel, or a transposed convolution (strides)."""
-    x, weight, group = step.x(0), step.x(1), step.integer("group", 1)
-    window = window_of(step, kernel_of(step, weight), x)
+    x, weight, group = context.x(0), context.x(1), context.integer("group", 1)
+    window = window_of(context, kernel_of(context, weight), x)
     gradients: list[Value | None] = [None, None, None]
-    if step.wants(0):
+    if context.wants(0):
         pads = _flipped_pads(window)
         if pads is not None:
-            gradients[0] = _by_convolution(step, step.g, window, pads, group, x.dims)
+            gradients[0] = _by_convolution(context, context.g, window, pads, group, x.dims)
         else:
             single = group > 1 and weight.dims is not None and weight.dims[1] == 1
-            spread = _by_spreading(step, window, group) if single else None
-            gradients[0] = spread or scatter_windows(step.g, weight, window, x, group)
-    if step.wants(1):
+            spread = _by_spreading(context, window, group) if single else None
+            gradients[0] = spread or scatter_windows(context.g, weight, window, x, group)
+    if context.wants(1):
         raise NoRule("its kernel is computed in the graph")
-    if step.wants(2):
-        gradients[2] = _bias(step)
+    if context.wants(2):
+        gradients[2] = _bias(context)
     return gradients
 
 
-def _bias(step: Step) -> Value:
-    g = step.g
+def _bias(context: RuleContext) -> Value:
+    g = context.g
     return reduce_sum(g, [0, *range(2, g.rank)], keepdims=False)
 
 
@@ -53,13 +53,15 @@ def _flipped_pads(window: Window) -> list[int] | None:
     return None if min(begin + end, default=0) < 0 else begin + end
 
 
-def _by_convolution(step: Step, g: Value, window: Window, pads: list[int], group: int, dims: Dims | None) -> Value:
-    """In onnxruntime's CPU provider 1.8 times faster than ConvTranspose (METHOD.md, section 3)."""
-    x = step.x(1)
-    small = x.name in step.forward.weights and step.forward.elements(x.name) <= SMALL_KERNEL
-    fixed = step.constant(1) if small else None
-    weight = step.emit.constant(flipped(fixed, group)) if fixed is not None else _flip(x, group)
-    return step.emit.op(
+def _by_convolution(
+    context: RuleContext, g: Value, window: Window, pads: list[int], group: int, dims: Dims | None
+) -> Value:
+    """Return the gradient as a convolution: flipped kernel, exchanged channels (docs/method.md, section 3.13)."""
+    x = context.x(1)
+    small = x.name in context.forward.weights and context.forward.elements(x.name) <= SMALL_KERNEL
+    fixed = context.constant(1) if small else None
+    weight = context.emit.constant(flipped(fixed, group)) if fixed is not None else _flip(x, group)
+    return context.emit.op(
         "Conv",
         g,
         weight,
@@ -71,13 +73,13 @@ def _by_convolution(step: Step, g: Value, window: Window, pads: list[int], group
     )
 
 
-def _by_spreading(step: Step, window: Window, group: int) -> Value | None:
+def _by_spreading(context: RuleContext, window: Window, group: int) -> Value | None:
     """The same with strides: first g is spread, with zeros in between. None where that does not do.
 
     A convolution of single channels is next to nothing in onnxruntime's own layout, its ConvTranspose is not: on 144
     channels, 28×28 to 56×56, 5×5, 1.2 ms against .6 ms. With many channels the zeros would cost more than they save.
     """
-    x, g = step.x(), step.g
+    x, g = context.x(), context.g
     if window.begin is None or window.end is None or g.elem != FLOAT or g.dims is None or x.dims is None:
         return None
     begin = [extent - 1 - pad for extent, pad in zip(window.extents, window.begin, strict=True)]
@@ -90,7 +92,7 @@ def _by_spreading(step: Step, window: Window, group: int) -> Value | None:
     if min(begin + end) < 0:
         return None
     dims = x.dims if exact else (*x.dims[:2], *[None] * len(end))
-    whole = _by_convolution(step, _spread(g, window.strides), window, begin + end, group, dims)
+    whole = _by_convolution(context, _spread(g, window.strides), window, begin + end, group, dims)
     return whole if exact else _cut(whole, x)
 
 
@@ -178,15 +180,15 @@ def _exact_padding(g: Value, window: Window, x: Value) -> tuple[list[int], list[
     return [*window.begin, *end], missing
 
 
-def conv_transpose(step: Step) -> Gradients:
+def conv_transpose(context: RuleContext) -> Gradients:
     """The adjoint of a transposed convolution is the convolution with the same kernel."""
-    x, weight, group, g = step.x(0), step.x(1), step.integer("group", 1), step.g
-    window = window_of(step, kernel_of(step, weight), x)
-    if step.wants(1):
+    x, weight, group, g = context.x(0), context.x(1), context.integer("group", 1), context.g
+    window = window_of(context, kernel_of(context, weight), x)
+    if context.wants(1):
         raise NoRule("its kernel is computed in the graph")
     gradients: list[Value | None] = [None, None, None]
-    if step.wants(0):
-        begin, end = _transposed_pads(step, window, x)
+    if context.wants(0):
+        begin, end = _transposed_pads(context, window, x)
         data = g.emit.op(
             "Conv",
             g,
@@ -199,8 +201,8 @@ def conv_transpose(step: Step) -> Gradients:
             group=group,
         )
         gradients[0] = _cut(data, x)
-    if step.wants(2):
-        gradients[2] = _bias(step)
+    if context.wants(2):
+        gradients[2] = _bias(context)
     return gradients
 
 
@@ -211,10 +213,10 @@ def _cut(data: Value, x: Value) -> Value:
     return emit.op("Slice", data, emit.ints([0] * len(axes)), sizes, emit.ints(axes), dims=x.dims)
 
 
-def _transposed_pads(step: Step, window: Window, x: Value) -> tuple[list[int], list[int]]:
+def _transposed_pads(context: RuleContext, window: Window, x: Value) -> tuple[list[int], list[int]]:
     n = len(window.kernel)
-    extra = step.integers("output_padding") or [0] * n
-    shape = step.integers("output_shape")
+    extra = context.integers("output_padding") or [0] * n
+    shape = context.integers("output_shape")
     if shape is None and window.auto_pad in ("NOTSET", "VALID"):
         return list(window.begin or ()), list(window.end or ())
     totals = []

@@ -8,61 +8,61 @@ from types import MappingProxyType
 
 import numpy as np
 
-from onnx_lowrank.gradient.step import Gradients, Step
+from onnx_lowrank.gradient.emitter import FLOAT, NoRule, Value
+from onnx_lowrank.gradient.rule_context import Gradients, RuleContext
 from onnx_lowrank.gradient.tensor_ops import total, unbroadcast, where
-from onnx_lowrank.gradient.values import FLOAT, NoRule, Value
 
 
-def add(step: Step) -> Gradients:
+def add(context: RuleContext) -> Gradients:
     """Also Sum, of any number of operands."""
-    return [unbroadcast(step.g, step.x(i)) if step.wants(i) else None for i in range(len(step.node.input))]
+    return [unbroadcast(context.g, context.x(i)) if context.wants(i) else None for i in range(len(context.node.input))]
 
 
-def subtract(step: Step) -> Gradients:
+def subtract(context: RuleContext) -> Gradients:
     """y = a − b."""
     return [
-        unbroadcast(step.g, step.x(0)) if step.wants(0) else None,
-        -unbroadcast(step.g, step.x(1)) if step.wants(1) else None,
+        unbroadcast(context.g, context.x(0)) if context.wants(0) else None,
+        -unbroadcast(context.g, context.x(1)) if context.wants(1) else None,
     ]
 
 
-def multiply(step: Step) -> Gradients:
+def multiply(context: RuleContext) -> Gradients:
     """y = a b."""
-    a, b, g = step.x(0), step.x(1), step.g
+    a, b, g = context.x(0), context.x(1), context.g
     return [
-        unbroadcast(g * b, a) if step.wants(0) else None,
-        unbroadcast(g * a, b) if step.wants(1) else None,
+        unbroadcast(g * b, a) if context.wants(0) else None,
+        unbroadcast(g * a, b) if context.wants(1) else None,
     ]
 
 
-def divide(step: Step) -> Gradients:
+def divide(context: RuleContext) -> Gradients:
     """y = a / b: da = g / b, db = −g y / b."""
-    a, b, y, g = step.x(0), step.x(1), step.y(), step.g
+    a, b, y, g = context.x(0), context.x(1), context.y(), context.g
     part = g / b
     return [
-        unbroadcast(part, a) if step.wants(0) else None,
-        -unbroadcast(part * y, b) if step.wants(1) else None,
+        unbroadcast(part, a) if context.wants(0) else None,
+        -unbroadcast(part * y, b) if context.wants(1) else None,
     ]
 
 
-def mean(step: Step) -> Gradients:
+def mean(context: RuleContext) -> Gradients:
     """The mean of any number of operands."""
-    share = step.g * (1.0 / len(step.node.input))
-    return [unbroadcast(share, step.x(i)) if step.wants(i) else None for i in range(len(step.node.input))]
+    share = context.g * (1.0 / len(context.node.input))
+    return [unbroadcast(share, context.x(i)) if context.wants(i) else None for i in range(len(context.node.input))]
 
 
-def power(step: Step) -> Gradients:
+def power(context: RuleContext) -> Gradients:
     """y = a^b: da = g b a^(b−1), db = g y ln a."""
-    a, b, y, g = step.x(0), step.x(1), step.y(), step.g
+    a, b, y, g = context.x(0), context.x(1), context.y(), context.g
     left = right = None
-    if step.wants(0):
-        fixed = step.constant(1)
+    if context.wants(0):
+        fixed = context.constant(1)
         if fixed is not None and fixed.size == 1:
             left = unbroadcast(g * _power_slope(a, float(fixed.reshape(-1)[0])), a)
         else:
             exponent = b.cast(a.elem)
             left = unbroadcast(g * (exponent * _pow(a, exponent - 1.0)), a)
-    if step.wants(1):
+    if context.wants(1):
         right = unbroadcast((g * y * a.apply("Log")).cast(b.elem), b)
     return [left, right]
 
@@ -77,28 +77,28 @@ def _pow(a: Value, exponent: Value) -> Value:
     return a.emit.op("Pow", a, exponent, dims=a.dims if exponent.dims == () else None)
 
 
-def extreme(step: Step) -> Gradients:
+def extreme(context: RuleContext) -> Gradients:
     """Max and Min: to the operand that was taken, in equal parts where several were."""
-    y, g = step.y(), step.g
-    masks = [y.mask("Equal", step.x(i)) for i in range(len(step.node.input))]
+    y, g = context.y(), context.g
+    masks = [y.mask("Equal", context.x(i)) for i in range(len(context.node.input))]
     share = g / total(masks) if len(masks) > 1 else g
-    return [unbroadcast(share * mask, step.x(i)) if step.wants(i) else None for i, mask in enumerate(masks)]
+    return [unbroadcast(share * mask, context.x(i)) if context.wants(i) else None for i, mask in enumerate(masks)]
 
 
-def clip(step: Step) -> Gradients:
+def clip(context: RuleContext) -> Gradients:
     """Inside the bounds g passes; outside it belongs to the bound."""
-    x, y, g = step.x(), step.y(), step.g
+    x, y, g = context.x(), context.y(), context.g
     low = high = None
-    if step.wants(1):
-        low = unbroadcast(g * x.mask("Less", step.x(1)), step.x(1))
-    if step.wants(2):
-        high = unbroadcast(g * x.mask("Greater", step.x(2)), step.x(2))
-    return [g * _inside(step, x, y) if step.wants(0) else None, low, high]
+    if context.wants(1):
+        low = unbroadcast(g * x.mask("Less", context.x(1)), context.x(1))
+    if context.wants(2):
+        high = unbroadcast(g * x.mask("Greater", context.x(2)), context.x(2))
+    return [g * _inside(context, x, y) if context.wants(0) else None, low, high]
 
 
-def _inside(step: Step, x: Value, y: Value) -> Value:
+def _inside(context: RuleContext, x: Value, y: Value) -> Value:
     """1 where x is between the bounds. From y alone where both are known: then Clip can be fused with what makes x."""
-    low, high = step.constant(1), step.constant(2)
+    low, high = context.constant(1), context.constant(2)
     if low is None or high is None or low.size != 1 or high.size != 1:
         return y.mask("Equal", x)
     if not float(low.item()) < float(high.item()):
@@ -133,66 +133,66 @@ def _positive(y: Value) -> Value:
     return y.apply("HardSigmoid", alpha=2.0**100, beta=0.0)
 
 
-def choose(step: Step) -> Gradients:
+def choose(context: RuleContext) -> Gradients:
     """Where: each operand gets g where it was taken."""
-    condition, g = step.x(0), step.g
+    condition, g = context.x(0), context.g
     zero = g.emit.scalar(0.0, g.elem)
-    yes = where(condition, g, zero).like(g) if step.wants(1) else None
-    no = g.emit.op("Where", condition, zero, g, elem=g.elem, dims=g.dims) if step.wants(2) else None
+    yes = where(condition, g, zero).like(g) if context.wants(1) else None
+    no = g.emit.op("Where", condition, zero, g, elem=g.elem, dims=g.dims) if context.wants(2) else None
     return [
         None,
-        None if yes is None else unbroadcast(yes, step.x(1)),
-        None if no is None else unbroadcast(no, step.x(2)),
+        None if yes is None else unbroadcast(yes, context.x(1)),
+        None if no is None else unbroadcast(no, context.x(2)),
     ]
 
 
-def modulo(step: Step) -> Gradients:
+def modulo(context: RuleContext) -> Gradients:
     """y = a − b ⌊a / b⌋ (or truncated): slope 1 in a; the slope in b is not written."""
-    step.only_wants(0)
-    return [unbroadcast(step.g, step.x())]
+    context.only_wants(0)
+    return [unbroadcast(context.g, context.x())]
 
 
-def same(step: Step) -> Gradients:
+def same(context: RuleContext) -> Gradients:
     """Identity, and Dropout as it is at inference."""
-    return [step.g]
+    return [context.g]
 
 
-def dropout(step: Step) -> Gradients:
+def dropout(context: RuleContext) -> Gradients:
     """Nothing is dropped unless `training_mode` says so."""
-    training = step.constant(2) if step.has(2) else False
+    training = context.constant(2) if context.has(2) else False
     if training is None or bool(training):
         raise NoRule("in training mode")
-    return [step.g]
+    return [context.g]
 
 
-def cast(step: Step) -> Gradients:
+def cast(context: RuleContext) -> Gradients:
     """The gradient is cast back (between float types; from others nothing flows)."""
-    return [step.g.cast(step.x().elem)]
+    return [context.g.cast(context.x().elem)]
 
 
-def nothing(step: Step) -> Gradients:
+def nothing(context: RuleContext) -> Gradients:
     """Steps and signs: the slope is zero wherever it exists."""
     return []
 
 
-def cumulative_sum(step: Step) -> Gradients:
+def cumulative_sum(context: RuleContext) -> Gradients:
     """The sum from the other end."""
-    g = step.g
-    back = 1 - step.integer("reverse", 0)
-    same_end = step.integer("exclusive", 0)
-    return [g.emit.op("CumSum", g, step.x(1), dims=g.dims, reverse=back, exclusive=same_end)]
+    g = context.g
+    back = 1 - context.integer("reverse", 0)
+    same_end = context.integer("exclusive", 0)
+    return [g.emit.op("CumSum", g, context.x(1), dims=g.dims, reverse=back, exclusive=same_end)]
 
 
-def grown(step: Step) -> Gradients:
+def grown(context: RuleContext) -> Gradients:
     """Expand: the adjoint of broadcasting."""
-    return [unbroadcast(step.g, step.x())]
+    return [unbroadcast(context.g, context.x())]
 
 
-def triangle(step: Step) -> Gradients:
+def triangle(context: RuleContext) -> Gradients:
     """Trilu of the gradient."""
-    g = step.g
-    diagonal = step.x(1) if step.has(1) else None
-    return [g.emit.op("Trilu", g, diagonal, dims=g.dims, upper=step.integer("upper", 1))]
+    g = context.g
+    diagonal = context.x(1) if context.has(1) else None
+    return [g.emit.op("Trilu", g, diagonal, dims=g.dims, upper=context.integer("upper", 1))]
 
 
 Slope = Callable[[Value, Value], Value]
@@ -232,6 +232,6 @@ def _square_inverse(x: Value) -> Value:
     return 1.0 / (x * x)
 
 
-def unary(step: Step) -> Gradients:
+def unary(context: RuleContext) -> Gradients:
     """dx = g · dy/dx."""
-    return [step.g * SLOPES[step.node.op_type](step.x(), step.y())]
+    return [context.g * SLOPES[context.node.op_type](context.x(), context.y())]

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from onnx_lowrank.gradient.step import Gradients, Step
-from onnx_lowrank.gradient.tensor_ops import (
-    pad_axes,
-    reshape,
-    scatter_add,
-    unsqueeze,
-    where,
-    zeros,
-    zeros_like,
-)
-from onnx_lowrank.gradient.values import INT64, NoRule, Value
+from onnx_lowrank.gradient.emitter import INT64, NoRule, Value
+from onnx_lowrank.gradient.rule_context import Gradients, RuleContext
+from onnx_lowrank.gradient.tensor_ops import pad_axes, reshape, scatter_add, unsqueeze, where, zeros, zeros_like
 
 
-def gather(step: Step) -> Gradients:
+def gather(context: RuleContext) -> Gradients:
     """Every slice of g is added where it was taken from."""
-    x, g, emit, axis = step.x(), step.g, step.emit, step.axis(0)
-    fixed = step.constant(1)
+    x, g, emit, axis = context.x(), context.g, context.emit, context.axis(0)
+    fixed = context.constant(1)
     if fixed is not None and fixed.size == 1:
         return [_one_slice(g, int(fixed.reshape(-1)[0]), x, axis)]
-    indices = reshape(step.x(1), [-1]).cast(INT64)
+    indices = reshape(context.x(1), [-1]).cast(INT64)
     size = emit.size(x, axis)
     positions = where(indices.compare("Less", 0), indices + size, indices)
     flat = emit.concat([emit.ints([0] * axis + [-1]), *(emit.size(x, i) for i in range(axis + 1, x.rank))])
@@ -40,49 +32,51 @@ def _one_slice(g: Value, index: int, x: Value, axis: int) -> Value:
     return pad_axes(row, {axis: (before, size - 1 - before)}, x)
 
 
-def gather_elements(step: Step) -> Gradients:
+def gather_elements(context: RuleContext) -> Gradients:
     """Every element of g is added where it was taken from."""
-    x, g = step.x(), step.g
+    x, g = context.x(), context.g
     base = zeros_like(x)
     return [
-        step.emit.op("ScatterElements", base, step.x(1), g, dims=x.dims, axis=step.integer("axis", 0), reduction="add")
+        context.emit.op(
+            "ScatterElements", base, context.x(1), g, dims=x.dims, axis=context.integer("axis", 0), reduction="add"
+        )
     ]
 
 
-def gather_nd(step: Step) -> Gradients:
+def gather_nd(context: RuleContext) -> Gradients:
     """The same for index tuples."""
-    if step.integer("batch_dims", 0):
+    if context.integer("batch_dims", 0):
         raise NoRule("batch_dims")
-    x = step.x()
-    return [step.emit.op("ScatterND", zeros_like(x), step.x(1), step.g, dims=x.dims, reduction="add")]
+    x = context.x()
+    return [context.emit.op("ScatterND", zeros_like(x), context.x(1), context.g, dims=x.dims, reduction="add")]
 
 
-def scatter_nd(step: Step) -> Gradients:
+def scatter_nd(context: RuleContext) -> Gradients:
     """What was overwritten gets nothing; the updates get g from where they were put."""
-    g, indices, updates, emit = step.g, step.x(1), step.x(2), step.emit
-    added = _adds(step)
+    g, indices, updates, emit = context.g, context.x(1), context.x(2), context.emit
+    added = _adds(context)
     data = g
-    if step.wants(0) and not added:
+    if context.wants(0) and not added:
         nothing = zeros(emit.shape(updates), g.elem)
         data = emit.op("ScatterND", g, indices, nothing, dims=g.dims)
-    put = emit.op("GatherND", g, indices, dims=updates.dims) if step.wants(2) else None
+    put = emit.op("GatherND", g, indices, dims=updates.dims) if context.wants(2) else None
     return [data, None, put]
 
 
-def scatter_elements(step: Step) -> Gradients:
+def scatter_elements(context: RuleContext) -> Gradients:
     """The same, element by element along an axis."""
-    g, indices, updates, emit, axis = step.g, step.x(1), step.x(2), step.emit, step.integer("axis", 0)
-    added = _adds(step)
+    g, indices, updates, emit, axis = context.g, context.x(1), context.x(2), context.emit, context.integer("axis", 0)
+    added = _adds(context)
     data = g
-    if step.wants(0) and not added:
+    if context.wants(0) and not added:
         nothing = zeros(emit.shape(updates), g.elem)
         data = emit.op("ScatterElements", g, indices, nothing, dims=g.dims, axis=axis)
-    put = emit.op("GatherElements", g, indices, dims=updates.dims, axis=axis) if step.wants(2) else None
+    put = emit.op("GatherElements", g, indices, dims=updates.dims, axis=axis) if context.wants(2) else None
     return [data, None, put]
 
 
-def _adds(step: Step) -> bool:
-    reduction = step.text("reduction", "none")
+def _adds(context: RuleContext) -> bool:
+    reduction = context.text("reduction", "none")
     if reduction not in ("none", "add"):
         raise NoRule(f"reduction={reduction!r}")
     return reduction == "add"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import string
 
-from onnx_lowrank.gradient.step import Gradients, Step
+from onnx_lowrank.gradient.emitter import NoRule, Value
+from onnx_lowrank.gradient.rule_context import Gradients, RuleContext
 from onnx_lowrank.gradient.tensor_ops import (
     expand_like,
     matmul,
@@ -14,20 +15,19 @@ from onnx_lowrank.gradient.tensor_ops import (
     unbroadcast,
     unsqueeze,
 )
-from onnx_lowrank.gradient.values import NoRule, Value
 
 
-def matmul_rule(step: Step) -> Gradients:
+def matmul_rule(context: RuleContext) -> Gradients:
     """Y = A B: dA = g Bᵀ, dB = Aᵀ g, summed over broadcast batches."""
-    a, b, g = step.x(0), step.x(1), step.g
+    a, b, g = context.x(0), context.x(1), context.g
     A, B = a, b
     if b.rank == 1:
         B, g = unsqueeze(b, [1]), unsqueeze(g, [g.rank])
     if a.rank == 1:
         A, g = unsqueeze(a, [0]), unsqueeze(g, [g.rank - 1])
     return [
-        _back(_left(g, B), A, a) if step.wants(0) else None,
-        _back(_right(A, g, B), B, b) if step.wants(1) else None,
+        _back(_left(g, B), A, a) if context.wants(0) else None,
+        _back(_right(A, g, B), B, b) if context.wants(1) else None,
     ]
 
 
@@ -50,36 +50,36 @@ def _back(gradient: Value, widened: Value, operand: Value) -> Value:
     return summed if widened is operand else reshape_like(summed, operand)
 
 
-def fused_matmul(step: Step) -> Gradients:
+def fused_matmul(context: RuleContext) -> Gradients:
     """com.microsoft FusedMatMul: Y = α A' B', each transposed or not; its gradients are two more of them."""
-    if step.integer("transBatchA", 0) or step.integer("transBatchB", 0):
+    if context.integer("transBatchA", 0) or context.integer("transBatchB", 0):
         raise NoRule("transposes batches")
-    a, b, g = step.x(0), step.x(1), step.g
+    a, b, g = context.x(0), context.x(1), context.g
     if min(a.rank, b.rank) < 2:
         raise NoRule("multiplies by a vector")
-    ta, tb, alpha = step.integer("transA", 0), step.integer("transB", 0), step.number("alpha", 1.0)
+    ta, tb, alpha = context.integer("transA", 0), context.integer("transB", 0), context.number("alpha", 1.0)
     A, B = (swap_last(a) if ta else a), (swap_last(b) if tb else b)
     left = right = None
-    if step.wants(0):
+    if context.wants(0):
         left = unbroadcast(_left(g, B), A) * alpha
         left = swap_last(left.like(A)) if ta else left
-    if step.wants(1):
+    if context.wants(1):
         right = unbroadcast(_right(A, g, B), B) * alpha
         right = swap_last(right.like(B)) if tb else right
     return [left, right]
 
 
-def gemm(step: Step) -> Gradients:
+def gemm(context: RuleContext) -> Gradients:
     """Y = α A' B' + β C, as Gemm again."""
-    a, b, g = step.x(0), step.x(1), step.g
-    ta, tb, alpha = step.integer("transA", 0), step.integer("transB", 0), step.number("alpha", 1.0)
+    a, b, g = context.x(0), context.x(1), context.g
+    ta, tb, alpha = context.integer("transA", 0), context.integer("transB", 0), context.number("alpha", 1.0)
     left = right = bias = None
-    if step.wants(0):
+    if context.wants(0):
         left = _gemm(b, g, tb, 1, alpha, a) if ta else _gemm(g, b, 0, 1 - tb, alpha, a)
-    if step.wants(1):
+    if context.wants(1):
         right = _gemm(g, a, 1, ta, alpha, b) if tb else _gemm(a, g, 1 - ta, 0, alpha, b)
-    if step.wants(2):
-        bias = unbroadcast(g, step.x(2)) * step.number("beta", 1.0)
+    if context.wants(2):
+        bias = unbroadcast(g, context.x(2)) * context.number("beta", 1.0)
     return [left, right, bias]
 
 
@@ -87,19 +87,19 @@ def _gemm(a: Value, b: Value, ta: int, tb: int, alpha: float, like: Value) -> Va
     return a.emit.op("Gemm", a, b, dims=like.dims, transA=ta, transB=tb, alpha=alpha)
 
 
-def einsum(step: Step) -> Gradients:
+def einsum(context: RuleContext) -> Gradients:
     """Each operand's gradient is an Einsum of g and the other operands, then broadcast over what was summed alone."""
-    terms, output = _terms(step)
-    operands = [step.x(i) for i in range(len(terms))]
+    terms, output = _terms(context)
+    operands = [context.x(i) for i in range(len(terms))]
     gradients: list[Value | None] = []
     for index, (term, operand) in enumerate(zip(terms, operands, strict=True)):
-        if not step.wants(index):
+        if not context.wants(index):
             gradients.append(None)
             continue
         if len(set(term)) != len(term):
             raise NoRule("takes a diagonal")
         others = [(terms[i], operands[i]) for i in range(len(terms)) if i != index]
-        gradients.append(_einsum_gradient(step.g, output, others, term, operand))
+        gradients.append(_einsum_gradient(context.g, output, others, term, operand))
     return gradients
 
 
@@ -118,18 +118,18 @@ def _einsum_gradient(g: Value, output: str, others: list[tuple[str, Value]], ter
     return widened.like(operand) if known else unbroadcast(widened, operand)
 
 
-def _terms(step: Step) -> tuple[list[str], str]:
+def _terms(context: RuleContext) -> tuple[list[str], str]:
     """The letters of every operand and of the output, the ellipsis spelled out in letters that are free."""
-    equation = step.text("equation", "").replace(" ", "")
+    equation = context.text("equation", "").replace(" ", "")
     left, arrow, output = equation.partition("->")
     terms = left.split(",")
     if not arrow:
         letters = sorted(letter for letter in set(left) - set(",.") if left.count(letter) == 1)
         output = ("..." if "..." in left else "") + "".join(letters)
     free = [letter for letter in string.ascii_letters if letter not in equation]
-    hidden = [step.x(i).rank - len(term.replace("...", "")) for i, term in enumerate(terms) if "..." in term]
+    hidden = [context.x(i).rank - len(term.replace("...", "")) for i, term in enumerate(terms) if "..." in term]
     names = "".join(free[: max(hidden, default=0)])
-    spelled = [_spell(term, names, step.x(i).rank) for i, term in enumerate(terms)]
+    spelled = [_spell(term, names, context.x(i).rank) for i, term in enumerate(terms)]
     return spelled, output.replace("...", names)
 
 

@@ -6,25 +6,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from onnx_lowrank.gradient.step import Gradients, Step
+from onnx_lowrank.gradient.emitter import FLOAT, NoRule, Value
+from onnx_lowrank.gradient.rule_context import Gradients, RuleContext
 from onnx_lowrank.gradient.tensor_ops import reduce_mean, reduce_sum, reshape, unbroadcast
-from onnx_lowrank.gradient.values import FLOAT, NoRule, Value
 
 
-def batch_normalization(step: Step) -> Gradients:
+def batch_normalization(context: RuleContext) -> Gradients:
     """y = (x − mean) · scale / √(var + ε) + bias: a fixed slope for every channel."""
-    step.only_wants(0)
-    if step.integer("training_mode", 0):
+    context.only_wants(0)
+    if context.integer("training_mode", 0):
         raise NoRule("in training mode")
-    x, epsilon = step.x(), step.number("epsilon", 1e-5)
-    scale, variance = step.constant(1), step.constant(4)
+    x, epsilon = context.x(), context.number("epsilon", 1e-5)
+    scale, variance = context.constant(1), context.constant(4)
     if scale is not None and variance is not None:
         slope = scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)
         dtype = np.float64 if scale.dtype == np.float64 else np.float32
-        factor = step.emit.constant(slope.astype(dtype).reshape(-1, *[1] * (x.rank - 2))).cast(x.elem)
+        factor = context.emit.constant(slope.astype(dtype).reshape(-1, *[1] * (x.rank - 2))).cast(x.elem)
     else:
-        factor = _channels(step.x(1) / (step.x(4) + epsilon).apply("Sqrt"), x.rank)
-    return [step.g * factor]
+        factor = _channels(context.x(1) / (context.x(4) + epsilon).apply("Sqrt"), x.rank)
+    return [context.g * factor]
 
 
 def _channels(vector: Value, rank: int) -> Value:
@@ -33,31 +33,31 @@ def _channels(vector: Value, rank: int) -> Value:
     return reshape(vector, [-1, *[1] * (rank - 2)], (size, *[1] * (rank - 2)))
 
 
-def layer_normalization(step: Step) -> Gradients:
+def layer_normalization(context: RuleContext) -> Gradients:
     """With x̂ the normalised data and h = g · scale: dx = (h − mean h − x̂ mean(h x̂)) / σ."""
-    x = step.x(0)
-    axes = list(range(step.axis(-1), x.rank))
-    if step.integer("stash_type", 1) != FLOAT:
+    x = context.x(0)
+    axes = list(range(context.axis(-1), x.rank))
+    if context.integer("stash_type", 1) != FLOAT:
         raise NoRule("statistics in another type than float")
     if x.elem == FLOAT:
         row = tuple(1 if i in axes else size for i, size in enumerate(x.dims or ()))
-        center = step.extra_output(1, FLOAT)
-        inverse = step.extra_output(2, FLOAT)
-        normal = (x - center).like(x) * Value(step.emit, inverse.name, FLOAT, row)
-        return _affine(step, normal, inverse, axes)
+        center = context.extra_output(1, FLOAT)
+        inverse = context.extra_output(2, FLOAT)
+        normal = (x - center).like(x) * Value(context.emit, inverse.name, FLOAT, row)
+        return _affine(context, normal, inverse, axes)
     # onnxruntime returns the statistics of other types as float: not precise enough.
-    return _affine(step, *_normalised(x, axes, step.number("epsilon", 1e-5)), axes)
+    return _affine(context, *_normalised(x, axes, context.number("epsilon", 1e-5)), axes)
 
 
-def _affine(step: Step, normal: Value, inverse: Value, axes: Sequence[int]) -> Gradients:
-    x, scale, g = step.x(0), step.x(1), step.g
+def _affine(context: RuleContext, normal: Value, inverse: Value, axes: Sequence[int]) -> Gradients:
+    x, scale, g = context.x(0), context.x(1), context.g
     data = None
-    if step.wants(0):
+    if context.wants(0):
         data = _through_statistics((g * scale).like(x), normal, inverse, axes).like(x)
     return [
         data,
-        unbroadcast(g * normal, scale) if step.wants(1) else None,
-        unbroadcast(g, step.x(2)) if step.wants(2) else None,
+        unbroadcast(g * normal, scale) if context.wants(1) else None,
+        unbroadcast(g, context.x(2)) if context.wants(2) else None,
     ]
 
 
@@ -74,37 +74,37 @@ def _through_statistics(h: Value, normal: Value, inverse: Value, axes: Sequence[
     return (h - reduce_mean(h, axes) - normal * along) * inverse
 
 
-def instance_normalization(step: Step) -> Gradients:
+def instance_normalization(context: RuleContext) -> Gradients:
     """Statistics of every sample and channel over the spatial axes."""
-    x, g = step.x(0), step.g
+    x, g = context.x(0), context.g
     axes = list(range(2, x.rank))
-    normal, inverse = _normalised(x, axes, step.number("epsilon", 1e-5))
-    scale = _channels(step.x(1), x.rank)
+    normal, inverse = _normalised(x, axes, context.number("epsilon", 1e-5))
+    scale = _channels(context.x(1), x.rank)
     channels = [0, *axes]
     return [
-        _through_statistics((g * scale).like(x), normal, inverse, axes).like(x) if step.wants(0) else None,
-        reduce_sum(g * normal, channels, keepdims=False) if step.wants(1) else None,
-        reduce_sum(g, channels, keepdims=False) if step.wants(2) else None,
+        _through_statistics((g * scale).like(x), normal, inverse, axes).like(x) if context.wants(0) else None,
+        reduce_sum(g * normal, channels, keepdims=False) if context.wants(1) else None,
+        reduce_sum(g, channels, keepdims=False) if context.wants(2) else None,
     ]
 
 
-def rms_normalization(step: Step) -> Gradients:
+def rms_normalization(context: RuleContext) -> Gradients:
     """y = x / √(mean x² + ε) · scale: dx = (h − x̂ mean(h x̂)) / σ."""
-    x, scale, g = step.x(0), step.x(1), step.g
-    axes = list(range(step.axis(-1), x.rank))
-    inverse = 1.0 / (reduce_mean(x * x, axes) + step.number("epsilon", 1e-5)).apply("Sqrt")
+    x, scale, g = context.x(0), context.x(1), context.g
+    axes = list(range(context.axis(-1), x.rank))
+    inverse = 1.0 / (reduce_mean(x * x, axes) + context.number("epsilon", 1e-5)).apply("Sqrt")
     normal = x * inverse
     data = None
-    if step.wants(0):
+    if context.wants(0):
         h = (g * scale).like(x)
         data = ((h - normal * reduce_mean(h * normal, axes)) * inverse).like(x)
-    return [data, unbroadcast(g * normal, scale) if step.wants(1) else None]
+    return [data, unbroadcast(g * normal, scale) if context.wants(1) else None]
 
 
-def lp_normalization(step: Step) -> Gradients:
+def lp_normalization(context: RuleContext) -> Gradients:
     """y = x / ‖x‖_p: dx = (g − s Σ g y) / ‖x‖ with s = y for p = 2, sign x for p = 1."""
-    x, y, g = step.x(), step.y(), step.g
-    axes, p = [step.axis(-1)], step.integer("p", 2)
+    x, y, g = context.x(), context.y(), context.g
+    axes, p = [context.axis(-1)], context.integer("p", 2)
     if p == 2:
         norm, slope = reduce_sum(x * x, axes, keepdims=True).apply("Sqrt"), y
     else:

@@ -8,22 +8,22 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import helper
 
+from onnx_lowrank.gradient.emitter import DOUBLE, FLOAT, INT64, NoRule, Value
+from onnx_lowrank.gradient.rule_context import Gradients, RuleContext
 from onnx_lowrank.gradient.rules.convolution import scatter_windows
 from onnx_lowrank.gradient.rules.window import Window, same_begin, window_of
-from onnx_lowrank.gradient.step import Gradients, Step
 from onnx_lowrank.gradient.tensor_ops import count as ratio
 from onnx_lowrank.gradient.tensor_ops import expand_like, reduce_sum, reshape, reshape_like, zeros
-from onnx_lowrank.gradient.values import DOUBLE, FLOAT, INT64, NoRule, Value
 
 
-def max_pool(step: Step) -> Gradients:
+def max_pool(context: RuleContext) -> Gradients:
     """g goes to the element that was the largest, by the indices that MaxPool returns."""
-    if step.integer("storage_order", 0):
+    if context.integer("storage_order", 0):
         raise NoRule("column-major indices")
-    x, g, emit = step.x(), step.g, step.emit
-    window = window_of(step, step.integers("kernel_shape") or (), x)
+    x, g, emit = context.x(), context.g, context.emit
+    window = window_of(context, context.integers("kernel_shape") or (), x)
     apart = all(stride >= extent for stride, extent in zip(window.strides, window.extents, strict=True))
-    indices = reshape(step.extra_output(1, INT64), [-1])
+    indices = reshape(context.extra_output(1, INT64), [-1])
     base = zeros(reshape(emit.op("Size", x, elem=INT64), [1]), g.elem)
     # Windows that do not overlap take every element at most once: no need to add.
     reduction = None if apart else "add"
@@ -31,40 +31,40 @@ def max_pool(step: Step) -> Gradients:
     return [reshape_like(flat, x)]
 
 
-def average_pool(step: Step) -> Gradients:
+def average_pool(context: RuleContext) -> Gradients:
     """g / count spread over each window: a transposed convolution with ones, one channel at a time."""
-    x, g = step.x(), _actual(step, step.g)
-    kernel = tuple(step.integers("kernel_shape") or ())
-    window = window_of(step, kernel, x)
-    share = g * _share(step, window, x)
+    x, g = context.x(), _actual(context, context.g)
+    kernel = tuple(context.integers("kernel_shape") or ())
+    window = window_of(context, kernel, x)
+    share = g * _share(context, window, x)
     ones = np.ones((1, 1, *kernel), np.float64 if x.elem == DOUBLE else np.float32)
-    weight = step.emit.constant(ones).cast(x.elem)
-    spatial = [step.emit.size(g, axis) for axis in range(2, g.rank)]
-    shape = step.emit.concat([step.emit.ints([-1, 1]), *spatial])
+    weight = context.emit.constant(ones).cast(x.elem)
+    spatial = [context.emit.size(g, axis) for axis in range(2, g.rank)]
+    shape = context.emit.concat([context.emit.ints([-1, 1]), *spatial])
     plane = reshape(share, shape, (None, 1, *(g.dims or ())[2:]))
-    single = Value(step.emit, x.name, x.elem, (None, 1, *(x.dims or ())[2:]))
+    single = Value(context.emit, x.name, x.elem, (None, 1, *(x.dims or ())[2:]))
     return [reshape_like(scatter_windows(plane, weight, window, single, 1).like(single), x)]
 
 
-def _actual(step: Step, value: Value) -> Value:
+def _actual(context: RuleContext, value: Value) -> Value:
     """In ceil mode onnxruntime leaves out windows that begin behind the input, shape inference does not."""
-    if not step.integer("ceil_mode", 0) or value.dims is None:
+    if not context.integer("ceil_mode", 0) or value.dims is None:
         return value
-    return Value(step.emit, value.name, value.elem, (*value.dims[:2], *[None] * (len(value.dims) - 2)))
+    return Value(context.emit, value.name, value.elem, (*value.dims[:2], *[None] * (len(value.dims) - 2)))
 
 
-def _share(step: Step, window: Window, x: Value) -> float | Value:
+def _share(context: RuleContext, window: Window, x: Value) -> float | Value:
     """One over the number of elements that a window averages."""
     padded = window.begin is None or window.end is None or any(window.begin + window.end)
-    ceil, include = step.integer("ceil_mode", 0), step.integer("count_include_pad", 0)
+    ceil, include = context.integer("ceil_mode", 0), context.integer("count_include_pad", 0)
     if not ceil and (include or not padded):
         return 1.0 / math.prod(window.kernel)
-    return 1.0 / _counted(step, window, x, include=bool(include))
+    return 1.0 / _counted(context, window, x, include=bool(include))
 
 
-def _counted(step: Step, window: Window, x: Value, *, include: bool) -> Value:
+def _counted(context: RuleContext, window: Window, x: Value, *, include: bool) -> Value:
     """The number of elements in every window: ones, summed with enough zeros around them."""
-    emit, n = step.emit, len(window.kernel)
+    emit, n = context.emit, len(window.kernel)
     sizes = emit.concat([emit.ints([1, 1]), *(emit.size(x, axis) for axis in range(2, 2 + n))])
     one = helper.make_tensor("value", FLOAT, (1,), [1.0])
     ones = emit.op("ConstantOfShape", sizes, elem=FLOAT, value=one)
@@ -76,7 +76,7 @@ def _counted(step: Step, window: Window, x: Value, *, include: bool) -> Value:
     ones = _pad(ones, begin, room, 0.0)
     tap = emit.constant(np.ones((1, 1, *window.kernel), np.float32))
     count = emit.op("Conv", ones, tap, strides=list(window.strides), dilations=list(window.dilations))
-    limits = emit.concat([emit.size(_actual(step, step.y()), axis) for axis in range(2, 2 + n)])
+    limits = emit.concat([emit.size(_actual(context, context.y()), axis) for axis in range(2, 2 + n)])
     return emit.op("Slice", count, emit.ints([0] * n), limits, emit.ints(range(2, 2 + n))).cast(x.elem)
 
 
@@ -86,9 +86,9 @@ def _pad(x: Value, begin: Value, end: Sequence[int], number: float) -> Value:
     return emit.op("Pad", x, pads, emit.scalar(number, x.elem))
 
 
-def global_average_pool(step: Step) -> Gradients:
+def global_average_pool(context: RuleContext) -> Gradients:
     """g over the number of positions, at every position."""
-    x, g = step.x(), step.g
+    x, g = context.x(), context.g
     return [expand_like(g / ratio(x, g), x) if not _known(x) else expand_like(g * (1 / _positions(x)), x)]
 
 
@@ -100,8 +100,8 @@ def _positions(x: Value) -> int:
     return math.prod(size for size in (x.dims or ())[2:] if isinstance(size, int))
 
 
-def global_max_pool(step: Step) -> Gradients:
+def global_max_pool(context: RuleContext) -> Gradients:
     """g to the largest element of every channel, in equal parts where several are."""
-    x, y, g = step.x(), step.y(), step.g
+    x, y, g = context.x(), context.y(), context.g
     mask = x.mask("Equal", y)
     return [(mask * (g / reduce_sum(mask, range(2, x.rank), keepdims=True))).like(x)]

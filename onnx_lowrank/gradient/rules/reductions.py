@@ -7,50 +7,50 @@ from types import MappingProxyType
 
 import numpy as np
 
-from onnx_lowrank.gradient.step import Gradients, Step
+from onnx_lowrank.gradient.emitter import INT64, NoRule, Value
+from onnx_lowrank.gradient.rule_context import Gradients, RuleContext
 from onnx_lowrank.gradient.tensor_ops import count, expand_like, reduce_sum, zeros_like
-from onnx_lowrank.gradient.values import INT64, NoRule, Value
 
 
-def reduction(step: Step) -> Gradients:
+def reduction(context: RuleContext) -> Gradients:
     """g, with the reduced axes put back, times the slope of the reduction."""
-    step.only_wants(0)
-    axes = _axes(step)
-    x, y, g = step.x(), step.y(), step.g
-    if axes is not None and not axes and step.integer("noop_with_empty_axes", 0):
-        return [g] if step.node.op_type in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin") else _refuse()
-    if step.integer("keepdims", 1) == 0:
-        y, g = _kept(step, y, axes), _kept(step, g, axes)
-    return [SLOPES[step.node.op_type](x, y, g).like(x)]
+    context.only_wants(0)
+    axes = _axes(context)
+    x, y, g = context.x(), context.y(), context.g
+    if axes is not None and not axes and context.integer("noop_with_empty_axes", 0):
+        return [g] if context.node.op_type in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin") else _refuse()
+    if context.integer("keepdims", 1) == 0:
+        y, g = _kept(context, y, axes), _kept(context, g, axes)
+    return [SLOPES[context.node.op_type](x, y, g).like(x)]
 
 
 def _refuse() -> Gradients:
     raise NoRule("reduces nothing")
 
 
-def _axes(step: Step) -> list[int] | Value | None:
+def _axes(context: RuleContext) -> list[int] | Value | None:
     """Axes counted from the front (empty: all), or the tensor that holds them at run time."""
     listed: list[int] | None
-    if step.has(1):
-        fixed = step.constant(1)
+    if context.has(1):
+        fixed = context.constant(1)
         if fixed is None:
-            return step.x(1)
+            return context.x(1)
         listed = [int(axis) for axis in np.asarray(fixed).reshape(-1)]
     else:
-        listed = step.integers("axes")
+        listed = context.integers("axes")
     if not listed:
         return []
-    return sorted(axis if axis >= 0 else axis + step.x().rank for axis in listed)
+    return sorted(axis if axis >= 0 else axis + context.x().rank for axis in listed)
 
 
-def _kept(step: Step, value: Value, axes: list[int] | Value | None) -> Value:
+def _kept(context: RuleContext, value: Value, axes: list[int] | Value | None) -> Value:
     """A result of keepdims=0 with its axes back, in extent 1."""
-    emit = step.emit
+    emit = context.emit
     if isinstance(axes, Value):
         return emit.op("Unsqueeze", value, axes)
     if not axes:
         return value
-    dims = step.x().dims
+    dims = context.x().dims
     kept = None if dims is None else tuple(1 if i in axes else size for i, size in enumerate(dims))
     return emit.op("Unsqueeze", value, emit.ints(axes), dims=kept)
 
@@ -97,9 +97,9 @@ SLOPES: Mapping[str, Slope] = MappingProxyType(
 )
 
 
-def top_k(step: Step) -> Gradients:
+def top_k(context: RuleContext) -> Gradients:
     """g goes back to where the values were taken from."""
-    x, g = step.x(), step.g
-    indices = step.extra_output(1, INT64)
-    axis = step.axis(-1)
-    return [step.emit.op("ScatterElements", zeros_like(x), indices, g, dims=x.dims, axis=axis)]
+    x, g = context.x(), context.g
+    indices = context.extra_output(1, INT64)
+    axis = context.axis(-1)
+    return [context.emit.op("ScatterElements", zeros_like(x), indices, g, dims=x.dims, axis=axis)]

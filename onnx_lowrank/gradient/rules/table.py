@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from onnx_lowrank.gradient.rule_context import Rule
 from onnx_lowrank.gradient.rules import (
     activations,
     convolution,
@@ -18,7 +19,6 @@ from onnx_lowrank.gradient.rules import (
     shape,
     slicing,
 )
-from onnx_lowrank.gradient.step import Rule
 
 _STANDARD: Mapping[str, Rule] = {
     # linear.py, convolution.py

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnx_lowrank.gradient.step import Step
-from onnx_lowrank.gradient.values import NoRule, Value
+from onnx_lowrank.gradient.emitter import NoRule, Value
+from onnx_lowrank.gradient.rule_context import RuleContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +26,16 @@ class Window:
         return tuple(d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel, strict=True))
 
 
-def window_of(step: Step, kernel: Sequence[int], x: Value) -> Window:
+def window_of(context: RuleContext, kernel: Sequence[int], x: Value) -> Window:
     """Return the window of a convolution or pooling node over x."""
     n = len(kernel)
-    strides = tuple(step.integers("strides") or [1] * n)
-    dilations = tuple(step.integers("dilations") or [1] * n)
-    auto = step.text("auto_pad", "NOTSET")
+    strides = tuple(context.integers("strides") or [1] * n)
+    dilations = tuple(context.integers("dilations") or [1] * n)
+    auto = context.text("auto_pad", "NOTSET")
     window = Window(tuple(kernel), strides, dilations, None, None, auto)
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         return _same(window, x)
-    pads = step.integers("pads") or [0] * (2 * n)
+    pads = context.integers("pads") or [0] * (2 * n)
     if auto == "VALID":
         pads = [0] * (2 * n)
     return Window(tuple(kernel), strides, dilations, tuple(pads[:n]), tuple(pads[n:]), auto)
@@ -58,9 +58,9 @@ def _same(window: Window, x: Value) -> Window:
     return Window(window.kernel, window.strides, window.dilations, tuple(begin), tuple(end), window.auto_pad)
 
 
-def kernel_of(step: Step, weight: Value) -> tuple[int, ...]:
+def kernel_of(context: RuleContext, weight: Value) -> tuple[int, ...]:
     """Return the kernel's extents. Raises NoRule where they are not known."""
-    sizes = weight.dims[2:] if weight.dims is not None else step.integers("kernel_shape")
+    sizes = weight.dims[2:] if weight.dims is not None else context.integers("kernel_shape")
     if sizes is None or not all(isinstance(size, int) for size in sizes):
         raise NoRule("the kernel's shape is unknown")
     return tuple(size for size in sizes if isinstance(size, int))

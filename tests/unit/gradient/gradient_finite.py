@@ -15,7 +15,7 @@ from onnx.reference.op_run import OpRun
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.gradient import GradientGraph, build_gradient
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.runtime.runner import Runner
 
 law = settings(max_examples=20)
 """Every law sees the same examples in every run."""

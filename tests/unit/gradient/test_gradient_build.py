@@ -9,10 +9,10 @@ from gradient_finite import Case, check, draw, function, gradients, ints, node
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_lowrank.gradient import GradientRunner, build_gradient, final_activation, observed_ranks, split_gradient
-from onnx_lowrank.gradient.build import through
-from onnx_lowrank.gradient.observe import unknown_ranks
+from onnx_lowrank.gradient.build import share_name
 from onnx_lowrank.gradient.rules.table import RULES
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.gradient.tensor_ranks import unknown_ranks
+from onnx_lowrank.runtime.runner import Runner
 
 
 def test_only_the_slice_between_targets_and_loss_is_differentiated():
@@ -400,15 +400,15 @@ def test_a_share_is_what_one_reader_gives_back_whoever_else_reads():
     shares = {"h": "x", "k": "x", "l": "h"}
     graph = build_gradient(case.model, ["h", "x"], shares=shares)
     assert not graph.unreached
-    assert graph.gradients[through("h", "l")] == graph.gradients["h"]
+    assert graph.gradients[share_name("h", "l")] == graph.gradients["h"]
     seed = draw(6, 3, 4)
     found = GradientRunner(graph, threads=1).run(case.inputs, lambda values: {"y": seed}).gradients
     expected = {
         "h": seed @ weights["u"].T,
         "x": seed @ (weights["w"] @ weights["u"] + weights["v"] + np.eye(4)).T,
-        through("x", "h"): seed @ (weights["w"] @ weights["u"]).T,
-        through("x", "k"): seed @ weights["v"].T,
-        through("h", "l"): seed @ weights["u"].T,
+        share_name("x", "h"): seed @ (weights["w"] @ weights["u"]).T,
+        share_name("x", "k"): seed @ weights["v"].T,
+        share_name("h", "l"): seed @ weights["u"].T,
     }
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
@@ -426,4 +426,7 @@ def test_a_share_that_no_gradient_reaches_says_why():
     case = Case(nodes, {"x": draw(0, 4, 4)}, {"w": draw(1, 4, 4)}, outputs=("y", "aside"))
     graph = build_gradient(case.model, [], ["y"], shares={"h": "x", "aside": "r"})
     assert graph.gradients == {}
-    assert graph.unreached == {through("x", "h"): "no rule for Det", through("r", "aside"): "no differentiable path"}
+    assert graph.unreached == {
+        share_name("x", "h"): "no rule for Det",
+        share_name("r", "aside"): "no differentiable path",
+    }

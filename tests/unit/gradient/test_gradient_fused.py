@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_lowrank.gradient import build_gradient
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.runtime.runner import Runner
 
 MS = "com.microsoft"
 SMOOTH = {"single": True, "step": 1e-2}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, log_softmax, softmax
 
-from onnx_lowrank.gradient import heads
+from onnx_lowrank.gradient import losses as heads
 
 STEP = 1e-6
 

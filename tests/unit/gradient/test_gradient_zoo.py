@@ -11,7 +11,7 @@ import pytest
 from gradient_double import Double
 
 from onnx_lowrank.gradient import build_gradient
-from onnx_lowrank.runtime import Runner
+from onnx_lowrank.runtime.runner import Runner
 
 pytestmark = pytest.mark.zoo
 ZOO = Path(os.environ.get("ONNX_LOWRANK_ZOO_MODELS", "/nonexistent"))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_lowrank.latency.curve import between, rising, spread
+from onnx_lowrank.latency.interpolation import between, rising, spread
 
 TIMES = st.lists(st.floats(0.01, 100.0), min_size=1, max_size=8)
 

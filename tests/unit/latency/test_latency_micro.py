@@ -6,18 +6,27 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import build, constant, node, normal, plan_of, run, siblings, value, weight
+from builders import build, constant, node, normal, plan_of, run, shared_inputs, value, weight
 
-from onnx_lowrank.calibration.expose import expose
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.latency.capture import capture, crawls, typical
-from onnx_lowrank.latency.micro import COLD, DATA, FIRST, MOST_COPIES, Scene, chain_model, copies_of, dense_model
+from onnx_lowrank.graph.editing import expose
+from onnx_lowrank.latency.micro_model import (
+    COLD,
+    DATA,
+    FIRST,
+    MOST_COPIES,
+    Scene,
+    chain_model,
+    copies_of,
+    dense_model,
+)
+from onnx_lowrank.latency.node_inputs import capture, has_subnormals, typical
 from onnx_lowrank.options import Options
-from onnx_lowrank.rewrite import rewrite
+from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.schemes import SCHEMES, factor_shared
 from onnx_lowrank.sensitivity.decompose import decompose_plain
-from onnx_lowrank.sites import find_sites
 from onnx_lowrank.types import SHARED
+from onnx_lowrank.weights.find import find_sites
 
 OPTIONS = Options(provider="cpu", threads=1, rank_multiple=1)
 
@@ -59,10 +68,10 @@ def identity():
 
 
 def scene_of(model, x):
-    found = find_sites(model, multiple=1)
-    (site,) = found.sites
-    captured = capture(model, found, {"x": x}, OPTIONS)
-    return found, site, Scene.of(model, found.calls[site.id], [site.weight], captured)
+    inventory = find_sites(model, multiple=1)
+    (site,) = inventory.sites
+    captured = capture(model, inventory, {"x": x}, OPTIONS)
+    return inventory, site, Scene.of(model, inventory.calls[site.id], [site.weight], captured)
 
 
 def factors_of(found, site):
@@ -112,10 +121,10 @@ def test_no_two_copies_share_a_weight(make):
 
 def test_a_node_that_is_not_in_the_main_graph_is_refused():
     model, x = matmul()
-    found = find_sites(model, multiple=1)
-    (site,) = found.sites
-    captured = capture(model, found, {"x": x}, OPTIONS)
-    call = replace(found.calls[site.id][0], output="elsewhere")
+    inventory = find_sites(model, multiple=1)
+    (site,) = inventory.sites
+    captured = capture(model, inventory, {"x": x}, OPTIONS)
+    call = replace(inventory.calls[site.id][0], output="elsewhere")
     with pytest.raises(ModelError, match="no node of the main graph"):
         Scene.of(model, [call], [site.weight], captured)
 
@@ -135,32 +144,32 @@ def test_the_sample_of_median_size_is_typical():
 
 
 def test_subnormal_numbers_crawl():
-    assert crawls(np.float32([1.0, 1e-40]))
-    assert not crawls(np.float32([1.0, 0.0, 1e-37]))
-    assert not crawls(np.int64([0, 1]))
-    assert not crawls(np.float64([1e-40]))
+    assert has_subnormals(np.float32([1.0, 1e-40]))
+    assert not has_subnormals(np.float32([1.0, 0.0, 1e-37]))
+    assert not has_subnormals(np.int64([0, 1]))
+    assert not has_subnormals(np.float64([1e-40]))
 
 
 def test_what_a_node_is_given_is_captured():
     model, x = conv()
-    found = find_sites(model, multiple=1)
-    captured = capture(model, found, {"x": x}, OPTIONS)
+    inventory = find_sites(model, multiple=1)
+    captured = capture(model, inventory, {"x": x}, OPTIONS)
     np.testing.assert_array_equal(captured["r"], run(expose(model, ["r"]), {"x": x})["r"])
     assert captured["W"].shape == (10, 8, 3, 3)
 
 
 def test_siblings_are_copied_together_and_get_one_first_stage():
-    model, x = siblings(16, [16, 24], rank=None, together=False), normal([3, 16], 1)
-    found = find_sites(model, multiple=1)
-    (family,) = found.families
-    sites = {site.id: site for site in found.sites}
-    captured = capture(model, found, {"x": x}, OPTIONS)
-    calls = [found.calls[member][0] for member in family.members]
-    scene = Scene.of(model, calls, [sites[member].weight for member in family.members], captured)
+    model, x = shared_inputs(16, [16, 24], rank=None, together=False), normal([3, 16], 1)
+    inventory = find_sites(model, multiple=1)
+    (shared,) = inventory.shared_inputs
+    sites = {site.id: site for site in inventory.sites}
+    captured = capture(model, inventory, {"x": x}, OPTIONS)
+    calls = [inventory.calls[member][0] for member in shared.members]
+    scene = Scene.of(model, calls, [sites[member].weight for member in shared.members], captured)
     assert scene.copies > 1
     outputs = run(dense_model(scene), {DATA: scene.input})
     assert len(outputs) == 2 * scene.copies
-    pairs = factor_shared([found.weight(sites[member]) for member in family.members], None, None, (16,))
+    pairs = factor_shared([inventory.weight(sites[member]) for member in shared.members], None, None, (16,))
     micro = chain_model(scene, [pair.chain((16,)) for pair in pairs], SHARED, (16,))
     assert len(micro.graph.node) == 3 * scene.copies, "one first stage and two of their own"
     for name, array in run(micro, {DATA: scene.input}).items():

@@ -9,12 +9,14 @@ import pytest
 from builders import build, chained, mlp, node, normal, observed, options, value, weight
 
 from onnx_lowrank.errors import RuntimeProblem
-from onnx_lowrank.latency import Stopwatch, anchor, group, stopwatch
-from onnx_lowrank.latency.group import Group
-from onnx_lowrank.latency.turns import rounds_of
+from onnx_lowrank.latency import Stopwatch, stopwatch
+from onnx_lowrank.latency import measure as group
+from onnx_lowrank.latency import whole_model_scale as anchor
+from onnx_lowrank.latency.interleaving import rounds_of
+from onnx_lowrank.latency.measure import Group
 from onnx_lowrank.progress import Silent
 from onnx_lowrank.sensitivity.decompose import decompose_plain
-from onnx_lowrank.sites import find_sites
+from onnx_lowrank.weights.find import find_sites
 
 
 class Fake:
@@ -33,10 +35,10 @@ class Fake:
 def timed(model, monkeypatch, fake, x, scale=lambda *_: 1.0):
     monkeypatch.setattr(stopwatch, "measure_group", fake)
     monkeypatch.setattr(stopwatch, "scale_of", scale)
-    found = find_sites(model, multiple=1)
+    inventory = find_sites(model, multiple=1)
     feeds = [{"x": x}]
-    watch = Stopwatch.of(model, found, observed(model, found, feeds), feeds, options())
-    plain = decompose_plain(found, 1)
+    watch = Stopwatch.of(model, inventory, observed(model, inventory, feeds), feeds, options())
+    plain = decompose_plain(inventory, 1)
     return watch, plain, watch.timed(plain.curves, plain.factors, Silent())
 
 
@@ -142,10 +144,10 @@ def test_a_real_measurement_gives_finite_times(monkeypatch):
     for part in (group, anchor):
         monkeypatch.setattr(part, "rounds_of", partial(rounds_of, seconds=0.05))
     model = mlp([16, 24, 8], [None, None], 0)
-    found = find_sites(model, multiple=8)
+    inventory = find_sites(model, multiple=8)
     feeds = [{"x": normal([1, 16], 1)}]
-    watch = Stopwatch.of(model, found, observed(model, found, feeds), feeds, options(rank_multiple=8))
-    plain = decompose_plain(found, 8)
+    watch = Stopwatch.of(model, inventory, observed(model, inventory, feeds), feeds, options(rank_multiple=8))
+    plain = decompose_plain(inventory, 8)
     made = watch.timed(plain.curves, plain.factors, Silent())
     assert made.original > 0
     assert not made.untimed

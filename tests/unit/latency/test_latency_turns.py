@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_lowrank.latency.turns import MOST_ROUNDS, rounds_of, shares
-from onnx_lowrank.timing import LEAST_PAIRS
+from onnx_lowrank.latency.interleaving import MOST_ROUNDS, rounds_of, shares
+from onnx_lowrank.runtime.timing import LEAST_PAIRS
 
 FEED = {"x": np.zeros(1)}
 

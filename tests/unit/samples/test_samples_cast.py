@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.runtime import NUMPY_TYPES, TensorSpec
-from onnx_lowrank.samples.fit import cast, fit
+from onnx_lowrank.runtime.runner import NUMPY_TYPES, TensorSpec
+from onnx_lowrank.samples.conform import cast, fit
 
 NUMBERS = sorted(set(NUMPY_TYPES) - {"tensor(string)"})
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.runtime import TensorSpec
-from onnx_lowrank.samples.fit import check_inputs, fit, listed, shape_text
+from onnx_lowrank.runtime.runner import TensorSpec
+from onnx_lowrank.samples.conform import check_inputs, fit, listed, shape_text
 
 IMAGE = TensorSpec("image", "tensor(float)", ("N", 3, 4, None))
 TOKENS = TensorSpec("input_ids", "tensor(int64)", ("N", "T"))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.runtime import Runner, TensorSpec
+from onnx_lowrank.runtime.runner import Runner, TensorSpec
 from onnx_lowrank.samples import random_samples, read
 from onnx_lowrank.samples.intake import content_hash
 

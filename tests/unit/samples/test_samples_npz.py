@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.runtime import TensorSpec
+from onnx_lowrank.runtime.runner import TensorSpec
 from onnx_lowrank.samples import npz, read
 
 

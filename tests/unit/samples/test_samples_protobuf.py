@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.runtime import TensorSpec
+from onnx_lowrank.runtime.runner import TensorSpec
 from onnx_lowrank.samples import read
 
 LINE = (TensorSpec("x", "tensor(float)", ("N", 3, "W")),)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.runtime import NUMPY_TYPES, TensorSpec
+from onnx_lowrank.runtime.runner import NUMPY_TYPES, TensorSpec
 from onnx_lowrank.samples import random_samples
-from onnx_lowrank.samples.fit import fit
+from onnx_lowrank.samples.conform import fit
 
 IMAGE = TensorSpec("image", "tensor(float)", ("N", 3, None, "width"))
 TOKENS = TensorSpec("ids", "tensor(int64)", ("N", "T"))

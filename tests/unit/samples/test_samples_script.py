@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.runtime import TensorSpec
+from onnx_lowrank.runtime.runner import TensorSpec
 from onnx_lowrank.samples import read
 
 INPUTS = (TensorSpec("x", "tensor(float)", ("N", "T")),)

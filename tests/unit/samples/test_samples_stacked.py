@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_lowrank.errors import DataError
-from onnx_lowrank.runtime import TensorSpec
+from onnx_lowrank.runtime.runner import TensorSpec
 from onnx_lowrank.samples import read
 
 

@@ -1,0 +1,226 @@
+"""The main command: optimize."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnx_lowrank import pipeline
+from onnx_lowrank.cli.command import Command
+from onnx_lowrank.cli.console import NOTHING, one_line_errors, progress, say, show, watched
+from onnx_lowrank.cli.outputs import OUTPUT, Inputs, Outputs
+from onnx_lowrank.cli.shared_options import (
+    FORCE,
+    GATE,
+    METRIC,
+    MODEL,
+    QUIET,
+    REPORT,
+    RUNTIME,
+    SELECT,
+    Bytes,
+    gate_of,
+    options_of,
+    stacked,
+    usage,
+)
+from onnx_lowrank.options import THEN as STEPS
+from onnx_lowrank.options import Compact, Goal, Lossless
+from onnx_lowrank.pipeline.pareto import no_curve
+from onnx_lowrank.report import render_result, result_json
+from onnx_lowrank.results.result import Result
+from onnx_lowrank.results.saved_plan import SavedPlan
+from onnx_lowrank.samples import RANDOM
+from onnx_lowrank.version import __version__
+
+DATA = stacked(
+    click.option(
+        "--data",
+        help="Calibration samples: .npz (input names as keys, labels as `labels`), .npy, a directory of them or of"
+        " test_data_set_*, Polygraphy .json, or FILE.py[:load_data], which is run.",
+    ),
+    click.option("--validation", help="Samples that gate; without them, a fifth of --data is set aside."),
+    click.option("--test", help="Samples that nothing is chosen on; measured once, at the end."),
+    click.option("--random-data", is_flag=True, help="Invent samples. Says nothing of real inputs; a warning stays."),
+    click.option("--force-overlap", is_flag=True, help="Allow the same samples in two of the sets."),
+)
+GOAL = stacked(
+    click.option(
+        "--algorithm",
+        type=click.Choice(["compact", "lossless"]),
+        default="compact",
+        show_default=True,
+        help="compact: smallest model whose metric holds. lossless: most accurate model within a size; must hold, too.",
+    ),
+    GATE,
+    click.option("--keep", type=float, help="lossless: share of all the model's parameters to keep, 0.6 say."),
+    click.option("--target-size", type=Bytes(), help="lossless: bytes of the saved file, 10MB say."),
+    click.option("--target-macs", type=float, help="lossless: share of the multiply-accumulates to keep."),
+    click.option(
+        "--target-latency",
+        type=float,
+        help="lossless: share of the original's time to take, 0.7 say; alone or with one of the others.",
+    ),
+    click.option(
+        "--minimize",
+        type=click.Choice(["parameters", "bytes", "macs", "latency"]),
+        default="parameters",
+        show_default=True,
+        help="compact: what is to be smallest. latency: milliseconds, measured on this machine, weight by weight.",
+    ),
+    click.option(
+        "--min-speedup",
+        type=float,
+        metavar="S",
+        help="Save only what is measured to be S times as fast as the original, even at the interval's slow end."
+        " Default: 1.02 where latency is the goal, else nothing.",
+    ),
+)
+SENSITIVITY = stacked(
+    click.option(
+        "--sensitivity",
+        type=click.Choice(["joint", "inputs", "weights", "paper"]),
+        default="joint",
+        show_default=True,
+        help="joint: factors and ranks by the loss's own curvature. inputs: factors that keep outputs on calibration"
+        " inputs (whitened). weights: plain SVD. paper: first order only, layer by layer (arXiv 2412.06867).",
+    ),
+    click.option(
+        "--loss",
+        metavar="FILE.py:FUNCTION",
+        help="A labelled loss of your own, by its gradient at the outputs; for --signed and paper.",
+    ),
+    click.option("--signed", is_flag=True, help="Add the first-order term of the labelled loss, cross-fitted."),
+    click.option("--inter-layer", is_flag=True, help="Add what the factored weights do to each other."),
+    click.option("--refit", is_flag=True, help="Refit the last factors on the compressed prefix (least squares)."),
+    click.option(
+        "--continuation",
+        type=click.IntRange(1, 8),
+        default=1,
+        show_default=True,
+        metavar="STEPS",
+        help="Shrink in so many steps, collecting again after each.",
+    ),
+    click.option(
+        "--shared-input/--no-shared-input",
+        default=True,
+        show_default=True,
+        help="Weights that read the same tensor (Q, K, V; gate, up) may share their first factor.",
+    ),
+    click.option(
+        "--gamma", type=float, default=0.1, show_default=True, help="paper: bound on a layer's relative error."
+    ),
+    click.option(
+        "--memory", type=Bytes(), default="1GB", show_default=True, help="What collection may hold at once, about."
+    ),
+)
+THEN = click.option(
+    "--then",
+    type=click.Choice(STEPS),
+    help="Also make it int8; gate and report are of both together. quantize: static (QDQ), ranges from --data."
+    " quantize-dynamic: ranges at run time, for models of MatMul. quantize-weights: only the file, float arithmetic.",
+)
+
+
+@click.command(cls=Command)
+@MODEL
+@click.option(
+    "-o", "--out", "output", type=click.Path(path_type=Path), help="Default: <stem>.lowrank.onnx beside MODEL."
+)
+@DATA
+@GOAL
+@METRIC
+@SENSITIVITY
+@THEN
+@SELECT
+@RUNTIME
+@REPORT
+@click.option("--save-plan", type=click.Path(path_type=Path), help="Write schemes and ranks, for `apply`.")
+@click.option(
+    "--pareto",
+    type=click.Path(path_type=Path),
+    help="Write the curve of size against predicted loss, ten points measured: .csv or .json.",
+)
+@click.option("--dry-run", is_flag=True, help="Do everything but write the model.")
+@FORCE
+@QUIET
+@one_line_errors
+def optimize(model: Path, output: Path | None, **values: Any) -> None:
+    """Compress MODEL, and save only what validation has shown to hold.
+
+    A test on the validation samples has to certify that the metric drops by less than --max-drop; --observed goes
+    by the estimate alone.
+    """
+    goal, options = _goal(values), options_of(values)
+    if values["save_plan"] is not None and options.continuation > 1:
+        raise click.UsageError("a plan made by --continuation cannot be repeated by `apply`: leave --save-plan out")
+    if values["pareto"] is not None and (refusal := no_curve(options)):
+        raise click.UsageError(refusal)
+    sources = _sources(values)
+    target = None if values["dry_run"] else output or model.parent / f"{model.stem}.lowrank.onnx"
+    outputs = _outputs(model, target, values)
+    session = pipeline.Session.of(model, sources, options, progress=progress(quiet=values["quiet"]))
+    result = pipeline.meet_goal(
+        session, goal, output=target, dry_run=values["dry_run"], before_writing=outputs.check(OUTPUT)
+    )
+    _write_side_files(result, outputs)
+    if result.sites:
+        outputs.write("--pareto", lambda: pipeline.points_text(pipeline.pareto(session, goal), values["pareto"]))
+    finish(result, quiet=values["quiet"], saved=target)
+
+
+def _outputs(model: Path, target: Path | None, values: dict[str, Any]) -> Outputs:
+    """Return what the run will write, looked over before any work. Raises ModelError."""
+    inputs = Inputs(
+        models={"MODEL": model},
+        samples={f"--{name}": values[name] for name in ("data", "validation", "test")},
+        code={f"--{name}": values[name] for name in ("metric", "loss")},
+    )
+    sides = {f"--{name.replace('_', '-')}": values[name] for name in ("report", "save_plan", "pareto")}
+    return watched(Outputs.of(inputs, {OUTPUT: target, **sides}, force=values["force"]))
+
+
+def _sources(values: dict[str, Any]) -> pipeline.DataSources:
+    if (values["data"] is None) == (not values["random_data"]):
+        raise click.UsageError("give either --data PATH or, to try the tool without any samples, --random-data")
+    return pipeline.DataSources(
+        data=RANDOM if values["random_data"] else values["data"],
+        validation=values["validation"],
+        test=values["test"],
+        force_overlap=values["force_overlap"],
+    )
+
+
+def _goal(values: dict[str, Any]) -> Goal:
+    gate = gate_of(values)
+    targets = {name: values[name] for name in ("keep", "target_size", "target_macs", "target_latency")}
+    speedup, resource = values["min_speedup"], values["minimize"]
+    if values["algorithm"] == "lossless":
+        if resource != "parameters":
+            raise click.UsageError(f"--minimize {resource} is a goal of the compact algorithm: give a target instead")
+        return usage(lambda: Lossless(gate=gate, min_speedup=speedup, **targets))
+    given = [name for name, value in targets.items() if value is not None]
+    if given:
+        option = "--" + given[0].replace("_", "-")
+        raise click.UsageError(f"{option} is a goal of the lossless algorithm: add --algorithm lossless")
+    return usage(lambda: Compact(gate=gate, resource=resource, min_speedup=speedup))
+
+
+def _write_side_files(result: Result, outputs: Outputs) -> None:
+    outputs.write("--report", lambda: result_json(result))
+    if result.plan is not None:
+        shapes = {site.id: site.shape for site in result.sites}
+        tool = f"onnx-lowrank {__version__}"
+        saved = SavedPlan.of(result.plan, shapes, result.source_hash, result.options, tool, result.divergence)
+        outputs.write("--save-plan", saved.to_json)
+
+
+def finish(result: Result, *, quiet: bool, saved: Path | None) -> None:
+    """Print a result; leave with exit code 3 where nothing was found."""
+    show(render_result(result), quiet=quiet)
+    if not result:
+        say(f"NOTHING SAVED: {result.reason}", quiet=quiet)
+        raise SystemExit(NOTHING)
+    say(f"saved {saved}" if saved is not None else "not saved (dry run or demo)", quiet=quiet)

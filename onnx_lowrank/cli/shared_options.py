@@ -1,0 +1,127 @@
+"""Options that several commands share, and values as users write them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from onnx_lowrank.errors import GoalError
+from onnx_lowrank.options import CONFIDENCE, Gate, Options
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[int]
+else:
+    _ParamType = click.ParamType  # generic only in recent versions
+
+F = TypeVar("F", bound=Callable[..., Any])
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+class Bytes(_ParamType):
+    """A size: 10MB, 800kB, 1.5GiB, or a plain number of bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return bytes."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", str(value))
+        if match is None or match[2].upper() not in UNITS or match[1].count(".") > 1 or match[1] == ".":
+            self.fail(f"{value!r} is not a size; write 10MB, 800kB or 1.5GiB", param, ctx)
+        return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def stacked(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Return one decorator that applies several, listed in the order that --help shows."""
+
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+MODEL = click.argument("model", type=click.Path(path_type=Path))
+QUIET = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+REPORT = click.option("--report", type=click.Path(path_type=Path), help="Write everything as JSON to this file.")
+FORCE = click.option("--force", is_flag=True, help="Replace what exists where something is to be written.")
+METRIC = click.option(
+    "--metric",
+    help="top1, top5, cross-entropy, mse (labels); kl, agreement, relative-l2, cosine (no labels); name@output;"
+    " or FILE.py:function for your own. Default: chosen from labels and outputs.",
+)
+RUNTIME = stacked(
+    click.option("--provider", default="auto", show_default=True, help="auto, cpu, cuda, or onnxruntime's own name."),
+    click.option("--threads", default=0, show_default=True, help="Threads for onnxruntime; 0: all cores."),
+    click.option("--seed", default=0, show_default=True, help="Seed of splits, sampling and intervals."),
+)
+GATE = stacked(
+    click.option(
+        "--max-drop",
+        type=float,
+        help="How much worse the metric may get. Default: 0.01; of relative-l2, a relative error of outputs, 0.05.",
+    ),
+    click.option(
+        "--drop-type",
+        type=click.Choice(["absolute", "relative"]),
+        default="absolute",
+        show_default=True,
+        help="relative: as a share of the original's metric.",
+    ),
+    click.option(
+        "--confidence",
+        default=CONFIDENCE,
+        show_default=True,
+        help="At which a test has to show that the drop is smaller than --max-drop, whatever was tried.",
+    ),
+    click.option("--observed", is_flag=True, help="Go by the estimated drop alone: nothing is certified."),
+    click.option(
+        "--output",
+        "outputs",
+        multiple=True,
+        metavar="NAME",
+        help="An output of the model that counts, for the loss and the gate; repeatable. Default: all.",
+    ),
+    click.option("--groups", metavar="KEY", help="A key in the data, equal where samples share a source."),
+    click.option("--allow-weak-baseline", is_flag=True, help="Go on where the metric measures nothing."),
+    click.option(
+        "--allow-random", is_flag=True, help="Judge a model that is not deterministic against its own spread."
+    ),
+)
+SELECT = stacked(
+    click.option("--include", multiple=True, metavar="GLOB", help="Only weights or nodes of this name; repeatable."),
+    click.option("--exclude", multiple=True, metavar="GLOB", help="No weights or nodes of this name; repeatable."),
+    click.option("--rank-multiple", default=8, show_default=True, help="Ranks are multiples of this."),
+)
+
+
+def gate_of(values: dict[str, Any]) -> Gate:
+    """Return the gate that the options ask for. Raises a usage error."""
+    return usage(lambda: Gate(**{name: values[name] for name in ("max_drop", "drop_type", "confidence", "observed")}))
+
+
+def options_of(values: dict[str, Any]) -> Options:
+    """Return the run's options. Raises a usage error."""
+    known = (
+        *("sensitivity", "metric", "include", "exclude", "rank_multiple", "provider", "threads", "seed"),
+        *("memory", "signed", "inter_layer", "refit", "continuation", "gamma", "loss", "then", "shared_input"),
+        *("outputs", "groups", "allow_weak_baseline", "allow_random"),
+    )
+    return usage(lambda: Options(**{name: values[name] for name in known if name in values}))
+
+
+T = TypeVar("T")
+
+
+def usage(make: Callable[[], T]) -> T:
+    """Return what `make` makes; a value out of range becomes a usage error (exit code 2)."""
+    try:
+        return make()
+    except GoalError as error:
+        raise click.UsageError(str(error)) from error

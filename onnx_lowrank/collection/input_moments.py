@@ -1,0 +1,206 @@
+"""One forward pass over the samples -> Moments of every site, streamed in groups of sites that fit in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+
+from onnx_lowrank.collection.positions import ObservedPositions
+from onnx_lowrank.graph.editing import expose
+from onnx_lowrank.ops import Call, Op, operator
+from onnx_lowrank.options import Options
+from onnx_lowrank.runtime.batching import batches, join
+from onnx_lowrank.runtime.runner import Runner
+from onnx_lowrank.types import Array, Feed, Moments, Site
+from onnx_lowrank.weights.inventory import Inventory
+
+ACTIVATION_BYTES = 256 * 2**20
+"""Activations held at once; more sites than fit are collected in further passes."""
+PATCH_BYTES = 24 * 2**20
+"""Float32 patches kept for one k×k convolution."""
+PATCH_MOST = 2048
+
+
+def stream_moments(
+    model: onnx.ModelProto,
+    inventory: Inventory,
+    observed: ObservedPositions,
+    fit: Sequence[Feed],
+    score: Sequence[Feed],
+    options: Options,
+    *,
+    batch: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[Site, Moments | None, Moments | None]]:
+    """Yield every site with its Moments over `fit` and over `score` (nothing more is kept, so memory stays bounded).
+
+    Deterministic for `options.seed`. Samples that are not finite at a site are left out there; None: all of them are.
+    """
+    for group in site_groups(inventory.sites, observed, batch):
+        fitted, scored = (
+            _collect_group(model, inventory, group, feeds, options, batch, progress) for feeds in (fit, score)
+        )
+        for site in group:
+            yield site, fitted.pop(site.id, None), scored.pop(site.id, None)
+
+
+def passes(inventory: Inventory, observed: ObservedPositions, batch: int) -> int:
+    """Return how often the samples are run."""
+    return sum(1 for _ in site_groups(inventory.sites, observed, batch))
+
+
+def site_groups(sites: Sequence[Site], observed: ObservedPositions, batch: int) -> Iterator[list[Site]]:
+    """Yield neighbouring sites whose activations for one batch fit together."""
+    group: list[Site] = []
+    held = 0
+    for site in sites:
+        need = observed.bytes[site.id] * batch
+        if group and held + need > ACTIVATION_BYTES:
+            yield group
+            group, held = [], 0
+        group.append(site)
+        held += need
+    if group:
+        yield group
+
+
+def _collect_group(
+    model: onnx.ModelProto,
+    inventory: Inventory,
+    group: Sequence[Site],
+    feeds: Sequence[Feed],
+    options: Options,
+    batch: int,
+    progress: Callable[[int], None] | None,
+) -> dict[str, Moments]:
+    names = [name for site in group for name in _tensors(inventory, site)]
+    inputs = {value.name for value in model.graph.input} - {tensor.name for tensor in model.graph.initializer}
+    runner = Runner(
+        expose(model, [name for name in names if name not in inputs]),
+        provider=options.provider,
+        threads=options.threads,
+        outputs=[name for name in dict.fromkeys(names) if name not in inputs],
+    )
+    moments: dict[str, Moments] = {}
+
+    def take(sites: Sequence[Site], run: Sequence[Feed], seed: Sequence[int]) -> list[Site]:
+        """Add what a batch gives. Return the sites at which it is not finite."""
+        feed, odd = join(run), []
+        values = {**feed, **runner.run(feed)}
+        for site in sites:
+            new = _moments(inventory, site, values, np.random.default_rng([*seed, _stable(site.id)]), len(run))
+            if new is None:
+                odd.append(site)
+            else:
+                moments[site.id] = moments[site.id] + new if site.id in moments else new
+        return odd
+
+    for number, run in enumerate(batches(feeds, batch)):
+        odd = take(group, run, [options.seed, number])
+        for index, one in enumerate(run if odd and len(run) > 1 else ()):
+            take(odd, [one], [options.seed, number, index])  # only the samples that are not finite are left out
+        if progress:
+            progress(len(run))
+    return moments
+
+
+def _stable(text: str) -> int:
+    """A number of a name that is the same in every process (Python's hash is not)."""
+    return int.from_bytes(text.encode()[-8:].rjust(8, b"\0"), "big")
+
+
+def _tensors(inventory: Inventory, site: Site) -> list[str]:
+    """Inputs, and for a k×k kernel or a table outputs and their biases too: W A Wᵀ of a matrix needs no output."""
+    calls = inventory.calls[site.id]
+    names = [operator(call).data(call) for call in calls]
+    for call in calls:
+        if math.prod(site.shape[2:]) > 1 or operator(call).seen == "outputs":
+            names += [name for name in (call.output, call.input(2)) if name]
+    return names
+
+
+def _moments(
+    inventory: Inventory,
+    site: Site,
+    values: Mapping[str, Array],
+    rng: np.random.Generator,
+    samples: int,
+) -> Moments | None:
+    """Return what one batch gives at a site, None where that is not finite."""
+    kernel = site.shape[2:]
+    total: Moments | None = None
+    for call in inventory.calls[site.id]:
+        op = operator(call)
+        x = values[op.data(call)]
+        if op.seen == "outputs":
+            one = _looked_up(op, call, site, x, values[call.output], samples)
+            if not _finite(one.C):
+                return None
+            total = one if total is None else total + one
+            continue
+        vectors = np.asarray(op.vectors(call, x, kernel), np.float64)
+        with np.errstate(all="ignore"):
+            A = vectors.T @ vectors  # of a tied output layer that is H
+        if not _finite(A):
+            return None
+        if call.transposed:
+            one = Moments(A=np.zeros(site.shape[1]), C=np.zeros_like(A), H=A, samples=samples)
+            total = one if total is None else total + one
+            continue
+        one = Moments(A=A, positions=len(vectors), samples=samples)
+        if math.prod(kernel) > 1:
+            one = _with_kernel(op, call, site, one, x, values[call.output], values.get(call.input(2)), rng)
+            if not _finite(one.C):
+                return None
+        total = one if total is None else total + one
+    if total is None:
+        raise KeyError(site.id)
+    return total
+
+
+def _finite(moment: Array | None) -> bool:
+    return moment is None or bool(np.isfinite(moment).all())
+
+
+def _looked_up(op: Op, call: Call, site: Site, x: Array, y: Array, samples: int) -> Moments:
+    """Return how often every row was looked up, and the second moment of what came out."""
+    rows = op.vectors(call, x, ()) % site.shape[1]
+    results = np.asarray(op.results(call, y), np.float64)
+    with np.errstate(all="ignore"):
+        C = results.T @ results
+    counts = np.bincount(rows, minlength=site.shape[1]).astype(np.float64)
+    return Moments(A=counts, C=C, positions=len(results), samples=samples)
+
+
+def _with_kernel(
+    op: Op,
+    call: Call,
+    site: Site,
+    one: Moments,
+    x: Array,
+    y: Array,
+    bias: Array | None,
+    rng: np.random.Generator,
+) -> Moments:
+    results = np.asarray(op.results(call, y), np.float64)
+    with np.errstate(all="ignore"):
+        if bias is not None:
+            results = results - np.asarray(bias, np.float64)
+        C = results.T @ results
+    count = len(results)
+    room = max(min(PATCH_BYTES // (4 * math.prod(site.shape[1:])), PATCH_MOST), 16)
+    keys = rng.random(count)
+    picks = np.sort(np.argsort(keys, kind="stable")[:room])
+    patches = op.patches(call, x, site.shape[2:], picks, count)
+    return Moments(
+        A=one.A,
+        C=C,
+        patches=None if patches is None else patches.astype(np.float32),
+        keys=None if patches is None else keys[picks],
+        positions=count,
+        samples=one.samples,
+        room=room,
+    )

@@ -1,0 +1,37 @@
+"""The sides of a weight that its truncations project: its outputs, or its inputs."""
+
+from __future__ import annotations
+
+from onnx_lowrank.numerics.kronecker_metric import SideName
+from onnx_lowrank.ops import Call
+from onnx_lowrank.schemes import SCHEMES, ranks_of
+from onnx_lowrank.types import Site
+from onnx_lowrank.weights.inventory import Inventory
+
+
+def sides_of(site: Site, multiple: int = 1) -> tuple[SideName, ...]:
+    """Return the sides that the schemes of a site project on: both of a kernel, the smaller one of a matrix."""
+    fitting = (s for s in SCHEMES if ranks_of(s, site, multiple))
+    return tuple(dict.fromkeys(side for s in fitting for side in s.sides(site.shape, site.groups)))
+
+
+def looked_at(inventory: Inventory, multiple: int = 1) -> dict[str, tuple[SideName, ...]]:
+    """Return site id -> the sides of which something is collected: its schemes', and inputs shared with siblings."""
+    members_by_site = {member for shared in inventory.shared_inputs for member in shared.members}
+    sides = {site.id: sides_of(site, multiple) for site in inventory.sites}
+    return {key: (*own, "in") if key in members_by_site and "in" not in own else own for key, own in sides.items()}
+
+
+def width_of(site: Site, side: SideName) -> int:
+    """Return the channels of a side, of one group where the weight is grouped."""
+    return site.shape[0] // site.groups if side == "out" else site.shape[1]
+
+
+def other(side: SideName) -> SideName:
+    """Return what a side is of the transposed weight."""
+    return "in" if side == "out" else "out"
+
+
+def at_call(sides: tuple[SideName, ...], call: Call) -> tuple[SideName, ...]:
+    """Return sides of a weight as a call has them."""
+    return tuple(map(other, sides)) if call.transposed else sides

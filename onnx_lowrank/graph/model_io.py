@@ -1,0 +1,255 @@
+"""Read and write models: external data, checks, atomic saving. The only caller of onnx.save."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
+
+from onnx_lowrank.errors import ModelError
+from onnx_lowrank.graph.files import refuse_special, spare
+
+PROTOBUF_LIMIT = 2**31 - 2**20
+"""Bytes above which weights go to a file of their own: protobuf ends at 2 GiB."""
+OLDEST_OPSET = 7
+"""Older operators broadcast and pad by other rules than the ones this package writes."""
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """Return the model with its weights in memory. Raises ModelError, one line, for all that can be wrong."""
+    if not path.exists():
+        raise ModelError(f"{path}: no such file; give the path of an .onnx model")
+    if path.is_dir():
+        raise ModelError(f"{path} is a directory; give the .onnx file in it")
+    try:
+        model = onnx.load(str(path), format="protobuf", load_external_data=False)
+    except (DecodeError, OSError, ValueError) as error:
+        raise ModelError(f"{path} is not an ONNX model (not a readable protobuf); export it again") from error
+    _look_over(model, path)
+    for tensor in external_tensors(model):
+        _look_for(tensor, path)
+    try:
+        load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(f"{path}: its external data cannot be read: {error}") from error
+    return model
+
+
+def _look_for(tensor: onnx.TensorProto, path: Path) -> None:
+    """Raise ModelError where a tensor's file is missing or too short for it (older onnx reads what there is)."""
+    info = ExternalDataInfo(tensor)
+    place = path.parent / info.location
+    if not place.is_file():
+        raise ModelError(
+            f"{path}: weight {tensor.name!r} lies in {info.location!r}, which is missing; copy it beside the model"
+        )
+    if place.stat().st_size < (info.offset or 0) + (info.length or 0):
+        raise ModelError(
+            f"{path}: weight {tensor.name!r} lies beyond the end of {info.location!r}; copy the external data again"
+        )
+
+
+def _look_over(model: onnx.ModelProto, path: Path) -> None:
+    if not model.HasField("graph") or not model.graph.node or not model.opset_import:
+        raise ModelError(f"{path} is not an ONNX model (no graph or no opset in it); export it again")
+    opset = main_opset(model)
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise ModelError(
+            f"{path} uses opset {opset}; {OLDEST_OPSET} to {newest} can be read here: export it with another opset,"
+            " or convert it with onnx.version_converter"
+        )
+
+
+def main_opset(model: onnx.ModelProto) -> int:
+    """Return the version of the default operator set, or the newest known where only other domains are used."""
+    versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    return int(versions[0]) if versions else int(onnx.defs.onnx_opset_version())
+
+
+def external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield the tensors whose data lie in another file."""
+    for tensor in onnx.external_data_helper._get_all_tensors(model):
+        if uses_external_data(tensor):
+            yield tensor
+
+
+def store(model: onnx.ModelProto, path: Path) -> list[Path]:
+    """Write the model, and beside it `<name>.data` where it is over protobuf's limit. Return the files written.
+
+    Not atomic: for temporary places; a user's file comes from `staged`.
+    """
+    if model.ByteSize() < PROTOBUF_LIMIT:
+        onnx.save(model, str(path), format="protobuf")  # whatever its suffix: the only form onnxruntime reads
+        return [path]
+    data = data_file(path).name
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    onnx.save(copy, str(path), format="protobuf", save_as_external_data=True, location=data, size_threshold=1024)
+    return [path, path.parent / data]
+
+
+def data_file(path: Path) -> Path:
+    """Return where the weights of a model too big for one file go: beside it."""
+    return path.parent / f"{path.name}.data"
+
+
+@contextmanager
+def staged(model: onnx.ModelProto, target: Path) -> Iterator[StagedModel]:
+    """Write the model to a hidden directory beside `target`; nothing stays there unless `publish` is called.
+
+    Same file system, so that publishing is a rename. Raises ModelError where the place cannot be written.
+    """
+    refuse_special(target)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".onnx-lowrank-", dir=target.parent))
+    except OSError as error:
+        raise ModelError(f"cannot write to {target.parent}: {error.strerror}; choose another place with -o") from error
+    try:
+        try:
+            files = store(model, folder / target.name)
+        except OSError as error:
+            raise ModelError(f"cannot write {target}: {error.strerror}; choose another place with -o") from error
+        yield StagedModel(folder / target.name, files, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class StagedModel:
+    """A model on disk that is not yet where the user wants it."""
+
+    def __init__(self, path: Path, files: list[Path], target: Path) -> None:
+        self.path = path
+        self.files = files
+        self.target = target
+
+    @property
+    def bytes(self) -> int:
+        """Size of all its files."""
+        return sum(file.stat().st_size for file in self.files)
+
+    def publish(self, inputs: Iterable[Path] = ()) -> None:
+        """Move the files into place, weights first, so that the model never points at nothing.
+
+        Raises ModelError, and moves none, where one would replace one of `inputs`, a directory or a device.
+        """
+        inputs = tuple(inputs)
+        for file in self.files:
+            refuse_special(self.target.parent / file.name)
+            spare(self.target.parent / file.name, inputs)
+        mode = 0o666 & ~_umask()
+        for file in reversed(self.files):
+            file.chmod(mode)
+            os.replace(file, self.target.parent / file.name)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a report or a plan atomically. Raises ModelError where the place cannot be written."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file of any content atomically. Raises ModelError where the place cannot be written."""
+    refuse_special(path)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".onnx-lowrank-", dir=path.parent) as folder:
+            aside = Path(folder) / path.name
+            aside.write_bytes(content)
+            os.replace(aside, path)
+    except OSError as error:
+        raise ModelError(f"cannot write {path}: {error.strerror}; choose another place") from error
+
+
+class Level(IntEnum):
+    """What a model meets, each level with all that are below it; onnxruntime itself takes more than onnx.checker."""
+
+    LOADS = 0
+    BASIC = 1
+    FULL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The level that a model meets, and the first line of why it is not a higher one."""
+
+    level: Level = Level.FULL
+    why: str = ""
+
+
+def standing(model: onnx.ModelProto | Path) -> Standing:
+    """Return how far a model that onnxruntime loads passes onnx.checker, in its file or in memory."""
+    if isinstance(model, onnx.ModelProto) and model.ByteSize() >= PROTOBUF_LIMIT:
+        with tempfile.TemporaryDirectory(prefix="onnx-lowrank-") as folder:
+            return standing(store(model, Path(folder) / "model.onnx")[0])
+    why = _objection(model, Level.FULL)
+    if not why:
+        return Standing()
+    basic = _objection(model, Level.BASIC)
+    return Standing(Level.LOADS, basic) if basic else Standing(Level.BASIC, why)
+
+
+def check(path: Path, level: Level = Level.FULL) -> None:
+    """Hold a file to a level of onnx.checker. Raises ModelError with the first line of what it found."""
+    why = _objection(path, level)
+    if why:
+        raise ModelError(f"{path.name} does not pass onnx.checker: {why}")
+
+
+def _objection(model: onnx.ModelProto | Path, level: Level) -> str:
+    """Return the first line of why onnx.checker refuses a model at a level, nothing where it does not."""
+    if level is Level.LOADS:  # opening it is left to onnxruntime
+        return ""
+    try:
+        given = str(model) if isinstance(model, Path) else model
+        onnx.checker.check_model(given, full_check=level is Level.FULL)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ""
+
+
+def content_hash(model: onnx.ModelProto) -> str:
+    """Return the SHA-256 of the model's content, wherever its weights are stored (weights in memory)."""
+    digest = hashlib.sha256()
+    skeleton = onnx.ModelProto()
+    skeleton.CopyFrom(model)
+    for tensor in onnx.external_data_helper._get_all_tensors(skeleton):
+        data = onnx.numpy_helper.to_array(tensor) if tensor.data_type != onnx.TensorProto.STRING else None
+        if data is None:
+            continue
+        digest.update(f"{tensor.name}|{tensor.data_type}|{list(tensor.dims)}|".encode())
+        digest.update(data.tobytes())
+        del tensor.external_data[:]
+        for field in ("raw_data", "data_location"):
+            tensor.ClearField(field)
+        for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+            tensor.ClearField(field)
+    digest.update(skeleton.SerializeToString(deterministic=True))
+    return digest.hexdigest()
+
+
+def file_bytes(path: Path) -> int:
+    """Return the size of a model's files, external data included."""
+    return sum(file.stat().st_size for file in model_files(path))
+
+
+def model_files(path: Path) -> list[Path]:
+    """Return the files that a model lies in: its own, then those of its external data. The model must be readable."""
+    model = onnx.load(str(path), format="protobuf", load_external_data=False)
+    others = {ExternalDataInfo(tensor).location for tensor in external_tensors(model)}
+    return [path, *(path.parent / name for name in sorted(others))]

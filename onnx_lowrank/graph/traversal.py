@@ -1,0 +1,70 @@
+"""Every graph below a graph, what its nodes read, and how often local functions are called."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
+
+import onnx
+from onnx import NodeProto
+
+Function: TypeAlias = tuple[str, str]
+"""Domain and name of a local function."""
+
+
+def subgraphs(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, onnx.GraphProto]]:
+    """Yield every graph below this one, with the node that holds it."""
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                yield node, inner
+                yield from subgraphs(inner)
+
+
+def bodies(graph: onnx.GraphProto, above: str = "") -> Iterator[tuple[str, onnx.NodeProto, onnx.GraphProto]]:
+    """Yield every graph below this one, under a name of its own, with the node that holds it; outer ones first."""
+    for node in graph.node:
+        for name, each in inner_graphs(node, above):
+            yield name, node, each
+            yield from bodies(each, f"{name} > ")
+
+
+def inner_graphs(node: onnx.NodeProto, above: str = "") -> Iterator[tuple[str, onnx.GraphProto]]:
+    """Yield the graphs that a node holds itself, each under the name that `bodies` gives it."""
+    for attribute in node.attribute:
+        for index, each in enumerate([attribute.g] if attribute.HasField("g") else attribute.graphs):
+            yield f"{above}{place_of(node)}#{attribute.name}{index or ''}", each
+
+
+def place_of(holder: onnx.NodeProto) -> str:
+    """Return a node that holds a body, as a user knows it."""
+    return f"{holder.op_type} {holder.name or holder.output[0]}"
+
+
+def function_calls(model: onnx.ModelProto) -> Counter[Function]:
+    """Return how often every local function is called, through other functions as well."""
+    bodies = {(function.domain, function.name): function for function in model.functions}
+    calls: Counter[Function] = Counter()
+
+    def count(nodes: Iterable[onnx.NodeProto]) -> None:
+        for node in nodes:
+            key = (node.domain, node.op_type)
+            if key in bodies:
+                calls[key] += 1
+                count(bodies[key].node)
+
+    for graph in [model.graph, *(inner for _, inner in subgraphs(model.graph))] if bodies else []:
+        count(graph.node)
+    return calls
+
+
+def reads(node: NodeProto) -> list[str]:
+    """Return what a node reads, names that its subgraphs take from outside included."""
+    names = [name for name in node.input if name]
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
+            for inner in graph.node:
+                names.extend(reads(inner))
+            names.extend(value.name for value in graph.output)
+    return names

@@ -1,0 +1,47 @@
+"""One call by one scheme, or siblings with one first factor: as it is and at a few ranks, in turns with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_lowrank.latency.interleaving import rounds_of, shares
+from onnx_lowrank.latency.micro_model import DATA, FIRST, Scene, chain_model, dense_model
+from onnx_lowrank.options import Options
+from onnx_lowrank.runtime.runner import Runner
+from onnx_lowrank.runtime.timing import Runs
+from onnx_lowrank.schemes import Factors
+from onnx_lowrank.types import Feed, Ranks
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """dense: the node's share of the original's time. ratios: every chain's time over the node's. original: seconds."""
+
+    dense: float
+    ratios: tuple[float, ...]
+    original: float
+
+
+def measure_group(
+    original: Runs, feed: Feed, scene: Scene, factors: Sequence[Factors], tried: Sequence[Ranks], options: Options
+) -> Group:
+    """Return the times of the scene's calls as they are and as chains of these ranks; `factors`: one a call.
+
+    Raises ModelError, RuntimeProblem.
+    """
+    models = [
+        dense_model(scene),
+        *(chain_model(scene, [each.chain(ranks) for each in factors], factors[0].scheme, ranks) for ranks in tried),
+    ]
+    runners = [
+        Runner(model, provider=options.provider, threads=options.threads, spin=True, outputs=[FIRST])
+        for model in models
+    ]
+    data = {DATA: scene.input}
+    rounds = rounds_of([(original, feed), *((runner, data) for runner in runners)], against=1)
+    _, dense, *chains = shares(rounds)
+    ratios = (float(np.median(rounds[:, 2 + i] / rounds[:, 1])) for i in range(len(chains)))
+    return Group(float(dense) / scene.copies, tuple(ratios), float(np.median(rounds[:, 0])))

@@ -1,0 +1,184 @@
+"""A micro-model: one node, as it is or rewritten as a chain, on the data it really gets, its weights not warm.
+
+Siblings that share a first factor are timed together: all of their nodes, as they are and with the one first stage.
+
+In the whole model other weights pass through the caches between two uses of one; a node run over and over has its own
+at hand. So a micro-model holds several copies of the node, each with weights of its own, together about as large as the
+model's. (EfficientNet-lite0, plans at a quarter of the weights: predicted −1 % beside the measured time; +15 % with a
+single copy, which also carries the whole cost of a call.) What follows the node (an activation that is fused to it) is
+left out: it is the same for the node and for every chain, and only their difference enters a prediction.
+
+It goes the way that the model itself goes: the sites of the copies are found in it, and `rewrite` factors them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+
+from onnx_lowrank.errors import ModelError
+from onnx_lowrank.latency.node_inputs import Captured
+from onnx_lowrank.ops import Call, operator
+from onnx_lowrank.passes.factorize import rewrite
+from onnx_lowrank.schemes import Factors
+from onnx_lowrank.types import Array, Chain, Choice, Cost, Option, Plan, Ranks
+from onnx_lowrank.weights.find import find_sites
+
+DATA = "data"
+FIRST = "output0.0"
+"""The only output that is fetched; onnxruntime computes the others all the same."""
+MOST_COPIES = 16
+COLD = 2**27
+"""Bytes of weights that the copies need not exceed: more than the caches that a core has to itself."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """One node, or siblings, and what they are given. steps: constant nodes between stored weights and nodes, in order.
+
+    data: name of the activations; outputs: those of the nodes' outputs; weights: those of the stored weights. turned:
+    what is factored is the transpose of what the node reads.
+    """
+
+    model: onnx.ModelProto
+    nodes: tuple[onnx.NodeProto, ...]
+    transforms: tuple[onnx.NodeProto, ...]
+    data: str
+    outputs: tuple[str, ...]
+    weights: tuple[str, ...]
+    captured: Captured
+    copies: int
+    transposed: bool = False
+
+    @staticmethod
+    def of(model: onnx.ModelProto, calls: Sequence[Call], weights: Sequence[str], captured: Captured) -> Scene:
+        """Return the scene of calls on the same data. Raises ModelError where a node is not in the main graph."""
+        nodes, transforms = [], dict[str, onnx.NodeProto]()
+        data = operator(calls[0]).data(calls[0])
+        for call in calls:
+            node = next((node for node in model.graph.node if call.output in node.output), None)
+            if node is None or data not in captured:
+                raise ModelError(f"{call.name or call.output} is no node of the main graph")
+            nodes.append(node)
+            transforms |= {step.output[0]: step for step in _steps(model, node, captured)}
+        copies = copies_of(sum(captured[weight].nbytes for weight in weights), model.ByteSize())
+        outputs = tuple(call.output for call in calls)
+        given = (data, outputs, tuple(weights), captured, copies, calls[0].transposed)
+        return Scene(model, tuple(nodes), tuple(transforms.values()), *given)
+
+    @property
+    def input(self) -> Array:
+        """The activations."""
+        return self.captured[self.data]
+
+
+def copies_of(weight_bytes: int, model_bytes: int) -> int:
+    """Return how many copies of a weight come to about the size of the model, or to COLD; at most MOST_COPIES."""
+    return max(1, min(MOST_COPIES, -(-min(model_bytes, COLD) // max(weight_bytes, 1))))
+
+
+def _steps(model: onnx.ModelProto, node: onnx.NodeProto, captured: Captured) -> tuple[onnx.NodeProto, ...]:
+    """Return the nodes that make an input of `node` from stored weights alone, those that store one left out."""
+    constant, made = set(captured.stored), {}
+    for each in model.graph.node:
+        if each.input and constant.issuperset(name for name in each.input if name):
+            constant.update(each.output)
+            made.update(dict.fromkeys(each.output, each))
+    wanted: list[onnx.NodeProto] = []
+    ahead = [name for name in node.input if name in made]
+    while ahead:
+        step = made[ahead.pop()]
+        if step not in wanted:
+            wanted.insert(0, step)
+            ahead.extend(name for name in step.input if name in made)
+    return tuple(wanted)
+
+
+def dense_model(scene: Scene) -> onnx.ModelProto:
+    """Return copies of the nodes as they are."""
+    kind = onnx.helper.np_dtype_to_tensor_dtype(scene.input.dtype)
+    data = onnx.helper.make_tensor_value_info(DATA, kind, list(scene.input.shape))
+    copies = [_names(scene, index) for index in range(scene.copies)]
+    outputs = [onnx.helper.make_empty_tensor_value_info(names[o]) for names in copies for o in scene.outputs]
+    nodes: list[onnx.NodeProto] = []
+    tensors: dict[str, Array] = {}
+    for index, names in enumerate(copies):
+        nodes.extend(_renamed(node, names) for node in (*scene.transforms, *scene.nodes))
+        for old in [name for node in (*scene.transforms, *scene.nodes) for name in node.input]:
+            if names[old] not in tensors and old and old != scene.data and old not in _made(scene):
+                array = scene.captured[old]
+                tensors[names[old]] = _other(array, index) if old in scene.weights else array
+    stored = [onnx.numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in tensors.items()]
+    model = onnx.ModelProto(ir_version=max(scene.model.ir_version, 4), opset_import=scene.model.opset_import)
+    model.graph.CopyFrom(onnx.helper.make_graph(nodes, "micro", [data], outputs, stored))
+    return model
+
+
+def chain_model(scene: Scene, chains: Sequence[Chain], scheme: str, ranks: Ranks) -> onnx.ModelProto:
+    """Return copies of the nodes, each rewritten as its chain. Raises ModelError where the copies are no sites."""
+    dense, chains = dense_model(scene), [chain.transposed for chain in chains] if scene.transposed else chains
+    inventory = find_sites(dense, multiple=1)
+    sites = {site.weight: site.id for site in inventory.sites}
+    choices: list[Choice] = []
+    factors: dict[tuple[str, str], Factors] = {}
+    for index in range(scene.copies):
+        names = [_names(scene, index)[weight] for weight in scene.weights]
+        if not all(name in sites for name in names):
+            raise ModelError(f"{scene.nodes[0].op_type} {scene.nodes[0].name} cannot be factored on its own")
+        members = tuple(sites[name] for name in names)
+        option = Option(scheme, ranks, Cost(), shared_input=members if len(members) > 1 else ())
+        choices.extend(Choice(sites[name], name, option) for name in names)
+        factors |= {(m, scheme): _Moved(scheme, chain, index) for m, chain in zip(members, chains, strict=True)}
+    return rewrite(dense, inventory, Plan(tuple(choices)), factors)
+
+
+def _made(scene: Scene) -> set[str]:
+    return {name for step in scene.transforms for name in step.output}
+
+
+def _names(scene: Scene, index: int) -> Mapping[str, str]:
+    """Return what a copy calls its tensors: data is shared, and so is all that is no weight of its own."""
+    names = {name: f"shared.{name}" for node in (*scene.transforms, *scene.nodes) for name in node.input if name}
+    names |= {name: f"step{index}.{name}" for name in _made(scene)}
+    names |= {name: f"more{index}.{name}" for node in scene.nodes for name in node.output if name}
+    names |= {weight: f"weight{index}.{place}" for place, weight in enumerate(scene.weights)}
+    names |= {output: f"output{index}.{place}" for place, output in enumerate(scene.outputs)}
+    return names | {scene.data: DATA, "": ""}
+
+
+def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.name = ""
+    copy.input[:] = [names[name] for name in node.input]
+    copy.output[:] = [names[name] for name in node.output]
+    return copy
+
+
+def _other(weight: Array, index: int) -> Array:
+    """Return the same numbers in other places: of two equal weights onnxruntime keeps one, which then stays warm."""
+    return np.roll(weight.reshape(-1), index).reshape(weight.shape)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Moved:
+    """Factors of one copy: always the same chain, its numbers in other places."""
+
+    scheme: str
+    whole: Chain
+    index: int
+
+    def error(self, ranks: Ranks) -> float:
+        """Return 0: nobody asks."""
+        return 0.0
+
+    def chain(self, ranks: Ranks) -> Chain:
+        """Return the chain."""
+        return Chain(tuple(replace(stage, weight=_other(stage.weight, self.index)) for stage in self.whole.stages))
+
+    def dense(self, ranks: Ranks) -> Array:
+        """Raise: only `chain` is needed."""
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""Linear algebra: decompositions, the two-sided metric, rounding."""

@@ -1,0 +1,56 @@
+"""Nodes in topological order, as ONNX asks for: some converters append what they add, and onnxruntime does not mind."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+
+import onnx
+
+from onnx_lowrank.graph.traversal import subgraphs
+
+
+def topologically_sorted(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with the main graph's nodes sorted; the model itself where they are, or cannot be."""
+    nodes = list(model.graph.node)
+    makers = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    needs = [sorted({makers[name] for name in _reads(node) if name in makers}) for node in nodes]
+    if all(not need or need[-1] < index for index, need in enumerate(needs)):
+        return model
+    order = _sorted(needs)
+    if len(order) < len(nodes):
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes[index] for index in order)
+    return copy
+
+
+def _sorted(needs: list[list[int]]) -> list[int]:
+    """Return every node after what it needs, the earliest first (Kahn); not all of them where they go in a circle."""
+    missing = [len(need) for need in needs]
+    users: list[list[int]] = [[] for _ in needs]
+    for index, need in enumerate(needs):
+        for each in need:
+            users[each].append(index)
+    ready = [index for index, count in enumerate(missing) if not count]
+    order = []
+    while ready:
+        index = heapq.heappop(ready)
+        order.append(index)
+        for user in users[index]:
+            missing[user] -= 1
+            if not missing[user]:
+                heapq.heappush(ready, user)
+    return order
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+            for each in [graph, *(inner for _, inner in subgraphs(graph))]:
+                for inner_node in each.node:
+                    yield from inner_node.input
+                yield from (value.name for value in each.output)

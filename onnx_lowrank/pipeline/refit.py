@@ -1,0 +1,275 @@
+"""Repair without training (docs/method.md, section 5): the last factors refitted in closed form, once, front to back.
+
+After truncation the later sites see shifted inputs. A site computes y' = α L v with v = first · x' (rank channels, x'
+from the compressed prefix); its L is refitted so that y' meets the original's y (without the bias), by ridge least
+squares towards the factor it has: L + Δ, Δ = argmin Σ‖y − (L + Δ) α v‖² + λ‖Δ‖² = D (G + λ)⁻¹, G = Σ α² v vᵀ (rank,
+rank), D = Σ (y − α L v) α vᵀ (out, rank), λ = ridge · tr G / rank. G and D add over samples, positions and the calls
+that share the weight; nothing is kept a sample. The ridge is the one whose Δ, fitted on one half of the samples, takes
+most off the squared error on the other (and the other way round); where none does, the factor stays.
+
+Biases stay as they are: many are Add nodes of their own, and a chain has no place for one. A constant shift is repaired
+as far as v carries it. Kernel-last sites stay: their last stage is a kernel, and its Gram would be k² as wide. So do
+tables that are tied to an output layer: there the last factor is the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from onnx_lowrank.errors import PlanError
+from onnx_lowrank.graph.editing import upstream
+from onnx_lowrank.graph.model_io import main_opset
+from onnx_lowrank.graph.traversal import reads
+from onnx_lowrank.numerics import linalg
+from onnx_lowrank.ops import Call, call_of, operator
+from onnx_lowrank.options import Options
+from onnx_lowrank.passes.factorize import rewrite
+from onnx_lowrank.runtime.batching import batches, join
+from onnx_lowrank.runtime.runner import Runner
+from onnx_lowrank.schemes import Factors, Refitted
+from onnx_lowrank.types import Array, Chain, Feed, Plan, Ranks, Stage
+from onnx_lowrank.weights.inventory import Inventory
+from onnx_lowrank.weights.storage import Storage
+
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Shares of the mean energy of a middle channel; all above 0."""
+FactorKey = tuple[str, str]
+"""Site id and scheme, as the factors are kept."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Target:
+    """A site to refit: its chain at the plan's ranks, as it is stored, and the calls that share its weight."""
+
+    key: FactorKey
+    ranks: Ranks
+    chain: Chain
+    calls: tuple[Call, ...]
+    storage: Storage
+
+    @property
+    def last(self) -> Array:
+        """The last factor, (out, rank), float64."""
+        weight = self.chain.stages[-1].weight
+        return weight.reshape(weight.shape[:2]).astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sums:
+    """G: (rank, rank) and D: (out, rank) of the module's text, float64. Additive."""
+
+    G: Array
+    D: Array
+
+    def __add__(self, other: _Sums) -> _Sums:
+        return _Sums(self.G + other.G, self.D + other.D)
+
+    @property
+    def finite(self) -> bool:
+        """Whether they can be solved for."""
+        return bool(np.isfinite(self.G).all() and np.isfinite(self.D).all())
+
+    def steps(self, ridges: Sequence[float]) -> list[Array]:
+        """Return Δ (out, rank) for every ridge; zero where nothing was seen."""
+        energy = float(np.trace(self.G)) / len(self.G)
+        if energy <= 0:
+            return [np.zeros_like(self.D) for _ in ridges]
+        values, vectors = linalg.eigen(self.G)
+        turned = self.D @ vectors
+        return [(turned / (values + ridge * energy)) @ vectors.T for ridge in ridges]
+
+    def gain(self, step: Array) -> float:
+        """Return by how much L + Δ lowers Σ‖y − L α v‖² on these samples."""
+        return float(2 * np.vdot(step, self.D) - np.vdot(step @ self.G, step))
+
+
+def refit(
+    model: onnx.ModelProto,
+    inventory: Inventory,
+    plan: Plan,
+    factors: Mapping[FactorKey, Factors],
+    feeds: Sequence[Feed],
+    options: Options,
+    *,
+    ridges: Sequence[float] = RIDGES,
+    batch: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> dict[FactorKey, Factors]:
+    """Return `factors` with those of the plan's refitted sites replaced: `rewrite` makes the repaired model of them.
+
+    Sites that do not feed each other share a pass over the feeds, through the original and the candidate, each cut to
+    what leads there; `passes` counts them, `progress` gets the samples of each. A factor stays where its sums are not
+    finite, where the candidate has other shapes than the original, or where no ridge helps (so with one sample).
+    Raises PlanError for a site that is not in `found`, ModelError or RuntimeProblem where onnxruntime refuses.
+    """
+    refitted = dict(factors)
+    candidate = rewrite(model, inventory, plan, factors)
+    for group in _groups(model, inventory, plan, factors):
+        ends = _ends(candidate, group)
+        halves = _collect(model, candidate, group, ends, feeds, options, batch, progress)
+        for target in group:
+            last = _solve(target.last, [half[target.key] for half in halves], ridges)
+            if last is None:
+                continue
+            old = target.chain.stages[-1]
+            stage = Stage(last.reshape(old.weight.shape).astype(old.weight.dtype), old.owns, old.groups)
+            chain = Chain((*target.chain.stages[:-1], stage))
+            refitted[target.key] = Refitted(factors[target.key], target.ranks, chain)
+            if not target.storage.narrow:
+                _put(candidate, ends[target.calls[0].output], stage)
+        if any(target.storage.narrow for target in group):  # both factors change where they are balanced and rounded
+            candidate = rewrite(model, inventory, plan, refitted)
+    return refitted
+
+
+def passes(model: onnx.ModelProto, inventory: Inventory, plan: Plan, factors: Mapping[FactorKey, Factors]) -> int:
+    """Return how often `refit` runs the feeds, through the original and the candidate up to some depth each."""
+    return len(_groups(model, inventory, plan, factors))
+
+
+def _groups(
+    model: onnx.ModelProto, inventory: Inventory, plan: Plan, factors: Mapping[FactorKey, Factors]
+) -> list[list[_Target]]:
+    """Return the sites to refit, front to back by their first call; in a group none comes after another.
+
+    Only of a weight that several nodes share can a later call come after its own group, or after later ones.
+    """
+    place = {node.output[0]: index for index, node in enumerate(model.graph.node) if node.output}
+    targets = sorted(_targets(inventory, plan, factors), key=lambda t: min(place[call.output] for call in t.calls))
+    own = {call.output: 1 << bit for bit, target in enumerate(targets) for call in target.calls}
+    before: dict[str, int] = {}  # tensor -> the targets it depends on, a bit each
+    above = [0] * len(targets)
+    for node in model.graph.node:
+        mask = 0
+        for name in reads(node):
+            mask |= before.get(name, 0)
+        bit = own.get(node.output[0], 0) if node.output else 0
+        if bit:
+            above[bit.bit_length() - 1] |= mask
+        before.update(dict.fromkeys(node.output, mask | bit))
+    depths: list[int] = []
+    for mask in above:
+        depths.append(1 + max((depth for j, depth in enumerate(depths) if mask >> j & 1), default=-1))
+    return [[t for t, d in zip(targets, depths, strict=True) if d == depth] for depth in sorted(set(depths))]
+
+
+def _targets(inventory: Inventory, plan: Plan, factors: Mapping[FactorKey, Factors]) -> Iterator[_Target]:
+    """Yield the plan's sites whose last stage is a matrix or 1×1, in one group."""
+    for choice in plan.factored:
+        if choice.site not in inventory.calls:
+            raise PlanError(f"the plan factors {choice.weight!r}, which cannot be factored in this model")
+        key = (choice.site, choice.option.scheme)
+        calls, storage = inventory.calls[choice.site], inventory.sources[choice.site].storage
+        if choice.site in inventory.bodies or (
+            choice.option.shared_input and storage.narrow
+        ):  # nothing in there can be looked
+            continue  # at; what siblings share is balanced for all of them at once
+        chain = storage.seen(factors[key].chain(choice.option.ranks))
+        last = chain.stages[-1]
+        tied = any(call.transposed for call in calls)
+        if not last.owns and last.groups == 1 and operator(calls[0]).seen != "inputs" and not tied:
+            yield _Target(key, choice.option.ranks, chain, calls, storage)
+
+
+def _ends(candidate: onnx.ModelProto, group: Sequence[_Target]) -> dict[str, Call]:
+    """Return the call of the last stage for every output of the group's sites."""
+    calls = {call.output: call for target in group for call in target.calls}
+    opset = main_opset(candidate)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in candidate.graph.initializer}
+    for node in candidate.graph.node:  # what factors of narrow types come through
+        if node.op_type in ("Cast", "DequantizeLinear") and node.input[0] in shapes:
+            shapes[node.output[0]] = shapes[node.input[0]]
+    ends = {}
+    for node in candidate.graph.node:
+        if node.output and node.output[0] in calls:
+            call = calls[node.output[0]]  # where the last stage is another operator, it has its weight second
+            slot = call.slot if node.op_type == call.op else 1
+            ends[call.output] = call_of(node, slot, opset, shapes[node.input[slot]])
+    return ends
+
+
+def _collect(
+    model: onnx.ModelProto,
+    candidate: onnx.ModelProto,
+    group: Sequence[_Target],
+    ends: Mapping[str, Call],
+    feeds: Sequence[Feed],
+    options: Options,
+    batch: int,
+    progress: Callable[[int], None] | None,
+) -> list[dict[FactorKey, _Sums]]:
+    """Return the sums of every site in the group over the even samples and over the odd ones."""
+    calls = [call for target in group for call in target.calls]
+    wanted = [name for call in calls for name in (call.output, call.input(2)) if name]
+    original = _runner(model, wanted, options)
+    compressed = _runner(candidate, [operator(end).data(end) for end in ends.values()], options)
+    halves = []
+    for half in range(2):
+        sums = {t.key: _Sums(np.zeros((t.last.shape[1],) * 2), np.zeros(t.last.shape)) for t in group}
+        for run in batches((feeds[i] for i in range(half, len(feeds), 2)), batch):
+            feed = join(run)
+            values, inner = {**feed, **original.run(feed)}, compressed.run(feed)
+            for target in group:
+                for call in target.calls:
+                    kernel = target.chain.stages[-1].weight.shape[2:]
+                    sums[target.key] += _seen(target.last, call, ends[call.output], kernel, values, inner)
+            if progress:
+                progress(len(run))
+        halves.append(sums)
+    return halves
+
+
+def _runner(model: onnx.ModelProto, tensors: Sequence[str], options: Options) -> Runner:
+    """Return a session that computes these tensors (inputs of the graph aside) and nothing behind them."""
+    inputs = {value.name for value in model.graph.input} - {tensor.name for tensor in model.graph.initializer}
+    names = [name for name in dict.fromkeys(tensors) if name not in inputs]
+    return Runner(upstream(model, names), provider=options.provider, threads=options.threads, outputs=names)
+
+
+def _seen(
+    last: Array,
+    call: Call,
+    end: Call,
+    kernel: tuple[int, ...],
+    values: Mapping[str, Array],
+    inner: Mapping[str, Array],
+) -> _Sums:
+    """Return the sums of one call: `values` are the original's, `inner` the candidate's."""
+    op, ending = operator(call), operator(end)
+    y = np.asarray(op.linear(call, _wide(values[call.output]), values.get(call.input(2))), np.float64)
+    v = np.asarray(ending.vectors(end, _wide(inner[ending.data(end)]), kernel), np.float64) * op.scale(call)
+    if len(v) != len(y):  # shapes that depend on values: nothing to compare
+        return _Sums(np.full((v.shape[1],) * 2, np.nan), np.full(last.shape, np.nan))
+    with np.errstate(all="ignore"):  # what is not finite is seen in the sums
+        return _Sums(v.T @ v, (y - v @ last.T).T @ v)
+
+
+def _wide(array: Array) -> Array:
+    """Return half precision as single: what follows is subtracted and summed."""
+    return array.astype(np.float32) if array.dtype.itemsize < 4 else array
+
+
+def _solve(last: Array, halves: Sequence[_Sums], ridges: Sequence[float]) -> Array | None:
+    """Return the refitted factor (out, rank), None where the old one should stay."""
+    one, other = halves
+    both = one + other
+    if not both.finite:
+        return None
+    gains = [
+        other.gain(here) + one.gain(there) for here, there in zip(one.steps(ridges), other.steps(ridges), strict=True)
+    ]
+    best = int(np.argmax(gains))
+    return last + both.steps([ridges[best]])[0] if gains[best] > 0 else None
+
+
+def _put(candidate: onnx.ModelProto, end: Call, stage: Stage) -> None:
+    """Replace the stored weight of a last stage, in place."""
+    name = end.inputs[end.slot]
+    tensor = next(t for t in candidate.graph.initializer if t.name == name)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    array = np.ascontiguousarray(operator(end).stored(end, stage, place="last"), dtype)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(array, name))

@@ -1,0 +1,1 @@
+"""What the commands hand back, and the saved plan."""

@@ -1,0 +1,164 @@
+"""A plan as JSON: written by `--save-plan`, read by `apply`. Schemes and ranks, and what model they are for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnx_lowrank.errors import PlanError
+from onnx_lowrank.metrics.divergence import DivergenceKind
+from onnx_lowrank.options import Options, Sensitivity, Then
+from onnx_lowrank.types import Plan, Ranks
+
+FORMAT = "onnx-lowrank plan"
+VERSION = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SavedChoice:
+    """One factored weight; `shared_input`: the ids of all weights that share its first factor."""
+
+    site: str
+    weight: str
+    shape: tuple[int, ...]
+    scheme: str
+    ranks: Ranks
+    shared_input: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPlan:
+    """What is needed to repeat a plan: the model's hash, how the factors were made, and the choices.
+
+    `divergence` is the loss whose gradient entered the factors (sensitivity joint); `refit`: so were the last factors;
+    `then`: what came after factoring; `shared_input`: whether weights were allowed to share a first factor;
+    `outputs`: those that counted; `groups`: the key of what samples have in common, by which they were split.
+    """
+
+    model_sha256: str
+    sensitivity: Sensitivity
+    seed: int
+    rank_multiple: int
+    choices: tuple[SavedChoice, ...]
+    tool: str = ""
+    divergence: DivergenceKind = "relative-l2"
+    refit: bool = False
+    then: Then | None = None
+    shared_input: bool = False
+    outputs: tuple[str, ...] = ()
+    groups: str | None = None
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the factors, or the ranges of int8, depend on calibration samples."""
+        return self.factors_need_data or self.then == "quantize"
+
+    @property
+    def factors_need_data(self) -> bool:
+        """Whether the factors do."""
+        return self.sensitivity != "weights" or self.refit
+
+    @staticmethod
+    def of(
+        plan: Plan,
+        shapes: Mapping[str, tuple[int, ...]],
+        model_sha256: str,
+        options: Options,
+        tool: str,
+        divergence: DivergenceKind = "relative-l2",
+    ) -> SavedPlan:
+        """Return the saved form of a plan; `shapes` are the sites' by id."""
+        choices = tuple(
+            SavedChoice(c.site, c.weight, shapes[c.site], c.option.scheme, c.option.ranks, c.option.shared_input)
+            for c in plan.factored
+        )
+        return SavedPlan(
+            model_sha256,
+            options.sensitivity,
+            options.seed,
+            options.rank_multiple,
+            choices,
+            tool,
+            divergence,
+            options.refit,
+            options.then,
+            options.shares,
+            options.outputs,
+            options.groups,
+        )
+
+    def to_json(self) -> str:
+        """Return the text of the plan file."""
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "tool": self.tool,
+            "model_sha256": self.model_sha256,
+            "sensitivity": self.sensitivity,
+            "divergence": self.divergence,
+            "refit": self.refit,
+            **({"then": self.then} if self.then is not None else {}),
+            "shared_input": self.shared_input,
+            **({"outputs": list(self.outputs)} if self.outputs else {}),
+            **({"groups": self.groups} if self.groups is not None else {}),
+            "seed": self.seed,
+            "rank_multiple": self.rank_multiple,
+            "choices": [_choice_json(choice) for choice in self.choices],
+        }
+        return json.dumps(content, indent=2) + "\n"
+
+
+def _choice_json(choice: SavedChoice) -> dict[str, object]:
+    content: dict[str, object] = {
+        "site": choice.site,
+        "weight": choice.weight,
+        "shape": list(choice.shape),
+        "scheme": choice.scheme,
+        "ranks": list(choice.ranks),
+    }
+    return content | ({"shared_input": list(choice.shared_input)} if choice.shared_input else {})
+
+
+def read_plan(path: Path) -> SavedPlan:
+    """Return the plan in a file. Raises PlanError, one line, for anything that is not such a file."""
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise PlanError(f"{path}: no such file; give a plan written by `optimize --save-plan`") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise PlanError(f"{path} cannot be read as a plan; give a file written by `optimize --save-plan`") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise PlanError(f"{path} is not a plan; give a file written by `optimize --save-plan`")
+    if content.get("version") != VERSION:
+        raise PlanError(f"{path} is a plan of version {content.get('version')}; this tool reads version {VERSION}")
+    try:
+        choices = tuple(
+            SavedChoice(
+                str(c["site"]),
+                str(c["weight"]),
+                tuple(int(n) for n in c["shape"]),
+                str(c["scheme"]),
+                tuple(int(n) for n in c["ranks"]),
+                tuple(str(member) for member in c.get("shared_input", ())),
+            )
+            for c in content["choices"]
+        )
+        return SavedPlan(
+            str(content["model_sha256"]),
+            content["sensitivity"],
+            int(content["seed"]),
+            int(content["rank_multiple"]),
+            choices,
+            str(content.get("tool", "")),
+            content.get("divergence", "relative-l2"),
+            bool(content.get("refit", False)),
+            content.get("then"),
+            bool(content.get("shared_input", False)),
+            tuple(str(name) for name in content.get("outputs", ())),
+            None if content.get("groups") is None else str(content["groups"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise PlanError(f"{path} is damaged ({type(error).__name__}: {error}); save the plan again") from error

@@ -1,0 +1,84 @@
+"""Siblings as U_i (V x): V of rank k projects the input that they share, each has a second factor of its own.
+
+All of them together are one stacked matrix W = [W_1; …; W_n], (Σ out, in), factored by a projection on its inputs. In
+the joint metric that is the best Π for ½ Σ_i tr(B_i δ_i A δ_iᵀ): A is the one of the shared input, and on the inputs
+the B_i add as Σ W_iᵀ B_i W_i (what two siblings do to each other is left out, as it is between all weights). In the
+metric of the inputs it is the truncated SVD of W A^½, in none that of W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from onnx_lowrank.numerics.kronecker_metric import Basis
+from onnx_lowrank.schemes.nested_pair import NestedPair
+from onnx_lowrank.schemes.scheme import saving_ranks
+from onnx_lowrank.schemes.svd import Svd
+from onnx_lowrank.types import SHARED, Array, Layout, Moments, Ranks, SharedInput
+
+MATRICES: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+"""Neither factor has spatial axes."""
+
+
+def shared_ranks(shared: SharedInput, multiple: int) -> list[Ranks]:
+    """Return the ranks at which a family costs fewer parameters than its weights, rising."""
+    rows = sum(shared.outs)
+    return saving_ranks(min(rows, shared.inner), rows * shared.inner, rows + shared.inner, multiple)
+
+
+def shared_layout(shared: SharedInput, member: str, ranks: Ranks) -> Layout:
+    """Return what a member adds: its own factor, and the first member the shared one as well."""
+    (rank,) = ranks
+    place = shared.members.index(member)
+    own = ((shared.outs[place], rank), ())
+    return (((rank, shared.inner), ()), own) if place == 0 else (own,)
+
+
+def cut_shared(weights: Sequence[Array], basis: Basis, errors: Sequence[Array], most: Ranks) -> list[NestedPair]:
+    """Return every member's pair of a projection on the inputs: W_i ≈ (W_i write) readᵀ.
+
+    weights: (out, in) each; errors: (r + 1,) each, kept as they are.
+    """
+    lasts = (np.asarray(weight, np.float64) @ basis.write for weight in weights)
+    return _pairs(basis.read.T, lasts, errors, most)
+
+
+def factor_shared(
+    weights: Sequence[Array], fit: Moments | None, score: Moments | None, most: Ranks
+) -> list[NestedPair]:
+    """Return every member's pair; the basis is the best in the metric of `fit` (None: the plain one).
+
+    weights: (out, in) each. Errors are each member's own, on `score`; None: with inputs that are all alike.
+    """
+    stacked = np.concatenate([np.asarray(weight, np.float64) for weight in weights])
+    pair = Svd().factor(stacked, fit, score, most)
+    lasts = np.split(pair.last, np.cumsum([len(weight) for weight in weights])[:-1])
+    A = np.eye(stacked.shape[1]) if score is None else score.A
+    errors = (_errors(np.asarray(w, np.float64), pair.first, last, A) for w, last in zip(weights, lasts, strict=True))
+    return _pairs(pair.first, lasts, errors, most)
+
+
+def _pairs(first: Array, lasts: Iterable[Array], errors: Iterable[Array], most: Ranks) -> list[NestedPair]:
+    """Return the pairs cut to `most` ranks, in float32: all of them hold one and the same first factor."""
+    (rank,) = most
+    shared = np.ascontiguousarray(first[:rank], np.float32)
+    return [
+        NestedPair(SHARED, shared, last[:, :rank].astype(np.float32), error, MATRICES)
+        for last, error in zip(lasts, errors, strict=True)
+    ]
+
+
+def _errors(weight: Array, first: Array, last: Array, A: Array) -> Array:
+    """Return (r + 1,) tr(δ A δᵀ) / tr(W A Wᵀ) of every rank; never rising with it."""
+    first, last = first.astype(np.float64), last.astype(np.float64)
+    moved = A @ first.T
+    whole = float(np.vdot(weight, weight @ A))
+    crossed = np.einsum("or,or->r", last, weight @ moved)
+    product = (first @ moved) * (last.T @ last)
+    # what the first k components sum to: the last row and column are new each time
+    squares = np.tril(product).sum(1) + np.triu(product).sum(0) - product.diagonal()
+    lost = whole + np.concatenate([np.zeros(1), np.cumsum(squares - 2 * crossed)])
+    lost = np.maximum.accumulate(np.clip(lost, 0.0, whole)[::-1])[::-1]
+    return lost / whole if whole > 0 else np.zeros_like(lost)

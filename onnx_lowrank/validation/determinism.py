@@ -1,0 +1,81 @@
+"""Is the original deterministic? Run twice on some samples, and searched for operators that draw numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+
+from onnx_lowrank.errors import ModelError
+from onnx_lowrank.graph.traversal import subgraphs
+from onnx_lowrank.metrics import numeric
+from onnx_lowrank.runtime.runner import Runner
+from onnx_lowrank.samples import Samples
+from onnx_lowrank.types import Array
+
+TWICE = 4
+"""Samples that the original is run on twice."""
+RANDOM_OPS = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
+
+
+def varies(model: onnx.ModelProto, runner: Runner, samples: Samples) -> str:
+    """Return why the original is not deterministic: what differs between two runs; empty where nothing does.
+
+    Dropout in training mode counts, although onnxruntime takes it out: other runtimes do not.
+    """
+    if found := [name for name in random_operators(model) if name.startswith("Dropout")]:
+        return f"{found[0]} is in training mode"
+    for feed in samples.feeds[:TWICE]:
+        one, other = runner.run(feed), runner.run(feed)
+        for name, first in one.items():
+            second = other[name]
+            if numeric(first) and (first.shape != second.shape or not _close(first, second)):
+                return f"output {name!r} differs between two runs on the same sample"
+    return ""
+
+
+def _close(one: Array, other: Array) -> bool:
+    if one.dtype.kind != "f":
+        return bool(np.array_equal(one, other))
+    size = float(np.abs(one[np.isfinite(one)]).max(initial=0.0))
+    return bool(np.allclose(one, other, rtol=1e-3, atol=1e-4 * size, equal_nan=True))
+
+
+def random_operators(model: onnx.ModelProto) -> list[str]:
+    """Return the operators of a model, bodies included, that draw numbers: by type and name."""
+    true = _constants_that_are_true(model)
+    return [f"{node.op_type} {node.name!r}" for node in _nodes(model) if _draws(node, true)]
+
+
+def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    yield from model.graph.node
+    for _, graph in subgraphs(model.graph):
+        yield from graph.node
+    for function in model.functions:
+        yield from function.node
+
+
+def _draws(node: onnx.NodeProto, true: set[str]) -> bool:
+    training = node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] in true
+    return node.op_type in RANDOM_OPS or training
+
+
+def _constants_that_are_true(model: onnx.ModelProto) -> set[str]:
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in _nodes(model):
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            tensors[node.output[0]] = node.attribute[0].t
+    flags = {name: t for name, t in tensors.items() if t.data_type == onnx.TensorProto.BOOL and not list(t.dims)}
+    return {name for name, tensor in flags.items() if bool(onnx.numpy_helper.to_array(tensor))}
+
+
+def refuse_random(model: onnx.ModelProto, why: str) -> None:
+    """Raise ModelError for an original that gives other outputs at every run."""
+    found = random_operators(model)
+    named = f"it draws numbers in {', '.join(found[:3])}" if found else "no operator that draws numbers was found"
+    mend = "Dropout in training mode: export it in evaluation mode" if any("Dropout" in f for f in found) else "mend it"
+    raise ModelError(
+        f"the original is not deterministic: {why}; {named};"
+        f" {mend}, or judge it against its own spread with --allow-random"
+    )

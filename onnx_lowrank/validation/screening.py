@@ -1,0 +1,158 @@
+"""What calibration samples that nothing was fitted on say of plans: which to test on validation, and in which order.
+
+Nothing here sees a validation sample, so tests there keep their level (plan/sequence.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import stats
+
+from onnx_lowrank.metrics import Probing, listed
+from onnx_lowrank.metrics.estimate import worse_and_better
+from onnx_lowrank.plan.sequence import candidates, interpolated, undominated
+from onnx_lowrank.runtime.runner import Runner
+from onnx_lowrank.types import Array, Plan
+from onnx_lowrank.validation import Judge
+
+SCREENS, CLOSE = 7, 0.06
+"""Plans measured on the way to where the answer is expected, by bisection; how close plans are there, by cost."""
+NET = 0.15
+"""Of the decisions that change, the share by which more are lost than gained: typical of trained classifiers."""
+SURPRISE = 1 / 16
+"""The first plan is to be milder than this share of the expected divergence, by measurement."""
+FARTHEST = 1e6
+"""What a sample diverges by at most, so that means stay finite."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Screened:
+    """One plan on so many samples held back: mean divergence, share of changed decisions, (n,) drops of the metric."""
+
+    samples: int
+    divergence: float
+    changed: float | None
+    drops: Array | None
+
+
+@dataclass(slots=True, eq=False)
+class Screening:
+    """Measures plans on the samples held back. runner_of: a plan -> its model in onnxruntime, after all steps.
+
+    judge: of the run's own metric, or (`labelled` False) of one that needs no labels where these have none.
+    """
+
+    judge: Judge
+    divergence: Probing
+    runner_of: Callable[[Plan], Runner]
+    labelled: bool
+    known: dict[object, Screened] = field(default_factory=dict)
+
+    def measure(self, plan: Plan) -> Screened:
+        """Return what the samples say of a plan, measured once."""
+        if plan.choices not in self.known:
+            self.known[plan.choices] = self._measured(self.runner_of(plan))
+        return self.known[plan.choices]
+
+    def _measured(self, candidate: Runner) -> Screened:
+        values: list[Array] = []
+        base = self.judge.baseline()
+        found = self.judge.compared(
+            candidate, watch=lambda a, b: values.append(self.divergence.values(listed(a), listed(b)))
+        )
+        changed = None if found.agreement is None else float(np.mean(found.agreement < 1))
+        drops = None
+        if (
+            self.labelled
+            and not isinstance(found.measured.values, float)
+            and not isinstance(base.measured.values, float)
+        ):
+            worse, better = worse_and_better(self.judge.metric, base.measured, found.measured)
+            drops = worse - better
+        divergences = np.minimum(np.concatenate(values), FARTHEST)  # inf where a candidate is not finite
+        return Screened(len(divergences), float(np.mean(divergences)), changed, drops)
+
+
+def expected_bounds(found: Sequence[Screened], n: int, alpha: float) -> list[float]:
+    """Return, for every plan screened, the bound of its drop that `n` validation samples may be expected to certify.
+
+    Decisions change as √divergence: the few changes seen are pooled over all plans by that law, and one more is added,
+    for none seen is not none. Where there are no decisions, the drops themselves are taken.
+    """
+    roots = [math.sqrt(max(each.divergence, 0.0)) for each in found]
+    z = float(stats.norm.ppf(1 - alpha))
+    changed = [each.changed for each in found]
+    if all(each is not None for each in changed) and any(roots):
+        one = 1 / max(each.samples for each in found)
+        rate = (sum(each for each in changed if each is not None) + one) / sum(roots)
+        lost = [float(each.drops.mean()) for each in found if each.drops is not None]
+        net = min(max(sum(lost) / sum(roots), NET * rate), rate) if len(lost) == len(found) else NET * rate
+        return [net * root + z * math.sqrt(rate * root / n) for root in roots]
+    return [_bound_of(each, n, z) for each in found]
+
+
+def _bound_of(each: Screened, n: int, z: float) -> float:
+    if each.drops is None:
+        return each.divergence
+    return float(each.drops.mean() + z * each.drops.std() / math.sqrt(n))
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What a sequence is for: a drop below `allowed`, shown by n samples at alpha; `close`: see `candidates`."""
+
+    n: int
+    alpha: float
+    allowed: float
+    steps: int
+    close: float
+
+
+def sequence_of(
+    curve: Sequence[Plan], costs: Sequence[float], screening: Screening | None, aim: Aim, exact: Callable[[Plan], Plan]
+) -> list[Plan]:
+    """Return the plans to test, mildest first: dense where the answer is expected, none worse than a smaller one.
+
+    `curve`: plans, mildest first, that cost `costs`; `exact`: the best plan of a plan's cost. Without samples held
+    back, by predicted losses alone.
+    """
+    losses = [max(plan.loss, 0.0) for plan in curve]
+    if screening is None:
+        return [exact(curve[i]) for i in candidates(losses, costs, _middle(losses), aim.close)]
+    at, found, expected = _bisected(curve, screening, aim)
+    divergences = interpolated(losses, at, [each.divergence for each in found])
+    chosen = candidates(divergences, costs, expected, aim.close)
+    while chosen[0] and screening.measure(exact(curve[chosen[0]])).divergence > SURPRISE * divergences[expected]:
+        chosen.insert(0, chosen[0] // 2)  # what was predicted to be mild is not
+    plans = list({plan.choices: plan for plan in (exact(curve[i]) for i in chosen)}.values())
+    measured = [screening.measure(plan).divergence for plan in plans]
+    return [plans[i] for i in undominated(measured, divergences[expected])]
+
+
+def _bisected(curve: Sequence[Plan], screening: Screening, aim: Aim) -> tuple[list[int], list[Screened], int]:
+    """Return the plans measured on the way to where the answer is expected, and that place."""
+    at: list[int] = []
+    found: list[Screened] = []
+    low, high = 0, len(curve)
+    while low < high and len(at) < aim.steps:
+        middle = (low + high) // 2
+        at.append(middle)
+        found.append(screening.measure(curve[middle]))
+        if expected_bounds(found, aim.n, aim.alpha)[-1] <= aim.allowed:
+            low = middle + 1
+        else:
+            high = middle
+    return at, found, max(low - 1, 0)
+
+
+def _middle(losses: Sequence[float]) -> int:
+    """Return the plan of middle loss, in logarithms: where the answer is expected if nothing is known."""
+    positive = [loss for loss in losses if loss > 0]
+    if not positive:
+        return len(losses) - 1
+    middle = float(np.exp(np.mean(np.log(positive))))
+    return max(int(np.searchsorted(np.maximum.accumulate(losses), middle, side="right")) - 1, 0)
