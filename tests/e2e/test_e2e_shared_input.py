@@ -175,7 +175,7 @@ def test_inspect_numbers_what_reads_the_same_tensor():
     text = text_of(render_inspection(inspection))
     assert text.count("#1") == 3
     assert "weights of one number read the same tensor" in text
-    assert json.loads(inspection_json(inspection))["families"][0]["members"] == ["h0", "h1", "h2"]
+    assert json.loads(inspection_json(inspection))["shared_inputs"][0]["members"] == ["h0", "h1", "h2"]
 
 
 def test_the_command_line_turns_it_off(tmp_path: Path):
