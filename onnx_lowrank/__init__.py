@@ -1,7 +1,7 @@
 """Make an exported ONNX model smaller and faster by low-rank factorization, without training, with proof."""
 
 from onnx_lowrank.errors import DataError, GoalError, LowRankError, MetricError, ModelError, PlanError, RuntimeProblem
-from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options
+from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options, Runtime
 from onnx_lowrank.pipeline import DataSources, Point, Session, apply, compare, inspect, meet_goal, optimize, pareto
 from onnx_lowrank.results.result import Comparison, Inspection, Result, Size, Step, Trial, WeightRow
 from onnx_lowrank.results.saved_plan import SavedPlan, read_plan
@@ -30,6 +30,7 @@ __all__ = [
     "Point",
     "RandomData",
     "Result",
+    "Runtime",
     "RuntimeProblem",
     "Samples",
     "SavedPlan",

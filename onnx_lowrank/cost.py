@@ -1,4 +1,4 @@
-"""What a dense weight or a chain costs: stored elements, bytes, multiply-accumulates a sample."""
+"""What a form of a weight costs: stored elements, bytes, multiply-accumulates a sample."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from onnx_lowrank.types import Cost, Layout, Positions, Site
 
 
-def dense_layout(site: Site) -> Layout:
+def own_layout(site: Site) -> Layout:
     """Return the layout of the weight as it is: one stage that owns every axis."""
     return ((site.shape, tuple(range(len(site.shape) - 2))),)
 
 
 def layout_parameters(layout: Layout) -> int:
-    """Return the stored elements of a chain."""
+    """Return the stored elements of a chain; rows that pass through are not stored."""
     return sum(math.prod(shape) for shape, _ in layout)
 
 
@@ -36,12 +36,20 @@ def layout_macs(layout: Layout, positions: Positions) -> float:
     return total
 
 
-def layout_cost(site: Site, layout: Layout, positions: Sequence[Positions]) -> Cost:
-    """Return the cost of a site stored as `layout`; `places` has one entry for each node that shares the weight."""
+def unchanged_cost(site: Site, positions: Sequence[Positions]) -> Cost:
+    """Return the cost of a weight as it is, its bytes those of its own numbers; `positions`: one entry a call."""
+    return _cost(site, own_layout(site), positions, site.dense_itemsize or site.itemsize)
+
+
+def chain_cost(site: Site, layout: Layout, positions: Sequence[Positions]) -> Cost:
+    """Return the cost of a site stored as a chain; `positions` has one entry for each node that shares the weight."""
+    return _cost(site, layout, positions, site.itemsize)
+
+
+def _cost(site: Site, layout: Layout, positions: Sequence[Positions], itemsize: int) -> Cost:
     parameters = layout_parameters(layout)
-    macs = math.fsum(layout_macs(layout, place) for place in positions)
-    each = site.dense_itemsize or site.itemsize if layout == dense_layout(site) else site.itemsize
-    return Cost(parameters=parameters, bytes=parameters * each + scale_bytes(site, layout), macs=macs)
+    macs = math.fsum(layout_macs(layout, where) for where in positions)
+    return Cost(parameters=parameters, bytes=parameters * itemsize + scale_bytes(site, layout), macs=macs)
 
 
 def scale_bytes(site: Site, layout: Layout) -> int:

@@ -27,6 +27,21 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Runtime:
+    """Where onnxruntime runs: an execution provider (auto, cpu, cuda, or onnxruntime's own name) and its threads.
+
+    threads: 0 is all cores. Raises GoalError for fewer.
+    """
+
+    provider: str = "auto"
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise GoalError(f"threads must be 0 (all cores) or a positive number, not {self.threads}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Gate:
     """When a candidate holds: a test at `confidence` rejects that its metric's drop is `max_drop` or more.
 
@@ -197,8 +212,7 @@ class Options:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     rank_multiple: int = 8
-    provider: str = "auto"
-    threads: int = 0
+    runtime: Runtime = Runtime()
     seed: int = 0
     memory: int = 2**30
     signed: bool = False
@@ -232,8 +246,6 @@ class Options:
         if self.rank_multiple < 1:
             raise GoalError(f"the rank multiple must be 1 or more, not {self.rank_multiple}")
         self._check_switches()
-        if self.threads < 0:
-            raise GoalError(f"threads must be 0 (all cores) or a positive number, not {self.threads}")
 
     def _check_switches(self) -> None:
         """Raise GoalError for a switch out of range, or one that would do nothing."""

@@ -10,11 +10,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_lowrank.collection import ObservedPositions, observe_positions, stream_moments
-from onnx_lowrank.options import Options
+from onnx_lowrank.options import Options, Runtime
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.schemes import Factors, by_name
-from onnx_lowrank.types import Array, Choice, Cost, Feed, Moments, Option, Plan, Ranks, Site
+from onnx_lowrank.types import Array, Choice, Cost, Feed, Form, Moments, Option, Plan, Ranks, Site
 from onnx_lowrank.weights.find import find_sites
 from onnx_lowrank.weights.inventory import Inventory
 from onnx_lowrank.weights.transforms import tensor_of
@@ -151,7 +151,7 @@ def shared_inputs(
 
 
 def run(model: onnx.ModelProto, feed: Feed) -> dict[str, Array]:
-    return Runner(model, provider="cpu", threads=1).run(feed)
+    return Runner(model, runtime=Runtime(provider="cpu", threads=1)).run(feed)
 
 
 def feeds_of(array: Array, name: str = "x") -> list[Feed]:
@@ -176,8 +176,8 @@ def the_site(model: onnx.ModelProto, *, multiple: int = 1) -> tuple[Inventory, S
     return found, site
 
 
-def options(**changes: Any) -> Options:
-    return Options(**{"provider": "cpu", "threads": 1, "rank_multiple": 1, **changes})
+def options(*, threads: int = 1, **changes: Any) -> Options:
+    return Options(**{"runtime": Runtime(provider="cpu", threads=threads), "rank_multiple": 1, **changes})
 
 
 def moments_of(model: onnx.ModelProto, feeds: Sequence[Feed], *, batch: int = 1, seed: int = 0) -> dict[str, Moments]:
@@ -195,7 +195,9 @@ def observed(model: onnx.ModelProto, inventory: Inventory, feeds: Sequence[Feed]
 def plan_of(picks: Mapping[str, tuple[str, Ranks]], inventory: Inventory) -> Plan:
     """Return a plan: site id -> (scheme, ranks)."""
     weights = {site.id: site.weight for site in inventory.sites}
-    return Plan(tuple(Choice(s, weights[s], Option(scheme, ranks, Cost())) for s, (scheme, ranks) in picks.items()))
+    return Plan(
+        tuple(Choice(s, weights[s], Option(Form(scheme, ranks), Cost())) for s, (scheme, ranks) in picks.items())
+    )
 
 
 def factored(

@@ -12,6 +12,7 @@ from scipy.special import log_softmax, softmax
 
 from onnx_lowrank.collection.joint_collection import Collection, Joint
 from onnx_lowrank.gradient import observed_ranks
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.sensitivity.curves import joint_curves
 from onnx_lowrank.sensitivity.trust_range import measure_trust_range
 from onnx_lowrank.types import Array, Curve
@@ -56,7 +57,7 @@ def collection(model: onnx.ModelProto, x: Array, objective: object, *, repeats: 
     """Return all samples scored, every sample (a row of x, with its batch axis) `repeats` times in a row."""
     feeds = [{"x": row[None]} for row in x for _ in range(repeats)]
     found = found_in(model)
-    shapes = observed_ranks(model, feeds[0], provider="cpu", threads=1)
+    shapes = observed_ranks(model, feeds[0], runtime=Runtime(provider="cpu", threads=1))
     seen, count = observed(model, found, feeds), len(feeds)
     return Collection(model, found, seen, feeds, objective, shapes, options(), batch, batch > 1, score=count)  # type: ignore[arg-type]
 

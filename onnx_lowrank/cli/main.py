@@ -25,6 +25,7 @@ from onnx_lowrank.cli.shared_options import (
     SELECT,
     gate_of,
     options_of,
+    runtime_of,
 )
 from onnx_lowrank.demo import MODEL as DEMO_MODEL
 from onnx_lowrank.demo import SAMPLES as DEMO_SAMPLES
@@ -89,7 +90,7 @@ def apply(plan: Path, model: Path, output: Path, data: str | None, validation: s
     samples = {"--data": data, "--validation": validation}
     inputs = Inputs(models={"MODEL": model}, samples=samples, others={"PLAN": plan})
     outputs = watched(Outputs.of(inputs, {OUTPUT: output}, force=values["force"]))
-    options = Options(provider=values["provider"], threads=values["threads"])
+    options = Options(runtime=runtime_of(values))
     bars = progress(quiet=values["quiet"])
     pipeline.apply(
         plan, model, data, options,

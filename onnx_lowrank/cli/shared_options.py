@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from onnx_lowrank.errors import GoalError
-from onnx_lowrank.options import CONFIDENCE, Gate, Options
+from onnx_lowrank.options import CONFIDENCE, Gate, Options, Runtime
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[int]
@@ -109,11 +109,17 @@ def gate_of(values: dict[str, Any]) -> Gate:
 def options_of(values: dict[str, Any]) -> Options:
     """Return the run's options. Raises a usage error."""
     known = (
-        *("sensitivity", "metric", "include", "exclude", "rank_multiple", "provider", "threads", "seed"),
+        *("sensitivity", "metric", "include", "exclude", "rank_multiple", "seed"),
         *("memory", "signed", "inter_layer", "refit", "continuation", "gamma", "loss", "then", "shared_input"),
         *("outputs", "groups", "allow_weak_baseline", "allow_random"),
     )
-    return usage(lambda: Options(**{name: values[name] for name in known if name in values}))
+    asked = {name: values[name] for name in known if name in values}
+    return usage(lambda: Options(runtime=runtime_of(values), **asked))
+
+
+def runtime_of(values: dict[str, Any]) -> Runtime:
+    """Return provider and threads, the defaults of a command that has no such options. Raises a usage error."""
+    return usage(lambda: Runtime(**{name: values[name] for name in ("provider", "threads") if name in values}))
 
 
 T = TypeVar("T")

@@ -6,11 +6,14 @@ the first stage forward and one of the last backward give it for all components.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 
 from onnx_lowrank.gradient import build_gradient
-from onnx_lowrank.ops import Call, operator
+from onnx_lowrank.ops import Call, write_chain
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.types import Array, Chain
 
@@ -18,7 +21,7 @@ from onnx_lowrank.types import Array, Chain
 class ChainComponents:
     """The two runs for one call and one chain. Raises ValueError for a chain of other than two stages."""
 
-    def __init__(self, call: Call, chain: Chain, provider: str, threads: int) -> None:
+    def __init__(self, call: Call, chain: Chain, runtime: Runtime) -> None:
         if len(chain.stages) != 2:
             raise ValueError(f"a chain of {len(chain.stages)} stages has no single inner tensor")
         self._groups = chain.stages[0].groups
@@ -28,12 +31,11 @@ class ChainComponents:
             taken[hint] = taken.get(hint, 0) + 1
             return f"{hint}~{taken[hint]}"
 
-        op = operator(call)
         named = [(stage, f"w{index}") for index, stage in enumerate(chain.stages)]
-        tensors = {name: np.asarray(op.stored(call, stage), np.float32) for stage, name in named}
-        bare = Call(call.op, "", (op.data(call), "w"), call.output, call.attributes, call.slot, call.opset, call.shape)
-        first, last = op.write(bare, named, names).nodes
-        self._data, self._inner, self._output = op.data(call), first.output[0], call.output
+        tensors = {name: np.asarray(call.stored(stage), np.float32) for stage, name in named}
+        bare = replace(call, name="", inputs=(call.data, "w"), outputs=())
+        first, last = write_chain(bare, named, names).nodes
+        self._data, self._inner, self._output = call.data, first.output[0], call.output
         stage = chain.stages[1]
         self._last = None if stage.owns or stage.groups > 1 else np.asarray(stage.weight.reshape(len(stage.weight), -1))
         value = onnx.helper.make_tensor_value_info
@@ -58,7 +60,7 @@ class ChainComponents:
         if self._last is None:
             model = self._backward(model)
         outputs = [name for name in (self._inner, self._gradient) if name]
-        self._runner = Runner(model, provider=provider, threads=threads, outputs=outputs, arena=False)
+        self._runner = Runner(model, runtime=runtime, outputs=outputs, arena=False)
 
     def _backward(self, model: onnx.ModelProto) -> onnx.ModelProto:
         """Return the model with the last stage's gradient: of a 1×1 it is a product of matrices, without a session."""

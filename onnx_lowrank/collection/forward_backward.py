@@ -23,8 +23,8 @@ from onnx_lowrank.gradient.build import GradientGraph, share_name
 from onnx_lowrank.gradient.emitter import Dims
 from onnx_lowrank.gradient.gradient_runner import Seeds, pack
 from onnx_lowrank.numerics.kronecker_metric import SideName
-from onnx_lowrank.ops import Call, operator
-from onnx_lowrank.options import Options
+from onnx_lowrank.ops import Call, straight
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.batching import batches, join, rows_of
 from onnx_lowrank.runtime.runner import runs_on_cpu
 from onnx_lowrank.types import Array, Chain, Feed, Site
@@ -61,7 +61,7 @@ class Batch:
     def ends(self, site: Site) -> list[tuple[Array, Array]]:
         """Return the input and the gradient at the output of every call, as they are in the graph."""
         calls = self.flow.inventory.calls[site.id]
-        return [(self.values[operator(call).data(call)], self.gradients[call.output]) for call in calls]
+        return [(self.values[call.data], self.gradients[call.output]) for call in calls]
 
 
 class JointFlow:
@@ -79,19 +79,19 @@ class JointFlow:
         sites: Sequence[Site],
         seeded: Sequence[str],
         shapes: Mapping[str, Dims],
-        options: Options,
+        runtime: Runtime,
         concurrent_batches: int = 1,
     ) -> None:
         self.inventory, self.seeded = inventory, tuple(seeded)
         self.concurrent_batches = (
-            min(concurrent_batches, options.threads or os.cpu_count() or 1) if runs_on_cpu(options.provider) else 1
+            min(concurrent_batches, runtime.threads or os.cpu_count() or 1) if runs_on_cpu(runtime.provider) else 1
         )
         self._lock = Lock()
         self.broken: set[int] = set()
         self.blamed: dict[str, set[int]] = {}
         stored = {tensor.name for tensor in model.graph.initializer}  # before IR 4 they are listed as inputs, too
         self._given = {value.name for value in model.graph.input} - stored
-        self._provider, self._threads = options.provider, options.threads
+        self._runtime = runtime
         self._components_of: dict[tuple[str, int, int], ChainComponents] = {}
         inside = {site.id: f"{site.op} keeps its product inside" for site in sites if not _shows(inventory, site)}
         sites = [site for site in sites if site.id not in inside]
@@ -100,9 +100,7 @@ class JointFlow:
         outputs = [call.output for site, call in calls if "out" in self._at(site, call)]
         made = {name: node for node in model.graph.node for name in node.output}
         # a twin may read its inputs through a Cast, under another name
-        self._data = {
-            call.output: str(made[call.output].input[call.inputs.index(operator(call).data(call))]) for _, call in calls
-        }
+        self._data = {call.output: str(made[call.output].input[call.inputs.index(call.data)]) for _, call in calls}
         shares = {call.output: self._data[call.output] for site, call in calls if "in" in self._at(site, call)}
         graph = build_gradient(model, outputs, seeded, shapes=shapes, keep=self._kept(sites), shares=shares)
         self.unreached = inside | {site.id: why for site in sites if (why := self._missing(site, graph))}
@@ -112,8 +110,8 @@ class JointFlow:
         if self.sites:
             packed = pack(_without(graph, self._wanted()), self._keep)
             del graph  # its copy of the weights, before the sessions make theirs
-            threads = 1 if self.concurrent_batches > 1 else self._threads
-            self._runner = GradientRunner(packed, provider=self._provider, threads=threads)
+            alone = replace(runtime, threads=1) if self.concurrent_batches > 1 else runtime
+            self._runner = GradientRunner(packed, runtime=alone)
 
     def _at(self, site: Site, call: Call) -> tuple[SideName, ...]:
         """Return the sides that are asked for, as this call has them."""
@@ -142,7 +140,7 @@ class JointFlow:
         for site in sites:
             for call in self.inventory.calls[site.id]:
                 if "in" in self._at(site, call):
-                    yield operator(call).data(call)
+                    yield call.data
                 if "out" in self._at(site, call):
                     yield call.output
                     if len(call.inputs) > 2 and call.input(2):
@@ -234,18 +232,17 @@ class JointFlow:
 
         Of a node that reads the weight transposed, Ŵᵀ = Wᵀ Πᵀ, they are those of its other side, e first.
         """
-        op = operator(call)
         if call.transposed:
-            z, e = self.vectors(site, other(side), replace(call, transposed=False), values, gradients, lines)
+            z, e = self.vectors(site, other(side), straight(call), values, gradients, lines)
             return e, z
         if side == "out":
             bias = values.get(call.input(2)) if len(call.inputs) > 2 and call.input(2) else None
-            z = op.linear(call, _part(values[call.output], lines), bias)
-            return _single(z), _single(op.results(call, _part(gradients[call.output], lines)))
+            z = call.linear(_part(values[call.output], lines), bias)
+            return _single(z), _single(call.results(_part(gradients[call.output], lines)))
         share = gradients[share_name(self._data[call.output], call.output)]  # through this call alone: Wᵀ g
-        x, pulled = (_part(array, lines) for array in (values[op.data(call)], share))
+        x, pulled = (_part(array, lines) for array in (values[call.data], share))
         kernel = site.shape[2:]
-        return _single(op.vectors(call, x, kernel)), _single(op.vectors(call, pulled, kernel))
+        return _single(call.vectors(x, kernel)), _single(call.vectors(pulled, kernel))
 
     def chain_components(
         self, site: Site, chain: Callable[[], Chain], key: tuple[str, int], ends: Sequence[tuple[Array, Array]]
@@ -258,7 +255,7 @@ class JointFlow:
         for number, (call, (x, gradient)) in enumerate(zip(self.inventory.calls[site.id], ends, strict=True)):
             place = (*key, number)
             if place not in self._components_of:
-                self._components_of[place] = ChainComponents(call, chain(), self._provider, self._threads)
+                self._components_of[place] = ChainComponents(call, chain(), self._runtime)
             found = self._components_of[place].run(x, gradient)
             total = found if total is None else total + found
         if total is None:
@@ -268,7 +265,7 @@ class JointFlow:
 
 def _shows(inventory: Inventory, site: Site) -> bool:
     """Whether a tensor of the graph holds W x, so that there can be a gradient at it."""
-    return all(operator(call).seen != "inputs" for call in inventory.calls[site.id])
+    return all(call.observable != "inputs" for call in inventory.calls[site.id])
 
 
 def _landed(

@@ -10,7 +10,7 @@ import onnx
 
 from onnx_lowrank.collection.positions import ObservedPositions
 from onnx_lowrank.graph.editing import expose
-from onnx_lowrank.ops import Call, Op, operator
+from onnx_lowrank.ops import Call
 from onnx_lowrank.options import Options
 from onnx_lowrank.runtime.batching import batches, join
 from onnx_lowrank.runtime.runner import Runner
@@ -80,8 +80,7 @@ def _collect_group(
     inputs = {value.name for value in model.graph.input} - {tensor.name for tensor in model.graph.initializer}
     runner = Runner(
         expose(model, [name for name in names if name not in inputs]),
-        provider=options.provider,
-        threads=options.threads,
+        runtime=options.runtime,
         outputs=[name for name in dict.fromkeys(names) if name not in inputs],
     )
     moments: dict[str, Moments] = {}
@@ -115,9 +114,9 @@ def _stable(text: str) -> int:
 def _tensors(inventory: Inventory, site: Site) -> list[str]:
     """Inputs, and for a k×k kernel or a table outputs and their biases too: W A Wᵀ of a matrix needs no output."""
     calls = inventory.calls[site.id]
-    names = [operator(call).data(call) for call in calls]
+    names = [call.data for call in calls]
     for call in calls:
-        if math.prod(site.shape[2:]) > 1 or operator(call).seen == "outputs":
+        if math.prod(site.shape[2:]) > 1 or call.observable == "outputs":
             names += [name for name in (call.output, call.input(2)) if name]
     return names
 
@@ -133,15 +132,14 @@ def _moments(
     kernel = site.shape[2:]
     total: Moments | None = None
     for call in inventory.calls[site.id]:
-        op = operator(call)
-        x = values[op.data(call)]
-        if op.seen == "outputs":
-            one = _looked_up(op, call, site, x, values[call.output], samples)
+        x = values[call.data]
+        if call.observable == "outputs":
+            one = _looked_up(call, site, x, values[call.output], samples)
             if not _finite(one.C):
                 return None
             total = one if total is None else total + one
             continue
-        vectors = np.asarray(op.vectors(call, x, kernel), np.float64)
+        vectors = np.asarray(call.vectors(x, kernel), np.float64)
         with np.errstate(all="ignore"):
             A = vectors.T @ vectors  # of a tied output layer that is H
         if not _finite(A):
@@ -152,7 +150,7 @@ def _moments(
             continue
         one = Moments(A=A, positions=len(vectors), samples=samples)
         if math.prod(kernel) > 1:
-            one = _with_kernel(op, call, site, one, x, values[call.output], values.get(call.input(2)), rng)
+            one = _with_kernel(call, site, one, x, values[call.output], values.get(call.input(2)), rng)
             if not _finite(one.C):
                 return None
         total = one if total is None else total + one
@@ -165,10 +163,10 @@ def _finite(moment: Array | None) -> bool:
     return moment is None or bool(np.isfinite(moment).all())
 
 
-def _looked_up(op: Op, call: Call, site: Site, x: Array, y: Array, samples: int) -> Moments:
+def _looked_up(call: Call, site: Site, x: Array, y: Array, samples: int) -> Moments:
     """Return how often every row was looked up, and the second moment of what came out."""
-    rows = op.vectors(call, x, ()) % site.shape[1]
-    results = np.asarray(op.results(call, y), np.float64)
+    rows = call.vectors(x, ()) % site.shape[1]
+    results = np.asarray(call.results(y), np.float64)
     with np.errstate(all="ignore"):
         C = results.T @ results
     counts = np.bincount(rows, minlength=site.shape[1]).astype(np.float64)
@@ -176,7 +174,6 @@ def _looked_up(op: Op, call: Call, site: Site, x: Array, y: Array, samples: int)
 
 
 def _with_kernel(
-    op: Op,
     call: Call,
     site: Site,
     one: Moments,
@@ -185,7 +182,7 @@ def _with_kernel(
     bias: Array | None,
     rng: np.random.Generator,
 ) -> Moments:
-    results = np.asarray(op.results(call, y), np.float64)
+    results = np.asarray(call.results(y), np.float64)
     with np.errstate(all="ignore"):
         if bias is not None:
             results = results - np.asarray(bias, np.float64)
@@ -194,7 +191,7 @@ def _with_kernel(
     room = max(min(PATCH_BYTES // (4 * math.prod(site.shape[1:])), PATCH_MOST), 16)
     keys = rng.random(count)
     picks = np.sort(np.argsort(keys, kind="stable")[:room])
-    patches = op.patches(call, x, site.shape[2:], picks, count)
+    patches = call.patches(x, site.shape[2:], picks, count)
     return Moments(
         A=one.A,
         C=C,

@@ -77,7 +77,7 @@ class Collection:
                 group,
                 self.objective.seeded,
                 self.shapes,
-                self.options,
+                self.options.runtime,
                 self.concurrent_batches,
             )
             linalg.trim()

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.graph.editing import expose
-from onnx_lowrank.ops import einsum_macs, first_output, op_name, operator
+from onnx_lowrank.ops import by_type, first_output, op_name
 from onnx_lowrank.options import Options
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.types import Feed, Positions
@@ -18,15 +18,13 @@ from onnx_lowrank.weights.inventory import Inventory
 
 LOOK = 8
 """How many samples, spread over the set, are looked at; of variable-length data the mean counts."""
-COUNTED = ("Conv", "ConvTranspose", "MatMul", "Gemm", "LSTM", "GRU", "RNN", "Einsum", "com.microsoft.Attention")
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedPositions:
     """places: site id -> Positions of every sharer. bytes: site id -> its activations' bytes for one sample.
 
-    macs: multiply-accumulates of the whole model for one sample (those of the operators COUNTED).
+    macs: multiply-accumulates of the whole model for one sample (those of the operators that factor weights).
     """
 
     positions: Mapping[str, tuple[Positions, ...]]
@@ -39,20 +37,15 @@ def observe_positions(
 ) -> ObservedPositions:
     """Return where the sites of `found` work, averaged over a few of `feeds`; nothing of those inside bodies."""
     inventory = inventory.part(bodies=False)
-    counted = [node for node in model.graph.node if op_name(node) in COUNTED]
-    counted = [node for node in counted if node.op_type != "Einsum" or len(node.input) == 2]
+    counted = [node for node in model.graph.node if _counts(node)]
     names = [name for node in counted for name in (node.input[0], node.input[1], first_output(node))]
     names += [
-        name
-        for site in inventory.sites
-        for call in inventory.calls[site.id]
-        for name in (operator(call).data(call), call.output)
+        name for site in inventory.sites for call in inventory.calls[site.id] for name in (call.data, call.output)
     ]
     known = _constant_shapes(model)
     runner = Runner(
         expose(model, [name for name in names if name not in known]),
-        provider=options.provider,
-        threads=options.threads,
+        runtime=options.runtime,
         outputs=[name for name in dict.fromkeys(names) if name not in known],
         optimize=False,
     )
@@ -76,8 +69,7 @@ def _positions(
 ) -> tuple[Positions, ...]:
     positions = []
     for call in inventory.calls[site]:
-        op = operator(call)
-        each = [op.positions(call, shapes[op.data(call)], shapes[call.output], kernel) for shapes in seen]
+        each = [call.positions(shapes[call.data], shapes[call.output], kernel) for shapes in seen]
         positions.append(
             Positions(
                 float(np.mean([p.calls for p in each])),
@@ -90,24 +82,17 @@ def _positions(
 
 
 def _activation_bytes(inventory: Inventory, site: str, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    tensors = {name for call in inventory.calls[site] for name in (operator(call).data(call), call.output)}
+    tensors = {name for call in inventory.calls[site] for name in (call.data, call.output)}
     return 4 * sum(math.prod(shapes[name]) for name in tensors)
 
 
 def _macs(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> float:
+    op = by_type(op_name(node))
     left, right, out = (shapes[name] for name in (node.input[0], node.input[1], first_output(node)))
-    if node.op_type == "MatMul":
-        return float(math.prod(out) * left[-1])
-    if node.op_type == "Gemm":
-        transposed = any(a.name == "transA" and a.i for a in node.attribute)
-        return float(math.prod(out) * left[0 if transposed else 1])
-    if node.op_type == "Einsum":
-        return einsum_macs(next(a.s for a in node.attribute if a.name == "equation"), left, right)
-    if node.op_type == "Attention":  # and every query times every key, every weight times every value
-        return float(math.prod(left[:-1]) * right[1] * (left[2] + left[1] * 2 / 3))
-    if node.op_type in GATES:  # at every step (gates · hidden) × in, and × hidden
-        directions, width, inner = right
-        return float(math.prod(left[:-1]) * directions * width * (inner + width // GATES[node.op_type]))
-    if node.op_type == "ConvTranspose":
-        return float(math.prod(left) * math.prod(right[1:]))
-    return float(math.prod(out) * math.prod(right[1:]))
+    return op.macs(node, left, right, out) if op is not None else 0.0
+
+
+def _counts(node: onnx.NodeProto) -> bool:
+    """Whether an operator knows a node's multiply-accumulates."""
+    op = by_type(op_name(node))
+    return op is not None and op.counts(node)

@@ -18,5 +18,5 @@ def original_targets(
 ) -> list[Mapping[str, Array]]:
     """Return one mapping a sample: seeded tensor -> the original's value."""
     names = objective.seeded
-    runner = Runner(expose(model, names), provider=options.provider, threads=options.threads, outputs=names)
+    runner = Runner(expose(model, names), runtime=options.runtime, outputs=names)
     return [runner.run(feed) for feed in feeds]

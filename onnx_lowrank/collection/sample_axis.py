@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.graph.editing import expose
-from onnx_lowrank.ops import operator
 from onnx_lowrank.options import Options
 from onnx_lowrank.runtime.batching import batches, join, rows_of
 from onnx_lowrank.runtime.runner import Runner
@@ -22,15 +21,14 @@ def tells_samples_apart(model: onnx.ModelProto, inventory: Inventory, feeds: Seq
     False where that cannot be seen: every feed is then one unit, which is right whatever the layout, but slower.
     """
     calls = [call for site in inventory.sites for call in inventory.calls[site.id]]
-    calls = [call for call in calls if operator(call).seen != "inputs"]  # those are not asked for gradients
-    names = [name for call in calls for name in (operator(call).data(call), call.output)]
+    calls = [call for call in calls if call.observable != "inputs"]  # those are not asked for gradients
+    names = [name for call in calls for name in (call.data, call.output)]
     given = {value.name for value in model.graph.input}
     wanted = [name for name in dict.fromkeys(names) if name not in given]
     outputs = [value.name for value in model.graph.output]
     runner = Runner(
         expose(model, wanted),
-        provider=options.provider,
-        threads=options.threads,
+        runtime=options.runtime,
         outputs=[*dict.fromkeys([*wanted, *outputs])],
         optimize=False,
     )

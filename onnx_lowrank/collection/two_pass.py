@@ -56,7 +56,7 @@ class Passes:
         """Put what is found into `joint`. Return the sites that have to be left out first, with the reason, if any."""
         scored = self.given.parts_scored()
         self.kept = SampleCache(self._kept_bytes(), self.given.options.memory)
-        with linalg.Workers(self.given.options.threads) as self.workers, contextlib.closing(self.kept):
+        with linalg.Workers(self.given.options.runtime.threads) as self.workers, contextlib.closing(self.kept):
             moments = [self._moments(part, picks) for part, picks in zip(self.given.parts(), scored, strict=True)]
             if overflowing := too_large(self.flow, self.given.parts(), moments):
                 return overflowing

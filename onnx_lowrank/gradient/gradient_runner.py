@@ -12,7 +12,8 @@ import onnx
 from onnx_lowrank.gradient.build import GradientGraph
 from onnx_lowrank.gradient.forward_backward_split import split_gradient
 from onnx_lowrank.graph.model_io import PROTOBUF_LIMIT
-from onnx_lowrank.runtime.runner import Runner, array_of
+from onnx_lowrank.options import Runtime
+from onnx_lowrank.runtime.runner import DEFAULT, Runner, array_of
 from onnx_lowrank.types import Array, Feed
 
 Seeds: TypeAlias = Mapping[str, Array]
@@ -58,13 +59,11 @@ def pack(graph: GradientGraph, keep: Sequence[str] = ()) -> Packed:
 class GradientRunner:
     """Runs a gradient graph in two halves. `given`: the graph, or what `pack` made of it, which is emptied."""
 
-    def __init__(
-        self, given: GradientGraph | Packed, *, keep: Sequence[str] = (), provider: str = "auto", threads: int = 0
-    ) -> None:
+    def __init__(self, given: GradientGraph | Packed, *, keep: Sequence[str] = (), runtime: Runtime = DEFAULT) -> None:
         packed = pack(given, keep) if isinstance(given, GradientGraph) else given
-        self._forward = Runner(packed.forward, provider=provider, threads=threads, arena=False)
+        self._forward = Runner(packed.forward, runtime=runtime, arena=False)
         packed.forward = b""  # the session has the weights: no second copy stays
-        self._backward = Runner(packed.backward, provider=provider, threads=threads, arena=False)
+        self._backward = Runner(packed.backward, runtime=runtime, arena=False)
         packed.backward = b""
         self._residuals, self._seeds, self._gradients = packed.residuals, packed.seeds, packed.gradients
         self._visible = packed.visible

@@ -8,11 +8,12 @@ from onnx import ModelProto
 
 from onnx_lowrank.gradient.emitter import Dims, NoRule
 from onnx_lowrank.gradient.forward import Forward
-from onnx_lowrank.runtime.runner import Runner
+from onnx_lowrank.options import Runtime
+from onnx_lowrank.runtime.runner import DEFAULT, Runner
 from onnx_lowrank.types import Feed
 
 
-def observed_ranks(model: ModelProto, feed: Feed, *, provider: str = "auto", threads: int = 0) -> dict[str, Dims]:
+def observed_ranks(model: ModelProto, feed: Feed, *, runtime: Runtime = DEFAULT) -> dict[str, Dims]:
     """Return tensor -> (None, …), one None an axis, for every tensor of unknown rank, from one run of a sample.
 
     What `build_gradient` takes as `shapes`: extents may differ in other runs, ranks may not. Tensors whose rank is
@@ -25,7 +26,7 @@ def observed_ranks(model: ModelProto, feed: Feed, *, provider: str = "auto", thr
     copy.CopyFrom(model)
     present = {value.name for value in copy.graph.output}
     copy.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names if name not in present)
-    found = Runner(copy, provider=provider, threads=threads, outputs=names, optimize=False).run(feed)
+    found = Runner(copy, runtime=runtime, outputs=names, optimize=False).run(feed)
     return {name: (None,) * value.ndim for name, value in found.items() if isinstance(value, np.ndarray)}
 
 

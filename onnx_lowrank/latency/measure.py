@@ -36,10 +36,7 @@ def measure_group(
         dense_model(scene),
         *(chain_model(scene, [each.chain(ranks) for each in factors], factors[0].scheme, ranks) for ranks in tried),
     ]
-    runners = [
-        Runner(model, provider=options.provider, threads=options.threads, spin=True, outputs=[FIRST])
-        for model in models
-    ]
+    runners = [Runner(model, runtime=options.runtime, spin=True, outputs=[FIRST]) for model in models]
     data = {DATA: scene.input}
     rounds = rounds_of([(original, feed), *((runner, data) for runner in runners)], against=1)
     _, dense, *chains = shares(rounds)

@@ -21,10 +21,10 @@ import onnx
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.latency.node_inputs import Captured
-from onnx_lowrank.ops import Call, operator
+from onnx_lowrank.ops import Call
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.schemes import Factors
-from onnx_lowrank.types import Array, Chain, Choice, Cost, Option, Plan, Ranks
+from onnx_lowrank.types import Array, Chain, Choice, Cost, Form, Option, Plan, Ranks
 from onnx_lowrank.weights.find import find_sites
 
 DATA = "data"
@@ -57,7 +57,7 @@ class Scene:
     def of(model: onnx.ModelProto, calls: Sequence[Call], weights: Sequence[str], captured: Captured) -> Scene:
         """Return the scene of calls on the same data. Raises ModelError where a node is not in the main graph."""
         nodes, transforms = [], dict[str, onnx.NodeProto]()
-        data = operator(calls[0]).data(calls[0])
+        data = calls[0].data
         for call in calls:
             node = next((node for node in model.graph.node if call.output in node.output), None)
             if node is None or data not in captured:
@@ -129,7 +129,7 @@ def chain_model(scene: Scene, chains: Sequence[Chain], scheme: str, ranks: Ranks
         if not all(name in sites for name in names):
             raise ModelError(f"{scene.nodes[0].op_type} {scene.nodes[0].name} cannot be factored on its own")
         members = tuple(sites[name] for name in names)
-        option = Option(scheme, ranks, Cost(), shared_input=members if len(members) > 1 else ())
+        option = Option(Form(scheme, ranks), Cost(), shared_input=members if len(members) > 1 else ())
         choices.extend(Choice(sites[name], name, option) for name in names)
         factors |= {(m, scheme): _Moved(scheme, chain, index) for m, chain in zip(members, chains, strict=True)}
     return rewrite(dense, inventory, Plan(tuple(choices)), factors)

@@ -44,9 +44,7 @@ def capture(model: onnx.ModelProto, inventory: Inventory, feed: Feed, options: O
     made = {name for node in model.graph.node for name in node.output}
     made |= {tensor.name for tensor in model.graph.initializer}
     wanted = [name for name in names if name in made and name not in inventory.weights and name not in feed]
-    runner = Runner(
-        expose(model, wanted), provider=options.provider, threads=options.threads, outputs=wanted, optimize=False
-    )
+    runner = Runner(expose(model, wanted), runtime=options.runtime, outputs=wanted, optimize=False)
     given = {name: np.asarray(feed[name]) for name in names if name in feed}
     return Captured(inventory.weights, given | runner.run(feed))
 

@@ -9,7 +9,7 @@ from statistics import fmean, median
 import onnx
 
 from onnx_lowrank.collection import ObservedPositions
-from onnx_lowrank.cost import layout_cost
+from onnx_lowrank.cost import chain_cost
 from onnx_lowrank.errors import ModelError, RuntimeProblem
 from onnx_lowrank.latency.interpolation import between, spread
 from onnx_lowrank.latency.measure import Group, measure_group
@@ -67,7 +67,7 @@ class Stopwatch:
     ) -> Stopwatch:
         """Run the model once and keep what its nodes are given; nothing is timed yet. Raises RuntimeProblem."""
         feed = typical(feeds)
-        original = Runner(model, provider=options.provider, threads=options.threads, spin=True)
+        original = Runner(model, runtime=options.runtime, spin=True)
         captured = capture(model, inventory, feed, options)
         return Stopwatch(model, inventory, observed, feed, options, captured, original)
 
@@ -191,7 +191,7 @@ class Stopwatch:
     def _macs_together(self, shared: SharedInput, ranks: Ranks) -> float:
         known = {site.id: site for site in self.inventory.sites}
         layouts = ((known[m], shared_layout(shared, m, ranks), self.observed.positions[m]) for m in shared.members)
-        return sum(layout_cost(*each).macs for each in layouts)
+        return sum(chain_cost(*each).macs for each in layouts)
 
     def _tried(self, site: Site, scheme: Scheme) -> list[Ranks]:
         ranks = scheme.ranks(site.shape, self.options.rank_multiple, site.groups)
@@ -199,7 +199,7 @@ class Stopwatch:
 
     def _macs(self, site: Site, scheme: Scheme, ranks: Sequence[Ranks]) -> list[float]:
         positions = self.observed.positions[site.id]
-        return [layout_cost(site, scheme.layout(site.shape, each, site.groups), positions).macs for each in ranks]
+        return [chain_cost(site, scheme.layout(site.shape, each, site.groups), positions).macs for each in ranks]
 
     def _group(
         self,
@@ -224,7 +224,7 @@ class Stopwatch:
         shapes = tuple((array.shape, array.dtype.str) for array in given)
         attributes = tuple(sorted((name, repr(value)) for name, value in call.attributes.items()))
         own = site.id if any(has_subnormals(array) for array in given) else ""
-        return call.op, call.slot, call.opset, shapes, attributes, site.shape, own
+        return call.op_type, call.slot, call.opset, shapes, attributes, site.shape, own
 
 
 def _clocked(option: Option, milliseconds: float) -> Option:

@@ -30,7 +30,7 @@ def scale_of(original: Runs, feed: Feed, fastest: onnx.ModelProto, predicted: fl
     """
     if predicted < LEAST:
         return 1.0
-    runner = Runner(fastest, provider=options.provider, threads=options.threads, spin=True)
+    runner = Runner(fastest, runtime=options.runtime, spin=True)
     rounds = rounds_of([(original, feed), (runner, feed)], against=0)
     saved = 1.0 - float(np.median(rounds[:, 1] / rounds[:, 0]))
     return min(max(saved / predicted, 1 / MOST), MOST)

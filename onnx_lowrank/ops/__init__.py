@@ -1,13 +1,16 @@
-"""Operators: a node's weight in canonical form, its activations as vectors, and a chain written back as nodes."""
+"""Operators: a node's weight in canonical form, its activations as vectors, and a stage as a node."""
+
+import onnx
 
 from onnx_lowrank.ops.attention import Attention
+from onnx_lowrank.ops.chain_writer import write_chain
 from onnx_lowrank.ops.conv import Conv
 from onnx_lowrank.ops.conv_transpose import ConvTranspose
-from onnx_lowrank.ops.einsum import Einsum, einsum_macs
+from onnx_lowrank.ops.einsum import Einsum
 from onnx_lowrank.ops.gather import Gather
 from onnx_lowrank.ops.gemm import Gemm
 from onnx_lowrank.ops.matmul import MatMul
-from onnx_lowrank.ops.op import Call, Names, Op, Place, call_of, first_output, op_name
+from onnx_lowrank.ops.op import Call, Names, Op, StagePosition, attributes_of, first_output, op_name
 from onnx_lowrank.ops.recurrent import Recurrent
 from onnx_lowrank.ops.transposed import TRANSPOSED, Transposed
 
@@ -29,16 +32,17 @@ __all__ = [
     "MatMul",
     "Names",
     "Op",
-    "Place",
     "Recurrent",
+    "StagePosition",
     "Transposed",
+    "as_transposed",
     "by_type",
     "call_of",
-    "einsum_macs",
     "first_output",
     "op_name",
-    "operator",
+    "straight",
     "transposed_type",
+    "write_chain",
 ]
 
 
@@ -52,9 +56,27 @@ def transposed_type(op_type: str) -> Transposed | None:
     return next((op for op in TRANSPOSED if op.op_type == op_type), None)
 
 
-def operator(call: Call) -> Op:
-    """Return the operator of a call. Raises KeyError where no operator factors it."""
-    op = transposed_type(call.op) if call.transposed else by_type(call.op)
+def as_transposed(call: Call) -> Call:
+    """Return a call as it reads the transpose of a table. Raises KeyError where its operator cannot."""
+    op = transposed_type(call.op_type)
     if op is None:
-        raise KeyError(call.op)
-    return op
+        raise KeyError(call.op_type)
+    return call.bound_to(op)
+
+
+def straight(call: Call) -> Call:
+    """Return a call as the operator itself sees it, its weight not transposed."""
+    return call.bound_to(call.op.straight) if isinstance(call.op, Transposed) else call
+
+
+def call_of(node: onnx.NodeProto, slot: int, opset: int, shape: tuple[int, ...] = ()) -> Call:
+    """Return a node bound to its operator; `shape` is that of its stored weight.
+
+    Raises KeyError where no operator factors it.
+    """
+    op = by_type(op_name(node))
+    if op is None:
+        raise KeyError(op_name(node))
+    outputs = tuple(node.output)
+    given = attributes_of(node)
+    return Call(op, node.name, tuple(node.input), first_output(node), given, slot, opset, shape, outputs)

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
 
-from onnx_lowrank.ops.op import (
-    Call,
-    Observable,
-    Place,
-    Refusal,
-    divisible,
-    no_patches,
-    one_group,
-    rows_of_input,
-    unscaled,
-)
-from onnx_lowrank.ops.opaque_output import every_row, first_input, narrowed, no_linear, no_results
+import onnx
+
+from onnx_lowrank.ops.op import Call, Refusal, StagePosition
+from onnx_lowrank.ops.opaque_output import OpaqueOutput
 from onnx_lowrank.types import Array, Stage, Why
 
 
-class Attention:
+class Attention(OpaqueOutput):
     """The weights (in, queries + keys + values): MatMuls make the input narrower; it need not be as wide as the heads.
 
     Queries, keys and values share the first factor.
     """
 
     op_type = "com.microsoft.Attention"
-    seen: Observable = "inputs"
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
         """Refuse the biases, and weights that other inputs hold."""
@@ -38,21 +30,10 @@ class Attention:
         """Return the weights as (out, in)."""
         return weight.T
 
-    def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
+    def stored(self, call: Call, stage: Stage, *, position: StagePosition = "whole") -> Array:
         """Return (in, out), of every stage."""
         return stage.weight.T
 
-    def role(self, call: Call) -> tuple[Any, ...]:
-        """Any of them may share weights."""
-        return (self.op_type,)
-
-    groups = staticmethod(one_group)
-    whole = staticmethod(divisible)
-    patches = staticmethod(no_patches)
-    scale = staticmethod(unscaled)
-    data = staticmethod(first_input)
-    positions = staticmethod(every_row)
-    vectors = staticmethod(rows_of_input)
-    results = staticmethod(no_results)
-    linear = staticmethod(no_linear)
-    write = staticmethod(narrowed)
+    def macs(self, node: onnx.NodeProto, left: Sequence[int], right: Sequence[int], out: Sequence[int]) -> float:
+        """Return W x, and every query times every key, every weight times every value."""
+        return float(math.prod(left[:-1]) * right[1] * (left[2] + left[1] * 2 / 3))

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 
-from onnx_lowrank.ops.op import Call, Names, Observable, Place, Refusal, Written, divisible, unscaled
+from onnx_lowrank.ops.op import (
+    Call,
+    Names,
+    Op,
+    Refusal,
+    StagePosition,
+    StageSite,
+    Written,
+    channel_vectors,
+    node_name,
+    single,
+)
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 GEOMETRY = ("strides", "dilations")
 
 
-class Conv:
+class Conv(Op):
     """A stage gets stride, pad and dilation on the axes it owns, and 1 / 0 / 1 elsewhere; the last has the bias."""
 
     op_type = "Conv"
-    seen: Observable = "both"
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
         """Refuse a channel by itself, and other than one to three axes."""
@@ -36,7 +47,7 @@ class Conv:
         """ONNX stores (out, in, *spatial) already."""
         return weight
 
-    def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
+    def stored(self, call: Call, stage: Stage, *, position: StagePosition = "whole") -> Array:
         """ONNX stores (out, in, *spatial) already."""
         return stage.weight
 
@@ -44,16 +55,9 @@ class Conv:
         """Return the groups of channels."""
         return int(call.attributes.get("group", 1))
 
-    whole = staticmethod(divisible)
-    scale = staticmethod(unscaled)
-
     def role(self, call: Call) -> tuple[Any, ...]:
         """Any geometry may share a kernel, but for the groups."""
         return (self.op_type, int(call.attributes.get("group", 1)))
-
-    def data(self, call: Call) -> str:
-        """Return the activations (N, in, *spatial)."""
-        return call.inputs[0]
 
     def positions(self, call: Call, x: tuple[int, ...], y: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
         """Return batch and spatial extents."""
@@ -64,11 +68,11 @@ class Conv:
         if math.prod(kernel) == 1 and not any(call.attributes.get("pads", ())):
             steps = call.integers("strides", (1,) * len(kernel))
             x = x[(slice(None), slice(None), *(slice(None, None, s) for s in steps))]
-        return np.moveaxis(x, 1, -1).reshape(-1, x.shape[1])
+        return channel_vectors(x)
 
     def results(self, call: Call, y: Array) -> Array:
         """Return channel vectors of the output, bias included."""
-        return np.moveaxis(y, 1, -1).reshape(-1, y.shape[1])
+        return channel_vectors(y)
 
     def linear(self, call: Call, y: Array, bias: Array | None) -> Array:
         """Return channel vectors of the output, without the bias."""
@@ -108,18 +112,26 @@ class Conv:
         pads = call.integers("pads", (0,) * (2 * axes))
         return list(zip(pads[:axes], pads[axes:], strict=True))
 
-    def write(self, call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:
-        """Write one Conv a stage."""
-        nodes, current = [], self.data(call)
-        for index, (stage, weight) in enumerate(stages):
-            last = index == len(stages) - 1
-            output = call.output if last else names(f"{call.output}.inner{index}")
-            operands = [current, weight, *(call.inputs[2:] if last else ())]
-            name = names(f"{call.name or call.output}.{index}")
-            attributes = self._attributes(call, stage)
-            nodes.append(onnx.helper.make_node("Conv", operands, [output], name, None, None, None, **attributes))
-            current = output
-        return Written(tuple(nodes), {})
+    def node(self, call: Call, stage: Stage, at: StageSite, names: Names) -> Written:
+        """Return a Conv; the last has the bias."""
+        operands = [at.input, at.weight, *(call.inputs[2:] if at.last and not at.linear else ())]
+        return single("Conv", operands, at, node_name(call, at, names), **self._attributes(call, stage))
+
+    def channel_axis(self, call: Call, at: StageSite) -> int | None:
+        """Return the channels."""
+        return 1
+
+    def finish(self, call: Call, tensor: str, names: Names) -> Written:
+        """Return y + b."""
+        return channel_bias(call, tensor, names)
+
+    def macs(self, node: onnx.NodeProto, left: Sequence[int], right: Sequence[int], out: Sequence[int]) -> float:
+        """Return every output times the kernel."""
+        return float(math.prod(out) * math.prod(right[1:]))
+
+    def scale_axis(self, node: onnx.NodeProto, slot: int, dimensions: int) -> int | None:
+        """Return the axis of the outputs."""
+        return 0 if slot == 1 else None
 
     def _attributes(self, call: Call, stage: Stage) -> dict[str, Any]:
         kernel = stage.weight.shape[2:]
@@ -136,3 +148,16 @@ class Conv:
         pads = call.integers("pads", (0,) * (2 * axes))
         attributes["pads"] = [v if position % axes in stage.owns else 0 for position, v in enumerate(pads)]
         return attributes
+
+
+def channel_bias(call: Call, tensor: str, names: Names) -> Written:
+    """Return the call's output: a tensor (N, out, *spatial) with the bias added, where there is one."""
+    bias = call.input(2)
+    if not bias:
+        return Op.finish(call.op, call, tensor, names)
+    shape, column = names(f"{bias}.shape"), names(f"{bias}.column")
+    nodes = (
+        onnx.helper.make_node("Reshape", [bias, shape], [column], column),
+        onnx.helper.make_node("Add", [tensor, column], [call.output], names(f"{call.output}.whole")),
+    )
+    return Written(nodes, {shape: np.array([1, -1, *(1 for _ in call.shape[2:])], np.int64)})

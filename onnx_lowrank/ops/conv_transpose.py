@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.op import Call, Names, Observable, Place, Refusal, Written, channel_vectors, unscaled
+from onnx_lowrank.ops.conv import channel_bias
+from onnx_lowrank.ops.op import (
+    Call,
+    Names,
+    Op,
+    Refusal,
+    StagePosition,
+    StageSite,
+    Written,
+    attributes_of,
+    channel_vectors,
+    node_name,
+    single,
+)
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 NEUTRAL = {"strides": 1, "dilations": 1, "output_padding": 0}
 """Attributes with one number an axis, and what they are on an axis that a stage does not own."""
 
 
-class ConvTranspose:
+class ConvTranspose(Op):
     """The stage that owns axes is a ConvTranspose with their attributes, one that owns none a 1×1 Conv.
 
     The last has the bias. The kernel is stored (in, out of one group, *spatial), that of a 1×1 Conv (out, in of one
@@ -23,7 +37,6 @@ class ConvTranspose:
     """
 
     op_type = "ConvTranspose"
-    seen: Observable = "both"
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
         """Refuse a channel by itself, bad ranks, and kernels of one element that leave outputs empty or out."""
@@ -47,15 +60,13 @@ class ConvTranspose:
         """Return the kernel as (out, in of one group, *spatial)."""
         return _swapped(weight, self.groups(call))
 
-    def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
+    def stored(self, call: Call, stage: Stage, *, position: StagePosition = "whole") -> Array:
         """Return (in, out of one group, *spatial), of a stage that owns no axes (out, in of one group, 1…)."""
         return _swapped(stage.weight, stage.groups) if stage.owns else stage.weight
 
     def groups(self, call: Call) -> int:
         """Return the groups of channels."""
         return int(call.attributes.get("group", 1))
-
-    scale = staticmethod(unscaled)
 
     def whole(self, call: Call) -> bool:
         """Return whether there is an output_shape: of a part of the axes the rest is not known."""
@@ -64,10 +75,6 @@ class ConvTranspose:
     def role(self, call: Call) -> tuple[Any, ...]:
         """Any geometry may share a kernel, but for the groups."""
         return (self.op_type, self.groups(call))
-
-    def data(self, call: Call) -> str:
-        """Return the activations (N, in, *spatial)."""
-        return call.inputs[0]
 
     def positions(self, call: Call, x: tuple[int, ...], y: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
         """Return batch and spatial extents; it multiplies at its inputs."""
@@ -115,20 +122,31 @@ class ConvTranspose:
         picked = np.moveaxis(x, 1, -1)[(batch.reshape(-1, *(1,) * axes), *index)]  # (n, *k, in)
         return np.ascontiguousarray(np.moveaxis(picked * hit[..., None], -1, 1))
 
-    def write(self, call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:
-        """Write one node a stage."""
-        nodes, current = [], self.data(call)
-        for index, (stage, weight) in enumerate(stages):
-            last = index == len(stages) - 1
-            output = call.output if last else names(f"{call.output}.inner{index}")
-            operands = [current, weight, *(call.inputs[2:] if last else ())]
-            name = names(f"{call.name or call.output}.{index}")
-            kind = self.op_type if stage.owns else "Conv"
-            geometry = self._attributes(call, stage) if stage.owns else {}
-            attributes = {"kernel_shape": stage.weight.shape[2:], "group": stage.groups, **geometry}
-            nodes.append(onnx.helper.make_node(kind, operands, [output], name, None, None, None, **attributes))
-            current = output
-        return Written(tuple(nodes), {})
+    def node(self, call: Call, stage: Stage, at: StageSite, names: Names) -> Written:
+        """Return a ConvTranspose of the axes that the stage owns, else a 1×1 Conv; the last has the bias."""
+        operands = [at.input, at.weight, *(call.inputs[2:] if at.last and not at.linear else ())]
+        geometry = self._attributes(call, stage) if stage.owns else {}
+        attributes = {"kernel_shape": stage.weight.shape[2:], "group": stage.groups, **geometry}
+        name = node_name(call, at, names)
+        return single(self.op_type if stage.owns else "Conv", operands, at, name, **attributes)
+
+    def channel_axis(self, call: Call, at: StageSite) -> int | None:
+        """Return the channels."""
+        return 1
+
+    def finish(self, call: Call, tensor: str, names: Names) -> Written:
+        """Return y + b."""
+        return channel_bias(call, tensor, names)
+
+    def macs(self, node: onnx.NodeProto, left: Sequence[int], right: Sequence[int], out: Sequence[int]) -> float:
+        """Return every input times the kernel."""
+        return float(math.prod(left) * math.prod(right[1:]))
+
+    def scale_axis(self, node: onnx.NodeProto, slot: int, dimensions: int) -> int | None:
+        """Return the axis of the outputs; of groups that of the inputs, which are apart."""
+        if slot != 1:
+            return None
+        return 1 if attributes_of(node).get("group", 1) == 1 else 0
 
     def _attributes(self, call: Call, stage: Stage) -> dict[str, Any]:
         """Raises ValueError for an output_shape of which the stage owns only a part: the rest is not known."""
@@ -140,7 +158,7 @@ class ConvTranspose:
                 attributes[key] = [v if axis in stage.owns else neutral for axis, v in enumerate(values)]
         if "output_shape" in call.attributes:
             if len(stage.owns) < axes:
-                raise ValueError(f"{call.name}: output_shape cannot be dealt to stages")
+                raise ValueError(f"{call.name}: output_shape cannot be divided among stages")
             attributes["output_shape"] = call.integers("output_shape", ())
         if "auto_pad" in call.attributes:
             attributes["auto_pad"] = call.attributes["auto_pad"]

@@ -14,14 +14,14 @@ import onnx
 from onnx_lowrank.ops.op import (
     Call,
     Names,
-    Observable,
-    Place,
+    Op,
     Refusal,
+    StagePosition,
+    StageSite,
     Written,
-    divisible,
-    no_patches,
-    one_group,
-    unscaled,
+    attributes_of,
+    node_name,
+    single,
 )
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
@@ -104,11 +104,10 @@ def einsum_macs(equation: bytes | str, left: Sequence[int], right: Sequence[int]
     return float(math.prod(sizes.values()))
 
 
-class Einsum:
+class Einsum(Op):
     """The weight is canonically (kept, summed), several letters taken together; a chain is one Einsum a stage."""
 
     op_type = "Einsum"
-    seen: Observable = "both"
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
         """Refuse what is no matrix product."""
@@ -129,16 +128,16 @@ class Einsum:
         kept = math.prod(weight.shape[axis] for axis in order[: len(equation.kept)])
         return np.transpose(weight, order).reshape(kept, -1)
 
-    def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
+    def stored(self, call: Call, stage: Stage, *, position: StagePosition = "whole") -> Array:
         """Return (rank, *summed) of the first stage, (*kept, rank) of the last, the weight's own axes of the whole."""
         equation = self._equation(call)
         sizes = dict(zip(equation.weight, call.shape, strict=True))
         kept, summed = ([sizes[c] for c in letters] for letters in (equation.kept, equation.summed))
         rows, columns = stage.weight.shape
-        rows_as = kept if place in ("whole", "last") else [rows]
-        columns_as = summed if place in ("whole", "first") else [columns]
+        rows_as = kept if position in ("whole", "last") else [rows]
+        columns_as = summed if position in ("whole", "first") else [columns]
         array = stage.weight.reshape(*rows_as, *columns_as)
-        if place != "whole":
+        if position != "whole":
             return array
         return np.transpose(array, [(equation.kept + equation.summed).index(c) for c in equation.weight])
 
@@ -168,34 +167,37 @@ class Einsum:
         equation = equation.spelled(y.ndim - len(kept) + len(equation.summed))
         return _matrix(y, equation.output, equation.rest, kept)
 
-    def linear(self, call: Call, y: Array, bias: Array | None) -> Array:
-        """Return the output: there is no bias."""
-        return self.results(call, y)
-
-    groups = staticmethod(one_group)
-    whole = staticmethod(divisible)
-    patches = staticmethod(no_patches)
-    scale = staticmethod(unscaled)
-
-    def write(self, call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:
-        """Write one Einsum a stage; what lies between is (rest, rank)."""
+    def node(self, call: Call, stage: Stage, at: StageSite, names: Names) -> Written:
+        """Return an Einsum; what lies between is (rest, rank)."""
         equation = self._equation(call)
         used = equation.data + equation.weight + equation.output
-        after, before = [c for c in string.ascii_letters if c not in used][:2]
-        nodes, current, letters = [], self.data(call), equation.data
-        for index, (_, weight) in enumerate(stages):
-            last = index == len(stages) - 1
-            output = call.output if last else names(f"{call.output}.inner{index}")
-            reads, gives = equation.summed if index == 0 else before, equation.kept if last else after
-            to = equation.output if last else equation.rest + after
-            operands, terms = [current, weight], [letters, gives + reads]
-            if call.slot == 0:
-                operands, terms = operands[::-1], terms[::-1]
-            text, name = f"{','.join(terms)}->{to}", names(f"{call.name or call.output}.{index}")
-            nodes.append(onnx.helper.make_node("Einsum", operands, [output], name, equation=text))
-            current, letters = output, to
-            before, after = after, before
-        return Written(tuple(nodes), {})
+        inner = [c for c in string.ascii_letters if c not in used][
+            :2
+        ]  # in turns: a stage reads one and gives the other
+        before, after = inner[(at.index - 1) % 2], inner[at.index % 2]
+        letters = equation.data if at.index == 0 else equation.rest + before
+        reads, gives = equation.summed if at.index == 0 else before, equation.kept if at.last else after
+        to = equation.output if at.last else equation.rest + after
+        operands, terms = [at.input, at.weight], [letters, gives + reads]
+        if call.slot == 0:
+            operands, terms = operands[::-1], terms[::-1]
+        return single("Einsum", operands, at, node_name(call, at, names), equation=f"{','.join(terms)}->{to}")
+
+    def channel_axis(self, call: Call, at: StageSite) -> int | None:
+        """Return the rank's axis, or that of the one letter that is kept; of several letters there is none."""
+        if at.index == 0 or not at.last:
+            return None if at.index == 0 else -1
+        equation = self._equation(call)
+        behind = equation.output.rpartition(equation.kept)[2]
+        return None if len(equation.kept) > 1 or DOTS in behind else -1 - len(behind)
+
+    def counts(self, node: onnx.NodeProto) -> bool:
+        """Return whether there are two operands."""
+        return len(node.input) == 2
+
+    def macs(self, node: onnx.NodeProto, left: Sequence[int], right: Sequence[int], out: Sequence[int]) -> float:
+        """Return the product of all extents."""
+        return einsum_macs(attributes_of(node)["equation"], left, right)
 
 
 def _matrix(array: Array, letters: str, rows: str, columns: str) -> Array:

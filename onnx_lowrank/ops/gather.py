@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import onnx
@@ -12,19 +11,20 @@ from onnx_lowrank.ops.op import (
     Call,
     Names,
     Observable,
-    Place,
+    Op,
     Refusal,
+    StagePosition,
+    StageSite,
     Written,
     as_vectors,
-    divisible,
-    no_patches,
-    one_group,
-    unscaled,
+    attributes_of,
+    node_name,
+    single,
 )
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 
-class Gather:
+class Gather(Op):
     """The table (rows, width) is canonically (width, rows): a short table of rows is looked up, the rest are MatMuls.
 
     Only tables with more rows than their width: their factors come from the outputs alone (schemes project the smaller
@@ -32,7 +32,7 @@ class Gather:
     """
 
     op_type = "Gather"
-    seen: Observable = "outputs"
+    observable: Observable = "outputs"
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
         """Refuse all but long tables whose rows are looked up."""
@@ -51,13 +51,9 @@ class Gather:
         """Return the table as (width, rows)."""
         return weight.T
 
-    def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
+    def stored(self, call: Call, stage: Stage, *, position: StagePosition = "whole") -> Array:
         """Return (rows, rank) of the first stage, (rank, width) of the others."""
         return stage.weight.T
-
-    def role(self, call: Call) -> tuple[Any, ...]:
-        """Any lookup of rows may share a table."""
-        return (self.op_type,)
 
     def data(self, call: Call) -> str:
         """Return the indices."""
@@ -75,24 +71,21 @@ class Gather:
         """Return what was looked up, as rows."""
         return as_vectors(y)
 
-    def linear(self, call: Call, y: Array, bias: Array | None) -> Array:
-        """Return the same: there is no bias."""
-        return as_vectors(y)
+    def node(self, call: Call, stage: Stage, at: StageSite, names: Names) -> Written:
+        """Return a Gather from the first stage, a MatMul for every other."""
+        name = node_name(call, at, names)
+        if at.index == 0:
+            return single("Gather", [at.weight, at.input], at, name, axis=0)
+        return single("MatMul", [at.input, at.weight], at, name)
 
-    groups = staticmethod(one_group)
-    whole = staticmethod(divisible)
-    patches = staticmethod(no_patches)
-    scale = staticmethod(unscaled)
+    def channel_axis(self, call: Call, at: StageSite) -> int | None:
+        """Return the last axis; what is looked up has no rows that are given."""
+        return None if at.index == 0 else -1
 
-    def write(self, call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:
-        """Write a Gather from the first stage, and a MatMul for every other."""
-        nodes, current = [], self.data(call)
-        for index, (_, weight) in enumerate(stages):
-            output = call.output if index == len(stages) - 1 else names(f"{call.output}.inner{index}")
-            name = names(f"{call.name or call.output}.{index}")
-            if index == 0:
-                nodes.append(onnx.helper.make_node("Gather", [weight, current], [output], name, axis=0))
-            else:
-                nodes.append(onnx.helper.make_node("MatMul", [current, weight], [output], name))
-            current = output
-        return Written(tuple(nodes), {})
+    def counts(self, node: onnx.NodeProto) -> bool:
+        """Return False: a lookup multiplies nothing."""
+        return False
+
+    def scale_axis(self, node: onnx.NodeProto, slot: int, dimensions: int) -> int | None:
+        """Return the rows, which are looked up with their scales."""
+        return 0 if slot == 0 and attributes_of(node).get("axis", 0) == 0 else None

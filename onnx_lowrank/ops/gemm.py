@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,14 +12,14 @@ import onnx
 from onnx_lowrank.ops.op import (
     Call,
     Names,
-    Observable,
-    Place,
+    Op,
     Refusal,
+    StagePosition,
+    StageSite,
     Written,
     as_vectors,
-    divisible,
-    no_patches,
-    one_group,
+    attributes_of,
+    node_name,
 )
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
@@ -25,7 +27,7 @@ OPTIONAL_BIAS = 11
 """The opset from which Gemm's third input may be left out."""
 
 
-class Gemm:
+class Gemm(Op):
     """Slot 1: x' is A, or its transpose with transA, and W is B. Slot 0: W is A and maps the columns of B'.
 
     Factors keep W's own transposition flag, so a shared weight needs only the same flag everywhere. α, β and c belong
@@ -33,7 +35,7 @@ class Gemm:
     """
 
     op_type = "Gemm"
-    seen: Observable = "both"
+    shares_input = True
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
         """Refuse W as the bias."""
@@ -49,7 +51,7 @@ class Gemm:
         """Return W as (out, in); α stays with the node."""
         return weight.T if self._weight_flag(call) == (call.slot == 0) else weight
 
-    def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
+    def stored(self, call: Call, stage: Stage, *, position: StagePosition = "whole") -> Array:
         """Return the factor with W's own flag."""
         return self.canonical(call, stage.weight)
 
@@ -83,29 +85,59 @@ class Gemm:
         """Return α."""
         return float(call.attributes.get("alpha", 1.0))
 
-    groups = staticmethod(one_group)
-    whole = staticmethod(divisible)
-    patches = staticmethod(no_patches)
+    def form(self, call: Call) -> Hashable:
+        """Return the side and both flags: the first factor reads the data as they say."""
+        return call.slot, *(int(call.attributes.get(name, 0)) for name in ("transA", "transB"))
 
-    def write(self, call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:
-        """Write one Gemm a stage; the last has α, β and the bias."""
-        nodes, extra, current = [], {}, self.data(call)
+    def node(self, call: Call, stage: Stage, at: StageSite, names: Names) -> Written:
+        """Return a Gemm; the last has α, β and the bias."""
         weight_key, data_key = ("transB", "transA") if call.slot == 1 else ("transA", "transB")
-        for index, (stage, weight) in enumerate(stages):
-            last = index == len(stages) - 1
-            output = call.output if last else names(f"{call.output}.inner{index}")
-            operands = [current, weight] if call.slot == 1 else [weight, current]
-            attributes: dict[str, Any] = {weight_key: self._weight_flag(call)}
-            if index == 0:
-                attributes[data_key] = self._data_flag(call)
-            if last:
-                operands.extend(call.inputs[2:])
-                attributes.update({k: v for k, v in call.attributes.items() if k in ("alpha", "beta", "broadcast")})
-            elif call.opset < OPTIONAL_BIAS:
-                zero = names(f"{weight}.zero")
-                extra[zero] = np.zeros((1, 1), stage.weight.dtype)
-                operands.append(zero)
-            name = names(f"{call.name or call.output}.{index}")
-            nodes.append(onnx.helper.make_node("Gemm", operands, [output], name, None, None, None, **attributes))
-            current = output
+        operands = [at.input, at.weight] if call.slot == 1 else [at.weight, at.input]
+        attributes: dict[str, Any] = {weight_key: self._weight_flag(call)}
+        extra: dict[str, Array] = {}
+        if at.index == 0:
+            attributes[data_key] = self._data_flag(call)
+        if at.last and not at.linear:
+            operands.extend(call.inputs[2:])
+            attributes.update({k: v for k, v in call.attributes.items() if k in ("alpha", "beta", "broadcast")})
+        elif call.opset < OPTIONAL_BIAS:
+            zero = names(f"{at.weight}.zero")
+            extra[zero] = np.zeros((1, 1), stage.weight.dtype)
+            operands.append(zero)
+        name = node_name(call, at, names)
+        node = onnx.helper.make_node("Gemm", operands, [at.output], name, None, None, None, **attributes)
+        return Written((node,), extra)
+
+    def channel_axis(self, call: Call, at: StageSite) -> int | None:
+        """Return the columns, or the rows where W stands on the left; none before the data are as W reads them."""
+        return None if at.index == 0 and self._data_flag(call) else 1 if call.slot == 1 else 0
+
+    def finish(self, call: Call, tensor: str, names: Names) -> Written:
+        """Return α y + β c."""
+        nodes: list[onnx.NodeProto] = []
+        extra: dict[str, Array] = {}
+
+        def times(factor: float, of: str) -> str:
+            if factor == 1:
+                return of
+            constant, made = names(f"{of}.factor"), names(f"{of}.scaled")
+            extra[constant] = np.array(factor, np.float32)
+            nodes.append(onnx.helper.make_node("Mul", [of, constant], [made], made))
+            return made
+
+        terms = [times(self.scale(call), tensor)]
+        if call.input(2):
+            terms.append(times(float(call.attributes.get("beta", 1.0)), call.input(2)))
+        kind = "Add" if len(terms) > 1 else "Identity"
+        nodes.append(onnx.helper.make_node(kind, terms, [call.output], names(f"{call.output}.whole")))
         return Written(tuple(nodes), extra)
+
+    def macs(self, node: onnx.NodeProto, left: Sequence[int], right: Sequence[int], out: Sequence[int]) -> float:
+        """Return every output times the summed axis."""
+        return float(math.prod(out) * left[0 if attributes_of(node).get("transA", 0) else 1])
+
+    def scale_axis(self, node: onnx.NodeProto, slot: int, dimensions: int) -> int | None:
+        """Return the axis of the outputs."""
+        if slot > 1:
+            return None
+        return slot ^ int(bool(attributes_of(node).get("transB" if slot else "transA", 0)))

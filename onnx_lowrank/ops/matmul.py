@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,19 @@ import onnx
 from onnx_lowrank.ops.op import (
     Call,
     Names,
-    Observable,
-    Place,
+    Op,
     Refusal,
+    StagePosition,
+    StageSite,
     Written,
     as_vectors,
-    divisible,
-    no_patches,
-    unscaled,
+    node_name,
+    single,
 )
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 
-class MatMul:
+class MatMul(Op):
     """Slot 1 (x W) stores W as (in, out); slot 0 (W x) stores it as (out, in) and maps the columns of x.
 
     A stored (slices, in, out) is block-diagonal: slice i maps x[…, i, :, :] alone, so slices are groups, and a vector
@@ -31,7 +32,7 @@ class MatMul:
     """
 
     op_type = "MatMul"
-    seen: Observable = "both"
+    shares_input = True
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
         """Refuse a vector, and slices of slices."""
@@ -48,14 +49,12 @@ class MatMul:
         turned = np.swapaxes(weight, -1, -2) if call.slot == 1 else weight
         return turned.reshape(-1, turned.shape[-1])
 
-    def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
+    def stored(self, call: Call, stage: Stage, *, position: StagePosition = "whole") -> Array:
         """Return the factor as the side asks for."""
         weight = stage.weight
         if len(call.shape) == 3:
             weight = weight.reshape(call.shape[0], -1, weight.shape[1])
         return np.swapaxes(weight, -1, -2) if call.slot == 1 else weight
-
-    whole = staticmethod(divisible)
 
     def role(self, call: Call) -> tuple[Any, ...]:
         """The side, and whether there are slices."""
@@ -93,21 +92,19 @@ class MatMul:
         )
         return np.swapaxes(x, -3, -2).reshape(-1, groups * x.shape[-1])
 
-    def linear(self, call: Call, y: Array, bias: Array | None) -> Array:
-        """Return the output: there is no bias."""
-        return self.results(call, y)
+    def node(self, call: Call, stage: Stage, at: StageSite, names: Names) -> Written:
+        """Return a MatMul."""
+        operands = [at.input, at.weight] if call.slot == 1 else [at.weight, at.input]
+        return single("MatMul", operands, at, node_name(call, at, names))
 
-    patches = staticmethod(no_patches)
-    scale = staticmethod(unscaled)
+    def channel_axis(self, call: Call, at: StageSite) -> int | None:
+        """Return the last axis, or the one before where W stands on the left; slices have no axis for all rows."""
+        return None if self.groups(call) > 1 else -1 if call.slot == 1 else -2
 
-    def write(self, call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:
-        """Write one MatMul a stage."""
-        nodes, current = [], self.data(call)
-        for index, (_, weight) in enumerate(stages):
-            output = call.output if index == len(stages) - 1 else names(f"{call.output}.inner{index}")
-            operands = [current, weight] if call.slot == 1 else [weight, current]
-            nodes.append(
-                onnx.helper.make_node("MatMul", operands, [output], names(f"{call.name or call.output}.{index}"))
-            )
-            current = output
-        return Written(tuple(nodes), {})
+    def macs(self, node: onnx.NodeProto, left: Sequence[int], right: Sequence[int], out: Sequence[int]) -> float:
+        """Return every output times the summed axis."""
+        return float(math.prod(out) * left[-1])
+
+    def scale_axis(self, node: onnx.NodeProto, slot: int, dimensions: int) -> int | None:
+        """Return the axis of the outputs."""
+        return dimensions - 1 if slot == 1 else dimensions - 2

@@ -1,10 +1,10 @@
-"""What an operator is to this package, and a node as the operators see it."""
+"""What an operator is to this package, and a node bound to its operator."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import onnx
@@ -18,19 +18,151 @@ Observable: TypeAlias = Literal["both", "inputs", "outputs"]
 """Which vectors of y = W x can be had from tensors of the graph. A lookup's inputs are one-hot and never formed; what a
 recurrent cell makes of W x stays inside it."""
 
-Place: TypeAlias = Literal["whole", "first", "inner", "last"]
-"""Where a stage stands: the dense weight as it is, or the first, an inner or the last one of a chain."""
+StagePosition: TypeAlias = Literal["whole", "first", "inner", "last"]
+"""Which stage of a chain: the dense weight as it is, or the first, an inner or the last one."""
+NamedStages: TypeAlias = Sequence[tuple[Stage, str]]
+"""Stages in order, each with the name of its stored weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What replaces a node: new nodes in order, and tensors they need besides the stages' weights."""
+
+    nodes: tuple[onnx.NodeProto, ...]
+    extra: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StageSite:
+    """Where a stage is written: the `index`-th of `count`, from tensor `input` to `output`, by the tensor `weight`.
+
+    linear: without what the node adds to W x or multiplies it by (bias, scale); `Op.finish` gives it.
+    """
+
+    index: int
+    count: int
+    input: str
+    weight: str
+    output: str
+    linear: bool = False
+
+    @property
+    def last(self) -> bool:
+        """Whether it is the last stage."""
+        return self.index == self.count - 1
+
+
+class Op:
+    """An operator with a constant weight: y = W x at every position.
+
+    One class an operator; what most of them share is here. `shares_input`: whether weights that read the same tensor
+    may have one first factor (y_i = U_i (V x)).
+    """
+
+    op_type: str
+    observable: Observable = "both"
+    transposed: bool = False
+    shares_input: bool = False
+
+    def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
+        """Return why a stored weight of this shape cannot be factored here, None where it can."""
+        raise NotImplementedError
+
+    def canonical(self, call: Call, weight: Array) -> Array:
+        """Return the stored weight as (out, in of one group, *spatial), without scale factors."""
+        raise NotImplementedError
+
+    def stored(self, call: Call, stage: Stage, *, position: StagePosition = "whole") -> Array:
+        """Return a stage's weight as `node` reads it; equal for all that share a weight."""
+        raise NotImplementedError
+
+    def node(self, call: Call, stage: Stage, at: StageSite, names: Names) -> Written:
+        """Return the node that applies one stage."""
+        raise NotImplementedError
+
+    def positions(self, call: Call, x: tuple[int, ...], y: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
+        """Return where the weight works, from the shapes of activations and output."""
+        raise NotImplementedError
+
+    def vectors(self, call: Call, x: Array, kernel: tuple[int, ...]) -> Array:
+        """Return the activations as (positions, in); of a lookup the numbers of the rows, (positions,)."""
+        raise NotImplementedError
+
+    def results(self, call: Call, y: Array) -> Array:
+        """Return the output as (positions, out)."""
+        raise NotImplementedError
+
+    def macs(self, node: onnx.NodeProto, left: Sequence[int], right: Sequence[int], out: Sequence[int]) -> float:
+        """Return a node's multiply-accumulates; left, right, out: shapes of its first inputs and of its output."""
+        raise NotImplementedError
+
+    def counts(self, node: onnx.NodeProto) -> bool:
+        """Return whether a node multiplies at all, with two operands whose shapes say how much."""
+        return True
+
+    def scale_axis(self, node: onnx.NodeProto, slot: int, dimensions: int) -> int | None:
+        """Return the axis of a weight's outputs, each with a scale of its own in int8; None where it is no weight."""
+        return None
+
+    def linear(self, call: Call, y: Array, bias: Array | None) -> Array:
+        """Return the output without its bias, as (positions, out)."""
+        return self.results(call, y)
+
+    def data(self, call: Call) -> str:
+        """Return the name of the activations."""
+        return call.inputs[0]
+
+    def groups(self, call: Call) -> int:
+        """Return how many diagonal blocks the weight has, each with inputs and outputs of its own."""
+        return 1
+
+    def whole(self, call: Call) -> bool:
+        """Return whether the spatial axes cannot be divided among nodes."""
+        return False
+
+    def role(self, call: Call) -> tuple[Any, ...]:
+        """Return what must agree between nodes that share a weight."""
+        return (self.op_type,)
+
+    def form(self, call: Call) -> Hashable:
+        """Return what must agree, besides the input, between weights that share their first factor."""
+        return call.slot
+
+    def scale(self, call: Call) -> float:
+        """Return what the weight is multiplied by in this node."""
+        return 1.0
+
+    def patches(self, call: Call, x: Array, kernel: tuple[int, ...], picks: Array, count: int) -> Array | None:
+        """Return the inputs (len(picks), in, *kernel) of the outputs `picks`, out of `count`; None: unknown.
+
+        Raises TypeError where there is no kernel.
+        """
+        raise TypeError(f"{self.op_type} has no kernel, so no patches ({x.shape}, {kernel}, {len(picks)} of {count})")
+
+    def prepare(
+        self, call: Call, stages: NamedStages, names: Names
+    ) -> tuple[Call, NamedStages, tuple[onnx.NodeProto, ...]]:
+        """Return the call and the stages as they are to be written, and nodes that come before them."""
+        return call, stages, ()
+
+    def channel_axis(self, call: Call, at: StageSite) -> int | None:
+        """Return the axis of a stage's output along which its rows lie; None where rows cannot pass through."""
+        return None
+
+    def finish(self, call: Call, tensor: str, names: Names) -> Written:
+        """Return what makes the call's output of W x where the last stage was written `linear`: scale and bias."""
+        return Written((onnx.helper.make_node("Identity", [tensor], [call.output], names(f"{call.output}.whole")),))
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One node: its type, inputs, first output in use, attributes, and which input (`slot`) holds the weight.
+    """One node bound to its operator: inputs, first output in use, attributes, and which input holds the weight.
 
-    `shape` is that of the weight as it arrives; `outputs` are all of them, empty where one is left out. turned: what is
-    factored is the transpose of this node's weight, as a lookup reads it.
+    `slot` is that input; `shape` is that of the weight as it arrives; `outputs` are all of them, empty where one is
+    left out. Methods are those of the operator; `kernel` is the weight's spatial shape.
     """
 
-    op: str
+    op: Op
     name: str
     inputs: tuple[str, ...]
     output: str
@@ -39,7 +171,46 @@ class Call:
     opset: int
     shape: tuple[int, ...] = ()
     outputs: tuple[str, ...] = ()
-    transposed: bool = False
+
+    @property
+    def op_type(self) -> str:
+        """The ONNX type, with its domain where that is not ONNX's own."""
+        return self.op.op_type
+
+    @property
+    def transposed(self) -> bool:
+        """Whether what is factored is the transpose of this node's weight, as a lookup reads it."""
+        return self.op.transposed
+
+    @property
+    def observable(self) -> Observable:
+        """Which vectors of y = W x are tensors of the graph."""
+        return self.op.observable
+
+    @property
+    def data(self) -> str:
+        """The name of the activations."""
+        return self.op.data(self)
+
+    @property
+    def groups(self) -> int:
+        """How many diagonal blocks the weight has."""
+        return self.op.groups(self)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the spatial axes cannot be divided among nodes."""
+        return self.op.whole(self)
+
+    @property
+    def role(self) -> tuple[Any, ...]:
+        """What must agree between nodes that share a weight."""
+        return self.op.role(self)
+
+    @property
+    def scale(self) -> float:
+        """What the weight is multiplied by in this node."""
+        return self.op.scale(self)
 
     def input(self, index: int) -> str:
         """Return the name of an input, empty where it is left out."""
@@ -49,91 +220,41 @@ class Call:
         """Return a list attribute."""
         return tuple(int(v) for v in self.attributes.get(name, default))
 
-
-class Op(Protocol):
-    """An operator with a constant weight: y = W x at every position."""
-
-    op_type: str
-    seen: Observable
-
-    def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
+    def refuse(self, shape: tuple[int, ...]) -> Refusal | None:
         """Return why a stored weight of this shape cannot be factored here, None where it can."""
+        return self.op.refuse(self, shape)
 
-    def canonical(self, call: Call, weight: Array) -> Array:
-        """Return the stored weight as (out, in of one group, *spatial), without scale factors."""
+    def canonical(self, weight: Array) -> Array:
+        """Return the stored weight as (out, in of one group, *spatial)."""
+        return self.op.canonical(self, weight)
 
-    def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
-        """Return a stage's weight as the node that `write` makes of it stores it; equal for all that share a weight."""
+    def stored(self, stage: Stage, *, position: StagePosition = "whole") -> Array:
+        """Return a stage's weight as its node reads it."""
+        return self.op.stored(self, stage, position=position)
 
-    def groups(self, call: Call) -> int:
-        """Return how many diagonal blocks the weight has, each with inputs and outputs of its own."""
-
-    def whole(self, call: Call) -> bool:
-        """Return whether the spatial axes cannot be dealt to different nodes."""
-
-    def role(self, call: Call) -> tuple[Any, ...]:
-        """Return what must agree between nodes that share a weight."""
-
-    def data(self, call: Call) -> str:
-        """Return the name of the activations."""
-
-    def positions(self, call: Call, x: tuple[int, ...], y: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
+    def positions(self, x: tuple[int, ...], y: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
         """Return where the weight works, from the shapes of activations and output."""
+        return self.op.positions(self, x, y, kernel)
 
-    def vectors(self, call: Call, x: Array, kernel: tuple[int, ...]) -> Array:
-        """Return the activations as (positions, in); of a lookup the numbers of the rows, (positions,)."""
+    def vectors(self, x: Array, kernel: tuple[int, ...]) -> Array:
+        """Return the activations as (positions, in)."""
+        return self.op.vectors(self, x, kernel)
 
-    def results(self, call: Call, y: Array) -> Array:
+    def results(self, y: Array) -> Array:
         """Return the output as (positions, out)."""
+        return self.op.results(self, y)
 
-    def linear(self, call: Call, y: Array, bias: Array | None) -> Array:
+    def linear(self, y: Array, bias: Array | None) -> Array:
         """Return the output without its bias, as (positions, out)."""
+        return self.op.linear(self, y, bias)
 
-    def scale(self, call: Call) -> float:
-        """Return what the weight is multiplied by in this node."""
-
-    def patches(self, call: Call, x: Array, kernel: tuple[int, ...], picks: Array, count: int) -> Array | None:
+    def patches(self, x: Array, kernel: tuple[int, ...], picks: Array, count: int) -> Array | None:
         """Return the inputs (len(picks), in, *kernel) of the outputs `picks`, out of `count`; None: unknown."""
+        return self.op.patches(self, x, kernel, picks, count)
 
-    def write(self, call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:
-        """Return nodes that compute the call's output from its data through `stages` (each with its weight's name)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What replaces a node: new nodes in order, and tensors they need besides the stages' weights."""
-
-    nodes: tuple[onnx.NodeProto, ...]
-    extra: Mapping[str, Array]
-
-
-def call_of(node: onnx.NodeProto, slot: int, opset: int, shape: tuple[int, ...] = ()) -> Call:
-    """Return a node as the operators see it; `shape` is that of its stored weight."""
-    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
-    outputs = tuple(node.output)
-    return Call(
-        op_name(node), node.name, tuple(node.input), first_output(node), attributes, slot, opset, shape, outputs
-    )
-
-
-def one_group(call: Call) -> int:
-    """Return 1: the weight is whole."""
-    return 1
-
-
-def divisible(call: Call) -> bool:
-    """Return False: axes there are can be dealt to different nodes."""
-    return False
-
-
-def unscaled(call: Call) -> float:
-    """Return 1: the node multiplies by the weight alone."""
-    return 1.0
-
-
-def rows_of_input(call: Call, x: Array, kernel: tuple[int, ...]) -> Array:
-    """Return (…, in) as (positions, in)."""
-    return as_vectors(x)
+    def bound_to(self, op: Op) -> Call:
+        """Return the same node as another operator sees it."""
+        return replace(self, op=op)
 
 
 def op_name(node: onnx.NodeProto) -> str:
@@ -146,9 +267,19 @@ def first_output(node: onnx.NodeProto) -> str:
     return next((str(name) for name in node.output if name), "")
 
 
-def no_patches(call: Call, x: Array, kernel: tuple[int, ...], picks: Array, count: int) -> Array:
-    """Raise: only an operator with a kernel has patches."""
-    raise TypeError(f"{call.op} has no kernel, so no patches ({x.shape}, {kernel}, {len(picks)} of {count})")
+def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
+    """Return a node's own attributes."""
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
+
+
+def single(op_type: str, operands: Sequence[str], at: StageSite, name: str, **attributes: Any) -> Written:
+    """Return one node that ends in a stage's output."""
+    return Written((onnx.helper.make_node(op_type, operands, [at.output], name, None, None, None, **attributes),))
+
+
+def node_name(call: Call, at: StageSite, names: Names) -> str:
+    """Return a name for a stage's node."""
+    return names(f"{call.name or call.output}.{at.index}")
 
 
 def channel_vectors(x: Array) -> Array:

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
 
-from onnx_lowrank.ops.op import (
-    Call,
-    Observable,
-    Place,
-    Refusal,
-    divisible,
-    no_patches,
-    one_group,
-    rows_of_input,
-    unscaled,
-)
-from onnx_lowrank.ops.opaque_output import every_row, first_input, narrowed, no_linear, no_results
+import onnx
+
+from onnx_lowrank.ops.op import Call, Refusal, StagePosition
+from onnx_lowrank.ops.opaque_output import OpaqueOutput
 from onnx_lowrank.types import Array, Stage, Why
 
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 INPUTS = {0: "constant input", 3: "bias", 4: "lengths", 5: "initial state", 6: "initial cell", 7: "peephole"}
 
 
-class Recurrent:
+class Recurrent(OpaqueOutput):
     """The input matrix W (directions, gates · hidden, in): MatMuls make the input narrower, and the cell has a new W.
 
     Directions and gates share the first factor: canonically W is (directions · gates · hidden, in).
     """
-
-    seen: Observable = "inputs"
 
     def __init__(self, op_type: str) -> None:
         self.op_type = op_type
@@ -44,24 +36,18 @@ class Recurrent:
         """Return W as (directions · gates · hidden, in)."""
         return weight.reshape(-1, weight.shape[-1])
 
-    def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
+    def stored(self, call: Call, stage: Stage, *, position: StagePosition = "whole") -> Array:
         """Return (directions, gates · hidden, rank) of the last stage, (in, rank) of the others."""
-        if place in ("first", "inner"):
+        if position in ("first", "inner"):
             return stage.weight.T
         directions = 2 if call.attributes.get("direction", b"forward") in (b"bidirectional", "bidirectional") else 1
         return stage.weight.reshape(directions, -1, stage.weight.shape[1])
 
-    def role(self, call: Call) -> tuple[Any, ...]:
-        """Cells of one kind may share a W; its shape says the directions."""
-        return (self.op_type,)
+    def macs(self, node: onnx.NodeProto, left: Sequence[int], right: Sequence[int], out: Sequence[int]) -> float:
+        """Return at every step (gates · hidden) × in, and × hidden."""
+        directions, width, inner = right
+        return float(math.prod(left[:-1]) * directions * width * (inner + width // GATES[self.op_type]))
 
-    groups = staticmethod(one_group)
-    whole = staticmethod(divisible)
-    patches = staticmethod(no_patches)
-    scale = staticmethod(unscaled)
-    data = staticmethod(first_input)
-    positions = staticmethod(every_row)
-    vectors = staticmethod(rows_of_input)
-    results = staticmethod(no_results)
-    linear = staticmethod(no_linear)
-    write = staticmethod(narrowed)
+    def scale_axis(self, node: onnx.NodeProto, slot: int, dimensions: int) -> int | None:
+        """Return the gates' rows, of W and of the matrix between steps."""
+        return 1 if slot in (1, 2) else None

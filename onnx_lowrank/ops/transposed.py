@@ -6,7 +6,6 @@ last one first: with W = last · first it is y = firstᵀ (lastᵀ h), of the ve
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,32 +14,31 @@ import onnx
 from onnx_lowrank.ops.gather import Gather
 from onnx_lowrank.ops.gemm import Gemm
 from onnx_lowrank.ops.matmul import MatMul
-from onnx_lowrank.ops.op import Call, Names, Observable, Op, Place, Refusal, Written, divisible, no_patches, one_group
+from onnx_lowrank.ops.op import Call, NamedStages, Names, Op, Refusal, StagePosition, StageSite, Written
 from onnx_lowrank.types import Array, Positions, Stage
 
 TABLE = Gather()
-Writer = Callable[[Call, "list[tuple[Stage, str]]", Names], Written]
 
 
-class Transposed:
+class Transposed(Op):
     """An operator that reads the table's transpose; `canonical` and `stored` are the table's own."""
 
-    def __init__(self, op: Op, write: Writer) -> None:
-        self._op, self._write, self.op_type = op, write, op.op_type
+    transposed = True
 
-    seen: Observable = "both"
+    def __init__(self, straight: Op) -> None:
+        self.straight, self.op_type = straight, straight.op_type
 
     def refuse(self, call: Call, shape: tuple[int, ...]) -> Refusal | None:
         """Refuse what the operator refuses of the weight as it arrives here."""
-        return self._op.refuse(call, call.shape)
+        return self.straight.refuse(call, call.shape)
 
     def canonical(self, call: Call, weight: Array) -> Array:
         """Return the table as (width, rows)."""
         return TABLE.canonical(call, weight)
 
-    def stored(self, call: Call, stage: Stage, *, place: Place = "whole") -> Array:
+    def stored(self, call: Call, stage: Stage, *, position: StagePosition = "whole") -> Array:
         """Return a factor as the lookup stores it."""
-        return TABLE.stored(call, stage, place=place)
+        return TABLE.stored(call, stage, position=position)
 
     def role(self, call: Call) -> tuple[Any, ...]:
         """Return the lookup's: the two may share a table."""
@@ -48,56 +46,56 @@ class Transposed:
 
     def data(self, call: Call) -> str:
         """Return the activations h."""
-        return self._op.data(call)
+        return self.straight.data(call)
 
     def positions(self, call: Call, x: tuple[int, ...], y: tuple[int, ...], kernel: tuple[int, ...]) -> Positions:
         """Count the vectors h."""
-        return self._op.positions(call, x, y, kernel)
+        return self.straight.positions(call, x, y, kernel)
 
     def vectors(self, call: Call, x: Array, kernel: tuple[int, ...]) -> Array:
         """Return h as (positions, width)."""
-        return self._op.vectors(call, x, kernel)
+        return self.straight.vectors(call, x, kernel)
 
     def results(self, call: Call, y: Array) -> Array:
         """Return the output as (positions, rows)."""
-        return self._op.results(call, y)
+        return self.straight.results(call, y)
 
     def linear(self, call: Call, y: Array, bias: Array | None) -> Array:
         """Return the output without its bias, as (positions, rows)."""
-        return self._op.linear(call, y, bias)
+        return self.straight.linear(call, y, bias)
 
     def scale(self, call: Call) -> float:
         """Return what the weight is multiplied by in this node."""
-        return self._op.scale(call)
+        return self.straight.scale(call)
 
-    groups = staticmethod(one_group)
-    whole = staticmethod(divisible)
-    patches = staticmethod(no_patches)
+    def node(self, call: Call, stage: Stage, at: StageSite, names: Names) -> Written:
+        """Raise: `prepare` hands the stages to the operator itself."""
+        raise TypeError(f"{self.op_type}: stages of a transposed weight are written by the operator itself")
 
-    def write(self, call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:
-        """Write the same operators with the stages' tensors from the last to the first."""
-        turned = [(Stage(stage.weight.T), name) for stage, name in reversed(stages)]
-        return self._write(call, turned, names)
+    def prepare(
+        self, call: Call, stages: NamedStages, names: Names
+    ) -> tuple[Call, NamedStages, tuple[onnx.NodeProto, ...]]:
+        """Return the stages' tensors from the last to the first, as the operator itself reads them.
+
+        Raises ValueError for a stage that lets rows pass through: its transpose lets none.
+        """
+        if any(stage.passed for stage, _ in stages):
+            raise ValueError(f"{call.name or call.output}: no rows can pass through a transposed stage")
+        backward = [(Stage(stage.weight.T), name) for stage, name in reversed(stages)]
+        if self.op_type == "Gemm":  # a flag transposes a factor, or leaves it where the weight stands on the left
+            flag, value = ("transB", 1) if call.slot == 1 else ("transA", 0)
+            return replace(call, op=self.straight, attributes={**call.attributes, flag: value}), backward, ()
+        call = call.bound_to(self.straight)
+        if call.slot == 0:
+            return call, backward, ()
+        # on the right of h a factor is transposed by a node, which onnxruntime computes once, on loading
+        named = [(stage, names(f"{name}.turned")) for stage, name in backward]
+        nodes = (
+            onnx.helper.make_node("Transpose", [old], [new], new, perm=[1, 0])
+            for (_, old), (_, new) in zip(backward, named, strict=True)
+        )
+        return call, named, tuple(nodes)
 
 
-def _gemm(call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:
-    """Write Gemms: a flag turns a factor, or leaves it where the weight stands on the left."""
-    flag, turned = ("transB", 1) if call.slot == 1 else ("transA", 0)
-    return Gemm().write(replace(call, attributes={**call.attributes, flag: turned}), stages, names)
-
-
-def _matmul(call: Call, stages: list[tuple[Stage, str]], names: Names) -> Written:
-    """Write MatMuls: on the right of h a factor is turned by a node, which onnxruntime computes once, on loading."""
-    if call.slot == 0:
-        return MatMul().write(call, stages, names)
-    turned = [(stage, names(f"{name}.turned")) for stage, name in stages]
-    turns = [
-        onnx.helper.make_node("Transpose", [old], [new], new, perm=[1, 0])
-        for (_, old), (_, new) in zip(stages, turned, strict=True)
-    ]
-    written = MatMul().write(call, turned, names)
-    return Written((*turns, *written.nodes), written.extra)
-
-
-TRANSPOSED: tuple[Transposed, ...] = (Transposed(MatMul(), _matmul), Transposed(Gemm(), _gemm))
+TRANSPOSED: tuple[Transposed, ...] = (Transposed(MatMul()), Transposed(Gemm()))
 """Every operator that may be the output layer."""

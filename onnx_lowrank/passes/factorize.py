@@ -19,7 +19,7 @@ from onnx_lowrank.errors import PlanError
 from onnx_lowrank.graph.constants import PASSES, constant_value
 from onnx_lowrank.graph.names import Fresh, all_names
 from onnx_lowrank.graph.traversal import bodies, subgraphs
-from onnx_lowrank.ops import Place, first_output, operator
+from onnx_lowrank.ops import StagePosition, first_output, write_chain
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.types import Array, Chain, Option, Plan, Site, Stage
 from onnx_lowrank.weights.inventory import Inventory
@@ -79,8 +79,8 @@ def _write(
     before: list[onnx.NodeProto] = []
     stages = storage.settled(chain).stages
     for index, stage in enumerate(stages):
-        place: Place = "first" if index == 0 else "last" if index == len(stages) - 1 else "inner"
-        stored = _stored(site, inventory, stage, place, f"{site.weight}.lowrank{index}", names)
+        position: StagePosition = "first" if index == 0 else "last" if index == len(stages) - 1 else "inner"
+        stored = _stored(site, inventory, stage, position, f"{site.weight}.lowrank{index}", names)
         named.append((stage, stored.name))
         tensors.extend(stored.tensors)
         before.extend(stored.nodes)
@@ -88,17 +88,23 @@ def _write(
         new.first.extend(before)
         before = []
     for call, body in zip(calls, inventory.bodies.get(site.id, ("",) * len(calls)), strict=True):
-        written = operator(call).write(call, named, names)  # what the factors come through stands before the first
+        written = write_chain(call, named, names)  # what the factors come through stands before the first
         new.nodes.setdefault(body, {})[call.output] = [*before, *written.nodes]
         before = []
-        tensors.extend(tensor_of(array, storage.arrives, name) for name, array in written.extra.items())
+        tensors.extend(_constant(array, storage, name) for name, array in written.extra.items())
 
 
-def _stored(site: Site, inventory: Inventory, stage: Stage, place: Place, hint: str, names: Fresh) -> Stored:
+def _stored(site: Site, inventory: Inventory, stage: Stage, position: StagePosition, hint: str, names: Fresh) -> Stored:
     call = inventory.calls[site.id][0]
-    layout = partial(operator(call).stored, call, place=place)
+    layout = partial(call.stored, position=position)
     clean = replace(stage, weight=_without_subnormals(stage.weight))
     return inventory.sources[site.id].storage.store(clean, layout, hint, names)
+
+
+def _constant(array: Array, storage: Storage, name: str) -> onnx.TensorProto:
+    """Return a tensor that a node needs besides the factors: a number of the type that arrives, or whole numbers."""
+    elem = storage.arrives if array.dtype.kind == "f" else int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype))
+    return tensor_of(array, elem, name)
 
 
 def _shared_inputs(plan: Plan, inventory: Inventory) -> list[tuple[tuple[str, ...], Option]]:
@@ -139,7 +145,7 @@ def _write_shared(
         call = inventory.calls[site.id][0]
         own = _stored(site, inventory, stage, "last", f"{site.weight}.lowrank1", names)
         tensors.extend(own.tensors)
-        written = operator(call).write(call, [(stages[0], first.name), (stage, own.name)], names)
+        written = write_chain(call, [(stages[0], first.name), (stage, own.name)], names)
         shared, *rest = written.nodes
         if inner:
             rest[0].input[:] = [inner if name == shared.output[0] else name for name in rest[0].input]
@@ -148,8 +154,8 @@ def _write_shared(
         new.nodes.setdefault(site.body, {})[call.output] = [*before, *own.nodes, *kept]
         before = []
         read = {name for node in kept for name in node.input}
-        arrives = inventory.sources[site.id].storage.arrives
-        tensors.extend(tensor_of(array, arrives, name) for name, array in written.extra.items() if name in read)
+        storage = inventory.sources[site.id].storage
+        tensors.extend(_constant(array, storage, name) for name, array in written.extra.items() if name in read)
 
 
 def _settled_together(storage: Storage, chains: Sequence[Chain]) -> list[Stage]:

@@ -24,7 +24,7 @@ from onnx_lowrank.samples import Source, Split
 from onnx_lowrank.schemes import Factors, by_name, ranks_of, shared_ranks
 from onnx_lowrank.sensitivity import Decomposed, decompose_plain
 from onnx_lowrank.sensitivity.decompose import shared_input_of
-from onnx_lowrank.types import SHARED, Choice, Option, Plan, Ranks, Site
+from onnx_lowrank.types import SHARED, Choice, Form, Option, Plan, Ranks, Site
 from onnx_lowrank.version import __version__
 from onnx_lowrank.weights.find import find_sites
 from onnx_lowrank.weights.inventory import Inventory
@@ -85,7 +85,7 @@ def apply(
     )  # fmt: skip
     with on_disk(rewritten, Path(output) if output is not None else None) as stage:
         checked(stage.path, loaded)
-        Runner(stage.path, provider=options.provider, threads=options.threads)
+        Runner(stage.path, runtime=options.runtime)
         if output is not None:
             publish(stage, loaded, before_writing)
     return rewritten
@@ -153,7 +153,7 @@ def _choice(
     curve = next(c for c in decomposed.curves if c.site == choice.site)
     cost = curve.dense.cost
     return Choice(
-        choice.site, choice.weight, Option(choice.scheme, choice.ranks, cost, shared_input=choice.shared_input)
+        choice.site, choice.weight, Option(Form(choice.scheme, choice.ranks), cost, shared_input=choice.shared_input)
     )
 
 

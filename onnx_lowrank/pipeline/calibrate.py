@@ -164,9 +164,8 @@ def joint_collection(
     batch: int,
 ) -> Collection:
     """Return the two passes, ready to run, with the batch at which they fit in the memory allowed."""
-    settings = {"provider": options.provider, "threads": options.threads}
     twin = straightened(widened(loaded.model))  # the model but for rounding: what has a gradient
-    shapes = observed_ranks(twin, samples.feeds[0], **settings)  # type: ignore[arg-type]
+    shapes = observed_ranks(twin, samples.feeds[0], runtime=options.runtime)
     # where two samples cannot run together (a fixed batch, rows that mix) every feed is one unit
     separate = batch > 1 and tells_samples_apart(loaded.model, inventory, samples.feeds, options)
     return Collection(

@@ -62,7 +62,7 @@ def compare(
     with progress.step("comparing", 2 * len(data)) as advance:
         verdict = judge.judge(other.runner, advance)
     with progress.step("timing", 1) as advance:
-        runners = [Runner(s.model, provider=options.provider, threads=options.threads, spin=True) for s in (one, other)]
+        runners = [Runner(s.model, runtime=options.runtime, spin=True) for s in (one, other)]
         latency = interleaved(runners[0], runners[1], timed_feeds(iter(data.feeds)), seed=options.seed)
         advance(1)
     sizes = [_size(loaded, data.feeds, options) for loaded in (one, other)]

@@ -53,7 +53,7 @@ def go_on(
         name: w for site, weight in weights.items() for name, w in inventory.sources[site].replaced(weight).items()
     }
     model = with_weights(loaded.model, entries)
-    runner = Runner(model, provider=options.provider, threads=options.threads)
+    runner = Runner(model, runtime=options.runtime)
     there = LoadedModel(model, runner, loaded.source, loaded.sha256, loaded.bytes)
     moved = inventory.moved(weights)
     objective = replace(

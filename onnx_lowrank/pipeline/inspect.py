@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from onnx_lowrank.cost import dense_layout, layout_cost
+from onnx_lowrank.cost import unchanged_cost
 from onnx_lowrank.graph import model_io
 from onnx_lowrank.numerics import linalg
 from onnx_lowrank.passes.inline_functions import inlined
@@ -63,7 +63,7 @@ def _row(inventory: Inventory, site: Site) -> WeightRow:
     ranks = {share: int(np.searchsorted(energy, share * total) + 1) if total > 0 else 0 for share in SHARES}
     return WeightRow(
         site=site,
-        bytes=layout_cost(site, dense_layout(site), ()).bytes,
+        bytes=unchanged_cost(site, ()).bytes,
         share=site.parameters / max(inventory.parameters, 1),
         break_even=site.break_even,
         full_rank=min(site.shape[0] // site.groups, math.prod(site.shape[1:])),

@@ -78,7 +78,7 @@ class LoadedModel:
         else:
             proto, source, size = model_io.load(Path(model)), str(model), model_io.file_bytes(Path(model))
             files = tuple(model_io.model_files(Path(model).absolute()))
-        runner = Runner(proto, provider=options.provider, threads=options.threads)
+        runner = Runner(proto, runtime=options.runtime)
         met = model_io.standing(proto if isinstance(model, onnx.ModelProto) else Path(model))
         model, names = inlined(topologically_sorted(proto))
         model, moved = lifted(model)

@@ -259,7 +259,7 @@ class _Run:
         found = (quantizer.factored(factored, trial, search.judge), quantizer.int8(search.judge, self.before))
         steps = []
         for step, model in zip(found, models, strict=True):
-            runner = Runner(model, provider=self.session.options.provider, threads=self.session.options.threads)
+            runner = Runner(model, runtime=self.session.options.runtime)
             latency = final_timing(self.session, model, self.goal) if both.latency is not None else None
             steps.append(replace(step, test=self._test(runner, metric), latency=latency))
         if both.size.bytes >= found[1].size.bytes:

@@ -40,10 +40,10 @@ class PostQuantizer:
             return
         if refused := refusal(self.loaded.model):
             raise ModelError(f"--then {self.options.then}: {refused}")
-        if self.options.then != "quantize-weights" and not runs_on_cpu(self.options.provider):
+        if self.options.then != "quantize-weights" and not runs_on_cpu(self.options.runtime.provider):
             raise RuntimeProblem(
-                f"--then {self.options.then} makes models for the CPU, and provider {self.options.provider!r} would run"
-                " them elsewhere, no faster than in float: give --provider cpu"
+                f"--then {self.options.then} makes models for the CPU, and provider {self.options.runtime.provider!r}"
+                " would run them elsewhere, no faster than in float: give --provider cpu"
             )
 
     @property
@@ -66,7 +66,7 @@ class PostQuantizer:
         if self._original is None:
             made = self._quantised(self.loaded.model)
             try:
-                Runner(made, provider=self.options.provider, threads=self.options.threads)
+                Runner(made, runtime=self.options.runtime)
             except ModelError as error:
                 raise ModelError(f"--then {self.options.then}: after it {error}; leave --then out") from error
             self._original = made
@@ -91,7 +91,7 @@ class PostQuantizer:
 
     def judged(self, model: onnx.ModelProto, judge: Judge) -> Verdict:
         """Return what a judge says of a model in memory."""
-        return judge.judge(Runner(model, provider=self.options.provider, threads=self.options.threads))
+        return judge.judge(Runner(model, runtime=self.options.runtime))
 
 
 def settings_of(options: Options) -> Mapping[str, str]:

@@ -25,7 +25,7 @@ from onnx_lowrank.graph.editing import upstream
 from onnx_lowrank.graph.model_io import main_opset
 from onnx_lowrank.graph.traversal import reads
 from onnx_lowrank.numerics import linalg
-from onnx_lowrank.ops import Call, call_of, operator
+from onnx_lowrank.ops import Call, call_of
 from onnx_lowrank.options import Options
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.runtime.batching import batches, join
@@ -171,7 +171,7 @@ def _targets(inventory: Inventory, plan: Plan, factors: Mapping[FactorKey, Facto
         chain = storage.seen(factors[key].chain(choice.option.ranks))
         last = chain.stages[-1]
         tied = any(call.transposed for call in calls)
-        if not last.owns and last.groups == 1 and operator(calls[0]).seen != "inputs" and not tied:
+        if not last.owns and last.groups == 1 and not last.passed and calls[0].observable != "inputs" and not tied:
             yield _Target(key, choice.option.ranks, chain, calls, storage)
 
 
@@ -187,7 +187,7 @@ def _ends(candidate: onnx.ModelProto, group: Sequence[_Target]) -> dict[str, Cal
     for node in candidate.graph.node:
         if node.output and node.output[0] in calls:
             call = calls[node.output[0]]  # where the last stage is another operator, it has its weight second
-            slot = call.slot if node.op_type == call.op else 1
+            slot = call.slot if node.op_type == call.op_type else 1
             ends[call.output] = call_of(node, slot, opset, shapes[node.input[slot]])
     return ends
 
@@ -206,7 +206,7 @@ def _collect(
     calls = [call for target in group for call in target.calls]
     wanted = [name for call in calls for name in (call.output, call.input(2)) if name]
     original = _runner(model, wanted, options)
-    compressed = _runner(candidate, [operator(end).data(end) for end in ends.values()], options)
+    compressed = _runner(candidate, [end.data for end in ends.values()], options)
     halves = []
     for half in range(2):
         sums = {t.key: _Sums(np.zeros((t.last.shape[1],) * 2), np.zeros(t.last.shape)) for t in group}
@@ -227,7 +227,7 @@ def _runner(model: onnx.ModelProto, tensors: Sequence[str], options: Options) ->
     """Return a session that computes these tensors (inputs of the graph aside) and nothing behind them."""
     inputs = {value.name for value in model.graph.input} - {tensor.name for tensor in model.graph.initializer}
     names = [name for name in dict.fromkeys(tensors) if name not in inputs]
-    return Runner(upstream(model, names), provider=options.provider, threads=options.threads, outputs=names)
+    return Runner(upstream(model, names), runtime=options.runtime, outputs=names)
 
 
 def _seen(
@@ -239,9 +239,8 @@ def _seen(
     inner: Mapping[str, Array],
 ) -> _Sums:
     """Return the sums of one call: `values` are the original's, `inner` the candidate's."""
-    op, ending = operator(call), operator(end)
-    y = np.asarray(op.linear(call, _wide(values[call.output]), values.get(call.input(2))), np.float64)
-    v = np.asarray(ending.vectors(end, _wide(inner[ending.data(end)]), kernel), np.float64) * op.scale(call)
+    y = np.asarray(call.linear(_wide(values[call.output]), values.get(call.input(2))), np.float64)
+    v = np.asarray(end.vectors(_wide(inner[end.data]), kernel), np.float64) * call.scale
     if len(v) != len(y):  # shapes that depend on values: nothing to compare
         return _Sums(np.full((v.shape[1],) * 2, np.nan), np.full(last.shape, np.nan))
     with np.errstate(all="ignore"):  # what is not finite is seen in the sums
@@ -271,5 +270,5 @@ def _put(candidate: onnx.ModelProto, end: Call, stage: Stage) -> None:
     name = end.inputs[end.slot]
     tensor = next(t for t in candidate.graph.initializer if t.name == name)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    array = np.ascontiguousarray(operator(end).stored(end, stage, place="last"), dtype)
+    array = np.ascontiguousarray(end.stored(stage, position="last"), dtype)
     tensor.CopyFrom(onnx.numpy_helper.from_array(array, name))

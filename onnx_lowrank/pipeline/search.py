@@ -99,7 +99,7 @@ class Search:
 
     def _runner(self, candidate: onnx.ModelProto) -> Runner:
         options = self.session.options
-        return Runner(candidate, provider=options.provider, threads=options.threads)
+        return Runner(candidate, runtime=options.runtime)
 
     def proposals(self, goal: Goal) -> Generator[Plan, bool, None]:
         """Return the plans to measure, by the algorithm asked for."""

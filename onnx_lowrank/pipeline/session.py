@@ -13,7 +13,6 @@ from onnx_lowrank.errors import GoalError
 from onnx_lowrank.latency import Stopwatch, Timed
 from onnx_lowrank.metrics import Measured, Metric, choose_metric
 from onnx_lowrank.metrics.divergence import DivergenceKind
-from onnx_lowrank.ops import operator
 from onnx_lowrank.options import Gate, Options, Resource
 from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate, kind_of, predicted_notes, probe
 from onnx_lowrank.pipeline.continuation import SensitivityState, go_on
@@ -248,7 +247,7 @@ def unseen_rows(inventory: Inventory, feeds: Sequence[Feed]) -> list[str]:
     """Return a note for every table of which calibration has not looked up all rows: theirs is no measured loss."""
     notes = []
     for site in (site for site in inventory.sites if not site.body):
-        names = [operator(call).data(call) for call in inventory.calls[site.id] if call.op == "Gather"]
+        names = [call.data for call in inventory.calls[site.id] if call.observable == "outputs"]
         if not names:
             continue
         given = [feed[name].reshape(-1) for feed in feeds for name in names if name in feed]

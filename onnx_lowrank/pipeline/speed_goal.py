@@ -27,12 +27,12 @@ CORRECTIONS = 2
 
 def final_timing(session: Session, model: Path | onnx.ModelProto, goal: Goal) -> Timing:
     """Return the saved model's time against the original's, in turns on the validation samples."""
-    settings = {"provider": session.options.provider, "threads": session.options.threads}
+    runtime = session.options.runtime
     seconds = SECONDS if goal.speedup is None else SECONDS_TO_SHOW
     with session.clock.step("timing", 1) as advance:
         original = session.loaded.original or session.loaded.model
-        first = Runner(original, spin=True, **settings)  # type: ignore[arg-type]
-        second = Runner(model, spin=True, **settings)  # type: ignore[arg-type]
+        first = Runner(original, runtime=runtime, spin=True)
+        second = Runner(model, runtime=runtime, spin=True)
         feeds = timed_feeds(iter(session.split.validation.feeds))
         timing = interleaved(first, second, feeds, seed=session.options.seed, seconds=seconds)
         advance(1)

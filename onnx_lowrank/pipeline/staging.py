@@ -88,7 +88,7 @@ class Reloaded:
 def reopen(stage: StagedModel, loaded: LoadedModel, judge: Judge, options: Options) -> tuple[Reloaded, list[str]]:
     """Check the file, open it, judge it. Raises ModelError where it does not pass the checker or cannot be loaded."""
     notes = checked(stage.path, loaded)
-    runner = Runner(stage.path, provider=options.provider, threads=options.threads)
+    runner = Runner(stage.path, runtime=options.runtime)
     return Reloaded(runner, load(stage.path), judge.judge(runner)), notes
 
 

@@ -19,7 +19,7 @@ from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, q
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.model_io import PROTOBUF_LIMIT, main_opset, store
 from onnx_lowrank.graph.traversal import subgraphs
-from onnx_lowrank.options import Then
+from onnx_lowrank.options import Runtime, Then
 from onnx_lowrank.quantization.weight_only import weights_rounded
 from onnx_lowrank.runtime.batching import batch_size, batches, join
 from onnx_lowrank.runtime.runner import ORT_ERRORS, Runner, first_line
@@ -158,7 +158,7 @@ def _activations() -> QuantType:
 def _static(source: Path, target: Path, model: onnx.ModelProto, feeds: Sequence[Feed]) -> None:
     count = min(len(feeds), CALIBRATED)
     chosen = [feeds[i * len(feeds) // count] for i in range(count)]
-    size = batch_size(Runner(model, provider="cpu"), chosen)
+    size = batch_size(Runner(model, runtime=Runtime(provider="cpu")), chosen)
     quantize_static(
         str(source), str(target), Reader(join(run) for run in batches(chosen, size)), quant_format=QuantFormat.QDQ,
         op_types_to_quantize=list(STATIC_OPS), per_channel=True, reduce_range=not full_range(),

@@ -16,6 +16,7 @@ import onnx
 
 from onnx_lowrank.graph.names import Fresh, all_names
 from onnx_lowrank.graph.view import Use, read_graph
+from onnx_lowrank.ops import by_type, op_name
 from onnx_lowrank.types import Array
 
 LEAST = 256
@@ -87,24 +88,9 @@ def _axis(use: Use, name: str, dims: int) -> int | None:
     node, slot = use.node, use.slot
     if node.input[slot] != name or use.body or node.domain not in ("", "ai.onnx") or dims < 2:
         return None
-    given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    match node.op_type, slot:
-        case "Conv", 1:
-            return 0
-        case "ConvTranspose", 1:
-            return 1 if given.get("group", 1) == 1 else 0
-        case "Gemm", 1:
-            return 0 if given.get("transB", 0) else 1
-        case "Gemm", 0:
-            return 1 if given.get("transA", 0) else 0
-        case "MatMul", 1:
-            return dims - 1
-        case "MatMul", 0:
-            return dims - 2
-        case (("LSTM" | "GRU" | "RNN"), (1 | 2)):
-            return 1
-        case "Gather", 0:
-            return 0 if given.get("axis", 0) == 0 else None
+    op = by_type(op_name(node))
+    if op is not None:
+        return op.scale_axis(node, slot, dims)
     return None
 
 

@@ -21,9 +21,11 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from onnx_lowrank.errors import ModelError, RuntimeProblem
 from onnx_lowrank.graph.model_io import PROTOBUF_LIMIT, store
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.types import Array, Feed
 
 __version__: str = ort.__version__
+DEFAULT = Runtime()
 
 
 def _is_error(name: str) -> bool:
@@ -148,8 +150,7 @@ class Runner:
         self,
         model: onnx.ModelProto | Path | bytes,
         *,
-        provider: str = "auto",
-        threads: int = 0,
+        runtime: Runtime = DEFAULT,
         outputs: Sequence[str] | None = None,
         optimize: bool = True,
         spin: bool = False,
@@ -160,14 +161,14 @@ class Runner:
             settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         settings.log_severity_level = 4
         settings.enable_cpu_mem_arena = arena
-        settings.intra_op_num_threads = threads
+        settings.intra_op_num_threads = runtime.threads
         if not optimize:
             settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._session = _open(model, settings, resolve_providers(provider))
+        self._session = _open(model, settings, resolve_providers(runtime.provider))
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
         self._names = list(outputs) if outputs is not None else [spec.name for spec in self.outputs]
-        self._pooled = spin and (threads or os.cpu_count() or 1) > 1
+        self._pooled = spin and (runtime.threads or os.cpu_count() or 1) > 1
 
     @property
     def rest(self) -> float:

@@ -21,14 +21,14 @@ def product(chain: Chain) -> Array:
     if len(groups) > 1:
         raise ValueError(f"stages of {sorted(groups)} groups have no product in one of these forms")
     (count,) = groups
-    parts = [np.split(stage.weight.astype(np.float64), count) for stage in chain.stages]
+    parts = [np.split(stage.full.astype(np.float64), count) for stage in chain.stages]
     return np.concatenate([_of_group([stages[group] for stages in parts]) for group in range(count)])
 
 
 def _merged(first: Stage, last: Stage) -> Array:
     """Return the product of a grouped stage and one that takes all of its groups: groups share the inputs out."""
-    firsts = np.split(first.weight.astype(np.float64), first.groups)
-    lasts = np.split(last.weight.astype(np.float64), first.groups, axis=1)
+    firsts = np.split(first.full.astype(np.float64), first.groups)
+    lasts = np.split(last.full.astype(np.float64), first.groups, axis=1)
     return np.concatenate([composed(second, one) for one, second in zip(firsts, lasts, strict=True)], axis=1)
 
 

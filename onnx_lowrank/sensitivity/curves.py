@@ -9,11 +9,24 @@ import numpy as np
 
 from onnx_lowrank.collection import ObservedPositions
 from onnx_lowrank.collection.joint_collection import Joint, Scores
-from onnx_lowrank.cost import dense_layout, layout_cost
+from onnx_lowrank.cost import chain_cost, unchanged_cost
 from onnx_lowrank.schemes import Factors, by_name, shared_layout
 from onnx_lowrank.sensitivity.decompose import Decomposed, shared_input_of, undominated
 from onnx_lowrank.sensitivity.substitution import SMALLEST
-from onnx_lowrank.types import DENSE, SHARED, Array, Cost, Curve, Option, Positions, SharedInput, Site, Skip, Why
+from onnx_lowrank.types import (
+    SHARED,
+    UNCHANGED,
+    Array,
+    Cost,
+    Curve,
+    Form,
+    Option,
+    Positions,
+    SharedInput,
+    Site,
+    Skip,
+    Why,
+)
 from onnx_lowrank.weights.inventory import Inventory
 
 ROUNDING = 1e-9
@@ -47,7 +60,7 @@ def joint_curves(inventory: Inventory, observed: ObservedPositions, joint: Joint
                 scored,
                 name,
                 i,
-                layout_cost(site, by_name(name).layout(site.shape, ranks, site.groups), positions),
+                chain_cost(site, by_name(name).layout(site.shape, ranks, site.groups), positions),
                 whole,
             )
             for name, scored in mine.items()
@@ -57,7 +70,7 @@ def joint_curves(inventory: Inventory, observed: ObservedPositions, joint: Joint
         kept = undominated(options, lambda option: option.loss)
         if SHARED in mine:
             kept += _together(site, shared_inputs[site.id], mine[SHARED], positions, whole)
-        curves.append(Curve(site.id, (Option(DENSE, (), layout_cost(site, dense_layout(site), positions)), *kept)))
+        curves.append(Curve(site.id, (Option(UNCHANGED, unchanged_cost(site, positions)), *kept)))
         tails[site.id] = _columns(kept, {name: s.tails for name, s in mine.items()}, mine)
         if all(s.slopes is not None for s in mine.values()):
             slopes[site.id] = _columns(kept, {n: s.slopes for n, s in mine.items() if s.slopes is not None}, mine)
@@ -81,8 +94,7 @@ def _option(scored: Scores, name: str, index: int, cost: Cost, whole: float) -> 
         column = scored.slopes[:, index]
         slope, deviation = float(column.mean()), float(column.std() / np.sqrt(len(column)))
     return Option(
-        name,
-        ranks,
+        Form(name, ranks),
         cost,
         error=error,
         loss=_above_rounding(float(scored.rise[index]), whole, error),
@@ -96,7 +108,7 @@ def _together(
     site: Site, shared: SharedInput, scored: Scores, positions: Sequence[Positions], whole: float
 ) -> list[Option]:
     """Return what a site takes with its siblings, all ranks: which are worth it, only all of them together tell."""
-    costs = [layout_cost(site, shared_layout(shared, site.id, ranks), positions) for ranks in scored.ranks]
+    costs = [chain_cost(site, shared_layout(shared, site.id, ranks), positions) for ranks in scored.ranks]
     options = (_option(scored, SHARED, i, cost, whole) for i, cost in enumerate(costs))
     return [replace(option, shared_input=shared.members) for option in options]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx_lowrank.collection import ObservedPositions
-from onnx_lowrank.cost import dense_layout, layout_cost
+from onnx_lowrank.cost import chain_cost, unchanged_cost
 from onnx_lowrank.numerics.rounding import not_above
 from onnx_lowrank.schemes import (
     SCHEMES,
@@ -19,7 +19,20 @@ from onnx_lowrank.schemes import (
     shared_layout,
     shared_ranks,
 )
-from onnx_lowrank.types import DENSE, SHARED, Cost, Curve, Moments, Option, Positions, SharedInput, Site, Skip, Why
+from onnx_lowrank.types import (
+    SHARED,
+    UNCHANGED,
+    Cost,
+    Curve,
+    Form,
+    Moments,
+    Option,
+    Positions,
+    SharedInput,
+    Site,
+    Skip,
+    Why,
+)
 from onnx_lowrank.weights.inventory import Inventory
 
 DEAD = 0.0
@@ -99,11 +112,11 @@ def cost_curves(inventory: Inventory, multiple: int) -> tuple[Curve, ...]:
     shared_inputs = shared_input_of(inventory)
 
     def options(site: Site) -> Iterator[Option]:
-        yield Option(DENSE, (), layout_cost(site, dense_layout(site), ()))
+        yield Option(UNCHANGED, unchanged_cost(site, ()))
         for scheme in SCHEMES:
             for ranks in ranks_of(scheme, site, multiple):
                 layout = scheme.layout(site.shape, ranks, site.groups)
-                yield Option(scheme.name, ranks, layout_cost(site, layout, ()))
+                yield Option(Form(scheme.name, ranks), chain_cost(site, layout, ()))
         if site.id in shared_inputs:
             yield from shared_options(site, shared_inputs[site.id], (), multiple)
 
@@ -126,9 +139,8 @@ def shared_options(
     made = None if factors is None else factors[site.id, SHARED]
     return [
         Option(
-            SHARED,
-            ranks,
-            layout_cost(site, shared_layout(shared, site.id, ranks), positions),
+            Form(SHARED, ranks),
+            chain_cost(site, shared_layout(shared, site.id, ranks), positions),
             made.error(ranks) if made is not None else 0.0,
             shared_input=shared.members,
         )
@@ -153,7 +165,7 @@ def _curve(
     multiple: int,
     shared: SharedInput | None = None,
 ) -> Curve:
-    dense = Option(DENSE, (), layout_cost(site, dense_layout(site), positions))
+    dense = Option(UNCHANGED, unchanged_cost(site, positions))
     options = [option for scheme in SCHEMES for option in _options(site, scheme, positions, factors, multiple)]
     together = [] if shared is None else shared_options(site, shared, positions, multiple, factors)
     return Curve(site.id, (dense, *undominated(options), *together))
@@ -168,9 +180,8 @@ def _options(
 ) -> list[Option]:
     return [
         Option(
-            scheme.name,
-            ranks,
-            layout_cost(site, scheme.layout(site.shape, ranks, site.groups), positions),
+            Form(scheme.name, ranks),
+            chain_cost(site, scheme.layout(site.shape, ranks, site.groups), positions),
             factors[site.id, scheme.name].error(ranks),
         )
         for ranks in ranks_of(scheme, site, multiple)

@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.collection import overridable
-from onnx_lowrank.ops import operator
 from onnx_lowrank.options import Options
 from onnx_lowrank.runtime.batching import batches, join
 from onnx_lowrank.runtime.runner import Runner
@@ -52,7 +51,7 @@ def probe_curves(
     """Return the curves with predicted losses, per sample of `feeds`, measured at up to PROBES options a site."""
     sites = {site.id: site for site in inventory.sites}
     wanted = [sites[curve.site] for curve in decomposed.curves]
-    runner = Runner(substitutable(model, inventory, wanted), provider=options.provider, threads=options.threads)
+    runner = Runner(substitutable(model, inventory, wanted), runtime=options.runtime)
     runs = list(batches(feeds, batch))
     joined = [join(run) for run in runs]
     reference = [runner.run(feed) for feed in joined]
@@ -98,7 +97,7 @@ def stored_weight(inventory: Inventory, site: Site, factors: Factors, option: Op
     ranks = option.ranks
     dense = product(storage.seen(factors.chain(ranks))) if storage.narrow else factors.dense(ranks)
     stage = Stage(dense, tuple(range(dense.ndim - 2)), site.groups)
-    return np.ascontiguousarray(as_type(operator(call).stored(call, stage), storage.arrives))
+    return np.ascontiguousarray(as_type(call.stored(stage), storage.arrives))
 
 
 def substitution(inventory: Inventory, site: Site, weight: Array) -> dict[str, Array]:

@@ -59,8 +59,7 @@ def measure_trust_range(
         return tuple(curves)
     runner = Runner(
         substitutable(model, inventory, [sites[curve.site] for curve in asked]),
-        provider=options.provider,
-        threads=options.threads,
+        runtime=options.runtime,
     )
     runs = list(batches(feeds, batch))
     joined = [join(run) for run in runs]
@@ -83,9 +82,7 @@ def measure_trust_range(
             column = scored.tails[: scored.first or None, scored.ranks.index(option.ranks)]
             predicted = 0.5 * float(np.mean(column**2))
             loss = measured(curve, option, scored.held)
-            found_probes.setdefault(curve.site, []).append(
-                Probe(option.error, loss, predicted, option.scheme, option.ranks)
-            )
+            found_probes.setdefault(curve.site, []).append(Probe(option.error, loss, predicted, option.form))
     return tuple(within_trust_range(curve, found_probes.get(curve.site, ())) for curve in curves)
 
 

@@ -2,13 +2,16 @@
 
 from onnx_lowrank.types.arrays import Array, Feed, Outputs
 from onnx_lowrank.types.chains import Chain, Layout, Ranks, Stage
-from onnx_lowrank.types.plans import DENSE, SHARED, Choice, Cost, Curve, Option, Plan, Probe
+from onnx_lowrank.types.forms import DENSE, OWN, SHARED, UNCHANGED, Form
+from onnx_lowrank.types.plans import Choice, Cost, Curve, Option, Plan, Probe
 from onnx_lowrank.types.sites import Extent, Moments, Positions, SharedInput, Site, Skip, Why
 from onnx_lowrank.types.verdicts import Bound, Certificate, Interval, OutputDifference, OutputVerdict, Verdict, Word
 
 __all__ = [
     "DENSE",
+    "OWN",
     "SHARED",
+    "UNCHANGED",
     "Array",
     "Bound",
     "Certificate",
@@ -18,6 +21,7 @@ __all__ = [
     "Curve",
     "Extent",
     "Feed",
+    "Form",
     "Interval",
     "Layout",
     "Moments",

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from onnx_lowrank.types.chains import Ranks
+from onnx_lowrank.types.forms import UNCHANGED, Form
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,24 +38,18 @@ class Cost:
         )
 
 
-DENSE = "dense"
-SHARED = "shared"
-"""The scheme of siblings with one first factor: y_i = U_i (V x)."""
-
-
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One way to store a site: dense, or a scheme at a rank, with its cost and its predicted rise of the loss.
+    """One form of a site, with its cost and its predicted rise of the loss.
 
     `error` is the relative squared error at the site's output (0 dense, 1 all gone); `loss` is on the scale of the
     divergence that the run measures (nats of KL, or relative squared error), so sites add. `deviation` is the standard
     error of `loss` over samples; `slope` the predicted change of the labelled loss to first order, with its own.
-    `family`: the ids of all siblings that take the option at these ranks together or not at all, as they share the
+    shared_input: the ids of all weights that take the option at these ranks together or not at all, as they share the
     first factor; it is counted in the cost of the first of them alone.
     """
 
-    scheme: str
-    ranks: Ranks
+    form: Form
     cost: Cost
     error: float = 0.0
     loss: float = 0.0
@@ -64,9 +59,19 @@ class Option:
     shared_input: tuple[str, ...] = ()
 
     @property
+    def scheme(self) -> str:
+        """The form's scheme."""
+        return self.form.scheme
+
+    @property
+    def ranks(self) -> Ranks:
+        """The form's ranks."""
+        return self.form.ranks
+
+    @property
     def dense(self) -> bool:
         """Whether the weight stays as it is."""
-        return self.scheme == DENSE
+        return self.form.unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +84,14 @@ class Probe:
     error: float
     loss: float
     predicted: float | None = None
-    scheme: str = ""
-    ranks: Ranks = ()
+    form: Form = UNCHANGED
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
     """All options of a site, dense first, then by falling cost; `probes` is what their losses were measured on.
 
-    `reach` is the perturbation range: the largest relative error at which prediction and measurement agreed; beyond
+    `trust_range` is: the largest relative error at which prediction and measurement agreed; beyond
     it options carry the measured loss. None where nothing was predicted.
     """
 

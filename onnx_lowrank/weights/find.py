@@ -13,7 +13,7 @@ import onnx
 from onnx_lowrank.graph.constants import PASSES
 from onnx_lowrank.graph.model_io import main_opset
 from onnx_lowrank.graph.view import GraphView, Use, read_graph, tensor_ranks
-from onnx_lowrank.ops import Call, by_type, first_output, op_name, operator
+from onnx_lowrank.ops import Call, by_type, first_output, op_name
 from onnx_lowrank.schemes import SCHEMES, ranks_of
 from onnx_lowrank.types import Site, Skip, Why
 from onnx_lowrank.weights.inventory import Inventory
@@ -168,18 +168,17 @@ def _roles(
     """
     roles = set()
     for call, use in zip(used, uses, strict=True):
-        op = operator(call)
-        refusal = op.refuse(call, shape)
+        refusal = call.refuse(shape)
         if refusal:
             return refusal
-        if use.node.input[call.slot] == op.data(call):
+        if use.node.input[call.slot] == call.data:
             return Why.SHAPE, "both operands are the same tensor"
-        if (call.output, op.data(call)) in constant:
+        if (call.output, call.data) in constant:
             return Why.SHAPE, "both operands are constant"
-        if op.seen == "outputs" and op.data(call) not in fed:
+        if call.observable == "outputs" and call.data not in fed:
             return Why.EMBEDDING, "all samples look up the same rows (of positions, say)"
-        roles.add(op.role(call))
-    if len(roles) > 1 and any(operator(call).seen == "outputs" for call in used):
+        roles.add(call.role)
+    if len(roles) > 1 and any(call.observable == "outputs" for call in used):
         return Why.SHARED, "an embedding table that another layer multiplies by"
     if len(roles) > 1:
         return Why.SHARED, "its nodes read it in different layouts"
@@ -188,10 +187,10 @@ def _roles(
 
 def _slices(model: onnx.ModelProto, used: Sequence[Call]) -> tuple[Why, str] | None:
     """Return why a matrix for every slice cannot be factored: what it is multiplied with may be a vector."""
-    if all(operator(call).groups(call) == 1 and len(call.shape) < 3 for call in used if call.op == "MatMul"):
+    if all(call.groups == 1 and len(call.shape) < 3 for call in used if call.op_type == "MatMul"):
         return None
     ranks = tensor_ranks(model)
-    if all(ranks.get(operator(call).data(call), 0) > 1 for call in used if call.op == "MatMul"):
+    if all(ranks.get(call.data, 0) > 1 for call in used if call.op_type == "MatMul"):
         return None
     return Why.SHAPE, "a matrix for every slice meets a vector, or a tensor of unknown rank"
 
@@ -219,12 +218,12 @@ def _site(name: str, shape: tuple[int, ...], used: Sequence[Call], source: Weigh
     return Site(
         id=f"{body}/{first.output}" if body else first.output,  # bodies may have the same names inside
         node=first.name or first.output,
-        op=first.op,
+        op=first.op_type,
         weight=name,
-        shape=operator(first).canonical(first, np.broadcast_to(np.float32(0), shape)).shape,
+        shape=first.canonical(np.broadcast_to(np.float32(0), shape)).shape,
         sharers=tuple(call.output for call in used),
-        groups=operator(first).groups(first),
-        whole=any(operator(call).whole(call) for call in used),
+        groups=first.groups,
+        whole=any(call.whole for call in used),
         body=body,
         **(source.sizes if source else {}),
     )

@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops import Call, operator
+from onnx_lowrank.ops import Call
 from onnx_lowrank.types import Array, SharedInput, Site, Skip
 from onnx_lowrank.weights.source import WeightSource
 
@@ -66,7 +66,7 @@ class Inventory:
         known = self._live.get(site.id)
         if known is None:
             call = self.calls[site.id][0]
-            known = operator(call).canonical(call, self.sources[site.id].value(self.weights[site.weight]))
+            known = call.canonical(self.sources[site.id].value(self.weights[site.weight]))
             known.flags.writeable = False
             self._live[site.id] = known
         return known

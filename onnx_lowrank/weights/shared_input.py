@@ -11,12 +11,10 @@ from collections.abc import Hashable, Mapping, Sequence
 
 import onnx
 
-from onnx_lowrank.ops import Call, first_output, operator
+from onnx_lowrank.ops import Call, first_output
 from onnx_lowrank.schemes import shared_ranks
 from onnx_lowrank.types import SharedInput, Site
 from onnx_lowrank.weights.storage import Storage
-
-MATRICES = ("MatMul", "Gemm")
 
 
 def find_shared_inputs(
@@ -50,13 +48,13 @@ def unshared_notes(
     """Return sentences about the matrices that read what others read, and are no siblings of any; one a reason."""
     members_by_site = {member for shared in shared_inputs for member in shared.members}
     readers: dict[str, set[str]] = {}
-    matrices = [site for site in sites if site.op in MATRICES and not site.body]
+    matrices = [site for site in sites if calls[site.id][0].op.shares_input and not site.body]
     for site in matrices:
         for call in calls[site.id]:
-            readers.setdefault(operator(call).data(call), set()).add(site.id)
+            readers.setdefault(call.data, set()).add(site.id)
     found: dict[str, list[str]] = {}
     for site in (site for site in matrices if site.id not in members_by_site):
-        if any(len(readers[operator(call).data(call)]) > 1 for call in calls[site.id]):
+        if any(len(readers[call.data]) > 1 for call in calls[site.id]):
             why = why_alone(site, calls[site.id], storages[site.id]) or "no other has its form, or no rank would save"
             found.setdefault(why, []).append(site.weight)
     return [
@@ -70,7 +68,7 @@ def _some(names: Sequence[str]) -> str:
 
 def why_alone(site: Site, calls: Sequence[Call], storage: Storage) -> str:
     """Return why a weight cannot share a first factor with any other, empty where it can."""
-    if site.op not in MATRICES:
+    if not calls[0].op.shares_input:
         return f"{site.op} shares none"
     if site.body:
         return "it is used inside a body"
@@ -83,5 +81,4 @@ def why_alone(site: Site, calls: Sequence[Call], storage: Storage) -> str:
 
 def _form(site: Site, call: Call, storage: Storage) -> Hashable:
     """Return what must agree between siblings. A vector is no other form: rows or columns follow from the side."""
-    flags = tuple(int(call.attributes.get(name, 0)) for name in ("transA", "transB"))
-    return call.op, call.slot, operator(call).data(call), flags, site.shape[1], storage
+    return call.op_type, call.op.form(call), call.data, site.shape[1], storage

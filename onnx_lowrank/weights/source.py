@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.graph.view import GraphView, Use
-from onnx_lowrank.ops import Call, first_output, operator
+from onnx_lowrank.ops import Call, first_output
 from onnx_lowrank.types import Array, Why
 from onnx_lowrank.weights.integer_grid import Grid
 from onnx_lowrank.weights.storage import ITEMSIZES, Storage
@@ -141,7 +141,7 @@ def _quantised(
     )
     elem, kind = (int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype)) for array in (scale, q))
     zero = source.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(1, q.dtype)
-    if operator(call).refuse(call, source.shape(tensor)):  # said by whoever asks about the operator
+    if call.refuse(source.shape(tensor)):  # said by whoever asks about the operator
         return source
     axis = _channels(source, tensor, node, call) if scale.size > 1 else None
     if axis is not None and axis > 1:
@@ -159,7 +159,7 @@ def _channels(source: WeightSource, tensor: onnx.TensorProto, node: onnx.NodePro
     numbers = np.arange(shape[axis], dtype=np.int32).reshape([-1 if i == axis else 1 for i in range(len(shape))])
     later = [transform for transform in source.transforms[place + 1 :] if transform.op_type != "Cast"]
     moved = apply_transforms(np.broadcast_to(numbers, shape).copy(), later, source.constants, source.opset)
-    canonical = operator(call).canonical(call, moved)
+    canonical = call.canonical(moved)
     for at in range(min(canonical.ndim, 2)):
         rows = np.moveaxis(canonical, at, 0).reshape(canonical.shape[at], -1)
         if len(rows) == shape[axis] and (rows == np.arange(shape[axis])[:, None]).all():

@@ -8,7 +8,7 @@ that has a scale for this component alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -85,9 +85,7 @@ class Storage:
         if not self.narrow:
             return chain
         stages = self.settled(chain).stages
-        return Chain(
-            tuple(Stage(self._rounded(stage.weight).astype(np.float64), stage.owns, stage.groups) for stage in stages)
-        )
+        return Chain(tuple(replace(stage, weight=self._rounded(stage.weight).astype(np.float64)) for stage in stages))
 
     def _rounded(self, array: Array) -> Array:
         if self.grid is not None:
@@ -118,7 +116,7 @@ class Storage:
         kind = onnx.helper.tensor_dtype_to_np_dtype(self.elem)
         given = [names(hint), names(f"{hint}.scale"), names(f"{hint}.zero")]
         tensors = [
-            tensor_of(layout(Stage(made.q, stage.owns, stage.groups)).astype(kind), self.elem, given[0]),
+            tensor_of(layout(replace(stage, weight=made.q)).astype(kind), self.elem, given[0]),
             tensor_of(made.scale, self.scale, given[1]),
             tensor_of(made.zero.astype(kind), self.elem, given[2]),
         ]
@@ -137,7 +135,10 @@ def balanced(chain: Chain, first_share: float) -> Chain:
     """
     weights = [np.asarray(stage.weight, np.float64) for stage in chain.stages]
     for index in range(len(weights) - 1):
-        first, groups = weights[index], chain.stages[index + 1].groups
+        if chain.stages[index + 1].passed:  # an identity is not scaled
+            continue
+        groups = chain.stages[index + 1].groups
+        first = weights[index]
         last = weights[index + 1]
         blocks = last.reshape(groups, len(last) // groups, last.shape[1], -1)
         before = np.sqrt((first.reshape(len(first), -1) ** 2).sum(1))
@@ -147,4 +148,4 @@ def balanced(chain: Chain, first_share: float) -> Chain:
         scale[used] = (before[used] * after[used]) ** first_share / before[used]
         weights[index] = first * scale.reshape(-1, *(1,) * (first.ndim - 1))
         weights[index + 1] = (blocks / scale.reshape(groups, 1, -1, 1)).reshape(last.shape)
-    return Chain(tuple(Stage(w, stage.owns, stage.groups) for w, stage in zip(weights, chain.stages, strict=True)))
+    return Chain(tuple(replace(stage, weight=w) for w, stage in zip(weights, chain.stages, strict=True)))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 
 from onnx_lowrank.graph.view import Use
-from onnx_lowrank.ops import Call, by_type, call_of, first_output, op_name, operator, transposed_type
+from onnx_lowrank.ops import Call, as_transposed, by_type, call_of, first_output, op_name, transposed_type
 from onnx_lowrank.weights.transforms import attribute
 
 TABLE = np.arange(6.0).reshape(3, 2)
@@ -30,7 +30,7 @@ class TiedEmbedding:
         """Return a use as the operators see it; `shape` is that of the table."""
         arrives = shape[::-1] if use.node.input[use.slot] in self.entries else shape
         call = call_of(use.node, use.slot, opset, arrives)
-        return replace(call, transposed=True) if call.output in self.nodes else call
+        return as_transposed(call) if call.output in self.nodes else call
 
 
 def tied_embedding_of(uses: Sequence[Use], opset: int) -> TiedEmbedding:
@@ -78,4 +78,4 @@ def _multiplies(use: Use, opset: int, *, transposed: bool) -> bool:
         return False
     given = TABLE.T if transposed else TABLE
     call = call_of(use.node, use.slot, opset, given.shape)
-    return np.array_equal(operator(call).canonical(call, given), TABLE)
+    return np.array_equal(call.canonical(given), TABLE)

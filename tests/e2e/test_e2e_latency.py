@@ -18,13 +18,14 @@ from onnx_lowrank import Compact, DataSources, Gate, GoalError, Lossless, Option
 from onnx_lowrank.cli import main
 from onnx_lowrank.latency import stopwatch
 from onnx_lowrank.latency.measure import Group
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.pipeline import speed_goal as speed
 from onnx_lowrank.report import render_result, result_json
 from onnx_lowrank.runtime.timing import Timing
 from onnx_lowrank.types import Array, Interval
 
 GATE = Gate(max_drop=0.5, observed=True)
-OPTIONS = Options(threads=1, provider="cpu", sensitivity="inputs", metric="cosine")
+OPTIONS = Options(runtime=Runtime(threads=1, provider="cpu"), sensitivity="inputs", metric="cosine")
 DENSE = 0.3
 """Share of the original's time that each of the three weights takes."""
 
@@ -221,7 +222,7 @@ def test_what_the_switches_hold_stays_with_the_options_that_are_left(
     model: onnx.ModelProto, samples: DataSources, machine: Any, switch: dict[str, Any]
 ) -> None:
     machine(chain=lambda share: 1.5 * share, ratios=[0.5])
-    options = Options(threads=1, provider="cpu", metric="cosine", **switch)
+    options = Options(runtime=Runtime(threads=1, provider="cpu"), metric="cosine", **switch)
     goal = Lossless(target_latency=0.8, gate=GATE)
     if "signed" in switch:
         options = replace(options, metric=None, allow_weak_baseline=True)

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from onnx_lowrank.cli import main
 from onnx_lowrank.errors import DataError, GoalError, ModelError, RuntimeProblem
 from onnx_lowrank.graph.model_io import content_hash, load
-from onnx_lowrank.options import Compact, Gate, Lossless, Options
+from onnx_lowrank.options import Compact, Gate, Lossless, Options, Runtime
 from onnx_lowrank.pipeline import DataSources, apply, compare, optimize
 from onnx_lowrank.pipeline.post_quantize_size import plans_within
 from onnx_lowrank.plan import Problem
@@ -24,7 +24,7 @@ from onnx_lowrank.quantization import onnxruntime_int8 as quantize
 from onnx_lowrank.quantization.onnxruntime_int8 import quantised, quantised_ops
 from onnx_lowrank.results.result import BOTH, FACTORED, INT8, Result
 from onnx_lowrank.results.saved_plan import SavedPlan, read_plan
-from onnx_lowrank.types import Cost, Curve, Option, Plan
+from onnx_lowrank.types import UNCHANGED, Cost, Curve, Form, Option, Plan
 
 pytestmark = pytest.mark.usefixtures("no_timing")
 MODEL = mlp([64, 96, 96, 8], [6, 10, 8], 11)
@@ -180,8 +180,8 @@ def test_a_target_that_int8_alone_meets_needs_no_factors():
 
 def ladder() -> Problem:
     """One weight of 1000 parameters, or 990, 980, … 10 with growing loss."""
-    picks = [Option("svd", (n,), Cost(n, 4 * n), error=1 - n / 1000, loss=1000.0 - n) for n in range(990, 0, -10)]
-    return Problem((Curve("s", (Option("dense", (), Cost(1000, 4000)), *picks)),), {"s": "W"}, "bytes")
+    picks = [Option(Form("svd", (n,)), Cost(n, 4 * n), error=1 - n / 1000, loss=1000.0 - n) for n in range(990, 0, -10)]
+    return Problem((Curve("s", (Option(UNCHANGED, Cost(1000, 4000)), *picks)),), {"s": "W"}, "bytes")
 
 
 @pytest.mark.parametrize("per_parameter", [1, 2, 4])
@@ -222,7 +222,9 @@ def test_same_bytes_again_and_the_plan_repeats_both_steps(sensitivity: str, then
     assert plan.then == then
     assert plan.needs_data == (then == "quantize")
     data = {"data": samples(64, 1), "validation": samples(120, 2)} if plan.needs_data else {}
-    again = apply(plan, MODEL, options=Options(provider="cpu", threads=1), output=tmp_path / "a.onnx", **data)
+    again = apply(
+        plan, MODEL, options=Options(runtime=Runtime(provider="cpu", threads=1)), output=tmp_path / "a.onnx", **data
+    )
     assert again.graph == results[0].model.graph
     assert load(tmp_path / "a.onnx").graph == again.graph
 

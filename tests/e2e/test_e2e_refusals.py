@@ -11,6 +11,7 @@ from builders import build, node, value, weight
 
 from onnx_lowrank import Compact, DataSources, Gate, GoalError, Lossless, MetricError, Options, optimize
 from onnx_lowrank.collection import input_moments as collect
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.types import Array
 
 CLASSES = 4
@@ -35,7 +36,8 @@ def test_a_test_set_that_refutes_validation_keeps_the_model_from_being_saved(tmp
     model, W = classifier()
     sources = DataSources(data=labelled(W, 8, 0, 64), validation=labelled(W, 8, 1, 300), test=labelled(W, 32, 2, 300))
     result = optimize(
-        model, sources, Compact(gate=Gate(max_drop=0.01, observed=True)), Options(threads=1, sensitivity="inputs"),
+        model, sources, Compact(gate=Gate(max_drop=0.01, observed=True)),
+        Options(runtime=Runtime(threads=1), sensitivity="inputs"),
         output=tmp_path / "o.onnx",
     )  # fmt: skip
     assert not result.changed
@@ -50,7 +52,11 @@ def test_the_same_plan_is_saved_where_the_test_set_agrees(tmp_path: Path) -> Non
     model, W = classifier()
     sources = DataSources(data=labelled(W, 8, 0, 64), validation=labelled(W, 8, 1, 300), test=labelled(W, 8, 2, 300))
     result = optimize(
-        model, sources, Compact(gate=Gate(max_drop=0.01, observed=True)), Options(threads=1), output=tmp_path / "o.onnx"
+        model,
+        sources,
+        Compact(gate=Gate(max_drop=0.01, observed=True)),
+        Options(runtime=Runtime(threads=1)),
+        output=tmp_path / "o.onnx",
     )
     assert result.changed
     assert [p.name for p in tmp_path.iterdir()] == ["o.onnx"]
@@ -67,8 +73,8 @@ def test_an_original_that_is_nan_everywhere_can_show_nothing(metric: str) -> Non
     sources = DataSources(data={"x": data["x"]}, validation={"x": held["x"]})
     goal = Compact(gate=Gate(max_drop=1.0, observed=True))
     with pytest.raises(MetricError, match="the original's output 'y' is never finite"):
-        optimize(model, sources, goal, Options(threads=1, metric=metric))
-    weak = Options(threads=1, metric=metric, allow_weak_baseline=True)
+        optimize(model, sources, goal, Options(runtime=Runtime(threads=1), metric=metric))
+    weak = Options(runtime=Runtime(threads=1), metric=metric, allow_weak_baseline=True)
     assert not optimize(model, sources, goal, weak).changed
 
 
@@ -80,4 +86,4 @@ def test_an_unreachable_size_is_told_before_calibration(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(collect, "_collect_group", never)
     with pytest.raises(GoalError, match=r"smallest share of the parameters is 0\."):
-        optimize(model, labelled(W, 8, 0, 64), Lossless(keep=0.05), Options(threads=1))
+        optimize(model, labelled(W, 8, 0, 64), Lossless(keep=0.05), Options(runtime=Runtime(threads=1)))

@@ -13,7 +13,7 @@ from builders import convnet, correlated, elements, mlp, normal, options, run
 
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.graph.model_io import load
-from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options
+from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options, Runtime
 from onnx_lowrank.pipeline import DataSources, Session, apply, meet_goal, optimize
 from onnx_lowrank.plan import lossless
 from onnx_lowrank.plan.allocate import least_loss
@@ -215,7 +215,9 @@ def test_refit_goes_with_any_sensitivity_and_apply_repeats_it(sensitivity: str):
     saved = SavedPlan.of(result.plan, shapes, result.source_hash, settings, "test", result.divergence)
     assert (saved.refit, saved.needs_data) == (True, True)
     given = sources()
-    again = apply(saved, MODEL, given.data, Options(provider="cpu", threads=1), validation=given.validation)
+    again = apply(
+        saved, MODEL, given.data, Options(runtime=Runtime(provider="cpu", threads=1)), validation=given.validation
+    )
     assert again.graph == result.model.graph
     assert record(again)["switches"] == ["refit"]
 

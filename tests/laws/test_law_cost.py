@@ -26,8 +26,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from strategies import CASES, Case, all_cases
 
-from onnx_lowrank.cost import dense_layout, layout_cost
+from onnx_lowrank.cost import chain_cost, unchanged_cost
 from onnx_lowrank.graph.editing import expose
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.schemes import SCHEMES, by_name
 
@@ -35,7 +36,7 @@ from onnx_lowrank.schemes import SCHEMES, by_name
 def brute_macs(model: onnx.ModelProto, x: np.ndarray) -> int:
     """Count from the tensors that onnxruntime gives: output elements × the terms of each."""
     names = [n.output[0] for n in model.graph.node if n.op_type != "Constant" and n.output[0] not in ("", "y")]
-    runner = Runner(expose(model, names), provider="cpu", threads=1, optimize=False)
+    runner = Runner(expose(model, names), runtime=Runtime(provider="cpu", threads=1), optimize=False)
     shapes = {name: array.shape for name, array in runner.run({"x": x}).items()} | {"x": x.shape}
     shapes |= {t.name: tuple(t.dims) for t in model.graph.initializer}
     total = 0
@@ -72,14 +73,14 @@ def test_cost_is_that_of_the_real_arrays(op: str):
         assume(found.sites)
         (site,) = found.sites
         positions = observed(case.model, found, [{"x": case.x}]).positions[site.id]
-        dense = layout_cost(site, dense_layout(site), positions)
+        dense = unchanged_cost(site, positions)
         assert dense.parameters == math.prod(site.shape)
         assert dense.bytes == 4 * dense.parameters
         assert dense.macs == brute_macs(case.model, case.x)
         assert observed(case.model, found, [{"x": case.x}]).macs == pytest.approx(dense.macs + case.other, rel=1e-12)
         for name in fits(site):
             rank = tuple(1 + pick % r for r in full_rank(name, site.shape, site.groups))
-            cost = layout_cost(site, by_name(name).layout(site.shape, rank, site.groups), positions)
+            cost = chain_cost(site, by_name(name).layout(site.shape, rank, site.groups), positions)
             changed = factored(case.model, {site.id: (name, rank)})
             stored = [t for t in changed.graph.initializer if ".lowrank" in t.name and ".zero" not in t.name]
             assert cost.parameters == sum(math.prod(t.dims) for t in stored)

@@ -168,7 +168,7 @@ def test_kernel_last_measures_against_the_whole_output():
     assert factors.error((2,)) == pytest.approx(measured[1], rel=1e-4)
 
 
-@pytest.mark.parametrize("op", sorted(op.op_type for op in OPS if op.seen != "inputs"))
+@pytest.mark.parametrize("op", sorted(op.op_type for op in OPS if op.observable != "inputs"))
 def test_predicted_error_is_what_onnxruntime_gives_at_every_rank(op: str):
     """From the model: calibrated on its own input, rewritten, run. Biases, α and β must cancel out."""
     strategy = convs(unpadded_points=True) | convs(long=True) if op == "Conv" else all_cases(op)

@@ -22,18 +22,19 @@ from onnx_lowrank.gradient import observed_ranks
 from onnx_lowrank.numerics.gram import weight_gram
 from onnx_lowrank.numerics.kronecker_metric import SideMoments, bases, project, tails, trace
 from onnx_lowrank.ops import OPS
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.schemes import SCHEMES, ChainScheme
 from onnx_lowrank.sensitivity.substitution import stored_weight
-from onnx_lowrank.types import Cost, Option, Site
+from onnx_lowrank.types import Cost, Form, Option, Site
 
 SEEDS = st.integers(0, 10**6)
 
 
 def flow_of(model: onnx.ModelProto, feed: dict[str, np.ndarray], seeded: list[str]) -> JointFlow:
     found = found_in(model)
-    shapes = observed_ranks(model, feed, provider="cpu", threads=1)
-    return JointFlow(model, found, found.sites, seeded, shapes, options())
+    shapes = observed_ranks(model, feed, runtime=Runtime(provider="cpu", threads=1))
+    return JointFlow(model, found, found.sites, seeded, shapes, options().runtime)
 
 
 def blocks(moments: np.ndarray, groups: int) -> np.ndarray:
@@ -51,7 +52,7 @@ def check(model: onnx.ModelProto, x: np.ndarray, seeded: list[str], seed: int) -
     g = {name: normal(outputs[name].shape, seed + i) for i, name in enumerate(seeded)}
     (batch,) = flow.run([feed], [0], lambda values, samples, numbers: g, batch=1, separate=False)
     found = flow.inventory
-    runner = Runner(overridable(model, [site.weight]), provider="cpu", threads=1)
+    runner = Runner(overridable(model, [site.weight]), runtime=Runtime(provider="cpu", threads=1))
     W = found.weight(site)
 
     def loss(weights: np.ndarray | None) -> float:
@@ -79,7 +80,7 @@ def check(model: onnx.ModelProto, x: np.ndarray, seeded: list[str], seed: int) -
         scale = np.abs(v).sum() + 1e-3
         got = tails(v, range(1, rank + 1))[0]
         expected = [
-            loss(None) - loss(stored_weight(found, site, factors, Option(scheme.name, (k,), Cost())))
+            loss(None) - loss(stored_weight(found, site, factors, Option(Form(scheme.name, (k,)), Cost())))
             for k in range(1, rank + 1)
         ]
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * scale)
@@ -95,13 +96,13 @@ def check_chain(scheme: ChainScheme, batch: Batch, site: Site, W: np.ndarray, lo
     got = tails(v, range(1, full[0] + 1))[0]
     found = batch.flow.inventory
     expected = [
-        loss(None) - loss(stored_weight(found, site, factors, Option(scheme.name, (k,), Cost())))
+        loss(None) - loss(stored_weight(found, site, factors, Option(Form(scheme.name, (k,)), Cost())))
         for k in range(1, full[0] + 1)
     ]
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * (np.abs(v).sum() + 1e-3))
 
 
-@pytest.mark.parametrize("op", sorted(op.op_type for op in OPS if op.seen == "inputs"))
+@pytest.mark.parametrize("op", sorted(op.op_type for op in OPS if op.observable == "inputs"))
 def test_a_product_inside_its_node_has_no_gradient(op: str):
     @given(CASES[op]())
     def law(case: Case):
@@ -113,7 +114,7 @@ def test_a_product_inside_its_node_has_no_gradient(op: str):
     law()
 
 
-@pytest.mark.parametrize("op", sorted(op.op_type for op in OPS if op.seen != "inputs"))
+@pytest.mark.parametrize("op", sorted(op.op_type for op in OPS if op.observable != "inputs"))
 def test_projections_are_substitutions_for_every_geometry(op: str):
     @given(all_cases(op), SEEDS)
     def law(case: Case, seed: int):

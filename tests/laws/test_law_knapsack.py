@@ -16,7 +16,7 @@ from onnx_lowrank.plan.groups import Groups, Tie
 from onnx_lowrank.plan.knapsack import lagrangian, least_cost, relaxed
 from onnx_lowrank.plan.problem import amount
 from onnx_lowrank.plan.two_budgets import within_all
-from onnx_lowrank.types import Cost, Curve, Option
+from onnx_lowrank.types import UNCHANGED, Cost, Curve, Form, Option
 
 NUMBERS = st.one_of(st.just(0.0), st.floats(1e-6, 10.0), st.integers(0, 5).map(float))
 GROUP = st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=5)
@@ -103,8 +103,8 @@ def problem_of(drawn: list[list[tuple[int, float, float]]]) -> Problem:
     """Sites of 100 parameters; options of rank 1, 2, … with the drawn costs, errors and losses."""
     curves = []
     for index, options in enumerate(drawn):
-        dense = Option("dense", (), Cost(100, 400, 1000.0))
-        others = [Option("svd", (r + 1,), Cost(p, 4 * p, 10.0 * p), e, x) for r, (p, e, x) in enumerate(options)]
+        dense = Option(UNCHANGED, Cost(100, 400, 1000.0))
+        others = [Option(Form("svd", (r + 1,)), Cost(p, 4 * p, 10.0 * p), e, x) for r, (p, e, x) in enumerate(options)]
         curves.append(Curve(f"s{index}", (dense, *others)))
     return Problem(tuple(curves), {c.site: f"w{c.site}" for c in curves}, "parameters")
 

@@ -10,7 +10,7 @@ import pytest
 from builders import convnet, feeds_of, mlp, moments_of, normal, options
 
 from onnx_lowrank.graph.model_io import content_hash
-from onnx_lowrank.options import Compact, Gate, Options
+from onnx_lowrank.options import Compact, Gate, Options, Runtime
 from onnx_lowrank.pipeline import apply, optimize
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.results.saved_plan import SavedPlan, read_plan
@@ -44,7 +44,7 @@ def test_same_seed_same_bytes_and_the_plan_gives_the_same_weights(name: str, sen
     (tmp_path / "plan.json").write_text(saved(results[0], settings).to_json(), encoding="utf-8")
     again = apply(
         read_plan(tmp_path / "plan.json"), model, data if sensitivity != "weights" else None,
-        Options(provider="cpu", threads=1), output=tmp_path / "applied.onnx",
+        Options(runtime=Runtime(provider="cpu", threads=1)), output=tmp_path / "applied.onnx",
     )  # fmt: skip
     expected = {t.name: onnx.numpy_helper.to_array(t) for t in results[0].model.graph.initializer}
     applied = {t.name: onnx.numpy_helper.to_array(t) for t in again.graph.initializer}

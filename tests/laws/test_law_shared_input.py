@@ -11,11 +11,11 @@ from builders import ANY, build, found_in, halved, node, normal, run, value, wei
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_lowrank.cost import layout_cost
+from onnx_lowrank.cost import chain_cost
 from onnx_lowrank.errors import PlanError
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.schemes import factor_shared, shared_layout, shared_ranks
-from onnx_lowrank.types import SHARED, Array, Choice, Cost, Moments, Option, Plan, Positions, SharedInput
+from onnx_lowrank.types import SHARED, Array, Choice, Cost, Form, Moments, Option, Plan, Positions, SharedInput
 from onnx_lowrank.weights.inventory import Inventory
 
 
@@ -86,7 +86,7 @@ def together(case: Case, *, rank: int | None = None) -> tuple[onnx.ModelProto, I
     sites = {site.id: site for site in found.sites}
     most = min(sum(shared.outs), shared.inner) if rank is None else rank
     pairs = factor_shared([found.weight(sites[m]) for m in shared.members], None, None, (most,))
-    option = Option(SHARED, (most,), Cost(), shared_input=shared.members)
+    option = Option(Form(SHARED, (most,)), Cost(), shared_input=shared.members)
     plan = Plan(tuple(Choice(m, sites[m].weight, option) for m in shared.members))
     factors = {(m, SHARED): pair for m, pair in zip(shared.members, pairs, strict=True)}
     return rewrite(case.model, found, plan, factors), found, shared
@@ -153,7 +153,7 @@ def test_the_cost_is_what_the_file_holds_the_shared_factor_once(op: str):
         chosen = ranks[min(rank, len(ranks)) - 1]
         changed, _, _ = together(case, rank=chosen[0])
         sites = {site.id: site for site in found.sites}
-        costs = [layout_cost(sites[m], shared_layout(shared, m, chosen), [Positions(2.0)]) for m in shared.members]
+        costs = [chain_cost(sites[m], shared_layout(shared, m, chosen), [Positions(2.0)]) for m in shared.members]
         total = sum(costs, Cost())
         factors = [t for t in changed.graph.initializer if t.name.endswith((".shared", ".lowrank1"))]
         stored = sum(np.prod(t.dims) for t in factors)
@@ -186,13 +186,13 @@ def test_siblings_are_not_torn_apart():
     case = Case(_pair(), normal([2, 6], 3))
     found = found_in(case.model)
     (shared,) = found.shared_inputs
-    option = Option(SHARED, (2,), Cost(), shared_input=shared.members)
+    option = Option(Form(SHARED, (2,)), Cost(), shared_input=shared.members)
     pairs = factor_shared([found.weight(site) for site in found.sites], None, None, (2,))
     factors = {(m, SHARED): pair for m, pair in zip(shared.members, pairs, strict=True)}
     alone = Plan((Choice("y0", "W0", option),))
     with pytest.raises(PlanError, match="'W0', 'y1', which cannot share one"):
         rewrite(case.model, found, alone, factors)
-    turned = Option(SHARED, (2,), Cost(), shared_input=shared.members[::-1])
+    turned = Option(Form(SHARED, (2,)), Cost(), shared_input=shared.members[::-1])
     with pytest.raises(PlanError, match="cannot share one"):
         rewrite(case.model, found, Plan((Choice("y0", "W0", turned), Choice("y1", "W1", turned))), factors)
 

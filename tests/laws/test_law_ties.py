@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from onnx_lowrank.plan import Problem, interlayer
 from onnx_lowrank.plan.problem import amount
-from onnx_lowrank.types import Cost, Curve, Option, Plan
+from onnx_lowrank.types import UNCHANGED, Cost, Curve, Form, Option, Plan
 
 LOSSES = [0.0, 0.1, 0.25, 1 / 3, 0.5, 2.0]
 """Few different losses: ties everywhere, in single weights and in sums."""
@@ -26,9 +26,10 @@ def problem_of(drawn: list[list[tuple[int, float]]], **given: object) -> Problem
     curves = []
     for index, options in enumerate(drawn):
         made = [
-            Option("svd", (r + 1,), Cost(10 * p, 40 * p, 10.0 * p), error=x, loss=x) for r, (p, x) in enumerate(options)
+            Option(Form("svd", (r + 1,)), Cost(10 * p, 40 * p, 10.0 * p), error=x, loss=x)
+            for r, (p, x) in enumerate(options)
         ]
-        curves.append(Curve(f"s{index}", (Option("dense", (), Cost(100, 400, 100.0)), *made)))
+        curves.append(Curve(f"s{index}", (Option(UNCHANGED, Cost(100, 400, 100.0)), *made)))
     return Problem(tuple(curves), {curve.site: curve.site for curve in curves}, "parameters", **given)
 
 
@@ -92,12 +93,12 @@ def test_of_weights_with_the_same_options_the_first_in_the_graph_keeps_most(coun
 
 def test_equal_in_the_budget_the_fewest_parameters_then_macs_then_the_schemes_decide():
     """In bytes all options cost the same and lose the same: only the rule tells them apart."""
-    dense = Option("dense", (), Cost(100, 400, 100.0))
+    dense = Option(UNCHANGED, Cost(100, 400, 100.0))
     ways = [
-        Option("svd", (1,), Cost(20, 80, 10.0), 0.5, 0.5),
-        Option("tucker-2", (1, 2), Cost(20, 80, 10.0), 0.5, 0.5 * (1 + 1e-12)),
-        Option("kernel-last", (1,), Cost(20, 80, 12.0), 0.5, 0.5 * (1 - 1e-12)),
-        Option("separable", (1,), Cost(22, 80, 1.0), 0.5, 0.5),
+        Option(Form("svd", (1,)), Cost(20, 80, 10.0), 0.5, 0.5),
+        Option(Form("tucker-2", (1, 2)), Cost(20, 80, 10.0), 0.5, 0.5 * (1 + 1e-12)),
+        Option(Form("kernel-last", (1,)), Cost(20, 80, 12.0), 0.5, 0.5 * (1 - 1e-12)),
+        Option(Form("separable", (1,)), Cost(22, 80, 1.0), 0.5, 0.5),
     ]
     for number in range(len(ways)):
         for order in itertools.permutations(ways[number:]):

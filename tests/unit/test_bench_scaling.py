@@ -11,6 +11,7 @@ import onnx
 import pytest
 import scipy.stats
 
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -30,7 +31,9 @@ def test_a_network_is_as_large_as_told_and_decides(bench: Any, width: int) -> No
     floats = [c for c in model.graph.initializer if c.data_type == onnx.TensorProto.FLOAT]
     scales = synthetic.BLOCKS  # of attention, one number a block
     assert sum(int(np.prod(c.dims)) for c in floats) == synthetic.parameters(width) + scales
-    scores = Runner(model, provider="cpu", threads=1).run({"input": synthetic.samples(64, 0, 0)})["scores"]
+    scores = Runner(model, runtime=Runtime(provider="cpu", threads=1)).run({"input": synthetic.samples(64, 0, 0)})[
+        "scores"
+    ]
     assert np.isfinite(scores).all()
     assert len(set(scores.argmax(1).tolist())) > 1
 

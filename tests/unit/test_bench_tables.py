@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from onnx_lowrank.plan import Problem
-from onnx_lowrank.types import DENSE, Cost, Curve, Moments, Option
+from onnx_lowrank.types import UNCHANGED, Cost, Curve, Form, Moments, Option
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 MODELS = ("crepe", "minilm", "ppocr", "efficientnet")
@@ -313,7 +313,8 @@ def test_a_refused_compact_points_to_the_floor(bench: Any, measured: bool) -> No
 def test_the_mildest_option_is_the_largest_short_of_dense(bench: Any) -> None:
     costs = {"dense": 100, 8: 20, 32: 80, 40: 100}
     options = [
-        Option("dense" if r == "dense" else "svd", () if r == "dense" else (r,), Cost(c)) for r, c in costs.items()
+        Option(Form("dense" if r == "dense" else "svd", () if r == "dense" else (r,)), Cost(c))
+        for r, c in costs.items()
     ]
     mildest = bench("benchmarks.floor").mildest
     assert mildest(Curve("s", tuple(options))).ranks == (32,)
@@ -571,8 +572,8 @@ def test_hits_are_kept_and_paired(bench: Any) -> None:
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.77])
 def test_uniform_plans_use_what_multiples_leave_over(bench: Any, share: float) -> None:
     """Ten equal weights step together: the common share alone leaves up to a step of each."""
-    dense = Option(DENSE, (), Cost(parameters=100))
-    curve = (dense, *(Option("svd", (k,), Cost(parameters=k), error=1 / k) for k in (16, 32, 48, 64, 80)))
+    dense = Option(UNCHANGED, Cost(parameters=100))
+    curve = (dense, *(Option(Form("svd", (k,)), Cost(parameters=k), error=1 / k) for k in (16, 32, 48, 64, 80)))
     curves = tuple(Curve(f"s{i}", curve) for i in range(10))
     problem = Problem(curves, {c.site: c.site for c in curves}, "parameters")
     budget = share * problem.dense

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_lowrank import Gate, Lossless, inspect, optimize
 from onnx_lowrank.collection import overridable
 from onnx_lowrank.graph.traversal import bodies
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.passes.lift_body_weights import lifted
 from onnx_lowrank.passes.topological_sort import topologically_sorted
@@ -139,7 +140,7 @@ def test_moving_weights_out_changes_nothing_else():
 
 def test_a_weight_in_a_body_can_be_replaced_from_outside():
     model, _ = lifted(stored_inside())
-    runner = Runner(overridable(model, ["If choice#then_branch/K"]), provider="cpu", threads=1)
+    runner = Runner(overridable(model, ["If choice#then_branch/K"]), runtime=Runtime(provider="cpu", threads=1))
     zeros = np.zeros((16, 16), np.float32)
     above, below = (runner.run({**feed, "If choice#then_branch/K": zeros})["y"] for feed in FEEDS)
     assert not above.any()

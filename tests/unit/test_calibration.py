@@ -24,13 +24,14 @@ from builders import (
 from onnx_lowrank.collection import input_moments as collect
 from onnx_lowrank.collection import overridable, passes, stream_moments
 from onnx_lowrank.graph.editing import expose
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 
 
 def test_exposing_adds_outputs_to_a_copy():
     model = mlp([4, 6, 2], [None, None], 1)
     before = model.SerializeToString()
-    runner = Runner(expose(model, ["r0", "h0", "r0", "y"]), provider="cpu")
+    runner = Runner(expose(model, ["r0", "h0", "r0", "y"]), runtime=Runtime(provider="cpu"))
     assert runner.names == ("y", "r0", "h0")
     assert model.SerializeToString() == before
 
@@ -46,7 +47,7 @@ def test_an_overridable_weight_may_be_left_out_or_given(make, ir: int):
         )
     site = found_in(model).sites[0]
     x = normal([2, *[d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][1:]], 1)
-    runner = Runner(overridable(model, [site.weight]), provider="cpu")
+    runner = Runner(overridable(model, [site.weight]), runtime=Runtime(provider="cpu"))
     np.testing.assert_allclose(runner.run({"x": x})["y"], run(model, {"x": x})["y"], rtol=1e-6, atol=1e-7)
     zero = runner.run({"x": x, site.weight: np.zeros(site.shape, np.float32)})["y"]
     assert not np.allclose(zero, run(model, {"x": x})["y"])

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from onnx_lowrank.cli import main
 from onnx_lowrank.cli.shared_options import options_of
 from onnx_lowrank.errors import GoalError
-from onnx_lowrank.options import LEAST_MEMORY, Options
+from onnx_lowrank.options import LEAST_MEMORY, Options, Runtime
 from onnx_lowrank.pipeline import Session
 
 pytestmark = pytest.mark.usefixtures("no_timing")
@@ -204,11 +204,15 @@ def test_every_option_of_the_library_can_be_given_on_the_command_line():
         "refit": True, "continuation": 2, "gamma": 0.2, "loss": "f.py:f", "then": "quantize", "shared_input": False,
         "outputs": ("y",), "groups": "patient", "allow_weak_baseline": True, "allow_random": True,
     }  # fmt: skip
-    assert given.keys() == {field.name for field in fields(Options)}
+    runtime = {field.name for field in fields(Runtime)}
+    assert given.keys() - runtime == {field.name for field in fields(Options)} - {"runtime"}
     assert given.keys() <= {p.name for p in main.commands["optimize"].params}
     made = options_of(given)
-    assert {name: getattr(made, name) for name in given} == given
-    assert [n for n in given if getattr(made, n) == getattr(Options(), n)] == ["sensitivity"]
+    assert {name: getattr(made.runtime if name in runtime else made, name) for name in given} == given
+    assert made.runtime.provider != Runtime().provider
+    assert made.runtime.threads != Runtime().threads
+    rest = given.keys() - runtime
+    assert [n for n in sorted(rest) if getattr(made, n) == getattr(Options(), n)] == ["sensitivity"]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from onnx_lowrank.graph.files import identity, special
 from onnx_lowrank.results.saved_plan import SavedPlan
 
 GOAL = lr.Compact(gate=lr.Gate(max_drop=0.5, observed=True))
-OPTIONS = lr.Options(metric="cosine", threads=1, sensitivity="weights")
+OPTIONS = lr.Options(metric="cosine", runtime=lr.Runtime(threads=1), sensitivity="weights")
 
 
 def test_one_file_has_one_identity_there_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,11 +31,12 @@ from onnx import TensorProto, numpy_helper
 
 from onnx_lowrank import Gate, Lossless, optimize
 from onnx_lowrank.gradient import GradientRunner, build_gradient, widened
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.schemes import by_name
 from onnx_lowrank.schemes.product import product
 from onnx_lowrank.sensitivity.substitution import stored_weight, substitutable, substitution
-from onnx_lowrank.types import Chain, Cost, Option, Stage
+from onnx_lowrank.types import Chain, Cost, Form, Option, Stage
 from onnx_lowrank.weights.storage import Storage, balanced
 from onnx_lowrank.weights.transforms import as_type, read, tensor_of
 
@@ -132,12 +133,12 @@ def test_what_is_measured_is_what_is_stored(make):
     found = found_in(model)
     (site,) = found.sites
     factors = by_name("svd").factor(found.weight(site), None, None, (3,))
-    dense = stored_weight(found, site, factors, Option("svd", (3,), Cost()))
+    dense = stored_weight(found, site, factors, Option(Form("svd", (3,)), Cost()))
     changed = initializers(factored(model, {site.id: ("svd", 3)}))
     first, last = (read(changed[f"W.lowrank{i}"]).astype(np.float64) for i in range(2))
     np.testing.assert_array_equal(dense, (first @ last).astype(dense.dtype))
     x = X[:4].astype(np.float16 if dense.dtype == np.float16 else np.float32)
-    runner = Runner(substitutable(model, found, [site]), provider="cpu", threads=1)
+    runner = Runner(substitutable(model, found, [site]), runtime=Runtime(provider="cpu", threads=1))
     np.testing.assert_array_equal(runner.run({"x": x})["y"], run(model, {"x": x})["y"])
     got = runner.run({"x": x, **substitution(found, site, dense)})["y"]
     np.testing.assert_allclose(got.astype(float), x.astype(float) @ dense.astype(float), rtol=1e-2, atol=1e-2)
@@ -160,7 +161,9 @@ def test_the_twin_has_the_gradient_of_the_model_in_single_precision():
     for each, x in ((model, X[:3]), (rounded, X[:3].astype(np.float16))):
         graph = build_gradient(each, ["h0"], ["y"])
         assert graph.unreached == {}
-        gradients.append(GradientRunner(graph, provider="cpu").run({"x": x}, lambda _: {"y": seed}).gradients["h0"])
+        gradients.append(
+            GradientRunner(graph, runtime=Runtime(provider="cpu")).run({"x": x}, lambda _: {"y": seed}).gradients["h0"]
+        )
     assert gradients[1].dtype == np.float32
     np.testing.assert_allclose(gradients[1], gradients[0], rtol=1e-2, atol=1e-2)
 

@@ -12,6 +12,7 @@ from builders import build, found_in, node, normal, options, value, weight
 from onnx_lowrank.collection.forward_backward import JointFlow
 from onnx_lowrank.collection.projected_sides import sides_of
 from onnx_lowrank.gradient import observed_ranks
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.types import Array
 
 SHAPE = ["n", 8, 6, 6]
@@ -39,8 +40,8 @@ def test_some_lines_are_those_of_the_whole(end: str, kernel: int):
     graph = model(end, kernel)
     found = found_in(graph)
     feed = {"x": normal([2, 8, 6, 6], 4)}
-    shapes = observed_ranks(graph, feed, provider="cpu", threads=1)
-    flow = JointFlow(graph, found, found.sites, ["y"], shapes, options())
+    shapes = observed_ranks(graph, feed, runtime=Runtime(provider="cpu", threads=1))
+    flow = JointFlow(graph, found, found.sites, ["y"], shapes, options().runtime)
     (batch,) = flow.run([feed], [3], ones, batch=1, separate=True)
     (site,) = found.sites
     for side in sides_of(site):

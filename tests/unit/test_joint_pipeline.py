@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 
 from onnx_lowrank.collection import overridable
 from onnx_lowrank.errors import GoalError, MetricError
-from onnx_lowrank.options import Gate, Lossless, Options
+from onnx_lowrank.options import Gate, Lossless, Options, Runtime
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate, kind_of, probe
@@ -202,7 +202,9 @@ def test_the_signed_term_is_the_measured_slope_of_the_labelled_loss():
     joint = state.calibrated.joint
     assert joint is not None
     fold = [i for i in range(64) if i // 8 % 2 == 0]
-    runner = Runner(overridable(model, [site.weight for site in found.sites]), provider="cpu", threads=1)
+    runner = Runner(
+        overridable(model, [site.weight for site in found.sites]), runtime=Runtime(provider="cpu", threads=1)
+    )
 
     def loss(name: str, weight: Array) -> float:
         rows = [runner.run({**feeds[i], name: weight.astype(np.float32)})["logits"][0] for i in fold]

@@ -18,6 +18,7 @@ from onnx_lowrank.collection.sample_cache import SampleCache, cached, projected,
 from onnx_lowrank.gradient import observed_ranks
 from onnx_lowrank.metrics import listed
 from onnx_lowrank.numerics.kronecker_metric import Basis, project
+from onnx_lowrank.options import Runtime
 
 
 def pairs_of(calls: int, positions: int, width: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -83,7 +84,7 @@ def convolutions() -> Collection:
 def collection_of(model, x) -> Collection:
     feeds = [{"x": row[None]} for row in x]
     found = found_in(model)
-    shapes = observed_ranks(model, feeds[0], provider="cpu", threads=1)
+    shapes = observed_ranks(model, feeds[0], runtime=Runtime(provider="cpu", threads=1))
     objective = Objective.of(model, "relative-l2", listed([run(model, feed) for feed in feeds[:8]]), 0)
     return Collection(model, found, observed(model, found, feeds), feeds, objective, shapes, options(), 4, True)
 

@@ -17,14 +17,16 @@ from hypothesis import strategies as st
 from onnx_lowrank import errors
 from onnx_lowrank.errors import GoalError, LowRankError, ModelError, PlanError
 from onnx_lowrank.numerics import linalg
-from onnx_lowrank.options import Compact, Gate, Lossless, Options
+from onnx_lowrank.options import Compact, Gate, Lossless, Options, Runtime
 from onnx_lowrank.results.result import Result, Size
 from onnx_lowrank.results.saved_plan import SavedChoice, SavedPlan, read_plan
 from onnx_lowrank.types import (
+    UNCHANGED,
     Bound,
     Chain,
     Choice,
     Cost,
+    Form,
     Interval,
     Moments,
     Option,
@@ -76,7 +78,7 @@ def test_nouns_are_frozen():
 
 def test_costs_add_and_plans_sum_exactly():
     assert Cost(1, 2, 3.0, 0.5) + Cost(4, 5, 6.0, 0.75) - Cost(1, 1, 1.0, 0.25) == Cost(4, 6, 8.0, 1.0)
-    tiny = [Choice(str(i), "w", Option("svd", (1,), Cost(), loss=0.1)) for i in range(10)]
+    tiny = [Choice(str(i), "w", Option(Form("svd", (1,)), Cost(), loss=0.1)) for i in range(10)]
     assert Plan(tuple(tiny)).loss == 1.0
     assert Plan(()).cost == Cost()
 
@@ -113,7 +115,7 @@ def test_a_verdict_is_as_true_as_it_passed():
         (lambda: Compact(resource="latency", min_speedup=math.nan), "1 or more where latency is the goal"),
         (lambda: Options(sensitivity="joint!"), "unknown sensitivity 'joint!': take"),
         (lambda: Options(rank_multiple=0), "1 or more, not 0"),
-        (lambda: Options(threads=-1), "threads must be 0"),
+        (lambda: Options(runtime=Runtime(threads=-1)), "threads must be 0"),
     ],
 )
 def test_a_wrong_wish_cannot_exist(make, says: str):
@@ -186,7 +188,7 @@ def test_a_plan_survives_its_file(tmp_path: Path):
 
 
 def test_a_saved_plan_holds_what_is_factored():
-    choices = (Choice("a", "A", Option("dense", (), Cost())), Choice("b", "B", Option("svd", (3,), Cost())))
+    choices = (Choice("a", "A", Option(UNCHANGED, Cost())), Choice("b", "B", Option(Form("svd", (3,)), Cost())))
     saved = SavedPlan.of(Plan(choices), {"a": (9, 9), "b": (8, 7)}, "hash", Options(seed=5, rank_multiple=2), "t")
     choices = (SavedChoice("b", "B", (8, 7), "svd", (3,)),)
     assert saved == SavedPlan("hash", "joint", 5, 2, choices, "t", shared_input=True)

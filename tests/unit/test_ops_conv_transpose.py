@@ -8,7 +8,7 @@ import pytest
 from builders import ANY, build, factored, found_in, normal, ops, options, quantised, run, the_site, value, weight
 from builders import node as make
 
-from onnx_lowrank.ops import ConvTranspose, call_of
+from onnx_lowrank.ops import call_of, write_chain
 from onnx_lowrank.options import Compact, Gate
 from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.types import Stage, Why
@@ -65,7 +65,7 @@ def test_a_stage_that_owns_one_axis_leaves_the_other_as_it_is():
     """What a separable scheme asks for."""
     node = one((6, 8, 3, 3), strides=[2, 3], pads=[1, 0, 0, 1], dilations=[1, 2], output_padding=[1, 2]).graph.node[0]
     stage = Stage(weight((4, 6, 3, 1), 1), (0,))
-    written = ConvTranspose().write(call_of(node, 1, 17), [(stage, "P")], lambda hint: hint)
+    written = write_chain(call_of(node, 1, 17), [(stage, "P")], lambda hint: hint)
     got = {a.name: onnx.helper.get_attribute_value(a) for a in written.nodes[0].attribute}
     assert got == {
         "kernel_shape": [3, 1], "group": 1, "strides": [2, 1], "dilations": [1, 1], "output_padding": [1, 0],
@@ -76,8 +76,8 @@ def test_a_stage_that_owns_one_axis_leaves_the_other_as_it_is():
 def test_a_shape_cannot_be_dealt_to_stages():
     node = one((6, 8, 3, 3), output_shape=[5, 5]).graph.node[0]
     stage = Stage(weight((4, 6, 3, 1), 1), (0,))
-    with pytest.raises(ValueError, match="output_shape cannot be dealt to stages"):
-        ConvTranspose().write(call_of(node, 1, 17), [(stage, "P")], lambda hint: hint)
+    with pytest.raises(ValueError, match="output_shape cannot be divided among stages"):
+        write_chain(call_of(node, 1, 17), [(stage, "P")], lambda hint: hint)
 
 
 def decoder(rank: int) -> onnx.ModelProto:

@@ -7,8 +7,7 @@ import onnx
 import pytest
 from builders import ANY, build, factored, found_in, node, normal, options, run, the_site, value, weight
 
-from onnx_lowrank.collection.positions import COUNTED
-from onnx_lowrank.ops import einsum_macs
+from onnx_lowrank.ops import Einsum
 from onnx_lowrank.options import Compact, Gate
 from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.types import Why
@@ -79,8 +78,9 @@ def test_the_weight_stays_on_its_side():
 def test_multiplications_are_the_product_of_all_extents(
     equation: str | bytes, left: tuple[int, ...], right: tuple[int, ...], macs: int
 ):
-    assert "Einsum" in COUNTED
-    assert einsum_macs(equation, left, right) == macs
+    made = node("Einsum", ["a", "b"], ["c"], "e", equation=equation)
+    assert Einsum().counts(made)
+    assert Einsum().macs(made, left, right, ()) == macs
 
 
 def attention_like(rank: int) -> onnx.ModelProto:

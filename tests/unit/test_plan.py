@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from onnx_lowrank.plan import Problem, compact, lossless
 from onnx_lowrank.plan.compact import RESOLUTION, STEPS
 from onnx_lowrank.plan.problem import amount
-from onnx_lowrank.types import Choice, Cost, Curve, Option, Plan
+from onnx_lowrank.types import UNCHANGED, Choice, Cost, Curve, Form, Option, Plan
 
 
 def problem(sites: int = 2, ranks: int = 40, resource: str = "parameters") -> Problem:
     """Sites of 1,000 parameters, an option every 20; the loss falls as a power of the rank, faster at later sites."""
     curves = []
     for site in range(sites):
-        options = [Option("dense", (), Cost(1000, 4000, 5000.0))]
+        options = [Option(UNCHANGED, Cost(1000, 4000, 5000.0))]
         for rank in range(ranks, 0, -1):
             loss = (1 - rank / (ranks + 1)) ** (2 + site)
-            options.append(Option("svd", (rank,), Cost(20 * rank, 80 * rank, 100.0 * rank), loss / 4, loss))
+            options.append(Option(Form("svd", (rank,)), Cost(20 * rank, 80 * rank, 100.0 * rank), loss / 4, loss))
         curves.append(Curve(f"s{site}", tuple(options)))
     return Problem(tuple(curves), {c.site: f"w_{c.site}" for c in curves}, resource)
 
@@ -78,7 +78,7 @@ def test_compact_looks_below_a_plan_that_failed():
 
 
 def test_compact_has_nothing_to_propose_where_nothing_saves():
-    curve = Curve("s", (Option("dense", (), Cost(10, 40, 5.0)),))
+    curve = Curve("s", (Option(UNCHANGED, Cost(10, 40, 5.0)),))
     assert searched(Problem((curve,), {"s": "w"}, "parameters"), 0) == []
     assert searched(Problem((), {}, "parameters"), 0) == []
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx_lowrank.plan import Problem, alds, energy, paper_compact, paper_lossless
 from onnx_lowrank.plan.problem import amount
 from onnx_lowrank.schemes import KernelFirst, KernelLast, Svd, spectrum
-from onnx_lowrank.types import Cost, Curve, Option, Plan
+from onnx_lowrank.types import UNCHANGED, Cost, Curve, Form, Option, Plan
 
 Row = tuple[int, float, float]
 """(parameters, error, slope) of an option; the dense one has (100, 0, 0)."""
@@ -22,9 +22,10 @@ def problem_of(*sites: list[Row], resource: str = "parameters") -> Problem:
     curves = []
     for index, rows in enumerate(sites):
         options = [
-            Option("svd", (len(rows) - i,), Cost(p, 4 * p, 7.0 * p), e, slope=g) for i, (p, e, g) in enumerate(rows)
+            Option(Form("svd", (len(rows) - i,)), Cost(p, 4 * p, 7.0 * p), e, slope=g)
+            for i, (p, e, g) in enumerate(rows)
         ]
-        curves.append(Curve(f"s{index}", (Option("dense", (), Cost(100, 400, 700.0)), *options)))
+        curves.append(Curve(f"s{index}", (Option(UNCHANGED, Cost(100, 400, 700.0)), *options)))
     return Problem(tuple(curves), {c.site: f"w_{c.site}" for c in curves}, resource)
 
 

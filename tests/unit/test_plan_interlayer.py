@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnx_lowrank.plan import Problem, interlayer, joint_rise
-from onnx_lowrank.types import Array, Cost, Curve, Option
+from onnx_lowrank.types import UNCHANGED, Array, Cost, Curve, Form, Option
 
 module = importlib.import_module("onnx_lowrank.plan.interlayer")  # the package exports the function of that name
 
@@ -21,8 +21,10 @@ def problem_of(tails: dict[str, Array], costs: dict[str, list[int]]) -> Problem:
     curves = []
     for site, t in tails.items():
         losses = (t**2).mean(axis=0) / 2
-        options = [Option("dense", (), Cost(costs[site][0]))]
-        options += [Option("svd", (i,), Cost(costs[site][i]), loss=float(losses[i])) for i in range(1, t.shape[1])]
+        options = [Option(UNCHANGED, Cost(costs[site][0]))]
+        options += [
+            Option(Form("svd", (i,)), Cost(costs[site][i]), loss=float(losses[i])) for i in range(1, t.shape[1])
+        ]
         curves.append(Curve(site, tuple(options)))
     return Problem(tuple(curves), dict.fromkeys(tails, "w"), "parameters")
 

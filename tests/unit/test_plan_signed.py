@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_lowrank.plan import Problem, agreed, knapsack, signed, solve
-from onnx_lowrank.types import Cost, Curve, Option
+from onnx_lowrank.types import UNCHANGED, Cost, Curve, Form, Option
 
 
 def around(mean: float, spread: float = 0.1) -> np.ndarray:
@@ -75,8 +75,8 @@ def test_noise_alone_is_mostly_dropped():
 
 
 def curve(site: str, losses: list[float]) -> Curve:
-    others = [Option("svd", (9 - i,), Cost(90 - 10 * i), loss=loss) for i, loss in enumerate(losses)]
-    return Curve(site, (Option("dense", (), Cost(100)), *others))
+    others = [Option(Form("svd", (9 - i,)), Cost(90 - 10 * i), loss=loss) for i, loss in enumerate(losses)]
+    return Curve(site, (Option(UNCHANGED, Cost(100)), *others))
 
 
 def test_the_terms_are_added_to_the_losses_of_their_options():

@@ -29,14 +29,14 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_lowrank import Gate, Lossless, optimize
-from onnx_lowrank.cost import dense_layout, layout_cost
+from onnx_lowrank.cost import chain_cost, unchanged_cost
 from onnx_lowrank.gradient import GradientRunner, build_gradient, straightened
 from onnx_lowrank.graph.editing import expose
-from onnx_lowrank.ops import operator
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.schemes import by_name
 from onnx_lowrank.sensitivity.substitution import stored_weight, substitutable, substitution
-from onnx_lowrank.types import Array, Cost, Option, Stage, Why
+from onnx_lowrank.types import Array, Cost, Form, Option, Stage, Why
 from onnx_lowrank.weights.integer_grid import Grid
 from onnx_lowrank.weights.inventory import Inventory
 
@@ -172,10 +172,10 @@ def test_factors_are_quantised_like_the_weight(name: str):
     assert np.linalg.norm(got - expected) < 0.04 * np.linalg.norm(expected), "two roundings to 8 bits"
     new = {key: array for key, array in stored.items() if key.startswith("W.lowrank")}
     layout = by_name(scheme).layout(site.shape, (rank,))
-    cost = layout_cost(site, layout, observed(model, found, [feed_of(model, 3)]).positions[site.id])
+    cost = chain_cost(site, layout, observed(model, found, [feed_of(model, 3)]).positions[site.id])
     assert cost.bytes == sum(array.nbytes for array in new.values())
     assert cost.parameters == sum(array.size for key, array in new.items() if key[-1].isdigit())
-    dense = layout_cost(site, dense_layout(site), ())
+    dense = unchanged_cost(site, ())
     assert dense.bytes == sum(before[key].nbytes for key in ("W", "W.scale", "W.zero"))
 
 
@@ -186,7 +186,7 @@ def test_what_is_measured_are_the_quantised_factors(name: str):
     found = found_in(model)
     (site,) = found.sites
     factors = by_name(scheme).factor(found.weight(site), None, None, (3,))
-    dense = stored_weight(found, site, factors, Option(scheme, (3,), Cost()))
+    dense = stored_weight(found, site, factors, Option(Form(scheme, (3,)), Cost()))
     changed = unfused(factored(model, {"y": (scheme, 3)}))
     feed = feed_of(model, 4)
     runner = unfused(substitutable(model, found, [site]))
@@ -199,13 +199,13 @@ def test_what_is_measured_are_the_quantised_factors(name: str):
 
 def unfused(model: onnx.ModelProto) -> Runner:
     """onnxruntime makes 8-bit products with 8-bit activations of weight-only MatMul, if it may."""
-    return Runner(model, provider="cpu", threads=1, optimize=False)
+    return Runner(model, runtime=Runtime(provider="cpu", threads=1), optimize=False)
 
 
 def layout_of(dense: Array, inventory: Inventory, like: Array) -> Array:
     """Return a canonical weight as its operator stores it."""
     ((call,),) = inventory.calls.values()
-    stored = operator(call).stored(call, Stage(dense, tuple(range(dense.ndim - 2))))
+    stored = call.stored(Stage(dense, tuple(range(dense.ndim - 2))))
     assert stored.shape == like.shape
     return stored
 
@@ -283,7 +283,9 @@ def test_a_cut_activation_has_the_gradient_of_the_cut():
     graph = build_gradient(twin, ["r0"], ["y"])
     assert graph.unreached == {}
     x, seed = 3 * normal([5, 16], 1), normal([5, 8], 2)
-    gradient = GradientRunner(graph, provider="cpu").run({"x": x}, lambda _: {"y": seed}).gradients["r0"]
+    gradient = (
+        GradientRunner(graph, runtime=Runtime(provider="cpu")).run({"x": x}, lambda _: {"y": seed}).gradients["r0"]
+    )
     head = next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "fc1")
     kept = run(expose(model, ["r0"]), {"x": x})["r0"] < 127 * 0.02
     assert 0.02 < 1 - kept.mean() < 0.5

@@ -14,13 +14,14 @@ from onnx_lowrank.collection.joint_collection import Collection
 from onnx_lowrank.collection.objective import Objective
 from onnx_lowrank.gradient import observed_ranks
 from onnx_lowrank.metrics import listed
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.sensitivity.curves import joint_curves
 from onnx_lowrank.sensitivity.substitution import LARGEST_LOSS
 from onnx_lowrank.sensitivity.trust_range import AGREE, ROUNDING, agrees, measure_trust_range, within_trust_range
-from onnx_lowrank.types import Cost, Curve, Option, Probe
+from onnx_lowrank.types import UNCHANGED, Cost, Curve, Form, Option, Probe
 
-DENSE = Option("dense", (), Cost(100, 400, 100.0))
+DENSE = Option(UNCHANGED, Cost(100, 400, 100.0))
 ERRORS = [0.01, 0.04, 0.1, 0.2, 0.4, 0.8]
 POSITIVE = st.floats(1e-5, 100)
 
@@ -29,7 +30,8 @@ def curve_of(losses: list[float]) -> Curve:
     """Return a curve whose options have these losses at ERRORS, and a tenth of each as deviation."""
     ranks = range(len(losses), 0, -1)
     made = [
-        Option("svd", (k,), Cost(9 * k, 0, 0.0), e, x, x / 10) for k, e, x in zip(ranks, ERRORS, losses, strict=True)
+        Option(Form("svd", (k,)), Cost(9 * k, 0, 0.0), e, x, x / 10)
+        for k, e, x in zip(ranks, ERRORS, losses, strict=True)
     ]
     return Curve("s", (DENSE, *made))
 
@@ -42,7 +44,7 @@ LOSSES = [0.1, 0.4, 1.0, 2.0, 4.0, 8.0]
 
 
 def probe_at(index: int, ratio: float) -> Probe:
-    return Probe(ERRORS[index], LOSSES[index] * ratio, LOSSES[index], "svd", (6 - index,))
+    return Probe(ERRORS[index], LOSSES[index] * ratio, LOSSES[index], Form("svd", (6 - index,)))
 
 
 def test_agreement_is_a_factor_either_way_or_rounding():
@@ -73,7 +75,7 @@ def test_an_error_that_is_rounding_places_no_end_of_the_range():
     """Of a weight of exact rank it is 0 on one processor and 5e-8 on another: both say the same."""
     curve = curve_of(LOSSES)
     for error in (0.0, 5e-8):
-        exact = Probe(error, 1e-12, 0.0, "svd", (6,))
+        exact = Probe(error, 1e-12, 0.0, Form("svd", (6,)))
         assert within_trust_range(curve, [exact]).trust_range == ERRORS[-1]
         assert within_trust_range(curve, [exact, probe_at(1, 1.5), probe_at(3, 4.0)]).trust_range == ERRORS[1]
         assert within_trust_range(curve, [replace(exact, loss=0.1)]).trust_range is None
@@ -123,7 +125,10 @@ def test_losses_never_fall_with_the_error_and_the_range_is_kept(losses: list[flo
 def joint_of(model, feeds):
     found = found_in(model)
     objective = Objective.of(model, "relative-l2", listed([run(model, feed) for feed in feeds[:16]]), 0)
-    seen, shapes = observed(model, found, feeds), observed_ranks(model, feeds[0], provider="cpu", threads=1)
+    seen, shapes = (
+        observed(model, found, feeds),
+        observed_ranks(model, feeds[0], runtime=Runtime(provider="cpu", threads=1)),
+    )
     collection = Collection(model, found, seen, feeds, objective, shapes, options(), 8, True)
     joint = collection.run()
     return found, objective, collection, joint, joint_curves(found, seen, joint)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from onnx_lowrank.numerics.rounding import SAME, first_least, not_above, rounded
 from onnx_lowrank.schemes import SCHEMES, preference
 from onnx_lowrank.sensitivity.decompose import undominated
-from onnx_lowrank.types import DENSE, SHARED, Cost, Option
+from onnx_lowrank.types import DENSE, SHARED, Cost, Form, Option
 
 SIZES = st.floats(1e-30, 1e30) | st.just(0.0)
 
@@ -39,7 +39,7 @@ def test_the_first_of_equals_is_the_least():
 
 def test_of_options_that_lose_the_same_the_cheapest_then_the_first_scheme_is_kept():
     def option(scheme: str, rank: int, parameters: int, macs: float, error: float) -> Option:
-        return Option(scheme, (rank,), Cost(parameters, 4 * parameters, macs), error)
+        return Option(Form(scheme, (rank,)), Cost(parameters, 4 * parameters, macs), error)
 
     cheap, dear = option("svd", 2, 10, 10, 0.1), option("svd", 4, 20, 20, 0.1 * (1 - 1e-8))
     first, last = option("kernel-first", 2, 30, 30, 0.01), option("kernel-last", 2, 30, 30, 0.01 * (1 - 1e-8))
@@ -54,9 +54,9 @@ def test_of_options_that_lose_the_same_the_cheapest_then_the_first_scheme_is_kep
 def test_preference_names_parameters_macs_the_scheme_and_ranks():
     cost = Cost(10, 40, 5.0)
     names = [DENSE, *(scheme.name for scheme in SCHEMES), SHARED]
-    options = [Option(name, (1,), cost) for name in names]
+    options = [Option(Form(name, (1,)), cost) for name in names]
     keys = [preference(option) for option in options]
     assert keys == sorted(set(keys))
-    assert preference(Option(SHARED, (9,), Cost(9, 40, 9.0))) < preference(options[0])
-    assert preference(Option(SHARED, (9,), Cost(10, 40, 4.0))) < preference(options[0])
-    assert preference(Option("svd", (1,), cost)) < preference(Option("svd", (2,), cost))
+    assert preference(Option(Form(SHARED, (9,)), Cost(9, 40, 9.0))) < preference(options[0])
+    assert preference(Option(Form(SHARED, (9,)), Cost(10, 40, 4.0))) < preference(options[0])
+    assert preference(Option(Form("svd", (1,)), cost)) < preference(Option(Form("svd", (2,)), cost))

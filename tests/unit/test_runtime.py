@@ -12,19 +12,23 @@ import pytest
 from builders import build, feeds_of, linear, mlp, node, normal, run, value, weight
 
 from onnx_lowrank.errors import ModelError, RuntimeProblem
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime import runner as runtime
 from onnx_lowrank.runtime.batching import batch_size, batches, join, rows_of, split
 from onnx_lowrank.runtime.runner import Runner, resolve_providers
 
-CPU = {"provider": "cpu", "threads": 1}
+CPU = {"runtime": Runtime(provider="cpu", threads=1)}
 
 
 def test_a_session_is_silent(tmp_path: Path):
     (tmp_path / "m.onnx").write_bytes(linear(weight((4, 3), 0)).SerializeToString())
     code = (
-        "import sys; from pathlib import Path; import numpy as np; from onnx_lowrank.runtime.runner import Runner\n"
+        "import sys; from pathlib import Path; import numpy as np\n"
+        "from onnx_lowrank.options import Runtime\n"
+        "from onnx_lowrank.runtime.runner import Runner\n"
         "for name in ('auto', 'cpu'):\n"
-        "    outputs = Runner(Path(sys.argv[1]), provider=name).run({'x': np.zeros((2, 4), np.float32)})\n"
+        "    runner = Runner(Path(sys.argv[1]), runtime=Runtime(provider=name))\n"
+        "    outputs = runner.run({'x': np.zeros((2, 4), np.float32)})\n"
         "    assert outputs['y'].shape == (2, 3)"
     )
     done = subprocess.run(
@@ -37,7 +41,7 @@ def test_a_session_is_silent(tmp_path: Path):
 @pytest.mark.parametrize("name", ["cuda", "CUDA", "tensorrt", "CUDAExecutionProvider", "nonsense"])
 def test_a_provider_that_does_not_work_is_a_problem_of_one_line(name: str, capfd: pytest.CaptureFixture[str]):
     with pytest.raises(RuntimeProblem, match=f"provider '{name}' does not work .* CPUExecutionProvider") as caught:
-        Runner(linear(weight((4, 3), 0)), provider=name)
+        Runner(linear(weight((4, 3), 0)), runtime=Runtime(provider=name))
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
 

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from onnx_lowrank.collection import stream_moments
 from onnx_lowrank.metrics import listed, probing
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.sensitivity import decompose, decompose_plain, probe_curves
@@ -37,15 +38,15 @@ from onnx_lowrank.sensitivity.substitution import (
     predict,
     substituted_options,
 )
-from onnx_lowrank.types import Cost, Curve, Option, Probe, Why
+from onnx_lowrank.types import UNCHANGED, Cost, Curve, Form, Option, Probe, Why
 
-DENSE = Option("dense", (), Cost(100, 400, 100.0))
+DENSE = Option(UNCHANGED, Cost(100, 400, 100.0))
 ERRORS = st.lists(st.floats(1e-9, 1.0), min_size=1, max_size=12, unique=True)
 
 
 def curve_of(errors: list[float]) -> Curve:
     rising = sorted(errors)
-    made = [Option("svd", (len(rising) - i,), Cost(90 - i, 0, 0.0), e) for i, e in enumerate(rising)]
+    made = [Option(Form("svd", (len(rising) - i,)), Cost(90 - i, 0, 0.0), e) for i, e in enumerate(rising)]
     return Curve("s", (DENSE, *made))
 
 
@@ -100,12 +101,12 @@ def test_chosen_are_spread_on_a_log_scale():
     errors = [1e-6, 2e-6, 3e-6, 4e-4, 0.1, 0.2, 0.3]
     assert [o.error for o in substituted_options(curve_of(errors))] == [1e-6, 4e-4, 0.3]
     assert [o.error for o in substituted_options(curve_of([0.9, 0.6]))] == [0.6]
-    assert substituted_options(Curve("s", (DENSE, Option("svd", (1,), Cost(), 0.0)))) == []
+    assert substituted_options(Curve("s", (DENSE, Option(Form("svd", (1,)), Cost(), 0.0)))) == []
 
 
 def test_undominated_options_beat_each_other_in_something():
     def option(parameters: int, macs: float, error: float) -> Option:
-        return Option("svd", (parameters,), Cost(parameters, 0, macs), error)
+        return Option(Form("svd", (parameters,)), Cost(parameters, 0, macs), error)
 
     small, quick, exact, worse = option(1, 9, 0.5), option(5, 1, 0.5), option(8, 8, 0.1), option(9, 9, 0.1)
     assert undominated([worse, small, quick, exact]) == [exact, quick, small]
@@ -120,7 +121,7 @@ def prepared(model, feeds, **given):
 
 
 def divergence_on(model, feeds):
-    runner = Runner(model, provider="cpu", threads=1)
+    runner = Runner(model, runtime=Runtime(provider="cpu", threads=1))
     return probing("relative-l2", listed([runner.run(feed) for feed in feeds])).summed
 
 

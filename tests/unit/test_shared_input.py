@@ -15,6 +15,7 @@ from onnx_lowrank.collection.objective import Objective
 from onnx_lowrank.collection.sample_cache import SampleCache
 from onnx_lowrank.gradient import observed_ranks
 from onnx_lowrank.metrics import listed
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.pipeline import inspect
 from onnx_lowrank.plan import Problem
 from onnx_lowrank.sensitivity.curves import joint_curves
@@ -132,7 +133,7 @@ def test_the_score_of_a_shared_first_factor_is_the_measured_rise_of_every_siblin
 def sampled(model: onnx.ModelProto, x: np.ndarray, **settings) -> Collection:
     feeds = [{"x": x[i : i + 1]} for i in range(len(x))]
     found = found_in(model)
-    shapes = observed_ranks(model, feeds[0], provider="cpu", threads=1)
+    shapes = observed_ranks(model, feeds[0], runtime=Runtime(provider="cpu", threads=1))
     objective = Objective.of(model, "relative-l2", listed([run(model, feed) for feed in feeds[:8]]), 0)
     seen = observed(model, found, feeds)
     return Collection(model, found, seen, feeds, objective, shapes, options(**settings), 4, True)

@@ -31,7 +31,7 @@ from onnx_lowrank.collection import overridable
 from onnx_lowrank.latency.micro_model import Scene, chain_model
 from onnx_lowrank.latency.node_inputs import capture
 from onnx_lowrank.numerics.kronecker_metric import SideMoments, bases, in_metric, kronecker
-from onnx_lowrank.options import Compact, Gate, Lossless
+from onnx_lowrank.options import Compact, Gate, Lossless, Runtime
 from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.pipeline.calibrate import calibrate, kind_of
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
@@ -40,7 +40,7 @@ from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Samples
 from onnx_lowrank.schemes import by_name
 from onnx_lowrank.sensitivity.substitution import stored_weight
-from onnx_lowrank.types import Array, Cost, Option, Why
+from onnx_lowrank.types import Array, Cost, Form, Option, Why
 
 pytestmark = pytest.mark.usefixtures("no_timing")
 WORDS, WIDTH, LENGTH = 96, 24, 6
@@ -258,11 +258,11 @@ def test_the_predicted_rise_is_the_measured_one(seed: int):
     assert done.joint is not None
     scored = done.joint.scored["rows", "svd"]
     site = next(site for site in found.sites if site.id == "rows")
-    runner, x = Runner(overridable(model, ["E"]), provider="cpu", threads=1), texts(400, 9)
+    runner, x = Runner(overridable(model, ["E"]), runtime=Runtime(provider="cpu", threads=1)), texts(400, 9)
     p = np.maximum(runner.run({"x": x})["y"].astype(np.float64), 1e-30)
     measured = []
     for ranks in scored.ranks:
-        E = stored_weight(found, site, scored.factors, Option("svd", ranks, Cost()))
+        E = stored_weight(found, site, scored.factors, Option(Form("svd", ranks), Cost()))
         q = np.maximum(runner.run({"x": x, "E": E})["y"].astype(np.float64), 1e-30)
         measured.append(float((p * np.log(p / q)).sum(-1).mean()))
     assert spearmanr(scored.rise, measured).statistic > 0.99

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 
 WIDTH, CLASSES = 6, 4
@@ -26,7 +27,9 @@ def linear(weight, *, ops=(), batch="n", outputs=("y",)):
         [numpy_helper.from_array(np.asarray(weight, np.float32), "W")],
     )
     opset = [helper.make_opsetid("", 17)]
-    return Runner(helper.make_model(graph, opset_imports=opset, ir_version=8), provider="cpu", threads=1)
+    return Runner(
+        helper.make_model(graph, opset_imports=opset, ir_version=8), runtime=Runtime(provider="cpu", threads=1)
+    )
 
 
 def feeds(n, seed=1):

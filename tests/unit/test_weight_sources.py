@@ -27,10 +27,11 @@ from builders import (
 from onnx import TensorProto
 
 from onnx_lowrank import Gate, Lossless, optimize
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.schemes import by_name
 from onnx_lowrank.sensitivity.substitution import stored_weight, substitutable, substitution
-from onnx_lowrank.types import Array, Cost, Option, Why
+from onnx_lowrank.types import Array, Cost, Form, Option, Why
 
 W = weight((12, 16), 1, rank=3)  # (out, in)
 X = normal([5, 16], 2)
@@ -98,8 +99,8 @@ def test_substituting_it_replaces_what_arrives(name: str):
     found = found_in(model)
     (site,) = found.sites
     factors = by_name("svd").factor(found.weight(site), None, None, (2,))
-    dense = stored_weight(found, site, factors, Option("svd", (2,), Cost()))
-    runner = Runner(substitutable(model, found, [site]), provider="cpu", threads=1)
+    dense = stored_weight(found, site, factors, Option(Form("svd", (2,)), Cost()))
+    runner = Runner(substitutable(model, found, [site]), runtime=Runtime(provider="cpu", threads=1))
     np.testing.assert_array_equal(runner.run({"x": X})["y"], run(model, {"x": X})["y"])
     got = runner.run({"x": X, **substitution(found, site, dense)})["y"]
     np.testing.assert_allclose(got, run(factored(model, {site.id: ("svd", 2)}), {"x": X})["y"], rtol=1e-3, atol=1e-5)
@@ -139,7 +140,7 @@ def test_uses_that_agree_share_the_factors():
     assert elements(changed) == 2 * 16
     x = normal([3, 8], 2)
     np.testing.assert_allclose(run(changed, {"x": x})["y"], run(model, {"x": x})["y"], rtol=1e-4, atol=1e-5)
-    runner = Runner(substitutable(model, found, [site]), provider="cpu", threads=1)
+    runner = Runner(substitutable(model, found, [site]), runtime=Runtime(provider="cpu", threads=1))
     eye = np.eye(8, dtype=np.float32)
     np.testing.assert_allclose(runner.run({"x": x, **substitution(found, site, eye)})["y"], x, rtol=1e-5, atol=1e-6)
 

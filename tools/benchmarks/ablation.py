@@ -20,7 +20,7 @@ from onnx_lowrank.collection import stream_moments
 from onnx_lowrank.collection.objective import Objective
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.metrics import Metric, choose_metric
-from onnx_lowrank.options import Gate, Options
+from onnx_lowrank.options import Gate, Options, Runtime
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate, kind_of, objective_of, probe
 from onnx_lowrank.pipeline.continuation import SensitivityState, go_on
@@ -340,7 +340,7 @@ def measure(entry: Entry, lines: Lines) -> None:
     missing = [c for c in wanted(lines.setting.quick) if not lines.has(PART, entry.name, cell_name(*c), entry.sha256)]
     if not missing:
         return
-    options = Options(threads=lines.setting.threads)
+    options = Options(runtime=Runtime(threads=lines.setting.threads))
     loaded = LoadedModel.of(entry.model, options)
     inventory = find_sites(loaded.model, multiple=options.rank_multiple).sharing(False)  # as continuation has it
     tests = Tests.of(entry, loaded, options, quick=lines.setting.quick)
@@ -361,7 +361,7 @@ def _measured(bench: Workbench, tests: Tests, method: str, level: float) -> dict
     if plan is None:
         return {"reachable": False, "why": "no plan of this size within the rule"}
     candidate = rewrite(bench.loaded.model, bench.inventory, plan, factors)
-    runner = Runner(candidate, provider=bench.options.provider, threads=bench.options.threads)
+    runner = Runner(candidate, runtime=bench.options.runtime)
     dense = sum(site.parameters for site in bench.inventory.sites)
     return {
         "reachable": True,

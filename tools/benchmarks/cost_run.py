@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from onnx_lowrank.collection.positions import observe_positions
-from onnx_lowrank.options import Options
+from onnx_lowrank.options import Options, Runtime
 from onnx_lowrank.pipeline.calibrate import joint_collection, kind_of, objective_of
 from onnx_lowrank.pipeline.loaded_model import LoadedModel, batch_of
 from onnx_lowrank.runtime.batching import batches, join
@@ -23,7 +23,7 @@ UNIT = 1 if sys.platform == "darwin" else 1024
 def main() -> None:
     """Print one line of JSON."""
     model, calibration, repeats, threads = sys.argv[1:5]
-    options = Options(threads=int(threads))
+    options = Options(runtime=Runtime(threads=int(threads)))
     loaded = LoadedModel.of(Path(model), options)
     samples = read(Path(calibration), loaded.runner.inputs)
     inventory = find_sites(loaded.model)

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.lines import Lines
 from benchmarks.zoo import Entry, Set
 from onnx_lowrank.metrics import choose_metric
-from onnx_lowrank.options import Gate, Options, Sensitivity
+from onnx_lowrank.options import Gate, Options, Runtime, Sensitivity
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline.calibrate import calibrate, kind_of, probe
 from onnx_lowrank.pipeline.loaded_model import LoadedModel, first_outputs, make_judge
@@ -57,7 +57,7 @@ class Cutting:
 
 def measure(entry: Entry, lines: Lines) -> None:
     """Measure every missing cell of a model. Raises LowRankError."""
-    options = Options(seed=lines.setting.seed, threads=lines.setting.threads)
+    options = Options(seed=lines.setting.seed, runtime=Runtime(threads=lines.setting.threads))
     levels = QUICK_LEVELS if lines.setting.quick else LEVELS
     wanted = [(s, a, level) for s in SENSITIVITIES for a in ALLOCATIONS for level in levels]
     missing = [key for key in wanted if not lines.has(PART, entry.name, cell_name(*key), entry.sha256)]
@@ -72,7 +72,9 @@ def measure(entry: Entry, lines: Lines) -> None:
         todo = [(allocation, level) for s, allocation, level in missing if s == sensitivity]
         if not todo:
             continue
-        cutting = cut(entry, loaded, Options(seed=options.seed, threads=options.threads, sensitivity=sensitivity))
+        cutting = cut(
+            entry, loaded, Options(seed=options.seed, runtime=Runtime(threads=options.threads), sensitivity=sensitivity)
+        )
         for allocation, level in todo:
             data = _evaluate(loaded, cutting, cutting.plan(allocation, level), judges, options)
             name = cell_name(sensitivity, allocation, level)
@@ -111,7 +113,7 @@ def _evaluate(
     if plan is None:
         return {"reachable": False}
     candidate = rewrite(loaded.model, cutting.inventory, plan, cutting.decomposed.factors)
-    runner = Runner(candidate, provider=options.provider, threads=options.threads)
+    runner = Runner(candidate, runtime=options.runtime)
     kept = plan.cost.parameters
     return {
         "reachable": True,

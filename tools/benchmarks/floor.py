@@ -20,7 +20,7 @@ from benchmarks.zoo import Entry
 from onnx_lowrank.collection import overridable
 from onnx_lowrank.metrics import Collector, Measured, Metric, agreement, choose_metric, class_output, drop_of, listed
 from onnx_lowrank.metrics.class_scores import log_probabilities, probable
-from onnx_lowrank.options import Options
+from onnx_lowrank.options import Options, Runtime
 from onnx_lowrank.pipeline.loaded_model import LoadedModel, first_outputs
 from onnx_lowrank.runtime.batching import join, split
 from onnx_lowrank.runtime.runner import Runner
@@ -88,7 +88,7 @@ def measure(entry: Entry, lines: Lines) -> None:
     """Measure a model's floor, if that has not been done. Raises LowRankError."""
     if entry.name not in MODELS or lines.has(PART, entry.name, CELL, entry.sha256):
         return
-    options = Options(seed=lines.setting.seed, threads=lines.setting.threads)
+    options = Options(seed=lines.setting.seed, runtime=Runtime(threads=lines.setting.threads))
     loaded = LoadedModel.of(entry.model, options)
     bench = Workbench(entry, loaded, find_sites(loaded.model, multiple=options.rank_multiple), options)
     scene = _scene(bench, QUICK_SAMPLES if lines.setting.quick else SAMPLES)
@@ -114,7 +114,7 @@ def _scene(bench: Workbench, most: int) -> Scene:
     metric, _ = choose_metric(bench.entry.metric, samples.labels, first_outputs(bench.loaded, samples.feeds))
     names = {site.id: site.weight for site in bench.inventory.sites}
     model = overridable(bench.loaded.model, [names[curve.site] for curve in bench.joint.decomposed.curves])
-    runner = Runner(model, provider=bench.options.provider, threads=bench.options.threads)
+    runner = Runner(model, runtime=bench.options.runtime)
     return Scene(samples, metric, runner, bench.entry.metric.endswith(f":{DECIDED}"), bench.options.seed)
 
 

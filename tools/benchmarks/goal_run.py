@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_lowrank.errors import GoalError, LowRankError
-from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options
+from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options, Runtime
 from onnx_lowrank.pipeline import DataSources, optimize
 from onnx_lowrank.results.result import Result, Size
 from onnx_lowrank.types import Interval, Verdict
@@ -42,7 +42,10 @@ def _goal(order: dict[str, Any]) -> Goal:
 
 def _options(order: dict[str, Any]) -> Options:
     return Options(
-        sensitivity=order["sensitivity"], metric=order["metric"], seed=order["seed"], threads=order["threads"]
+        sensitivity=order["sensitivity"],
+        metric=order["metric"],
+        seed=order["seed"],
+        runtime=Runtime(threads=order["threads"]),
     )
 
 

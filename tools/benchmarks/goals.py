@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.curves import judge_of, said
 from benchmarks.lines import PACKAGE, Lines
 from benchmarks.zoo import ROOT, Entry
-from onnx_lowrank.options import Options
+from onnx_lowrank.options import Options, Runtime
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.runtime.runner import Runner
 
@@ -100,9 +100,9 @@ def _command(entry: Entry, cell: Cell, lines: Lines) -> str:
 
 def _tests(entry: Entry, saved: Path, lines: Lines) -> dict[str, Any]:
     """Judge the file on every test set, each by its own metric."""
-    options = Options(seed=lines.setting.seed, threads=lines.setting.threads)
+    options = Options(seed=lines.setting.seed, runtime=Runtime(threads=lines.setting.threads))
     loaded = LoadedModel.of(entry.model, options)
-    runner = Runner(saved, provider=options.provider, threads=options.threads)
+    runner = Runner(saved, runtime=options.runtime)
     return {test.name: said(judge_of(loaded, test, options).judge(runner)) for test in entry.tests}
 
 

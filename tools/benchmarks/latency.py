@@ -16,7 +16,7 @@ from benchmarks.curves import triple
 from benchmarks.lines import Lines
 from benchmarks.zoo import Entry
 from onnx_lowrank.latency import Stopwatch, Timed
-from onnx_lowrank.options import Options, Resource
+from onnx_lowrank.options import Options, Resource, Runtime
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
@@ -52,7 +52,7 @@ def measure(entry: Entry, lines: Lines) -> None:
 
 
 def _cell(entry: Entry, lines: Lines, threads: int) -> dict[str, Any]:
-    options = Options(seed=lines.setting.seed, threads=threads, sensitivity="weights")
+    options = Options(seed=lines.setting.seed, runtime=Runtime(threads=threads), sensitivity="weights")
     loaded = LoadedModel.of(entry.model, options)
     inventory = find_sites(loaded.model, multiple=options.rank_multiple)
     calibrated = _calibrated(entry, loaded, inventory, options)
@@ -98,7 +98,7 @@ def plans_of(timed: Timed, inventory: Inventory, shares: tuple[float, ...]) -> l
 
 def _measured(watch: Stopwatch, calibrated: Calibrated, plan: Plan, feeds: list[Feed]) -> dict[str, Any]:
     model = rewrite(watch.model, watch.inventory, replace(plan, origin=""), calibrated.decomposed.factors)
-    runner = Runner(model, provider=watch.options.provider, threads=watch.options.threads, spin=True)
+    runner = Runner(model, runtime=watch.options.runtime, spin=True)
     timing = interleaved(watch.original, runner, feeds, seed=watch.options.seed, seconds=SECONDS)
     return {
         "measured": triple(timing.ratio),

@@ -20,7 +20,7 @@ from benchmarks.curves import triple
 from benchmarks.lines import Lines
 from benchmarks.paper import Scores, compared, scored, some
 from benchmarks.zoo import Entry
-from onnx_lowrank.options import Options
+from onnx_lowrank.options import Options, Runtime
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.plan import Problem, alds, energy
@@ -177,7 +177,7 @@ def measure(entry: Entry, lines: Lines) -> None:
     missing = [c for c in wanted(lines.setting.quick) if not lines.has(PART, entry.name, cell_name(*c), entry.sha256)]
     if not missing:
         return
-    options = Options(threads=lines.setting.threads, seed=lines.setting.seed)
+    options = Options(runtime=Runtime(threads=lines.setting.threads), seed=lines.setting.seed)
     loaded = LoadedModel.of(entry.model, options)
     inventory = find_sites(loaded.model, multiple=options.rank_multiple)
     bench = Bench(entry, loaded, inventory, options)
@@ -202,7 +202,7 @@ def _cell(bench: Bench, rule: Rule, keep: float, original: Scores, test: Samples
     if plan is None:
         return {"reachable": False}
     model = rewrite(bench.loaded.model, bench.inventory, plan, factors)
-    runner = Runner(model, provider=bench.options.provider, threads=bench.options.threads)
+    runner = Runner(model, runtime=bench.options.runtime)
     kept = (whole - dense + plan.cost.parameters) / whole
     found = scored(runner, test)
     return {"reachable": True, "kept": kept, "hits": found.hits, **compared(original, found)}

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from benchmarks.curves import QUICK_SAMPLES, triple
 from benchmarks.lines import Lines
 from benchmarks.zoo import Entry
-from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options
+from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options, Runtime
 from onnx_lowrank.pipeline import DataSources, Session, meet_goal
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.runtime.batching import batches, join
@@ -102,7 +102,7 @@ def measure(entry: Entry, lines: Lines) -> None:
     quick = lines.setting.quick
     cells = QUICK_CELLS if quick else CELLS
     missing = [cell for cell in cells if not lines.has(PART, entry.name, cell.name, entry.sha256)]
-    options = Options(metric="top1", seed=lines.setting.seed, threads=lines.setting.threads)
+    options = Options(metric="top1", seed=lines.setting.seed, runtime=Runtime(threads=lines.setting.threads))
     for leaky in (False, True):
         mine = [cell for cell in missing if cell.leaky == leaky]
         if not mine:
@@ -120,7 +120,7 @@ def measure(entry: Entry, lines: Lines) -> None:
 
 def _sources(entry: Entry, options: Options, *, leaky: bool, quick: bool) -> DataSources:
     """Return the samples; leaky: the evaluation samples as calibration and validation, what one must not do."""
-    runner = Runner(entry.model, provider=options.provider, threads=options.threads)
+    runner = Runner(entry.model, runtime=options.runtime)
     if leaky:
         test = some(read(entry.tests[0].path, runner.inputs), quick=quick)
         part = test.subset(range(min(len(test), LEAKY)))
@@ -170,7 +170,7 @@ def _row(session: Session, cell: Cell, sets: Sets, collection: float) -> dict[st
     if not result:
         return {**about, "outcome": "nothing"}
     options = session.options
-    runner = Runner(result.model, provider=options.provider, threads=options.threads)
+    runner = Runner(result.model, runtime=options.runtime)
     found = scored(runner, sets.validation), scored(runner, sets.test)
     (validation, test), part = sets.original, (sets.original[1].part(LEAKY), found[1].part(LEAKY))
     if cell.leaky:  # the samples that it reports are all that it has

@@ -10,6 +10,7 @@ from benchmarks.goals import MAX_DROP
 from benchmarks.lines import Lines
 from benchmarks.zoo import Entry
 from onnx_lowrank import Compact, DataSources, Gate, Options, Session, pareto
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.plan.allocate import curve_plans
 
 PART = "pareto"
@@ -23,7 +24,7 @@ def measure(entry: Entry, lines: Lines) -> None:
     """Time a model's curve, if that has not been done. Raises LowRankError."""
     if lines.has(PART, entry.name, CELL, entry.sha256):
         return
-    options = Options(seed=lines.setting.seed, threads=lines.setting.threads, metric=entry.metric)
+    options = Options(seed=lines.setting.seed, runtime=Runtime(threads=lines.setting.threads), metric=entry.metric)
     sources = DataSources(data=entry.calibration.path, validation=entry.validation.path)
     session = Session.of(entry.model, sources, options)
     if lines.setting.quick:

@@ -21,7 +21,7 @@ from benchmarks.peer_tools import NotInstalledError, PeerError, ready, run_peer
 from benchmarks.zoo import Entry
 from onnx_lowrank.errors import LowRankError, ModelError, RuntimeProblem
 from onnx_lowrank.graph.model_io import file_bytes, load, store
-from onnx_lowrank.options import Compact, Gate, Options, Resource, Then
+from onnx_lowrank.options import Compact, Gate, Options, Resource, Runtime, Then
 from onnx_lowrank.pipeline import DataSources, Session, meet_goal
 from onnx_lowrank.pipeline.loaded_model import same_interface
 from onnx_lowrank.quantization.onnxruntime_int8 import quantised
@@ -109,8 +109,8 @@ class Bench:
     def of(entry: Entry, lines: Lines) -> Bench:
         """Read the samples and score the original."""
         quick, setting = lines.setting.quick, lines.setting
-        options = Options(metric="top1", seed=setting.seed, threads=setting.threads, provider="cpu")
-        runner = Runner(entry.model, provider=options.provider, threads=options.threads)
+        options = Options(metric="top1", seed=setting.seed, runtime=Runtime(threads=setting.threads, provider="cpu"))
+        runner = Runner(entry.model, runtime=options.runtime)
         found = entry.calibration, entry.validation, entry.tests[0]
         calibration, validation, test = (_read(each.path, runner, quick=quick) for each in found)
         # files are those of this model, this code and these settings
@@ -131,7 +131,7 @@ class Bench:
 
     def runner(self, name: str, *, spin: bool = False) -> Runner:
         """Open the file of a row. Raises ModelError."""
-        return Runner(self.path(name), provider=self.options.provider, threads=self.options.threads, spin=spin)
+        return Runner(self.path(name), runtime=self.options.runtime, spin=spin)
 
 
 def measure(entry: Entry, lines: Lines) -> None:

@@ -16,7 +16,7 @@ from benchmarks.lines import Lines
 from benchmarks.zoo import Entry
 from onnx_lowrank import statistics
 from onnx_lowrank.collection import overridable
-from onnx_lowrank.options import Options
+from onnx_lowrank.options import Options, Runtime
 from onnx_lowrank.pipeline.loaded_model import LoadedModel, batch_of
 from onnx_lowrank.runtime.batching import batches, join
 from onnx_lowrank.runtime.runner import Runner
@@ -36,7 +36,7 @@ def measure(entry: Entry, lines: Lines) -> None:
     """Measure the points of a model, if that has not been done. Raises LowRankError."""
     if lines.has(PART, entry.name, CELL, entry.sha256):
         return
-    options = Options(threads=lines.setting.threads)
+    options = Options(runtime=Runtime(threads=lines.setting.threads))
     loaded = LoadedModel.of(entry.model, options)
     bench = Workbench(entry, loaded, find_sites(loaded.model, multiple=options.rank_multiple), options)
     points = _points(bench, read(entry.tests[0].path, loaded.runner.inputs).feeds[:SAMPLES])
@@ -48,7 +48,7 @@ def _points(bench: Workbench, feeds: Any) -> list[dict[str, Any]]:
     sites = {site.id: site for site in bench.inventory.sites}
     curves = {curve.site: curve for curve in bench.joint.decomposed.curves}
     model = overridable(bench.loaded.model, [sites[name].weight for name in curves])
-    runner = Runner(model, provider=bench.options.provider, threads=bench.options.threads)
+    runner = Runner(model, runtime=bench.options.runtime)
     runs = [join(run) for run in batches(feeds, batch_of(bench.loaded, feeds))]
     counts = [len(run) for run in batches(feeds, batch_of(bench.loaded, feeds))]
     reference = [{name: value.copy() for name, value in runner.run(feed).items()} for feed in runs]

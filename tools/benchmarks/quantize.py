@@ -20,7 +20,7 @@ from benchmarks.goals import MAX_DROP
 from benchmarks.lines import Lines
 from benchmarks.zoo import Entry
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.options import Compact, Gate, Options, Resource, Then
+from onnx_lowrank.options import Compact, Gate, Options, Resource, Runtime, Then
 from onnx_lowrank.pipeline import DataSources, Session, meet_goal
 from onnx_lowrank.pipeline.staging import timed_feeds
 from onnx_lowrank.quantization.onnxruntime_int8 import quantised, settings
@@ -67,7 +67,9 @@ def measure(entry: Entry, lines: Lines) -> None:
     missing = [cell for cell in cells if not lines.has(PART, entry.name, cell.name, entry.sha256)]
     if not missing:
         return
-    options = Options(metric=entry.metric, seed=lines.setting.seed, threads=lines.setting.threads, provider="cpu")
+    options = Options(
+        metric=entry.metric, seed=lines.setting.seed, runtime=Runtime(threads=lines.setting.threads, provider="cpu")
+    )
     session = Session.of(
         entry.model, DataSources(data=entry.calibration.path, validation=entry.validation.path), options
     )
@@ -109,7 +111,9 @@ def measure_threads(entry: Entry, lines: Lines) -> None:
     path = model_file(lines, entry)
     if not path.is_file() or lines.has("threads", entry.name, FASTEST, entry.sha256):
         return
-    first, second = (Runner(each, provider="cpu", threads=THREADS, spin=True) for each in (entry.model, path))
+    first, second = (
+        Runner(each, runtime=Runtime(provider="cpu", threads=THREADS), spin=True) for each in (entry.model, path)
+    )
     feeds = timed_feeds(iter(read(entry.validation.path, first.inputs).feeds))
     timing = interleaved(first, second, feeds, seed=lines.setting.seed, seconds=SECONDS)
     data = {
@@ -145,12 +149,9 @@ def _made(session: Session, cell: Cell) -> tuple[onnx.ModelProto | None, dict[st
 
 def _judged(entry: Entry, session: Session, model: onnx.ModelProto, judges: Mapping[str, Judge]) -> dict[str, Any]:
     options = session.options
-    runner = Runner(model, provider=options.provider, threads=options.threads)
+    runner = Runner(model, runtime=options.runtime)
     found = {name: said(judge.judge(runner)) for name, judge in judges.items()}
-    first, second = (
-        Runner(each, provider=options.provider, threads=options.threads, spin=True)
-        for each in (session.loaded.model, model)
-    )
+    first, second = (Runner(each, runtime=options.runtime, spin=True) for each in (session.loaded.model, model))
     timing = interleaved(first, second, timed_feeds(iter(session.split.validation.feeds)), seed=options.seed)
     validation = found.pop(entry.validation.name)
     return {

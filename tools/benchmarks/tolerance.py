@@ -15,7 +15,7 @@ from benchmarks.zoo import Entry
 from onnx_lowrank import DataSources, Gate, Options, Session
 from onnx_lowrank.demo import MODEL, demo_samples
 from onnx_lowrank.metrics import RelativeL2
-from onnx_lowrank.options import TOLERANCE
+from onnx_lowrank.options import TOLERANCE, Runtime
 from onnx_lowrank.pipeline.loaded_model import make_judge
 from onnx_lowrank.pipeline.search import Search
 from onnx_lowrank.plan.allocate import curve_plans
@@ -48,7 +48,9 @@ def measure_demo(lines: Lines) -> None:
 def _measure(name: str, sha256: str, model: Any, sources: DataSources, metric: str, lines: Lines) -> None:
     if lines.has(PART, name, "curve", sha256):
         return
-    options = Options(seed=lines.setting.seed, threads=lines.setting.threads, metric=metric, sensitivity="inputs")
+    options = Options(
+        seed=lines.setting.seed, runtime=Runtime(threads=lines.setting.threads), metric=metric, sensitivity="inputs"
+    )
     session = Session.of(model, sources, options)
     split = session.split
     session.split = type(split)(
@@ -73,7 +75,7 @@ def _points(session: Session) -> Iterator[dict[str, float | None]]:
     preview, apart = (make_judge(session.loaded, s, RelativeL2(), GATE, session.options) for s in (few, validation))
     last = FROM / STEP
     for plan in curve_plans(problem):
-        runner = Runner(search.factored(plan), threads=session.options.threads)
+        runner = Runner(search.factored(plan), runtime=Runtime(threads=session.options.threads))
         if preview.judge(runner).drop.estimate < last * STEP:
             continue
         error = apart.judge(runner).drop.estimate

@@ -21,7 +21,7 @@ from benchmarks.lines import Lines
 from benchmarks.trust_parts import ALLOWED, CERTIFIED, DEMO, FIRST, GATES, PART, draw_name, draws
 from models.fashion_mnist import TRAINED_ON, Labelled, labelled, unit_batch
 from onnx_lowrank.demo import MODEL
-from onnx_lowrank.options import Compact, Options
+from onnx_lowrank.options import Compact, Options, Runtime
 from onnx_lowrank.pipeline import DataSources, Session, meet_goal
 from onnx_lowrank.pipeline.search import Search
 from onnx_lowrank.plan import compact
@@ -47,7 +47,7 @@ class Truth:
         return float((self.original - self._hits(model)).mean())
 
     def _hits(self, model: onnx.ModelProto) -> NDArray[np.float64]:
-        runner = Runner(model, threads=self.threads)
+        runner = Runner(model, runtime=Runtime(threads=self.threads))
         hits = []
         for start in range(0, len(self.test), BATCH):
             part = self.test[start : start + BATCH]
@@ -70,7 +70,9 @@ def measure(lines: Lines) -> None:
         sources = DataSources(
             data=_given(unseen[chosen[:CALIBRATION]]), validation=_given(unseen[chosen[CALIBRATION:]])
         )
-        options = Options(metric="top1", seed=seed, threads=lines.setting.threads, rank_multiple=RANK_MULTIPLE)
+        options = Options(
+            metric="top1", seed=seed, runtime=Runtime(threads=lines.setting.threads), rank_multiple=RANK_MULTIPLE
+        )
         with untimed():
             data = _draw(Session.of(MODEL, sources, options), truth)
         lines.add(PART, DEMO, draw_name(n, draw), key, data)

@@ -15,6 +15,7 @@ from onnx.reference.op_run import OpRun
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.gradient import GradientGraph, build_gradient
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 
 law = settings(max_examples=20)
@@ -51,7 +52,7 @@ def function(model: onnx.ModelProto, names: Sequence[str], *, reference: bool) -
     """
     if not reference:
         try:
-            runner = Runner(model, provider="cpu", threads=1, outputs=names)
+            runner = Runner(model, runtime=Runtime(provider="cpu", threads=1), outputs=names)
             return lambda feed: list(runner.run(feed).values())
         except ModelError as error:
             if not any(text in str(error) for text in ("NOT_IMPLEMENTED", "Type 'tensor(double)'")):

@@ -12,6 +12,7 @@ from onnx_lowrank.gradient import GradientRunner, build_gradient, final_activati
 from onnx_lowrank.gradient.build import share_name
 from onnx_lowrank.gradient.rules.table import RULES
 from onnx_lowrank.gradient.tensor_ranks import unknown_ranks
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 
 
@@ -77,7 +78,9 @@ def test_a_target_that_is_an_output_and_one_that_is_used_after():
     graph = build_gradient(case.model, ["y", "z"])
     _, z = function(case.model, ["y", "z"], reference=False)(case.inputs)
     one, two = np.full(3, 2.0), np.full(3, 3.0)
-    found = Runner(graph.model, provider="cpu").run({**case.inputs, graph.seeds["y"]: one, graph.seeds["z"]: two})
+    found = Runner(graph.model, runtime=Runtime(provider="cpu")).run(
+        {**case.inputs, graph.seeds["y"]: one, graph.seeds["z"]: two}
+    )
     np.testing.assert_allclose(found[graph.gradients["z"]], two, rtol=1e-12)
     np.testing.assert_allclose(found[graph.gradients["y"]], one + two * z, rtol=1e-12)
 
@@ -87,7 +90,7 @@ def test_two_targets_with_one_gradient():
     check(Case(nodes, {"x": draw(0, 3)}), rtol=1e-6, seed=0)
     graph = build_gradient(Case(nodes, {"x": draw(0, 3)}).model, ["a", "b"])
     assert graph.gradients["a"] == graph.gradients["b"]  # one output: nothing is copied
-    Runner(graph.model, provider="cpu")  # which refuses a graph that is not sound
+    Runner(graph.model, runtime=Runtime(provider="cpu"))  # which refuses a graph that is not sound
 
 
 @pytest.mark.parametrize("op", ["If", "Loop"])
@@ -122,7 +125,7 @@ def test_names_that_are_taken_stay():
     ]
     case = Case(nodes, {"x": draw(0, 3)}, {"yes": np.array(True)}, outputs=("y", "side"))
     graph = build_gradient(case.model, ["x"], ["y"])
-    Runner(graph.model, provider="cpu")  # which refuses a graph that is not sound
+    Runner(graph.model, runtime=Runtime(provider="cpu"))  # which refuses a graph that is not sound
     names = [name for n in graph.model.graph.node for name in n.output]
     assert len(names) == len(set(names))
     assert "gradient/Mul_1" not in names
@@ -149,7 +152,7 @@ def test_a_local_function_is_inlined():
     graph = build_gradient(model, ["x", "h"])
     assert not graph.unreached
     feed = {**case.inputs, graph.seeds["y"]: np.ones(3)}
-    found = Runner(graph.model, provider="cpu").run(feed)
+    found = Runner(graph.model, runtime=Runtime(provider="cpu")).run(feed)
     np.testing.assert_allclose(found[graph.gradients["h"]], np.full(3, 2.0), rtol=1e-12)
 
 
@@ -177,7 +180,7 @@ def test_what_the_file_says_of_intermediate_shapes_is_not_trusted():
     model.graph.value_info.append(helper.make_tensor_value_info("h", TensorProto.DOUBLE, [1, 3]))
     graph = build_gradient(model, ["h"])
     feed = {**case.inputs, graph.seeds["y"]: np.ones((4, 3))}
-    found = Runner(graph.model, provider="cpu").run(feed)[graph.gradients["h"]]
+    found = Runner(graph.model, runtime=Runtime(provider="cpu")).run(feed)[graph.gradients["h"]]
     np.testing.assert_allclose(found, case.inputs["s"], rtol=1e-12)
 
 
@@ -190,13 +193,13 @@ def test_ranks_that_only_a_run_knows():
     assert unknown_ranks(model) == ["h", "k", "y"]
     blind = build_gradient(model, ["k"])
     assert "rank of" in blind.unreached["k"]
-    shapes = observed_ranks(model, case.inputs, provider="cpu", threads=1)
+    shapes = observed_ranks(model, case.inputs, runtime=Runtime(provider="cpu", threads=1))
     assert shapes == dict.fromkeys(("h", "k", "y"), (None, None, None))
     graph = build_gradient(model, ["h"], shapes=shapes)
     assert not graph.unreached
     x = draw(2, 4, 4)
     feed = {"x": x, "shape": ints(1, 4, 4), graph.seeds["y"]: np.ones((1, 4, 2))}
-    found = Runner(graph.model, provider="cpu").run(feed)[graph.gradients["h"]]
+    found = Runner(graph.model, runtime=Runtime(provider="cpu")).run(feed)[graph.gradients["h"]]
     want = (x > 0) * case.constants["w"].sum(axis=1)
     np.testing.assert_allclose(found[0], want, rtol=1e-12)
 
@@ -251,7 +254,7 @@ def test_halves_give_what_the_whole_gives():
     ]
     case = Case(nodes, {"x": draw(0, 2, 3, 4), "s": draw(2, 3, 5)}, {"w": draw(1, 4, 5)})
     graph, seeds, want = gradients(case, targets=["x", "s"], rng=np.random.default_rng(5))
-    runner = GradientRunner(graph, keep=["h"], provider="cpu", threads=1)
+    runner = GradientRunner(graph, keep=["h"], runtime=Runtime(provider="cpu", threads=1))
     seen = {}
 
     def head(values):
@@ -331,7 +334,7 @@ def test_wide_pads_of_a_long_kernel_stand_apart(length):
     kinds = [made.op_type for made in graph.model.graph.node]
     assert kinds.count("Pad") == (2 if length == 40 else 0)
     seed = draw(2, 2, 4, length).astype(np.float32)
-    runner = GradientRunner(graph, provider="cpu", threads=1)
+    runner = GradientRunner(graph, runtime=Runtime(provider="cpu", threads=1))
     found = runner.run(case.inputs, lambda values: {"y": seed})
     want = function(case.model, ["y"], reference=False)(case.inputs)[0]
     np.testing.assert_allclose(found.values["y"], want, rtol=1e-4, atol=1e-4)
@@ -364,7 +367,7 @@ def test_a_question_mark_is_no_symbol():
         value.type.tensor_type.shape.dim[0].dim_param = "?"
     graph = build_gradient(model, ["b"])
     feed = {**case.inputs, graph.seeds["y"]: np.ones((4, 3))}
-    found = Runner(graph.model, provider="cpu").run(feed)[graph.gradients["b"]]
+    found = Runner(graph.model, runtime=Runtime(provider="cpu")).run(feed)[graph.gradients["b"]]
     np.testing.assert_allclose(found, case.inputs["a"].sum(axis=0, keepdims=True), rtol=1e-12)
 
 
@@ -402,7 +405,7 @@ def test_a_share_is_what_one_reader_gives_back_whoever_else_reads():
     assert not graph.unreached
     assert graph.gradients[share_name("h", "l")] == graph.gradients["h"]
     seed = draw(6, 3, 4)
-    found = GradientRunner(graph, threads=1).run(case.inputs, lambda values: {"y": seed}).gradients
+    found = GradientRunner(graph, runtime=Runtime(threads=1)).run(case.inputs, lambda values: {"y": seed}).gradients
     expected = {
         "h": seed @ weights["u"].T,
         "x": seed @ (weights["w"] @ weights["u"] + weights["v"] + np.eye(4)).T,

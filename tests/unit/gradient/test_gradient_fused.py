@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_lowrank.gradient import build_gradient
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 
 MS = "com.microsoft"
@@ -117,7 +118,9 @@ def test_attention(mask, causal):
     want = function(case.model, ["y"], reference=False)(case.inputs)[0]
     feed = {**case.inputs, graph.seeds["y"]: np.ones_like(want)}
     assert "Attention" not in {made.op_type for made in graph.model.graph.node}
-    np.testing.assert_allclose(Runner(graph.model, provider="cpu", outputs=["y"]).run(feed)["y"], want, atol=1e-5)
+    np.testing.assert_allclose(
+        Runner(graph.model, runtime=Runtime(provider="cpu"), outputs=["y"]).run(feed)["y"], want, atol=1e-5
+    )
 
 
 def test_past_keys_are_refused_by_name():
@@ -143,7 +146,7 @@ def test_what_onnxruntimes_optimizer_writes(tmp_path):
     graph = build_gradient(optimised, ["x"])
     assert not graph.unreached
     feed = {**case.inputs, graph.seeds["y"]: seeds["y"]}
-    found = Runner(graph.model, provider="cpu").run(feed)[graph.gradients["x"]]
+    found = Runner(graph.model, runtime=Runtime(provider="cpu")).run(feed)[graph.gradients["x"]]
     np.testing.assert_allclose(found, want["x"], rtol=1e-4, atol=1e-5)
 
 

@@ -11,6 +11,7 @@ import pytest
 from gradient_double import Double
 
 from onnx_lowrank.gradient import build_gradient
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 
 pytestmark = pytest.mark.zoo
@@ -55,10 +56,10 @@ def test_gradients_of_a_whole_model(name):
     graph = build_gradient(model, targets)
     assert not graph.unreached
     rng = np.random.default_rng(1)
-    still = Runner(model, provider="cpu", threads=1).run(feed)
+    still = Runner(model, runtime=Runtime(provider="cpu", threads=1)).run(feed)
     seeds = {n: rng.normal(size=v.shape).astype(np.float32) for n, v in still.items()}
     given = {**feed, **{graph.seeds[n]: s for n, s in seeds.items()}}
-    single = Runner(graph.model, provider="cpu", threads=1).run(given)
+    single = Runner(graph.model, runtime=Runtime(provider="cpu", threads=1)).run(given)
     exact = Double(graph.model, [], list(graph.gradients.values())).run(given, {})
     for n, value in still.items():
         np.testing.assert_allclose(single[n], value, rtol=1e-3, atol=1e-5 * np.abs(value).max())

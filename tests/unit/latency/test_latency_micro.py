@@ -21,14 +21,14 @@ from onnx_lowrank.latency.micro_model import (
     dense_model,
 )
 from onnx_lowrank.latency.node_inputs import capture, has_subnormals, typical
-from onnx_lowrank.options import Options
+from onnx_lowrank.options import Options, Runtime
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.schemes import SCHEMES, factor_shared
 from onnx_lowrank.sensitivity.decompose import decompose_plain
 from onnx_lowrank.types import SHARED
 from onnx_lowrank.weights.find import find_sites
 
-OPTIONS = Options(provider="cpu", threads=1, rank_multiple=1)
+OPTIONS = Options(runtime=Runtime(provider="cpu", threads=1), rank_multiple=1)
 
 
 def matmul():

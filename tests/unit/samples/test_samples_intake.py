@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from onnx_lowrank.errors import DataError
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner, TensorSpec
 from onnx_lowrank.samples import random_samples, read
 from onnx_lowrank.samples.intake import content_hash
@@ -133,7 +134,7 @@ def test_onnxruntime_runs_what_comes_out(tmp_path):
         [value("y", kind.FLOAT, [1, 3]), value("m", kind.FLOAT, ["N", "T"]), value("said", kind.STRING, ["N"])],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    runner = Runner(model, provider="cpu", threads=1)
+    runner = Runner(model, runtime=Runtime(provider="cpu", threads=1))
     x = np.arange(12).reshape(4, 3) / 2
     np.savez(
         tmp_path / "a.npz", x=x, gain=2.0, n=np.arange(8, dtype=np.int32).reshape(4, 2), text=np.array(list("abcd"))
