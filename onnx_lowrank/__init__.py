@@ -3,7 +3,10 @@
 from onnx_lowrank.errors import DataError, GoalError, LowRankError, MetricError, ModelError, PlanError, RuntimeProblem
 from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options, Runtime
 from onnx_lowrank.pipeline import DataSources, Point, Session, apply, compare, inspect, meet_goal, optimize, pareto
-from onnx_lowrank.results.result import Comparison, Inspection, Result, Size, Step, Trial, WeightRow
+from onnx_lowrank.results.comparison import Comparison
+from onnx_lowrank.results.inspection import Inspection, WeightRow
+from onnx_lowrank.results.parts import Size, Step, Trial
+from onnx_lowrank.results.result import Result
 from onnx_lowrank.results.saved_plan import SavedPlan, read_plan
 from onnx_lowrank.samples import RANDOM, RandomData, Samples, read
 from onnx_lowrank.types import Interval, Plan, Site, Skip, Verdict, Why

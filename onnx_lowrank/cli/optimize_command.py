@@ -213,7 +213,9 @@ def _write_side_files(result: Result, outputs: Outputs) -> None:
     if result.plan is not None:
         shapes = {site.id: site.shape for site in result.sites}
         tool = f"onnx-lowrank {__version__}"
-        saved = SavedPlan.of(result.plan, shapes, result.source_hash, result.options, tool, result.divergence)
+        saved = SavedPlan.of(
+            result.plan, shapes, result.original.sha256, result.request.options, tool, result.request.divergence
+        )
         outputs.write("--save-plan", saved.to_json)
 
 

@@ -15,7 +15,7 @@ from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline.calibrate import calibrate
 from onnx_lowrank.pipeline.loaded_model import DataSources, LoadedModel, read_samples
 from onnx_lowrank.pipeline.post_quantize import PostQuantizer, settings_of
-from onnx_lowrank.pipeline.session import refitted
+from onnx_lowrank.pipeline.refit import refitted
 from onnx_lowrank.pipeline.staging import checked, on_disk, publish, stamp
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.results.saved_plan import SavedChoice, SavedPlan, read_plan

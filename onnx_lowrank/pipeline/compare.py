@@ -18,11 +18,12 @@ from onnx_lowrank.pipeline.loaded_model import (
     make_judge,
     refuse_impossible,
     same_interface,
-    standing_notes,
 )
+from onnx_lowrank.pipeline.notes import standing_notes
 from onnx_lowrank.pipeline.staging import timed_feeds
 from onnx_lowrank.progress import Progress, Silent
-from onnx_lowrank.results.result import Comparison, Size
+from onnx_lowrank.results.comparison import Comparison
+from onnx_lowrank.results.parts import Size
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.runtime.timing import interleaved
 from onnx_lowrank.samples import RandomData, Source, read
@@ -63,7 +64,7 @@ def compare(
         verdict = judge.judge(other.runner, advance)
     with progress.step("timing", 1) as advance:
         runners = [Runner(s.model, runtime=options.runtime, spin=True) for s in (one, other)]
-        latency = interleaved(runners[0], runners[1], timed_feeds(iter(data.feeds)), seed=options.seed)
+        latency = interleaved(runners[0], runners[1], timed_feeds(data.feeds), seed=options.seed)
         advance(1)
     sizes = [_size(loaded, data.feeds, options) for loaded in (one, other)]
     warnings += [RANDOM_WARNING] if is_random else []

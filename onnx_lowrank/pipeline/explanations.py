@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from onnx_lowrank.options import Gate
-from onnx_lowrank.results.result import FACTORED, INT8, Step, Trial
+from onnx_lowrank.results.parts import FACTORED, INT8, Step, Trial
 from onnx_lowrank.types import Skip, Verdict
 
 ALONE = {FACTORED: "factored alone it", INT8: "int8 of the original alone"}

@@ -14,9 +14,9 @@ from onnx_lowrank.numerics import linalg
 from onnx_lowrank.passes.inline_functions import inlined
 from onnx_lowrank.passes.lift_body_weights import lifted
 from onnx_lowrank.passes.topological_sort import topologically_sorted
-from onnx_lowrank.pipeline.loaded_model import inlined_note, moved_note
+from onnx_lowrank.pipeline.notes import inlined_note, moved_note
 from onnx_lowrank.progress import Progress, Silent
-from onnx_lowrank.results.result import Inspection, WeightRow
+from onnx_lowrank.results.inspection import Inspection, WeightRow
 from onnx_lowrank.types import Array, Site
 from onnx_lowrank.weights.find import find_sites, largest_first
 from onnx_lowrank.weights.inventory import Inventory

@@ -11,7 +11,7 @@ import onnx
 
 from onnx_lowrank.errors import DataError, GoalError, MetricError, ModelError
 from onnx_lowrank.graph import model_io
-from onnx_lowrank.graph.model_io import Level, Standing
+from onnx_lowrank.graph.model_io import Standing
 from onnx_lowrank.metrics import Metric, choose_metric, impossible_goal, listed
 from onnx_lowrank.options import Gate, Options
 from onnx_lowrank.passes.inline_functions import inlined
@@ -83,42 +83,6 @@ class LoadedModel:
         model, names = inlined(topologically_sorted(proto))
         model, moved = lifted(model)
         return LoadedModel(model, runner, source, model_io.content_hash(proto), size, proto, names, moved, files, met)
-
-
-def standing_notes(standing: Standing, which: str) -> list[str]:
-    """Return what a user has to know of a model that onnxruntime takes and onnx.checker does not, or not wholly."""
-    if standing.level is Level.FULL:
-        return []
-    check = "onnx.checker's full check" if standing.level is Level.BASIC else "onnx.checker"
-    return [f"{which} does not pass {check} ({standing.why}), but onnxruntime loads it"]
-
-
-def held_notes(standing: Standing) -> list[str]:
-    """Return the same of an original, with what its result is held to."""
-    held = "to the basic check" if standing.level is Level.BASIC else "to that"
-    return [f"{note}: the result is held {held}" for note in standing_notes(standing, "the original")]
-
-
-def inlined_note(names: Sequence[str]) -> str:
-    """Return what a user has to know of local functions that are gone."""
-    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-    return f"local functions are inlined, so that weights in them can be factored: {shown}"
-
-
-def moved_note(count: int) -> str:
-    """Return what a user has to know of weights that are stored somewhere else."""
-    which = "1 weight is" if count == 1 else f"{count} weights are"
-    return f"{which} moved from inside If, Loop or Scan to the main graph, to be factored there"
-
-
-def quantised_note(count: int) -> str:
-    """Return what a user has to know of factors that are integers."""
-    which = (
-        "1 weight is stored as 8-bit integers, and so are its"
-        if count == 1
-        else (f"{count} weights are stored as 8-bit integers, and so are their")
-    )
-    return f"{which} factors, with scales of the same kind; what lies between two factors stays float"
 
 
 def read_samples(loaded: LoadedModel, sources: DataSources, options: Options, progress: Progress) -> Split:

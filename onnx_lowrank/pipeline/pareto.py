@@ -13,13 +13,13 @@ import numpy as np
 
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.options import Goal, Options
+from onnx_lowrank.pipeline.ledger import size_before
 from onnx_lowrank.pipeline.search import Search
-from onnx_lowrank.pipeline.session import Session
+from onnx_lowrank.pipeline.session import Judges, Session
 from onnx_lowrank.plan import Problem
 from onnx_lowrank.plan.allocate import curve_plans
 from onnx_lowrank.plan.interlayer import between
 from onnx_lowrank.plan.problem import amount
-from onnx_lowrank.results.result import Size
 from onnx_lowrank.types import Plan
 
 MEASURED = 10
@@ -61,10 +61,9 @@ def pareto(session: Session, goal: Goal) -> list[Point]:
         raise GoalError("no weight of this model can be factored, so there is no curve")
     metric, _ = session.metric(goal.gate)
     state = session.collect(metric)
-    problem = session.problem(goal.resource)
-    milliseconds = session.milliseconds if goal.resource == "latency" else 0.0
-    before = Size(session.inventory.parameters, session.loaded.bytes, state.calibrated.observed.macs, milliseconds)
-    search = Search(session, state, problem, session.judge(goal.gate)[0], None, before)
+    priced = session.priced(goal.resource, state)
+    problem, before = priced.problem, size_before(session, state, priced.milliseconds)
+    search = Search(session, goal, state, problem, Judges(session.judge(goal.gate).whole, None), before)
     plans = curve_plans(problem, session.options.gamma if session.options.sensitivity == "paper" else None)
     known = {choices for choices, gate in session.trials if gate == goal.gate}
     chosen = _spread(plans, problem)

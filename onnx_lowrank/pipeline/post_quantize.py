@@ -12,7 +12,7 @@ from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.quantization.onnxruntime_int8 import quantised, refusal, settings
-from onnx_lowrank.results.result import FACTORED, INT8, Size, Step, Trial
+from onnx_lowrank.results.parts import FACTORED, INT8, Size, Step, Trial
 from onnx_lowrank.runtime.runner import Runner, runs_on_cpu
 from onnx_lowrank.types import Choice, Feed, Verdict
 from onnx_lowrank.validation import Judge

@@ -28,17 +28,19 @@ from onnx_lowrank.numerics import linalg
 from onnx_lowrank.ops import Call, call_of
 from onnx_lowrank.options import Options
 from onnx_lowrank.passes.factorize import rewrite
-from onnx_lowrank.runtime.batching import batches, join
+from onnx_lowrank.pipeline.loaded_model import LoadedModel
+from onnx_lowrank.runtime.batching import batch_size, batches, join
 from onnx_lowrank.runtime.runner import Runner
+from onnx_lowrank.samples import Split
 from onnx_lowrank.schemes import Factors, Refitted
-from onnx_lowrank.types import Array, Chain, Feed, Plan, Ranks, Stage
+from onnx_lowrank.types import Array, Chain, FactorKey, Feed, Plan, Ranks, Stage
 from onnx_lowrank.weights.inventory import Inventory
 from onnx_lowrank.weights.storage import Storage
 
+REFITTED = 64
+"""Calibration samples that the last factors are refitted on, at most."""
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Shares of the mean energy of a middle channel; all above 0."""
-FactorKey = tuple[str, str]
-"""Site id and scheme, as the factors are kept."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -272,3 +274,19 @@ def _put(candidate: onnx.ModelProto, end: Call, stage: Stage) -> None:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     array = np.ascontiguousarray(end.stored(stage, position="last"), dtype)
     tensor.CopyFrom(onnx.numpy_helper.from_array(array, name))
+
+
+def refitted(
+    loaded: LoadedModel,
+    split: Split,
+    inventory: Inventory,
+    plan: Plan,
+    made: Mapping[FactorKey, Factors],
+    options: Options,
+) -> dict[FactorKey, Factors]:
+    """Return a plan's factors with the last ones refitted on a part of the calibration samples."""
+    feeds: Sequence[Feed] = split.calibration.feeds
+    count = min(len(feeds), REFITTED)
+    chosen = [feeds[i * len(feeds) // count] for i in range(count)]
+    batch = batch_size(loaded.runner, chosen)
+    return refit(loaded.model, inventory, plan, made, chosen, options, batch=batch)

@@ -10,11 +10,11 @@ import onnx
 
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.options import Goal, Lossless
-from onnx_lowrank.pipeline.search import budget_of
+from onnx_lowrank.pipeline.budget import budget_of
 from onnx_lowrank.pipeline.session import Session
 from onnx_lowrank.pipeline.staging import timed_feeds
 from onnx_lowrank.plan import Problem
-from onnx_lowrank.results.result import Size
+from onnx_lowrank.results.parts import Size
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.runtime.timing import Timing, interleaved
 from onnx_lowrank.types import Interval
@@ -33,7 +33,7 @@ def final_timing(session: Session, model: Path | onnx.ModelProto, goal: Goal) ->
         original = session.loaded.original or session.loaded.model
         first = Runner(original, runtime=runtime, spin=True)
         second = Runner(model, runtime=runtime, spin=True)
-        feeds = timed_feeds(iter(session.split.validation.feeds))
+        feeds = timed_feeds(session.split.validation.feeds)
         timing = interleaved(first, second, feeds, seed=session.options.seed, seconds=seconds)
         advance(1)
     return timing

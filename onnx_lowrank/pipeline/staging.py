@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -103,6 +103,6 @@ def checked(path: Path, loaded: LoadedModel) -> list[str]:
     return [f"like the original, the result {passes[level]}"] if passes[level] else []
 
 
-def timed_feeds(feeds: Iterator[Feed] | list[Feed]) -> list[Feed]:
+def timed_feeds(feeds: Iterable[Feed]) -> list[Feed]:
     """Return the samples that latency is measured on."""
     return [feed for feed, _ in zip(feeds, range(TIMED), strict=False)]

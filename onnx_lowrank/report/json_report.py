@@ -10,12 +10,14 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from onnx_lowrank.results.result import Comparison, Inspection, Result
+from onnx_lowrank.results.comparison import Comparison
+from onnx_lowrank.results.inspection import Inspection
+from onnx_lowrank.results.result import Result
 from onnx_lowrank.version import __version__
 
 FORMAT = 2
 """2: a verdict has a word and a bound with its confidence; warnings and a certificate are new."""
-LEFT_OUT = {"model", "curves", "source_files"}
+LEFT_OUT = {"curves"}
 
 
 def plain(value: Any) -> Any:
@@ -42,8 +44,26 @@ def _text(kind: str, content: dict[str, Any]) -> str:
 
 def result_json(result: Result) -> str:
     """Return the report of `optimize`; `sensitivity` holds every site's probes and options."""
-    content = plain(result)
-    content["algorithm"] = result.goal.name
+    original, request, found = result.original, result.request, result.findings
+    content: dict[str, Any] = {
+        "changed": result.changed,
+        "reason": result.reason,
+        "goal": plain(request.goal),
+        "options": plain(request.options),
+        "source": original.source,
+        "source_hash": original.sha256,
+        "before": plain(result.before),
+        "after": plain(result.after),
+        "plan": plain(result.plan),
+        "output": plain(result.output),
+        "held_to": plain(original.held_to),
+        "certificate": plain(result.certificate),
+        "divergence": request.divergence,
+        "metric": request.metric,
+        **plain(result.measured),
+        **plain(found),
+        "algorithm": request.goal.name,
+    }
     content["predicted_latency_ratio"] = plain(result.predicted_ratio)
     content["sensitivity"] = [
         {
@@ -65,7 +85,7 @@ def result_json(result: Result) -> str:
                 for o in curve.options
             ],
         }
-        for curve in result.curves
+        for curve in found.curves
     ]
     return _text("report", content)
 

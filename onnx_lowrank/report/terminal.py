@@ -14,7 +14,10 @@ from onnx_lowrank.report import numbers
 from onnx_lowrank.report.layout import titled as _table
 from onnx_lowrank.report.quantized_steps import step_tables
 from onnx_lowrank.report.time_notes import time_notes
-from onnx_lowrank.results.result import Comparison, Inspection, Result, Size
+from onnx_lowrank.results.comparison import Comparison
+from onnx_lowrank.results.inspection import Inspection
+from onnx_lowrank.results.parts import Size
+from onnx_lowrank.results.result import Result
 from onnx_lowrank.runtime.timing import Timing
 from onnx_lowrank.types import Curve, Option, Skip, Verdict, Why
 

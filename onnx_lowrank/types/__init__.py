@@ -2,7 +2,7 @@
 
 from onnx_lowrank.types.arrays import Array, Feed, Outputs
 from onnx_lowrank.types.chains import Chain, Layout, Ranks, Stage
-from onnx_lowrank.types.forms import DENSE, OWN, SHARED, UNCHANGED, Form
+from onnx_lowrank.types.forms import DENSE, OWN, SHARED, UNCHANGED, FactorKey, Form
 from onnx_lowrank.types.plans import Choice, Cost, Curve, Option, Plan, Probe
 from onnx_lowrank.types.sites import Extent, Moments, Positions, SharedInput, Site, Skip, Why
 from onnx_lowrank.types.verdicts import Bound, Certificate, Interval, OutputDifference, OutputVerdict, Verdict, Word
@@ -20,6 +20,7 @@ __all__ = [
     "Cost",
     "Curve",
     "Extent",
+    "FactorKey",
     "Feed",
     "Form",
     "Interval",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from onnx_lowrank.types.chains import Ranks
 
@@ -12,6 +13,10 @@ SHARED = "shared"
 """The scheme of weights of a shared input: y_i = U_i (V x)."""
 OWN = "own"
 """The storage of a weight as the model has it: its element type, and the nodes that it comes through."""
+
+
+FactorKey: TypeAlias = tuple[str, str]
+"""Site id and scheme, as factors are kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,8 @@ from onnx_lowrank.pipeline.post_quantize_size import plans_within
 from onnx_lowrank.plan import Problem
 from onnx_lowrank.quantization import onnxruntime_int8 as quantize
 from onnx_lowrank.quantization.onnxruntime_int8 import quantised, quantised_ops
-from onnx_lowrank.results.result import BOTH, FACTORED, INT8, Result
+from onnx_lowrank.results.parts import BOTH, FACTORED, INT8
+from onnx_lowrank.results.result import Result
 from onnx_lowrank.results.saved_plan import SavedPlan, read_plan
 from onnx_lowrank.types import UNCHANGED, Cost, Curve, Form, Option, Plan
 
@@ -205,7 +206,9 @@ def test_no_plan_is_proposed_where_int8_alone_is_small_enough():
 
 def saved(result: Result) -> SavedPlan:
     shapes = {site.id: site.shape for site in result.sites}
-    return SavedPlan.of(result.plan, shapes, result.source_hash, result.options, "test", result.divergence)
+    return SavedPlan.of(
+        result.plan, shapes, result.original.sha256, result.request.options, "test", result.request.divergence
+    )
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,12 @@ def test_an_exception_in_the_middle_leaves_nothing(where: str, tmp_path: Path, m
     def broken(*_: object, **__: object) -> object:
         raise ZeroDivisionError(where)
 
-    elsewhere = {"interleaved": "speed_goal", "rewrite": "search", "measure_trust_range": "calibrate"}
+    elsewhere = {
+        "interleaved": "speed_goal",
+        "rewrite": "search",
+        "measure_trust_range": "calibrate",
+        "reopen": "confirm",
+    }
     if where in elsewhere:
         monkeypatch.setattr(importlib.import_module(f"onnx_lowrank.pipeline.{elsewhere[where]}"), where, broken)
     elif where == "publish":
@@ -400,7 +405,7 @@ def test_external_data_and_a_test_set(tmp_path: Path):
         output=tmp_path / "out.onnx",
     )
     assert result
-    assert result.source_hash == content_hash(model)
+    assert result.original.sha256 == content_hash(model)
     assert (result.verdict.samples, result.test.samples) == (60, 50)
     assert result.before.bytes == sum((tmp_path / n).stat().st_size for n in ("m.onnx", "w.bin"))
 

@@ -17,10 +17,11 @@ from builders import build, convnet, elements, mlp, node, normal, options, value
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.options import Compact, Gate, Goal, Lossless
 from onnx_lowrank.pipeline import Session, meet_goal, optimize, pareto, points_text
+from onnx_lowrank.pipeline.ledger import size_before
 from onnx_lowrank.pipeline.pareto import MEASURED, Point
 from onnx_lowrank.pipeline.search import Search
 from onnx_lowrank.plan.allocate import curve_plans
-from onnx_lowrank.results.result import Size
+from onnx_lowrank.results.parts import Size
 from onnx_lowrank.types import Plan
 
 pytestmark = pytest.mark.usefixtures("no_timing")
@@ -94,7 +95,7 @@ def test_a_plan_is_measured_once_a_gate(counted: Counter[str]):
     assert again.trials == first.trials
     meet_goal(session, Lossless(keep=0.6, gate=Gate(max_drop=9.0, observed=True)), dry_run=True)
     assert counted["measure"] == 2 * len(first.trials)
-    assert len(session.judges) == 2
+    assert session.judge(GOALS[0].gate) is session.judge(GOALS[0].gate)
 
 
 def test_the_curve_falls_in_size_and_never_in_predicted_loss():
@@ -123,7 +124,8 @@ def test_the_curve_falls_in_size_and_never_in_predicted_loss():
 def test_the_sizes_are_those_of_the_rewritten_models(model, x: np.ndarray):
     session = Session.of(model, {"x": x}, SETTINGS)
     points = pareto(session, GOALS[0])
-    search = Search(session, session.state, session.problem("parameters"), *session.judge(LOOSE), None)
+    problem = session.problem("parameters")
+    search = Search(session, GOALS[0], session.state, problem, session.judge(LOOSE), size_before(session))
     plans = curve_plans(search.problem)
     assert len(plans) == len(points)
     dense = sum(site.parameters for site in session.inventory.sites)
@@ -148,7 +150,7 @@ def test_what_a_goal_has_measured_is_not_measured_again_for_the_curve(counted: C
     problem = other.problem("parameters")
     assert first[5].drop is None
     before = Size(other.inventory.parameters, other.loaded.bytes)
-    search = Search(other, other.state, problem, *other.judge(LOOSE), before)
+    search = Search(other, GOALS[0], other.state, problem, other.judge(LOOSE), before)
     trial = search.trial(curve_plans(problem)[5], lambda n: None)
     points = pareto(other, GOALS[0])
     assert points[5].drop == trial.verdict.drop.estimate

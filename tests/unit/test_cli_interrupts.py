@@ -132,7 +132,7 @@ def test_a_second_signal_leaves_the_cleanup_alone(model: Path, monkeypatch: pyte
         monkeypatch.setattr(shutil, "rmtree", cleanup)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(importlib.import_module("onnx_lowrank.pipeline.optimize"), "final_timing", stopped)
+    monkeypatch.setattr(importlib.import_module("onnx_lowrank.pipeline.confirm"), "final_timing", stopped)
     done = run("optimize", model, *BYTES_PER_ACTIVATION)
     assert (done.exit_code, done.output) == (STOPPED, "stopped; nothing was written\n")
     assert sorted(p.name for p in model.parent.iterdir()) == ["m.onnx"]

@@ -81,7 +81,7 @@ def test_in_python_the_original_is_never_overwritten(
     result = lr.meet_goal(session, GOAL)
     assert result.plan is not None
     shapes = {site.id: site.shape for site in result.sites}
-    plan = SavedPlan.of(result.plan, shapes, result.source_hash, result.options, "")
+    plan = SavedPlan.of(result.plan, shapes, result.original.sha256, result.request.options, "")
     monkeypatch.chdir("/")  # what was read is known by more than its name
     for target in (model, *(model.parent / name for name in ("hard", "soft", "weights", "w.bin"))):
         for act in (

@@ -18,7 +18,8 @@ from onnx_lowrank import errors
 from onnx_lowrank.errors import GoalError, LowRankError, ModelError, PlanError
 from onnx_lowrank.numerics import linalg
 from onnx_lowrank.options import Compact, Gate, Lossless, Options, Runtime
-from onnx_lowrank.results.result import Result, Size
+from onnx_lowrank.results.parts import Size
+from onnx_lowrank.results.result import Result
 from onnx_lowrank.results.saved_plan import SavedChoice, SavedPlan, read_plan
 from onnx_lowrank.types import (
     UNCHANGED,

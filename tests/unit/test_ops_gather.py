@@ -27,7 +27,7 @@ from onnx import TensorProto
 from onnx_lowrank.numerics.kronecker_metric import SideMoments, bases
 from onnx_lowrank.options import Compact, Gate, Lossless
 from onnx_lowrank.pipeline import optimize
-from onnx_lowrank.pipeline.session import unseen_rows
+from onnx_lowrank.pipeline.notes import inventory_notes
 from onnx_lowrank.types import Why
 
 pytestmark = pytest.mark.usefixtures("no_timing")
@@ -191,6 +191,6 @@ def test_rows_that_calibration_never_looks_up_are_told(most: int, said: str):
     model = classifier(None)
     found = found_in(model)
     x = np.arange(600).reshape(-1, 6) % most
-    notes = unseen_rows(found, [{"x": row[None]} for row in x])
+    notes = inventory_notes(found, [{"x": row[None]} for row in x])
     assert len(notes) == bool(said)
     assert all(f"embed: calibration looks up {said} of its table" in note and "--exclude 'T'" in note for note in notes)

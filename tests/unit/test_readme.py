@@ -11,7 +11,7 @@ import pytest
 
 import onnx_lowrank
 from onnx_lowrank.cli import main
-from onnx_lowrank.results.result import BOTH, FACTORED, INT8
+from onnx_lowrank.results.parts import BOTH, FACTORED, INT8
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

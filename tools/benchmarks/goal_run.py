@@ -11,7 +11,8 @@ from typing import Any
 from onnx_lowrank.errors import GoalError, LowRankError
 from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options, Runtime
 from onnx_lowrank.pipeline import DataSources, optimize
-from onnx_lowrank.results.result import Result, Size
+from onnx_lowrank.results.parts import Size
+from onnx_lowrank.results.result import Result
 from onnx_lowrank.types import Interval, Verdict
 
 
@@ -63,7 +64,7 @@ def _answer(result: Result) -> dict[str, Any]:
         "latency": _triple(result.latency.ratio) if result.latency else None,
         "milliseconds": [result.latency.first_ms, result.latency.second_ms] if result.latency else None,
         "validations": len(result.trials),
-        "steps": dict(result.seconds),
+        "steps": dict(result.findings.seconds),
         "notes": list(result.notes),
     }
 

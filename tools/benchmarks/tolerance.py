@@ -19,7 +19,7 @@ from onnx_lowrank.options import TOLERANCE, Runtime
 from onnx_lowrank.pipeline.loaded_model import make_judge
 from onnx_lowrank.pipeline.search import Search
 from onnx_lowrank.plan.allocate import curve_plans
-from onnx_lowrank.results.result import Size
+from onnx_lowrank.results.parts import Size
 from onnx_lowrank.runtime.runner import Runner
 
 PART, DEMO = "tolerance", "demo"

@@ -25,7 +25,7 @@ from onnx_lowrank.options import Compact, Options, Runtime
 from onnx_lowrank.pipeline import DataSources, Session, meet_goal
 from onnx_lowrank.pipeline.search import Search
 from onnx_lowrank.plan import compact
-from onnx_lowrank.results.result import Size, Trial
+from onnx_lowrank.results.parts import Size, Trial
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.runtime.timing import Timing
 from onnx_lowrank.types import Interval

@@ -1,0 +1,135 @@
+"""From a plan that held in memory to a file that holds: stamped, reopened, judged again, timed, tested, published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from onnx_lowrank.pipeline.loaded_model import RANDOM_WARNING
+from onnx_lowrank.pipeline.post_quantize import settings_of
+from onnx_lowrank.pipeline.search import Search
+from onnx_lowrank.pipeline.speed_goal import Slow, final_timing, too_slow
+from onnx_lowrank.pipeline.staging import on_disk, publish, reopen, stamp
+from onnx_lowrank.results.parts import BOTH, Measured, Size, Step, Trial
+from onnx_lowrank.runtime.runner import Runner
+from onnx_lowrank.types import Certificate, Plan, Verdict
+from onnx_lowrank.version import __version__
+
+NO_GAIN = "the stack is no smaller than int8 alone: factoring gained nothing that int8 has not"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the model goes (None: nowhere), and what is called right before: what it raises leaves it unwritten."""
+
+    output: Path | None = None
+    before_writing: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Confirmed:
+    """A model that held as reloaded from its file, and is written where it was to be."""
+
+    model: onnx.ModelProto
+    size: Size
+    measured: Measured
+    certificate: Certificate
+    output: Path | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Refuted:
+    """A model that held on validation, and that the test samples contradict; nothing is written."""
+
+    verdict: Verdict
+    test: Verdict
+    steps: tuple[Step, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unconfirmed:
+    """A plan that passed in memory and not from its file."""
+
+    note: str
+
+
+def confirm(search: Search, trial: Trial, tests: int, target: Target) -> Confirmed | Refuted | Slow | Unconfirmed:
+    """Return what came of a plan that held, as the `tests`-th of a sequence.
+
+    The file's metadata say what was measured on the file. Raises ModelError where it does not pass the checker.
+    """
+    session, goal = search.session, search.goal
+    candidate = search.candidate(trial.plan)
+    claim = _claim(search, trial.verdict, tests)
+    while True:
+        _stamp(search, candidate, trial.plan, claim)
+        with on_disk(candidate, target.output) as stage:
+            reloaded, file_notes = reopen(stage, session.loaded, search.judge, session.options)
+            size = replace(trial.size, bytes=stage.bytes)
+            if not reloaded.verdict.passed or too_large(search, size):
+                origin = trial.plan.origin
+                return Unconfirmed(f"plan {origin!r} passed in memory but not from its file: left out")
+            if (measured := _claim(search, reloaded.verdict, tests)) != claim:
+                claim = measured
+                continue
+            latency = final_timing(session, stage.path, goal)
+            if why := too_slow(latency, goal):
+                return Slow(latency, why)
+            test = _tested(search, reloaded.runner)
+            if test is not None and test.drop.low > test.allowed:
+                steps, notes = _steps(search, trial, Step(BOTH, size, reloaded.verdict, test))
+                return Refuted(reloaded.verdict, test, steps, notes)
+            steps, notes = _steps(search, trial, Step(BOTH, size, reloaded.verdict, test, latency))
+            if target.output is not None:
+                publish(stage, session.loaded, target.before_writing)
+        found = Measured(reloaded.verdict, test, latency, steps)
+        return Confirmed(reloaded.model, size, found, claim, target.output, (*notes, *file_notes))
+
+
+def too_large(search: Search, size: Size) -> bool:
+    """Return whether a file is larger than was asked for."""
+    target = getattr(search.goal, "target_size", None)
+    return target is not None and size.bytes > target
+
+
+def _claim(search: Search, verdict: Verdict, tests: int) -> Certificate:
+    return Certificate.of(verdict, tests, search.session.split.validation.fingerprint)
+
+
+def _stamp(search: Search, candidate: onnx.ModelProto, plan: Plan, claim: Certificate) -> None:
+    session = search.session
+    warning = RANDOM_WARNING if session.random else ""
+    stamp(
+        candidate, plan, version=__version__, goal=search.goal.name, options=session.options, warning=warning,
+        sha256=session.loaded.sha256, then=settings_of(session.options), certificate=claim,
+    )  # fmt: skip
+
+
+def _tested(search: Search, runner: Runner) -> Verdict | None:
+    """Return what the test samples say, None where there are none."""
+    judge = search.session.test_judge(search.goal.gate)
+    if judge is None:
+        return None
+    with search.session.clock.step("testing", 2 * len(judge.reference.feeds)) as advance:
+        return judge.judge(runner, advance)
+
+
+def _steps(search: Search, trial: Trial, both: Step) -> tuple[tuple[Step, ...], tuple[str, ...]]:
+    """Return what factoring alone and int8 alone do, and both, measured alike; and what there is to say of it."""
+    session, quantizer = search.session, search.session.quantizer
+    if not quantizer.active:
+        return (), ()
+    factored, int8 = search.factored(trial.plan), quantizer.alone()
+    by_itself = (quantizer.factored(factored, trial, search.judge), quantizer.int8(search.judge, search.before))
+    steps = []
+    for step, model in zip(by_itself, (factored, int8), strict=True):
+        runner = Runner(model, runtime=session.options.runtime)
+        latency = final_timing(session, model, search.goal) if both.latency is not None else None
+        steps.append(replace(step, test=_tested(search, runner), latency=latency))
+    notes = (NO_GAIN,) if both.size.bytes >= by_itself[1].size.bytes else ()
+    return (*steps, both), notes

@@ -1,0 +1,99 @@
+"""What a user has to know of model, samples and measurements, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from onnx_lowrank.graph.model_io import Level, Standing
+from onnx_lowrank.pipeline.calibrate import Calibrated
+from onnx_lowrank.pipeline.loaded_model import LoadedModel
+from onnx_lowrank.types import Feed
+from onnx_lowrank.weights.inventory import Inventory
+
+
+def loading_notes(loaded: LoadedModel, inventory: Inventory) -> list[str]:
+    """Return what was done to a model so that its weights can be factored, and what its result is held to."""
+    notes = held_notes(loaded.standing)
+    notes += [inlined_note(loaded.inlined)] if loaded.inlined else []
+    notes += [moved_note(loaded.moved)] if loaded.moved else []
+    integers = sum(site.itemsize == 1 for site in inventory.sites)
+    return [*notes, *([quantised_note(integers)] if integers else [])]
+
+
+def standing_notes(standing: Standing, which: str) -> list[str]:
+    """Return what a user has to know of a model that onnxruntime takes and onnx.checker does not, or not wholly."""
+    if standing.level is Level.FULL:
+        return []
+    check = "onnx.checker's full check" if standing.level is Level.BASIC else "onnx.checker"
+    return [f"{which} does not pass {check} ({standing.why}), but onnxruntime loads it"]
+
+
+def held_notes(standing: Standing) -> list[str]:
+    """Return the same of an original, with what its result is held to."""
+    held = "to the basic check" if standing.level is Level.BASIC else "to that"
+    return [f"{note}: the result is held {held}" for note in standing_notes(standing, "the original")]
+
+
+def inlined_note(names: Sequence[str]) -> str:
+    """Return what a user has to know of local functions that are gone."""
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return f"local functions are inlined, so that weights in them can be factored: {shown}"
+
+
+def moved_note(count: int) -> str:
+    """Return what a user has to know of weights that are stored somewhere else."""
+    which = "1 weight is" if count == 1 else f"{count} weights are"
+    return f"{which} moved from inside If, Loop or Scan to the main graph, to be factored there"
+
+
+def quantised_note(count: int) -> str:
+    """Return what a user has to know of factors that are integers."""
+    which = (
+        "1 weight is stored as 8-bit integers, and so are its"
+        if count == 1
+        else (f"{count} weights are stored as 8-bit integers, and so are their")
+    )
+    return f"{which} factors, with scales of the same kind; what lies between two factors stays float"
+
+
+def narrow_notes(inventory: Inventory, calibrated: Calibrated) -> list[str]:
+    """Say how many samples the widest linear site wants: fewer vectors than dimensions leave directions unseen."""
+    samples, positions = calibrated.fitted, calibrated.observed.positions
+    observed = [site for site in inventory.sites if site.id in positions and positions[site.id][0].at != "nowhere"]
+    linear = [site for site in observed if len(site.shape) == 2]
+    counts = [(site, samples * sum(at.calls for at in positions[site.id])) for site in linear]
+    few = [(site, count) for site, count in counts if count < 4 * site.shape[1]]
+    if not few:
+        return []
+    site, vectors = max(few, key=lambda pair: pair[0].shape[1] / pair[1])
+    wanted = -(-4 * site.shape[1] * samples // max(int(vectors), 1))
+    return [
+        f"{site.node} has {site.shape[1]} inputs and saw {vectors:,.0f} vectors:"
+        f" about {wanted:,} calibration samples would serve it better"
+    ]
+
+
+def untimed_note(weight: str, why: str) -> str:
+    """Return why a weight has no time of its own."""
+    return f"{weight} cannot be timed alone, so it stays as it is: {why}"
+
+
+def inventory_notes(inventory: Inventory, feeds: Sequence[Feed]) -> list[str]:
+    """Return a note for every table of which calibration has not looked up all rows: theirs is no measured loss."""
+    notes = []
+    for site in (site for site in inventory.sites if not site.body):
+        names = [call.data for call in inventory.calls[site.id] if call.observable == "outputs"]
+        if not names:
+            continue
+        given = [feed[name].reshape(-1) for feed in feeds for name in names if name in feed]
+        rows = site.shape[1]
+        seen = len(np.unique(np.concatenate(given) % rows)) if given else 0
+        if seen < rows:
+            known = f"{seen:,} of the {rows:,} rows" if given else f"an unknown part of the {rows:,} rows"
+            notes.append(
+                f"{site.node}: calibration looks up {known} of its table; what factoring does to the others is not"
+                f" measured: give samples that hold them, for validation too, or --exclude '{site.weight}'"
+            )
+    return notes

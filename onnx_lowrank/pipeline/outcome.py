@@ -1,0 +1,77 @@
+"""How a run ended: a smaller model, or the original with the reason."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from onnx_lowrank.options import Goal
+from onnx_lowrank.pipeline import explanations
+from onnx_lowrank.pipeline.confirm import Confirmed, Refuted, too_large
+from onnx_lowrank.pipeline.continuation import SensitivityState
+from onnx_lowrank.pipeline.ledger import Ledger, size_before
+from onnx_lowrank.pipeline.loaded_model import RANDOM_WARNING
+from onnx_lowrank.pipeline.search import Search
+from onnx_lowrank.pipeline.session import Judges, Session
+from onnx_lowrank.results.parts import Findings, Made, Measured, Original, Request, Trial
+from onnx_lowrank.results.result import Result
+
+
+def unchanged(
+    session: Session, goal: Goal, reason: str, ledger: Ledger | None = None, measured: Measured | None = None
+) -> Result:
+    """Return the original, with everything that was looked at."""
+    ledger, state, loaded = ledger or Ledger(), session.state, session.loaded
+    milliseconds = ledger.milliseconds if goal.resource == "latency" else 0.0
+    dead = () if state is None else state.calibrated.decomposed.dead
+    curves = ledger.curves or (() if state is None else state.curves)
+    size = size_before(session, state, milliseconds)
+    return Result(
+        model=loaded.original or loaded.model,
+        reason=reason,
+        original=Original(loaded.source, loaded.sha256, size, loaded.files, loaded.standing.level),
+        request=Request(goal, session.options, session.why_metric, session.divergence),
+        findings=Findings(
+            sites=session.inventory.sites,
+            skips=(*session.inventory.skips, *dead),
+            curves=curves,
+            trials=ledger.trials,
+            notes=(*session.notes, *ledger.untimed, *ledger.notes),
+            warnings=(*((RANDOM_WARNING,) if session.random else ()), *session.warnings),
+            seconds=dict(session.clock.seconds),
+        ),
+        measured=measured or Measured(),
+    )
+
+
+def changed(session: Session, goal: Goal, ledger: Ledger, trial: Trial, found: Confirmed) -> Result:
+    """Return the smaller model that a plan gave, with everything that was looked at."""
+    verdict = found.measured.verdict
+    reason = "" if verdict is None else verdict.claim(len(ledger.trials))
+    result = unchanged(session, goal, reason, ledger.noting(*found.notes), found.measured)
+    return replace(result, model=found.model, made=Made(trial.plan, found.size, found.certificate, found.output))
+
+
+def refuted(session: Session, goal: Goal, ledger: Ledger, found: Refuted) -> Result:
+    """Return the original: the test samples contradict what validation found."""
+    reason = explanations.refuted(found.verdict, found.test, found.steps)
+    measured = Measured(test=found.test, steps=found.steps)
+    return unchanged(session, goal, reason, ledger.noting(*found.notes), measured)
+
+
+def nothing(session: Session, goal: Goal, state: SensitivityState, ledger: Ledger) -> Result:
+    """Return the original with the reason; with int8 behind the factors, what each of both does by itself."""
+    no_faster = goal.resource == "latency" and all(len(curve.options) == 1 for curve in ledger.curves)
+    reason = explanations.why_nothing(ledger.trials, goal.gate, no_faster=no_faster)
+    quantizer = session.quantizer
+    if not quantizer.active:
+        return unchanged(session, goal, reason, ledger)
+    whole = session.judge(goal.gate).whole
+    before, problem = size_before(session, state, ledger.milliseconds), session.priced(goal.resource, state).problem
+    search = Search(session, goal, state, problem, Judges(whole, None), before)
+    steps = [quantizer.int8(whole, before)]
+    if not ledger.trials and getattr(goal, "target_size", None) and not too_large(search, steps[0].size):
+        reason = "int8 alone is within the target size already: nothing has to be factored for it"
+    if ledger.trials:
+        near = explanations.nearest(ledger.trials)
+        steps = [quantizer.factored(search.factored(near.plan), near, whole), *steps]
+    return unchanged(session, goal, f"{reason}; {explanations.blame(steps)}", ledger, Measured(steps=tuple(steps)))

@@ -1,0 +1,202 @@
+"""What each algorithm proposes, and what it calls best: one strategy a kind of goal.
+
+Plans to test are fixed on calibration samples alone, before any of them meets validation (plan/sequence.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from onnx_lowrank.errors import GoalError
+from onnx_lowrank.numerics.rounding import rounded
+from onnx_lowrank.options import Goal, Lossless
+from onnx_lowrank.pipeline.budget import FILE_BYTES, budget_of
+from onnx_lowrank.pipeline.post_quantize_size import plans_within, quantized_budget
+from onnx_lowrank.pipeline.search import Search
+from onnx_lowrank.plan import Problem, compact, fixed_sequence, lossless, paper_compact, paper_lossless
+from onnx_lowrank.plan.allocate import curve_plans, least_loss
+from onnx_lowrank.plan.problem import amount
+from onnx_lowrank.plan.sequence import MILD
+from onnx_lowrank.results.parts import Trial
+from onnx_lowrank.types import Plan
+from onnx_lowrank.validation.screening import CLOSE, SCREENS, Aim, sequence_of
+
+EXPECTED, BEFORE = 7, 3
+"""With continuation: where in a sequence the answer is expected; the plans tested before the last round."""
+QUANTIZED_SCREENS = (4, 0.15)
+"""SCREENS and CLOSE where every plan has to be quantised first."""
+Proposals = Generator[Plan, bool, None]
+"""Plans to measure, in order; told of each whether it passed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Round:
+    """What one round of continuation tests (None: nothing), and, from what passed, the plan that it goes on from."""
+
+    proposals: Proposals | None
+    ground: Callable[[Sequence[Trial]], Plan | None] = lambda passed: None
+
+
+class Planner(Protocol):
+    """The strategy of one kind of goal; `stops`: whether a round without ground is the last."""
+
+    name: str
+    stops: bool
+
+    def round(self, search: Search, share: float) -> Round:
+        """Return what to test; `share` of the way is left to later rounds, 0 in the last.
+
+        Raises GoalError where the budget cannot be reached at all.
+        """
+
+    def ranked(self, trials: Sequence[Trial], problem: Problem) -> list[Trial]:
+        """Return the trials that passed, best first."""
+
+    def budget(self, search: Search) -> float | None:
+        """Return what the sites may cost; None where nothing is asked. Raises GoalError like `budget_of`."""
+
+
+class CompactPlanner:
+    """The smallest model whose metric holds: plans in a fixed sequence, mildest first; observed: by bisection."""
+
+    name = "compact"
+    stops = True
+
+    def round(self, search: Search, share: float) -> Round:
+        """Return the sequence; with later rounds to come only its milder plans, and where it may go on from."""
+        if search.session.options.sensitivity == "paper":
+            return Round(_first_order(paper_compact(search.problem, search.session.options.gamma), search))
+        if search.goal.gate.observed:
+            return Round(compact(search.problem), lambda passed: passed[0].plan if share and passed else None)
+        plans = sequence(search)
+        ground = _ground(search, plans, share) if share and plans else None
+        if ground is not None:
+            least = amount(ground.cost, search.problem.resource)
+            plans = [plan for plan in plans if amount(plan.cost, search.problem.resource) >= least][-BEFORE:]
+        return Round(fixed_sequence(plans), lambda passed: ground)
+
+    def ranked(self, trials: Sequence[Trial], problem: Problem) -> list[Trial]:
+        """Return the trials that passed, smallest first."""
+        passed = [trial for trial in trials if trial.verdict.passed]
+        return sorted(passed, key=lambda trial: amount(trial.plan.cost, problem.resource))
+
+    def budget(self, search: Search) -> float | None:
+        """Return None: as small as possible."""
+        return None
+
+
+class LosslessPlanner:
+    """The most accurate model within a size or a time: one plan, chosen by what nothing was fitted on."""
+
+    name = "lossless"
+    stops = False
+
+    def round(self, search: Search, share: float) -> Round:
+        """Return the plan of the last round; before that nothing is tested, and it goes down in equal steps."""
+        if search.session.options.sensitivity == "paper":
+            gamma = search.session.options.gamma
+            return Round(_first_order(paper_lossless(search.problem, self.budget(search), gamma), search))
+        if not share:
+            return Round(fixed_sequence(self._one_of_a_size(search)))
+        budget, problem = self.budget(search), search.problem
+        step = problem.best(budget + share * (problem.dense - budget), "step")
+        return Round(None, lambda passed: step)
+
+    def ranked(self, trials: Sequence[Trial], problem: Problem) -> list[Trial]:
+        """Return the trials that passed, least drop first."""
+        passed = [trial for trial in trials if trial.verdict.passed]
+        return sorted(passed, key=lambda t: (t.verdict.drop.estimate, float(rounded(np.asarray(t.plan.loss)))))
+
+    def budget(self, search: Search) -> float:
+        """Return what the sites may cost. Raises GoalError like `budget_of`; what int8 can reach shows later."""
+        goal = _lossless(search.goal)
+        if search.measures_files:
+            alone = search.session.quantizer.alone().ByteSize()
+            return quantized_budget(goal.target_size or 0, search.problem, alone)
+        return budget_of(goal, search.problem, search.before)
+
+    def _one_of_a_size(self, search: Search) -> list[Plan]:
+        """Return the one plan of the size asked for: of those that compete, the one of least divergence on samples
+        that nothing was fitted on; validation has no part in it. Raises GoalError like `budget_of`.
+        """
+        goal = _lossless(search.goal)
+        if search.measures_files:
+            alone = search.session.quantizer.alone().ByteSize() + FILE_BYTES
+            plans = list(plans_within(goal.target_size or 0, search.problem, alone, search.quantized_bytes))
+        else:
+            plans = list(lossless(self._capped(search), self.budget(search)))
+        if len(plans) < 2:
+            return plans
+        with search.session.clock.step("screening plans", len(plans)) as advance:
+            screening = search.screening(advance)
+            if screening is None:
+                return plans[:1]
+            return [min(plans, key=lambda plan: screening.measure(plan).divergence)]
+
+    def _capped(self, search: Search) -> Problem:
+        """Return the problem with the budget beside the time, where there is one. Raises GoalError like `budget_of`."""
+        goal = _lossless(search.goal)
+        if goal.cap is None:
+            return search.problem
+        beside = replace(search.problem, resource=goal.cap)
+        problem = replace(search.problem, caps=((goal.cap, budget_of(goal, beside, search.before)),))
+        if problem.quick(self.budget(search), "") is None:
+            raise GoalError(
+                f"no plan keeps both --target-latency {goal.target_latency:g} and the other target: raise one of them"
+            )
+        return problem
+
+
+PLANNERS: tuple[Planner, ...] = (CompactPlanner(), LosslessPlanner())
+"""Every algorithm; a goal names its own."""
+
+
+def planner_of(goal: Goal) -> Planner:
+    """Return the strategy of a goal. Raises KeyError where there is none of its name."""
+    return {planner.name: planner for planner in PLANNERS}[goal.name]
+
+
+def sequence(search: Search) -> list[Plan]:
+    """Return the plans to test for a compact goal, mildest first: fixed before any of them meets validation."""
+    curve = [plan for plan in curve_plans(search.problem, fine=True) if plan.factored]
+    if not curve:
+        return []
+    gate, resource = search.goal.gate, search.problem.resource
+    n, allowed = search.session.split.validation.units, gate.allowed(search.judge.metric.name)
+    aim = Aim(n, gate.alpha, allowed, *(QUANTIZED_SCREENS if search.session.quantizer.active else (SCREENS, CLOSE)))
+    costs = [amount(plan.cost, resource) for plan in curve]
+
+    def exact(plan: Plan) -> Plan:
+        return least_loss(search.problem, amount(plan.cost, resource), "") or plan
+
+    with search.session.clock.step("screening plans", aim.steps + len(MILD)) as advance:
+        plans = sequence_of(curve, costs, search.screening(advance), aim, exact)
+    plans = list({plan.choices: plan for plan in plans if plan.factored}.values())
+    return [replace(plan, origin=f"plan {number} of a sequence") for number, plan in enumerate(plans, 1)]
+
+
+def _ground(search: Search, plans: Sequence[Plan], share: float) -> Plan | None:
+    """Return the plan to go on from: `share` of the way back from where the answer is expected."""
+    expected = amount(plans[min(EXPECTED, len(plans) - 1)].cost, search.problem.resource)
+    return search.problem.best(expected + share * (search.problem.dense - expected), "step")
+
+
+def _first_order(plan: Plan | None, search: Search) -> Proposals:
+    """Yield the plan of the paper's rule. Raises GoalError where no rank is within its bound."""
+    if plan is None:
+        raise GoalError(
+            f"the paper's rule reaches this size with no rank within --gamma {search.session.options.gamma:g};"
+            " give a larger one"
+        )
+    if plan.factored:
+        yield plan
+
+
+def _lossless(goal: Goal) -> Lossless:
+    if not isinstance(goal, Lossless):
+        raise TypeError(f"{goal.name} has no budget")
+    return goal

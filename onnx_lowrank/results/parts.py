@@ -1,0 +1,115 @@
+"""The parts of a result, each a value of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from onnx_lowrank.graph.model_io import Level
+from onnx_lowrank.metrics.divergence import DivergenceKind
+from onnx_lowrank.options import Goal, Options
+from onnx_lowrank.runtime.timing import Timing
+from onnx_lowrank.types import Certificate, Curve, Plan, Site, Skip, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """parameters: elements of all weights; bytes: of the file(s); macs: for one sample, 0 where unknown.
+
+    milliseconds: a sample of median size, 0 unless latency is the goal: measured for the original, predicted for plans.
+    """
+
+    parameters: int
+    bytes: int
+    macs: float = 0.0
+    milliseconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A plan that was measured on the validation samples."""
+
+    plan: Plan
+    verdict: Verdict
+    size: Size
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One of the models that a stack is made of or compared with: FACTORED, INT8 (of the original) or BOTH.
+
+    Judged against the original like the stack itself; `test` and `latency` where the stack passed.
+    """
+
+    name: str
+    size: Size
+    verdict: Verdict
+    test: Verdict | None = None
+    latency: Timing | None = None
+
+
+FACTORED, INT8, BOTH = "factored alone", "int8 alone", "both"
+"""What the steps of a model with int8 behind its factors are called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """The model that was given. `files`: never overwritten; none where it was an object. `held_to`: see `Level`."""
+
+    source: str
+    sha256: str
+    size: Size
+    files: tuple[Path, ...] = ()
+    held_to: Level = Level.FULL
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What was asked for. metric: the one that judged, and why; divergence: the loss that sensitivity was of."""
+
+    goal: Goal
+    options: Options
+    metric: str = ""
+    divergence: DivergenceKind = "relative-l2"
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Everything that was looked at: weights, curves, all plans measured in order, what to know, seconds by step.
+
+    warnings belong beside any claim.
+    """
+
+    sites: tuple[Site, ...] = ()
+    skips: tuple[Skip, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was measured of the model that was made, or of what came nearest.
+
+    verdict: on the model as reloaded from disk. test: likewise, on samples that nothing was chosen on. latency: the
+    saved model's, or that of the fastest plan where none was fast enough. steps: with int8 behind the factors what
+    each of both does, on the same samples.
+    """
+
+    verdict: Verdict | None = None
+    test: Verdict | None = None
+    latency: Timing | None = None
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The smaller model's plan and size, what its file claims, and where it was written."""
+
+    plan: Plan
+    size: Size
+    certificate: Certificate | None = None
+    output: Path | None = None
