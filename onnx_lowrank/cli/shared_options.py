@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from onnx_lowrank.errors import GoalError
+from onnx_lowrank.metrics import METRICS
 from onnx_lowrank.options import CONFIDENCE, Gate, Options
 
 if TYPE_CHECKING:
@@ -51,9 +52,15 @@ MODEL = click.argument("model", type=click.Path(path_type=Path))
 QUIET = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 REPORT = click.option("--report", type=click.Path(path_type=Path), help="Write everything as JSON to this file.")
 FORCE = click.option("--force", is_flag=True, help="Replace what exists where something is to be written.")
+
+
+def _metric_names(*, needs_labels: bool) -> str:
+    return ", ".join(metric.name for metric in METRICS if metric.needs_labels == needs_labels)
+
+
 METRIC = click.option(
     "--metric",
-    help="top1, top5, cross-entropy, mse (labels); kl, agreement, relative-l2, cosine (no labels); name@output;"
+    help=f"{_metric_names(needs_labels=True)} (labels); {_metric_names(needs_labels=False)} (no labels); name@output;"
     " or FILE.py:function for your own. Default: chosen from labels and outputs.",
 )
 RUNTIME = stacked(

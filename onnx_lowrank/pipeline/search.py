@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.errors import GoalError
+from onnx_lowrank.metrics import allowed_drop
 from onnx_lowrank.numerics.rounding import rounded
 from onnx_lowrank.options import Compact, Gate, Goal, Lossless
 from onnx_lowrank.passes.factorize import rewrite
@@ -134,7 +135,7 @@ class Search:
 
     def _sequence(self, curve: list[Plan], goal: Goal) -> list[Plan]:
         gate, resource, stacked = goal.gate, self.problem.resource, self.session.quantizer.active
-        n, allowed = self.session.split.validation.units, gate.allowed(self.judge.metric.name)
+        n, allowed = self.session.split.validation.units, allowed_drop(self.judge.metric, gate)
         aim = Aim(n, gate.alpha, allowed, *(QUANTIZED_SCREENS if stacked else (SCREENS, CLOSE)))
         costs = [amount(plan.cost, resource) for plan in curve]
         with self.session.clock.step("screening plans", aim.steps + len(MILD)) as advance:
