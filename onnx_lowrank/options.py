@@ -45,7 +45,7 @@ class Runtime:
 class Gate:
     """When a candidate holds: a test at `confidence` rejects that its metric's drop is `max_drop` or more.
 
-    max_drop: None is MAX_DROP, and TOLERANCE for relative-l2. `relative` divides the drop by the original's metric.
+    max_drop: None is the metric's own default, MAX_DROP for most. `relative` divides the drop by the original's metric.
     observed: the estimate alone decides, and nothing is claimed. Raises GoalError for values out of range, and for a
     drop of 0 that is not only to be observed.
     """
@@ -81,11 +81,9 @@ class Gate:
         """Whether drops are shares of the original's metric."""
         return self.drop_type == "relative"
 
-    def allowed(self, metric: str) -> float:
-        """Return the drop of a metric, by its name, that is allowed."""
-        if self.max_drop is not None:
-            return self.max_drop
-        return TOLERANCE if metric.partition("@")[0] == "relative-l2" else MAX_DROP
+    def allowed(self, default: float = MAX_DROP) -> float:
+        """Return the drop that is allowed; `default` is that of the metric, where the user names none."""
+        return default if self.max_drop is None else self.max_drop
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

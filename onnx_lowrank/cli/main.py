@@ -33,7 +33,7 @@ from onnx_lowrank.demo import demo_files, demo_samples
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.options import Compact, Options
 from onnx_lowrank.report import comparison_json, inspection_json, render_comparison, render_inspection
-from onnx_lowrank.samples import RANDOM
+from onnx_lowrank.samples import RANDOM, path_forms
 from onnx_lowrank.version import __version__
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -102,7 +102,7 @@ def apply(plan: Path, model: Path, output: Path, data: str | None, validation: s
 @main.command(cls=Command)
 @click.argument("first", type=click.Path(path_type=Path))
 @click.argument("second", type=click.Path(path_type=Path))
-@click.option("--data", help="Samples to judge on: .npz, a directory, .json, FILE.py:load_data.")
+@click.option("--data", help=f"Samples to judge on: {path_forms()}.")
 @click.option("--random-data", is_flag=True, help="Judge on invented samples: says nothing of real inputs.")
 @METRIC
 @GATE

@@ -32,14 +32,13 @@ from onnx_lowrank.pipeline.pareto import no_curve
 from onnx_lowrank.report import render_result, result_json
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.results.saved_plan import SavedPlan
-from onnx_lowrank.samples import RANDOM
+from onnx_lowrank.samples import RANDOM, path_forms
 from onnx_lowrank.version import __version__
 
 DATA = stacked(
     click.option(
         "--data",
-        help="Calibration samples: .npz (input names as keys, labels as `labels`), .npy, a directory of them or of"
-        " test_data_set_*, Polygraphy .json, or FILE.py[:load_data], which is run.",
+        help=f"Calibration samples: {path_forms()}. FILE.py is run; keys of an .npz are input names, and `labels`.",
     ),
     click.option("--validation", help="Samples that gate; without them, a fifth of --data is set aside."),
     click.option("--test", help="Samples that nothing is chosen on; measured once, at the end."),

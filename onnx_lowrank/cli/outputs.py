@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.files import identity, special
 from onnx_lowrank.graph.model_io import data_file, model_files, write_bytes
-from onnx_lowrank.samples.script import parse
+from onnx_lowrank.samples import place_of
 
 State: TypeAlias = tuple[int, int, int, int] | None
 OUTPUT = "-o"
@@ -37,14 +37,13 @@ class Inputs:
         """Yield every file that the run may read, with the name of the option or argument that it belongs to."""
         for name, path in self.models.items():
             yield from ((name if file == path else f"{name}'s external data", file) for file in _lies_in(path))
-        for name, given in self.samples.items():
-            if given:
-                script = parse(given)
-                place = script[0] if script is not None else Path(given)
+        for name, samples in self.samples.items():
+            if samples:
+                place = place_of(samples)
                 yield from ((name, file) for file in (place, *_inside(place)))
-        for name, given in self.code.items():
-            if given and ":" in given:
-                yield name, Path(given.rpartition(":")[0])
+        for name, spec in self.code.items():
+            if spec and ":" in spec:
+                yield name, Path(spec.rpartition(":")[0])
         yield from self.others.items()
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from onnx_lowrank.errors import GoalError
-from onnx_lowrank.options import CONFIDENCE, Gate, Options, Runtime
+from onnx_lowrank.metrics import METRICS, traits_of
+from onnx_lowrank.options import CONFIDENCE, MAX_DROP, Gate, Options, Runtime
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[int]
@@ -51,9 +52,21 @@ MODEL = click.argument("model", type=click.Path(path_type=Path))
 QUIET = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 REPORT = click.option("--report", type=click.Path(path_type=Path), help="Write everything as JSON to this file.")
 FORCE = click.option("--force", is_flag=True, help="Replace what exists where something is to be written.")
+
+
+def _metric_names(*, needs_labels: bool) -> str:
+    return ", ".join(metric.name for metric in METRICS if metric.needs_labels == needs_labels)
+
+
+def _other_defaults() -> str:
+    """Return the metrics that have another default drop: "; of relative-l2 0.05"."""
+    drops = {metric.name: traits_of(metric).default_drop for metric in METRICS}
+    return "".join(f"; of {name} {drop:g}" for name, drop in drops.items() if drop != MAX_DROP)
+
+
 METRIC = click.option(
     "--metric",
-    help="top1, top5, cross-entropy, mse (labels); kl, agreement, relative-l2, cosine (no labels); name@output;"
+    help=f"{_metric_names(needs_labels=True)} (labels); {_metric_names(needs_labels=False)} (no labels); name@output;"
     " or FILE.py:function for your own. Default: chosen from labels and outputs.",
 )
 RUNTIME = stacked(
@@ -65,7 +78,7 @@ GATE = stacked(
     click.option(
         "--max-drop",
         type=float,
-        help="How much worse the metric may get. Default: 0.01; of relative-l2, a relative error of outputs, 0.05.",
+        help=f"How much worse the metric may get. Default: {MAX_DROP:g}{_other_defaults()}.",
     ),
     click.option(
         "--drop-type",

@@ -12,7 +12,7 @@ from onnx_lowrank.gradient.emitter import Dims, Emitter, NoRule, Value
 from onnx_lowrank.gradient.forward import Forward
 from onnx_lowrank.gradient.reachability import Reachable, reachable_of, take_apart
 from onnx_lowrank.gradient.rule_context import RuleContext
-from onnx_lowrank.gradient.rules.table import RULES
+from onnx_lowrank.gradient.rules.table import rule_of
 from onnx_lowrank.gradient.simplify import simplify
 from onnx_lowrank.gradient.tensor_ops import total
 from onnx_lowrank.gradient.wide_pads import apart_from_wide_pads
@@ -89,7 +89,7 @@ class _Backward:
         self.shares = shares
         self.shared: dict[str, Value] = {}
         self.emit = Emitter(forward.names, forward.opset, "gradient/")
-        self.trust_range: Reachable = reachable_of(forward, [*self.targets, *shares.values()], outputs)
+        self.reachable: Reachable = reachable_of(forward, [*self.targets, *shares.values()], outputs)
         self.seeds: dict[str, str] = {}
         self.parts: dict[str, list[Value]] = {}
         self.blocked: dict[str, str] = {}
@@ -100,7 +100,7 @@ class _Backward:
     def run(self) -> None:
         """Visit every node of the slice once, last first."""
         for node in reversed(self.forward.nodes):
-            if self.trust_range.holds(node):
+            if self.reachable.holds(node):
                 reason = next((self.blocked[name] for name in node.output if name in self.blocked), None)
                 if reason is None and any(name in self.parts for name in node.output):
                     reason = self._differentiate(node)
@@ -110,16 +110,16 @@ class _Backward:
     def _differentiate(self, node: NodeProto) -> str | None:
         """Add the node's share to the gradients at its inputs. Return why not, where it has no rule."""
         what = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-        rule = RULES.get((node.domain, node.op_type))
+        rule = rule_of(node)
         if rule is None:
             return f"no rule for {what}"
         grads = [self.gradient(name) for name in node.output]
         wanted = [self._wanted(name) for name in node.input]
         try:
-            found = rule(RuleContext(self.forward, self.emit, node, grads, wanted))
+            gradients = rule(RuleContext(self.forward, self.emit, node, grads, wanted))
         except NoRule as refusal:
             return f"no rule for this {what}: {refusal}"
-        for name, wants, value in zip(node.input, wanted, found, strict=False):
+        for name, wants, value in zip(node.input, wanted, gradients, strict=False):
             if wants and value is not None:
                 self.parts.setdefault(name, []).append(value)
                 if self.shares.get(node.output[0]) == name:
@@ -136,7 +136,7 @@ class _Backward:
         return Value(self.emit, self.parts[name][0].name, self.forward.elem(name), self.forward.dims(name))
 
     def _wanted(self, name: str) -> bool:
-        return name in self.trust_range.below and self.forward.is_float(name)
+        return name in self.reachable.below and self.forward.is_float(name)
 
     def _block(self, node: NodeProto, reason: str) -> None:
         """What is above an operator without a rule has no whole gradient, whatever other paths there are."""
@@ -195,8 +195,8 @@ class _Backward:
                 unreached[share_name(data, output)] = reason
         gradients = self._named(reached)
         model = self._model(gradients)
-        kept = {node.name for node in model.graph.node}
-        backward = frozenset(node.name for node in self.emit.nodes if node.name in kept) - self._forward_needs(model)
+        present = {node.name for node in model.graph.node}
+        backward = frozenset(node.name for node in self.emit.nodes if node.name in present) - self._forward_needs(model)
         tensors = {name for node in model.graph.node for name in (*node.input, *node.output) if name}
         elems = {name: self.emit.elems.get(name) or self.forward.elem(name) for name in tensors}
         return GradientGraph(model, self.seeds, gradients, unreached, backward, elems)
@@ -208,12 +208,12 @@ class _Backward:
 
     def _model(self, gradients: Mapping[str, str]) -> ModelProto:
         forward = self.forward
-        given = {value.name for value in forward.outputs}
+        own = {value.name for value in forward.outputs}
         likes = {share_name(data, output): data for output, data in self.shares.items()}
         named = {name: target for target, name in gradients.items()}
         outputs = [
             *forward.outputs,
-            *(_info(forward, name, name) for name in self.seeds if name not in given),
+            *(_info(forward, name, name) for name in self.seeds if name not in own),
             *(_info(forward, likes.get(target, target), name) for name, target in named.items()),
         ]
         nodes = _needed([*forward.nodes, *self.emit.nodes], {value.name for value in outputs})
@@ -243,9 +243,9 @@ def _info(forward: Forward, like: str, name: str) -> ValueInfoProto:
 def _needed(nodes: Sequence[NodeProto], wanted: set[str]) -> list[NodeProto]:
     """The nodes that the wanted tensors depend on, in order."""
     wanted = set(wanted)
-    kept = []
+    needed = []
     for node in reversed(nodes):
         if any(name in wanted for name in node.output):
-            kept.append(node)
+            needed.append(node)
             wanted.update(reads(node))
-    return kept[::-1]
+    return needed[::-1]

@@ -12,12 +12,6 @@ from onnx_lowrank.gradient.emitter import Emitter
 from onnx_lowrank.gradient.forward import Forward
 
 
-def has_function(node: NodeProto, opset: int) -> bool:
-    """Whether the schema gives a body for this node (one that depends on its types may still be refused)."""
-    schema = _schema(node, opset)
-    return schema is not None and bool(schema.has_function or schema.has_context_dependent_function)
-
-
 def function_nodes(node: NodeProto, forward: Forward) -> list[NodeProto] | None:
     """Return the nodes that compute what `node` does under the same output names, None where there are none."""
     body = _body(node, forward)
@@ -76,10 +70,10 @@ def _attributes(node: NodeProto, body: FunctionProto, opset: int) -> dict[str, A
     """What a reference to an attribute stands for: the node's own, else the function's or the schema's default."""
     schema = _schema(node, opset)
     defaults = {} if schema is None else {n: a.default_value for n, a in schema.attributes.items()}
-    found = {name: value for name, value in defaults.items() if value.type != AttributeProto.UNDEFINED}
-    found.update({attribute.name: attribute for attribute in body.attribute_proto})
-    found.update({attribute.name: attribute for attribute in node.attribute})
-    return found
+    attributes = {name: value for name, value in defaults.items() if value.type != AttributeProto.UNDEFINED}
+    attributes.update({attribute.name: attribute for attribute in body.attribute_proto})
+    attributes.update({attribute.name: attribute for attribute in node.attribute})
+    return attributes
 
 
 def _instance(

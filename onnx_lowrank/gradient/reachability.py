@@ -11,7 +11,7 @@ from onnx_lowrank.gradient.emitter import NoRule
 from onnx_lowrank.gradient.forward import Forward
 from onnx_lowrank.gradient.functions import function_nodes
 from onnx_lowrank.gradient.fused import fused_nodes
-from onnx_lowrank.gradient.rules.table import RULES
+from onnx_lowrank.gradient.rules.table import rule_of
 from onnx_lowrank.graph.traversal import reads
 
 
@@ -44,13 +44,13 @@ def take_apart(forward: Forward, targets: Sequence[str], outputs: Sequence[str])
     """Replace nodes in the slice that have no rule by what they are made of, as far as that is known."""
     refused: set[str] = set()
     while True:
-        reach = reachable_of(forward, targets, outputs)
+        reachable = reachable_of(forward, targets, outputs)
         used = {name for node in forward.nodes for name in reads(node)} | {value.name for value in forward.outputs}
         nodes, forward.nodes = forward.nodes, []
         changed = False
         for node in nodes:
             parts = None
-            if (node.domain, node.op_type) not in RULES and node.output[0] not in refused and reach.holds(node):
+            if rule_of(node) is None and node.output[0] not in refused and reachable.holds(node):
                 parts = _parts(node, forward, used | set(outputs))
                 if parts is None:
                     refused.add(node.output[0])

@@ -16,14 +16,15 @@ from onnx_lowrank.metrics.divergence import (
 from onnx_lowrank.metrics.estimate import Measured, best_of, drop_of, interval_of, measured
 from onnx_lowrank.metrics.evidence import class_evidence
 from onnx_lowrank.metrics.labelled import CrossEntropy, SquaredError, Top
-from onnx_lowrank.metrics.metric import IGNORED, Labels, Metric, bounds_of, numeric, taken
+from onnx_lowrank.metrics.metric import IGNORED, Labels, Metric, numeric, taken
 from onnx_lowrank.metrics.paired import Agreement, Cosine, Divergence, RelativeL2, agreement
-from onnx_lowrank.metrics.selection import BUILT_IN, MetricSpec, choose_metric, parse_metric, unjudged
+from onnx_lowrank.metrics.selection import METRICS, MetricSpec, choose_metric, parse_metric, unjudged
+from onnx_lowrank.metrics.traits import Fit, Traits, allowed_drop, bounds_of, traits_of
 from onnx_lowrank.metrics.wording import certified_drop, impossible_goal, more_samples, number, reason
 
 __all__ = [
-    "BUILT_IN",
     "IGNORED",
+    "METRICS",
     "Agreement",
     "Collector",
     "Cosine",
@@ -32,6 +33,7 @@ __all__ = [
     "Difference",
     "Divergence",
     "DivergenceKind",
+    "Fit",
     "Labels",
     "Measured",
     "Metric",
@@ -40,7 +42,9 @@ __all__ = [
     "RelativeL2",
     "SquaredError",
     "Top",
+    "Traits",
     "agreement",
+    "allowed_drop",
     "best_of",
     "bound_of",
     "bounds_of",
@@ -63,5 +67,6 @@ __all__ = [
     "probing",
     "reason",
     "taken",
+    "traits_of",
     "unjudged",
 ]

@@ -16,7 +16,8 @@ from onnx_lowrank.metrics.estimate import (
     units_of,
     worse_and_better,
 )
-from onnx_lowrank.metrics.metric import Metric, bounds_of
+from onnx_lowrank.metrics.metric import Metric
+from onnx_lowrank.metrics.traits import bounds_of
 from onnx_lowrank.options import Gate
 from onnx_lowrank.types import Bound
 

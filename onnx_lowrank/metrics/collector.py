@@ -8,7 +8,8 @@ import numpy as np
 
 from onnx_lowrank.errors import MetricError
 from onnx_lowrank.metrics.estimate import Measured, best_of, measured
-from onnx_lowrank.metrics.metric import Labels, Metric, bounds_of, taken
+from onnx_lowrank.metrics.metric import Labels, Metric, taken
+from onnx_lowrank.metrics.traits import bounds_of
 from onnx_lowrank.types import Array
 
 Sample = Mapping[str, Array]

@@ -48,10 +48,10 @@ class Custom:
     @property
     def bounds(self) -> tuple[float, float] | None:
         """The function's `bounds`: between which numbers every value a sample lies."""
-        given = getattr(self.function, "bounds", None)
-        if given is None:
+        bounds = getattr(self.function, "bounds", None)
+        if bounds is None:
             return None
-        low, high = given
+        low, high = bounds
         return float(low), float(high)
 
     @property
@@ -72,22 +72,22 @@ class Custom:
     def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None = None) -> Array | float:
         """Return (n,) float64 or a float. Raises MetricError, one line, for whatever goes wrong in the function."""
         with running(self.name, self.path, MetricError):
-            given = _Noting({name: list(samples) for name, samples in outputs.items()}, self.seen)
-            result = self.function(given, labels)
+            noted = _Noting({name: list(samples) for name, samples in outputs.items()}, self.seen)
+            result = self.function(noted, labels)
         return self._checked(result, len(next(iter(outputs.values()), ())))
 
     def _checked(self, result: Any, n: int) -> Array | float:
         try:
-            found = np.asarray(result)
+            values = np.asarray(result)
         except ValueError as error:
             raise MetricError(f"{self.name} returned a ragged {type(result).__name__}; {_wanted(n)}") from error
-        if found.dtype.kind not in "fiub":
+        if values.dtype.kind not in "fiub":
             raise MetricError(f"{self.name} returned {type(result).__name__} {_short(result)}; {_wanted(n)}")
-        if found.ndim == 0:
-            return float(found)
-        if found.shape != (n,):
-            raise MetricError(f"{self.name} returned an array of shape {found.shape}; {_wanted(n)}")
-        return found.astype(np.float64)
+        if values.ndim == 0:
+            return float(values)
+        if values.shape != (n,):
+            raise MetricError(f"{self.name} returned an array of shape {values.shape}; {_wanted(n)}")
+        return values.astype(np.float64)
 
 
 class _Noting(dict[str, list[Array]]):

@@ -16,9 +16,9 @@ from scipy.special import rel_entr
 
 from onnx_lowrank.metrics.class_scores import class_count
 from onnx_lowrank.metrics.evidence import class_evidence
-from onnx_lowrank.metrics.labelled import CrossEntropy, Top
 from onnx_lowrank.metrics.metric import Metric, floating, numeric
-from onnx_lowrank.metrics.paired import Agreement, Divergence, kl
+from onnx_lowrank.metrics.paired import kl
+from onnx_lowrank.metrics.traits import traits_of
 from onnx_lowrank.types import Array, Outputs
 
 DivergenceKind: TypeAlias = Literal["kl", "relative-l2"]
@@ -58,13 +58,13 @@ class Probing:
         """Return (n,) divergences, one a sample."""
         n = len(next(iter(reference.values()), ()))
         total = np.zeros(n)
-        for each in self.outputs:
-            total += [each.of(*pair) for pair in zip(reference[each.name], outputs[each.name], strict=True)]
+        for output in self.outputs:
+            total += [output.of(*pair) for pair in zip(reference[output.name], outputs[output.name], strict=True)]
         return total
 
     def summed(self, reference: Mapping[str, Array], outputs: Mapping[str, Array], samples: int = 1) -> float:
         """Return the sum over the samples of one joined run: all have one layout, so it is their mean × `samples`."""
-        return samples * math.fsum(each.of(reference[each.name], outputs[each.name]) for each in self.outputs)
+        return samples * math.fsum(output.of(reference[output.name], outputs[output.name]) for output in self.outputs)
 
 
 def class_output(metric: Metric | None, reference: Outputs) -> str | None:
@@ -72,7 +72,7 @@ def class_output(metric: Metric | None, reference: Outputs) -> str | None:
 
     `reference` are the original's outputs on a few samples. None where there is no such output.
     """
-    if isinstance(metric, Top | CrossEntropy | Divergence | Agreement):
+    if metric is not None and traits_of(metric).on_class_scores:
         name = metric.output if metric.output is not None else next(iter(reference), None)
         if name is not None and _scores(reference[name]):
             return name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from onnx_lowrank.errors import MetricError
 from onnx_lowrank.metrics.class_scores import class_count, log_probabilities, probable, ranks_of_labels, rows
-from onnx_lowrank.metrics.metric import IGNORED, Labels, chosen, given, titled
+from onnx_lowrank.metrics.metric import IGNORED, Labels, floating, full_name, output_samples, require_labels
+from onnx_lowrank.metrics.traits import Fit
 from onnx_lowrank.types import Array, Outputs
 
 
@@ -26,11 +27,30 @@ class Top:
     whole: ClassVar[bool] = False
     best: ClassVar[float] = 1.0
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    on_class_scores: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
         """`top1`, `top5`."""
-        return titled(f"top{self.k}", self.output)
+        return full_name(f"top{self.k}", self.output)
+
+    @property
+    def accepts_several(self) -> bool:
+        """Whether other decisions than the label count as right."""
+        return self.k > 1
+
+    def fit(self, name: str, samples: Sequence[Array], labels: Sequence[Array] | None) -> Fit | None:
+        """k = 1 only: class numbers for one score per class (sure), or as many whole numbers as the output has."""
+        if self.k > 1 or labels is None:
+            return None
+        if not floating(samples[0]):
+            if _are_numbers(labels) and _as_many(labels, samples, 1):
+                return Fit(f"labels and output {name!r} are whole numbers, as many: top1 counts the equal ones")
+            return None
+        classes = class_count(samples[0])
+        if classes > 1 and _as_many(labels, samples, classes) and _are_class_numbers(labels, classes):
+            return Fit(f"labels are whole numbers below the {classes} classes of output {name!r}: top1", sure=True)
+        return None
 
     def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None = None) -> Array:
         """Return (n,) shares."""
@@ -41,13 +61,13 @@ class Top:
             truth = _whole(label, self.name)
             if truth.size != array.size:
                 raise MetricError(f"{self.name}: {truth.size} labels for the {array.size} class numbers of a sample")
-            kept = _counting(truth, self.name)
-            return float(np.mean(array.reshape(-1)[kept] == truth[kept]))
-        kept, truth = _classes(array, label, self.name)
+            counted = _counting(truth, self.name)
+            return float(np.mean(array.reshape(-1)[counted] == truth[counted]))
+        counted, truth = _classes(array, label, self.name)
         classes = class_count(array)
         if classes <= self.k > 1:
             raise MetricError(f"{self.name} is always 1 with {classes} classes; take top1")
-        return float(np.mean(ranks_of_labels(array, truth)[kept] < self.k))
+        return float(np.mean(ranks_of_labels(array, truth)[counted] < self.k))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +80,20 @@ class CrossEntropy:
     needs_reference: ClassVar[bool] = False
     whole: ClassVar[bool] = False
     best: ClassVar[float] = 0.0
+    on_class_scores: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
         """`cross-entropy`."""
-        return titled("cross-entropy", self.output)
+        return full_name("cross-entropy", self.output)
 
     def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None = None) -> Array:
         """Return (n,) nats."""
         losses = []
         for array, label in _pairs(self.name, self.output, outputs, labels):
-            kept, truth = _classes(array, label, self.name)
+            counted, truth = _classes(array, label, self.name)
             logs = log_probabilities(array, probabilities=probable(array))
-            losses.append(-float(np.mean(np.take_along_axis(logs, truth[:, None], 1)[kept])))
+            losses.append(-float(np.mean(np.take_along_axis(logs, truth[:, None], 1)[counted])))
         return np.array(losses, np.float64)
 
 
@@ -90,7 +111,15 @@ class SquaredError:
     @property
     def name(self) -> str:
         """`mse`."""
-        return titled("mse", self.output)
+        return full_name("mse", self.output)
+
+    def fit(self, name: str, samples: Sequence[Array], labels: Sequence[Array] | None) -> Fit | None:
+        """Labels that are numbers, as many as a floating-point output has."""
+        if labels is None or not floating(samples[0]):
+            return None
+        if _are_numbers(labels) and _as_many(labels, samples, 1):
+            return Fit(f"labels are numbers, as many as output {name!r} has: mse")
+        return None
 
     def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None = None) -> Array:
         """Return (n,) squared errors in the square of the output's unit."""
@@ -110,11 +139,30 @@ class SquaredError:
 
 
 def _pairs(name: str, output: str | None, outputs: Outputs, labels: Labels | None) -> Iterator[tuple[Array, Array]]:
-    samples, truths = chosen(outputs, output), given(labels, name)
+    samples, truths = output_samples(outputs, output), require_labels(labels, name)
     if len(samples) != len(truths):
         raise MetricError(f"{name}: {len(truths)} labels for {len(samples)} samples; give one label a sample")
     for sample, truth in zip(samples, truths, strict=True):
         yield sample, np.asarray(truth)
+
+
+def _are_numbers(labels: Sequence[Array]) -> bool:
+    return all(label.dtype.kind in "fiub" for label in labels)
+
+
+def _are_class_numbers(labels: Sequence[Array], classes: int) -> bool:
+    for label in labels:
+        if label.dtype.kind not in "fiub" or not np.isfinite(label).all():
+            return False
+        fits = (label == np.floor(label)) & ((label >= 0) & (label < classes) | (label == IGNORED))
+        if not fits.all():
+            return False
+    return True
+
+
+def _as_many(labels: Sequence[Array], samples: Sequence[Array], classes: int) -> bool:
+    """Return whether there is one label for every `classes` elements of a sample, where both are known."""
+    return all(label.size * classes == sample.size for label, sample in zip(labels, samples, strict=False))
 
 
 def _whole(label: Array, name: str) -> Array:
@@ -126,10 +174,10 @@ def _whole(label: Array, name: str) -> Array:
 
 
 def _counting(truth: Array, name: str) -> Array:
-    kept: Array = truth != IGNORED
-    if not kept.any():
+    counted: Array = truth != IGNORED
+    if not counted.any():
         raise MetricError(f"{name}: a sample has no label but {IGNORED} (ignored); leave it out")
-    return kept
+    return counted
 
 
 def _classes(array: Array, label: Array, name: str) -> tuple[Array, Array]:
@@ -142,8 +190,8 @@ def _classes(array: Array, label: Array, name: str) -> tuple[Array, Array]:
         raise MetricError(
             f"{name}: {truth.size} labels for the {positions} positions of an output of shape {array.shape}"
         )
-    kept = _counting(truth, name)
-    if truth[kept].min() < 0 or truth[kept].max() >= classes:
-        wrong = truth[kept][(truth[kept] < 0) | (truth[kept] >= classes)][0]
+    counted = _counting(truth, name)
+    if truth[counted].min() < 0 or truth[counted].max() >= classes:
+        wrong = truth[counted][(truth[counted] < 0) | (truth[counted] >= classes)][0]
         raise MetricError(f"{name}: a label is {wrong}, but the output has {classes} classes, 0 to {classes - 1}")
-    return kept, np.where(kept, truth, 0)
+    return counted, np.where(counted, truth, 0)

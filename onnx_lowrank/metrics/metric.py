@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from dataclasses import Field, replace
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -64,16 +65,18 @@ class Metric(Protocol):
         ...
 
 
-def bounds_of(metric: Metric) -> tuple[float, float] | None:
-    """Return between which two numbers every value a sample lies; None where the metric promises nothing.
+class BuiltIn(Metric, Protocol):
+    """A metric that a name can ask for: a frozen dataclass, one of whose fields is `output`."""
 
-    An attribute `bounds` that a metric may have; a promise that is broken is a MetricError where it shows.
-    """
-    bounds = getattr(metric, "bounds", None)
-    return None if bounds is None else (float(bounds[0]), float(bounds[1]))
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
-def titled(metric: str, output: str | None) -> str:
+def on_output(metric: BuiltIn, output: str | None) -> Metric:
+    """Return the metric of another output; None: the first."""
+    return replace(metric, output=output)
+
+
+def full_name(metric: str, output: str | None) -> str:
     """Return the metric's full name."""
     return metric if output is None else f"{metric}@{output}"
 
@@ -88,7 +91,7 @@ def floating(array: object) -> bool:
     return isinstance(array, np.ndarray) and array.dtype.kind == "f"
 
 
-def chosen(outputs: Outputs, name: str | None) -> Sequence[Array]:
+def output_samples(outputs: Outputs, name: str | None) -> Sequence[Array]:
     """Return the samples of output `name`, or of the first. Raises MetricError where it is missing or not numbers."""
     if not outputs:
         raise MetricError("the model has no outputs to compare")
@@ -101,17 +104,17 @@ def chosen(outputs: Outputs, name: str | None) -> Sequence[Array]:
     return samples
 
 
-def given(labels: Labels | None, metric: str) -> Labels:
+def require_labels(labels: Labels | None, metric: str) -> Labels:
     """Return the labels. Raises MetricError where there are none."""
     if labels is None:
         raise MetricError(
             f"{metric} needs labels: add an array 'labels' to the data,"
-            " or take a metric without (agreement, kl, relative-l2, cosine)"
+            " or take a metric that needs none (agreement, relative-l2)"
         )
     return labels
 
 
-def compared(reference: Outputs | None, metric: str) -> Outputs:
+def require_reference(reference: Outputs | None, metric: str) -> Outputs:
     """Return the original's outputs. Raises MetricError where there are none."""
     if reference is None:
         raise MetricError(f"{metric} compares with the original model's outputs, and none were given")

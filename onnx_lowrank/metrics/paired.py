@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +10,10 @@ import numpy as np
 
 from onnx_lowrank.errors import MetricError
 from onnx_lowrank.metrics.class_scores import BROKEN, class_count, decisions, log_probabilities, probable
-from onnx_lowrank.metrics.metric import Labels, chosen, compared, titled
+from onnx_lowrank.metrics.evidence import class_evidence, unit_rows
+from onnx_lowrank.metrics.metric import Labels, floating, full_name, output_samples, require_reference
+from onnx_lowrank.metrics.traits import Fit
+from onnx_lowrank.options import TOLERANCE
 from onnx_lowrank.types import Array, Outputs
 
 
@@ -24,11 +27,12 @@ class Divergence:
     needs_reference: ClassVar[bool] = True
     whole: ClassVar[bool] = False
     best: ClassVar[float] = 0.0
+    on_class_scores: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
         """`kl`."""
-        return titled("kl", self.output)
+        return full_name("kl", self.output)
 
     def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None) -> Array:
         """Return (n,) nats; inf where shapes differ or the candidate is not a number."""
@@ -46,11 +50,24 @@ class Agreement:
     whole: ClassVar[bool] = False
     best: ClassVar[float] = 1.0
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    on_class_scores: ClassVar[bool] = True
+    compares_decisions: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
         """`agreement`."""
-        return titled("agreement", self.output)
+        return full_name("agreement", self.output)
+
+    def fit(self, name: str, samples: Sequence[Array], labels: Sequence[Array] | None) -> Fit | None:
+        """Without labels: outputs that look like class scores, and whole numbers."""
+        if labels is not None:
+            return None
+        evidence = class_evidence(name, samples)
+        if evidence:
+            return Fit(f"{evidence}: agreement with the original's decisions")
+        if not floating(samples[0]):
+            return Fit(f"output {name!r} holds whole numbers: agreement with the original's")
+        return None
 
     def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None) -> Array:
         """Return (n,) shares; 0 where shapes differ."""
@@ -68,11 +85,20 @@ class RelativeL2:
     whole: ClassVar[bool] = False
     best: ClassVar[float] = 0.0
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    default_drop: ClassVar[float] = TOLERANCE
 
     @property
     def name(self) -> str:
         """`relative-l2`."""
-        return titled("relative-l2", self.output)
+        return full_name("relative-l2", self.output)
+
+    def fit(self, name: str, samples: Sequence[Array], labels: Sequence[Array] | None) -> Fit | None:
+        """Without labels: every output that no metric before it fits."""
+        if labels is not None:
+            return None
+        if unit_rows(samples):
+            return Fit(f"output {name!r} holds vectors of length 1: relative-l2")
+        return Fit(f"nothing says that output {name!r} holds class scores: relative-l2")
 
     def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None) -> Array:
         """Return (n,) ratios; 1 where shapes differ, or where the original is all zeros and the candidate is not."""
@@ -96,7 +122,7 @@ class Cosine:
     @property
     def name(self) -> str:
         """`cosine`."""
-        return titled("cosine", self.output)
+        return full_name("cosine", self.output)
 
     def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None) -> Array:
         """Return (n,) cosines; 0 where shapes differ or one output alone is all zeros, 1 where both are."""
@@ -104,7 +130,7 @@ class Cosine:
 
 
 def _pairs(name: str, output: str | None, reference: Outputs | None, outputs: Outputs) -> Iterator[tuple[Array, Array]]:
-    return zip(chosen(compared(reference, name), output), chosen(outputs, output), strict=True)
+    return zip(output_samples(require_reference(reference, name), output), output_samples(outputs, output), strict=True)
 
 
 def kl(original: Array, candidate: Array) -> float:
@@ -168,8 +194,8 @@ def _finite(original: Array, candidate: Array) -> tuple[Array, Array] | None:
     if original.shape != candidate.shape:
         return None
     first, second = np.asarray(original, np.float64).reshape(-1), np.asarray(candidate, np.float64).reshape(-1)
-    kept = np.isfinite(first)
-    return (first, second) if kept.all() else (first[kept], second[kept])
+    finite = np.isfinite(first)
+    return (first, second) if finite.all() else (first[finite], second[finite])
 
 
 def _scored(array: Array, name: str) -> None:

@@ -6,6 +6,7 @@ import math
 
 from onnx_lowrank.metrics.estimate import best_of
 from onnx_lowrank.metrics.metric import Metric
+from onnx_lowrank.metrics.traits import allowed_drop, traits_of
 from onnx_lowrank.options import Gate
 from onnx_lowrank.types import Bound, Interval, Word
 
@@ -17,7 +18,7 @@ def impossible_goal(metric: Metric, gate: Gate) -> str | None:
             f"metric {metric.name} is 0 for the original itself, so a relative drop has no meaning:"
             " use --drop-type absolute"
         )
-    if gate.allowed(metric.name) > 0 or not metric.needs_reference or metric.name.partition("@")[0] == "agreement":
+    if allowed_drop(metric, gate) > 0 or not metric.needs_reference or traits_of(metric).compares_decisions:
         return None
     return (
         f"metric {metric.name} compares with the original itself: a drop of 0 admits only the unchanged model;"
@@ -25,9 +26,9 @@ def impossible_goal(metric: Metric, gate: Gate) -> str | None:
     )
 
 
-def reason(name: str, drop: Interval, bound: Bound, gate: Gate, word: Word, samples: int) -> str:
-    """Return one line: how metric `name` moved, what of that is certified, and how it compares with what is allowed."""
-    relative, allowed = gate.relative, gate.allowed(name)
+def reason(metric: Metric, drop: Interval, bound: Bound, gate: Gate, word: Word, samples: int) -> str:
+    """Return one line: how the metric moved, what of that is certified, and how it compares with what is allowed."""
+    name, relative, allowed = metric.name, gate.relative, allowed_drop(metric, gate)
     size = number(abs(drop.estimate), relative=relative)
     moved = (
         f"is worse by {size}" if drop.estimate > 0 else f"is better by {size}" if drop.estimate < 0 else "is the same"

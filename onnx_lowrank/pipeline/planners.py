@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from onnx_lowrank.errors import GoalError
+from onnx_lowrank.metrics import allowed_drop
 from onnx_lowrank.numerics.rounding import rounded
 from onnx_lowrank.options import Goal, Lossless
 from onnx_lowrank.pipeline.budget import FILE_BYTES, budget_of
@@ -166,7 +167,7 @@ def sequence(search: Search) -> list[Plan]:
     if not curve:
         return []
     gate, resource = search.goal.gate, search.problem.resource
-    n, allowed = search.session.split.validation.units, gate.allowed(search.judge.metric.name)
+    n, allowed = search.session.split.validation.units, allowed_drop(search.judge.metric, gate)
     aim = Aim(n, gate.alpha, allowed, *(QUANTIZED_SCREENS if search.session.quantizer.active else (SCREENS, CLOSE)))
     costs = [amount(plan.cost, resource) for plan in curve]
 

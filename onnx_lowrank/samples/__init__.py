@@ -1,19 +1,24 @@
 """The data intake: samples in any form a user has them, checked against the model and ready to run on it."""
 
-from onnx_lowrank.samples.detect import Source, read
+from onnx_lowrank.samples.detect import READERS, Source, path_forms, place_of, read
 from onnx_lowrank.samples.iterables import DataReader
 from onnx_lowrank.samples.random_data import RANDOM, RandomData, random_samples
+from onnx_lowrank.samples.reader import Reader
 from onnx_lowrank.samples.sets import Samples, Split
 from onnx_lowrank.samples.splitting import make_split
 
 __all__ = [
     "RANDOM",
+    "READERS",
     "DataReader",
     "RandomData",
+    "Reader",
     "Samples",
     "Source",
     "Split",
     "make_split",
+    "path_forms",
+    "place_of",
     "random_samples",
     "read",
 ]

@@ -1,4 +1,4 @@
-"""From whatever the user gives to samples: the form is told by type, by kind of place, by suffix."""
+"""From whatever the user gives to samples: the first reader that takes it reads it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from typing import Any, TypeAlias
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.runtime.runner import TensorSpec
 from onnx_lowrank.samples.conform import check_inputs
-from onnx_lowrank.samples.folder import read_folder
+from onnx_lowrank.samples.folder import FOLDER
 from onnx_lowrank.samples.intake import Progress, take
-from onnx_lowrank.samples.iterables import DataReader, from_python
-from onnx_lowrank.samples.npz import open_npy, open_npz
-from onnx_lowrank.samples.polygraphy import read_polygraphy
+from onnx_lowrank.samples.iterables import PYTHON, DataReader
+from onnx_lowrank.samples.numpy_file import NUMPY
+from onnx_lowrank.samples.polygraphy import POLYGRAPHY
 from onnx_lowrank.samples.random_data import RandomData, random_samples
-from onnx_lowrank.samples.records import Raw, with_groups
-from onnx_lowrank.samples.script import parse, read_script
+from onnx_lowrank.samples.reader import Reader
+from onnx_lowrank.samples.records import with_groups
+from onnx_lowrank.samples.script import SCRIPT
 from onnx_lowrank.samples.sets import Samples
-from onnx_lowrank.samples.stacked import stacked
 
 Source: TypeAlias = Samples | RandomData | str | Path | DataReader | Mapping[str, Any] | Iterable[Any]
-FORMS = (
-    "give an .npz or .npy (samples along the leading axis), a directory of one .npz or .npy a sample or of"
-    " test_data_set_*, a Polygraphy .json, or FILE.py[:load_data]"
-)
+
+READERS: tuple[Reader, ...] = (NUMPY, FOLDER, POLYGRAPHY, SCRIPT, PYTHON)
+"""All forms in which samples come, in the order in which they are tried and told of."""
 
 
 def read(
@@ -48,43 +47,39 @@ def read(
     if isinstance(source, RandomData):
         return random_samples(inputs, source.count, seed)
     check_inputs(inputs)
-    wanted = with_groups(inputs, groups)
-    raw = _from_path(source, wanted) if isinstance(source, str | Path) else _from_object(source, wanted)
-    return take(raw, inputs, progress, groups)
+    reader = _reader_of(source)
+    if reader is None:
+        raise DataError(_refusal(source))
+    return take(reader.read(source, with_groups(inputs, groups)), inputs, progress, groups)
 
 
-def _from_object(given: Any, inputs: Sequence[TensorSpec]) -> Raw:
-    kind = type(given).__name__
-    if isinstance(given, DataReader | Mapping) or hasattr(given, "__iter__"):
-        return from_python(given, inputs, f"the {kind} given")
-    raise DataError(f"samples cannot be a {kind}; give a path, an iterable of dicts or a CalibrationDataReader")
+def path_forms() -> str:
+    """Return what can be given as a path: "an .npz or …, a directory of …, or …"."""
+    *forms, last = (reader.form for reader in READERS if reader.is_path)
+    return ", ".join(forms) + f", or {last}"
 
 
-def _from_path(given: str | Path, inputs: Sequence[TensorSpec]) -> Raw:
-    if not str(given):  # which pathlib takes for the current directory
-        raise DataError(f"the path of the samples is empty; {FORMS}")
-    script = parse(str(given))
-    if script is not None:
-        return read_script(*script, inputs)
-    path = Path(given)
+def place_of(source: str | Path) -> Path:
+    """Return the file or directory that a path of samples names, whether there is one or not."""
+    reader = _reader_of(source)
+    return Path(source) if reader is None else reader.place(source)
+
+
+def _reader_of(source: Any) -> Reader | None:
+    if isinstance(source, str | Path) and not str(source):  # which pathlib takes for the current directory
+        return None
+    return next((reader for reader in READERS if reader.takes(source)), None)
+
+
+def _refusal(source: Any) -> str:
+    """Return why no reader takes the source, and what to give instead."""
+    if not isinstance(source, str | Path):
+        objects = ", ".join(reader.form for reader in READERS if not reader.is_path)
+        return f"samples cannot be a {type(source).__name__}; give a path, {objects}"
+    if not str(source):
+        return f"the path of the samples is empty; give {path_forms()}"
+    path = Path(source)
     if not path.exists():
-        raise DataError(f"{path}: no such file or directory; {FORMS}")
-    if path.is_dir():
-        return read_folder(path, inputs)
-    suffix = path.suffix.lower()
-    if suffix == ".npz":
-        return stacked(open_npz(path), inputs, str(path))
-    if suffix == ".npy":
-        return _from_npy(path, inputs)
-    if suffix == ".json":
-        return read_polygraphy(path, inputs)
-    hint = f"give its directory, {path.parent}" if suffix == ".pb" else FORMS
-    raise DataError(f"{path} is of no form that can be read as samples; {hint}")
-
-
-def _from_npy(path: Path, inputs: Sequence[TensorSpec]) -> Raw:
-    if len(inputs) != 1:
-        raise DataError(
-            f"{path}: an .npy holds one array, and the model takes {len(inputs)}; save an .npz, one array an input"
-        )
-    return stacked({inputs[0].name: open_npy(path)}, inputs, str(path))
+        return f"{path}: no such file or directory; give {path_forms()}"
+    hint = f"give its directory, {path.parent}" if path.suffix.lower() == ".pb" else f"give {path_forms()}"
+    return f"{path} is of no form that can be read as samples; {hint}"

@@ -14,6 +14,7 @@ from onnx_lowrank.errors import DataError
 from onnx_lowrank.runtime.runner import TensorSpec
 from onnx_lowrank.samples import polygraphy, protobuf
 from onnx_lowrank.samples.npz import open_npy, open_npz, readable
+from onnx_lowrank.samples.reader import Reader, is_folder
 from onnx_lowrank.samples.records import LABELS, Raw, Record, record
 from onnx_lowrank.samples.sets import Lazy
 from onnx_lowrank.types import Array
@@ -21,8 +22,9 @@ from onnx_lowrank.types import Array
 LABELS_FILE = LABELS + ".npy"
 
 
-def read_folder(path: Path, inputs: Sequence[TensorSpec]) -> Raw:
+def read_folder(source: str | Path, inputs: Sequence[TensorSpec]) -> Raw:
     """Return the samples of a directory. Raises DataError where there is none, or where labels cannot be paired."""
+    path = Path(source)
     with readable(path, "give another directory"):
         entries = sorted(
             (entry for entry in path.iterdir() if not entry.name.startswith(".")), key=lambda entry: entry.name
@@ -39,19 +41,19 @@ def read_folder(path: Path, inputs: Sequence[TensorSpec]) -> Raw:
         )
     labels = _labels(path, files) if path / LABELS_FILE in entries else None
     records = Lazy(len(files), lambda index: _sample(files[index], inputs))
-    return Raw(said(len(files), "file", path), records, labels, files)
+    return Raw(_folder_text(len(files), path), records, labels, files)
 
 
-def said(count: int, what: str, path: Path) -> str:
+def _folder_text(count: int, path: Path) -> str:
     """Return how a directory is called in a report: 12 files in dir/."""
-    return f"{count} {what}{'' if count == 1 else 's'} in {path}/"
+    return f"{count} file{'' if count == 1 else 's'} in {path}/"
 
 
 def _sample(file: Path, inputs: Sequence[TensorSpec]) -> Record:
     if file.suffix.lower() == ".npz":
         return record(open_npz(file), inputs)
     if file.suffix.lower() == ".json":
-        return record(polygraphy.one(file), inputs)
+        return record(polygraphy.single_feed(file), inputs)
     if len(inputs) != 1:
         names = ", ".join(repr(spec.name) for spec in inputs)
         raise DataError(
@@ -79,3 +81,11 @@ def _labels(path: Path, files: Sequence[Path]) -> Array:
 def _by_number(name: str) -> str:
     """Return a key that sorts x2 before x10."""
     return re.sub(r"\d+", lambda number: number[0].zfill(20), name)
+
+
+FOLDER = Reader(
+    name="folder",
+    form="a directory of one .npz or .npy a sample or of test_data_set_*",
+    takes=is_folder,
+    read=read_folder,
+)

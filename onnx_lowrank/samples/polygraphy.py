@@ -18,6 +18,7 @@ import numpy as np
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.runtime.runner import TensorSpec, first_line
 from onnx_lowrank.samples.npz import readable
+from onnx_lowrank.samples.reader import Reader, is_file_of
 from onnx_lowrank.samples.records import Raw, record
 from onnx_lowrank.types import Array
 
@@ -26,25 +27,24 @@ LEGACY = "__polygraphy_encoded_ndarray"
 """The key by which older versions of Polygraphy marked an array."""
 
 
-def read_polygraphy(path: Path, inputs: Sequence[TensorSpec]) -> Raw:
+def read_polygraphy(source: str | Path, inputs: Sequence[TensorSpec]) -> Raw:
     """Return the samples of a file: a list of dicts of arrays."""
-    found = _load(path)
-    if not isinstance(found, list):
-        found = [found]
-    feeds = [_feed(path, item) for item in found]
+    path = Path(source)
+    content = _load(path)
+    feeds = [_feed(path, item) for item in (content if isinstance(content, list) else [content])]
     return Raw(str(path), [record(feed, inputs) for feed in feeds])
 
 
-def one(path: Path) -> Mapping[str, Any]:
+def single_feed(path: Path) -> Mapping[str, Any]:
     """Return the sample of a file of a directory: a dict of arrays, or a list of one such dict."""
-    found = _load(path)
-    if isinstance(found, list):
-        if len(found) != 1:
+    content = _load(path)
+    if isinstance(content, list):
+        if len(content) != 1:
             raise DataError(
-                f"{path} holds {len(found)} samples, and in a directory every file is one; give the file itself"
+                f"{path} holds {len(content)} samples, and in a directory every file is one; give the file itself"
             )
-        found = found[0]
-    return _feed(path, found)
+        content = content[0]
+    return _feed(path, content)
 
 
 def _load(path: Path) -> Any:
@@ -84,3 +84,11 @@ def _feed(path: Path, item: Any) -> Mapping[str, Any]:
             " as polygraphy run --save-inputs writes it"
         )
     return item
+
+
+POLYGRAPHY = Reader(
+    name="polygraphy",
+    form="a Polygraphy .json",
+    takes=lambda source: is_file_of(source, ".json"),
+    read=read_polygraphy,
+)

@@ -13,33 +13,39 @@ from onnx_lowrank.runtime.runner import TensorSpec
 from onnx_lowrank.runtime.user_code import module_of, running
 from onnx_lowrank.samples.conform import listed
 from onnx_lowrank.samples.iterables import from_python
+from onnx_lowrank.samples.reader import Reader
 from onnx_lowrank.samples.records import Raw
 
 DEFAULT = "load_data"
 
 
-def parse(text: str) -> tuple[Path, str] | None:
-    """Return the file and the function of FILE.py[:function], None for any other text."""
-    match = re.fullmatch(r"(.+\.py)(?::(\w+))?", text)
-    return (Path(match[1]), match[2] or DEFAULT) if match else None
+def _parts(source: Any) -> re.Match[str] | None:
+    """Return the match of FILE.py[:function], there or not: the file and the function; None for any other source."""
+    return re.fullmatch(r"(.+\.py)(?::(\w+))?", str(source)) if isinstance(source, str | Path) else None
 
 
-def read_script(path: Path, function: str, inputs: Sequence[TensorSpec]) -> Raw:
+def _place(source: str | Path) -> Path:
+    parts = _parts(source)
+    return Path(source if parts is None else parts[1])
+
+
+def read_script(source: str | Path, inputs: Sequence[TensorSpec]) -> Raw:
     """Return the samples that a function of a Python file yields or returns.
 
     Raises DataError for everything that goes wrong in it, with the line, the user's exception as its cause.
     """
-    source = f"{path}:{function}"
+    parts, path = _parts(source), _place(source)
+    function = DEFAULT if parts is None or parts[2] is None else parts[2]
+    name = f"{path}:{function}"
     if not path.is_file():
         raise DataError(f"{path}: no such file; give FILE.py or FILE.py:function")
-    with running(source, path, DataError):
-        load = _function(path, function)
-        given = load()
-        if given is None or not (hasattr(given, "get_next") or hasattr(given, "__iter__")):
+    with running(name, path, DataError):
+        loaded = _function(path, function)()
+        if loaded is None or not (hasattr(loaded, "get_next") or hasattr(loaded, "__iter__")):
             raise DataError(
-                f"{source} returned a {type(given).__name__}; yield dicts of input name -> array, or (dict, label)"
+                f"{name} returned a {type(loaded).__name__}; yield dicts of input name -> array, or (dict, label)"
             )
-        return from_python(given, inputs, source)
+        return from_python(loaded, inputs, name)
 
 
 def _function(path: Path, name: str) -> Any:
@@ -50,3 +56,12 @@ def _function(path: Path, name: str) -> Any:
         return load
     own = [key for key, value in vars(module).items() if inspect.isfunction(value) and value.__module__ == title]
     raise DataError(f"{path} has no function {name!r}; its functions are {listed(own)}: give {path.name}:function")
+
+
+SCRIPT = Reader(
+    name="script",
+    form="FILE.py[:load_data]",
+    takes=lambda source: _parts(source) is not None,
+    read=read_script,
+    place=_place,
+)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onnx_lowrank.metrics import Difference, Measured, Metric, Top
+from onnx_lowrank.metrics import Difference, Measured, Metric, traits_of
 from onnx_lowrank.types import Array, OutputVerdict
 
 SLACK = 1e-12
@@ -32,7 +32,7 @@ def unexplained(metric: Metric, base: Comparison, run: Comparison) -> float:
     Not so top5, which says it of five, nor where a sample holds many decisions (the frames of a text, say).
     """
     values = (base.measured.values, run.measured.values)
-    if run.agreement is None or metric.needs_reference or (isinstance(metric, Top) and metric.k > 1):
+    if run.agreement is None or metric.needs_reference or traits_of(metric).accepts_several:
         return 0.0
     if not np.isin(run.agreement, (0.0, 1.0)).all():
         return 0.0
@@ -44,12 +44,12 @@ def unexplained(metric: Metric, base: Comparison, run: Comparison) -> float:
 
 def elsewhere(others: Sequence[OutputVerdict]) -> str:
     """Return why a candidate fails by an output that its metric does not look at; empty where it does not."""
-    for each in others:
-        if not each.passed:
+    for output in others:
+        if not output.passed:
             return (
-                f"output {each.name!r}, which the metric does not look at, moved too far: {each.metric} drop"
-                f" {each.drop.estimate:.3g}, at most {each.bound.value:.3g} at {100 * each.bound.confidence:g} %, and"
-                f" {each.allowed:g} is allowed; --output NAME says which outputs count"
+                f"output {output.name!r}, which the metric does not look at, moved too far: {output.metric} drop"
+                f" {output.drop.estimate:.3g}, at most {output.bound.value:.3g} at {100 * output.bound.confidence:g} %,"
+                f" and {output.allowed:g} is allowed; --output NAME says which outputs count"
             )
     return ""
 
@@ -62,17 +62,19 @@ def within(bound: float, allowed: float, scale: float) -> bool:
 def broken(name: str, base: Comparison, run: Comparison) -> str | None:
     """Return why a candidate fails whatever its metric says."""
     n = run.measured.n
-    for each in base.moved:
-        if each.void == n:
-            return f"the original's own output {each.name!r} is never finite: nothing can be shown to hold"
-    for each in run.moved:
-        if each.broken:
-            return f"output {each.name!r} has NaN or Inf in {each.broken} of {n} samples where the original has none"
+    for output in base.moved:
+        if output.void == n:
+            return f"the original's own output {output.name!r} is never finite: nothing can be shown to hold"
+    for output in run.moved:
+        if output.broken:
+            return (
+                f"output {output.name!r} has NaN or Inf in {output.broken} of {n} samples where the original has none"
+            )
     if not math.isfinite(base.measured.estimate):
         return f"the original's own {name} is not a finite number; {_unfit(base) or 'check the labels'}"
     if not math.isfinite(run.measured.estimate):
-        reshaped = [f"output {each.name!r} has another shape in {each.reshaped} of {n}" for each in run.moved]
-        causes = [text for text, each in zip(reshaped, run.moved, strict=True) if each.reshaped]
+        reshaped = [f"output {output.name!r} has another shape in {output.reshaped} of {n}" for output in run.moved]
+        causes = [text for text, output in zip(reshaped, run.moved, strict=True) if output.reshaped]
         return f"{name} of the candidate is not a finite number; {_unfit(base) or ', '.join(causes) or _ZEROS}"
     return None
 
@@ -82,9 +84,9 @@ _ZEROS = "the original's output may be all zeros in a sample: take another metri
 
 def _unfit(base: Comparison) -> str:
     texts = [
-        f"the original itself gives NaN or Inf in {each.unfit} of {base.measured.n} samples (output {each.name!r})"
-        for each in base.moved
-        if each.unfit
+        f"the original itself gives NaN or Inf in {output.unfit} of {base.measured.n} samples (output {output.name!r})"
+        for output in base.moved
+        if output.unfit
     ]
     return ", ".join(texts)
 
@@ -94,9 +96,10 @@ def notes(name: str, base: Comparison, run: Comparison) -> Iterator[str]:
     n = run.measured.n
     if unfit := _unfit(base):
         yield f"{unfit}; these elements are left out of the differences"
-    for each in run.moved:
-        if each.reshaped:
-            yield f"output {each.name!r} has another shape in {each.reshaped} of {n} samples: no distance can be given"
+    for output in run.moved:
+        if output.reshaped:
+            where = f"output {output.name!r} has another shape in {output.reshaped} of {n} samples"
+            yield f"{where}: no distance can be given"
     if failed := max(base.measured.failed_resamples, run.measured.failed_resamples):
         yield f"{failed} of {len(run.measured.replicates)} resamples gave no {name} and were left out of its interval"
     if run.measured.replicates.size and not np.ptp(base.measured.replicates - run.measured.replicates):

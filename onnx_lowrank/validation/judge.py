@@ -14,6 +14,7 @@ from onnx_lowrank.metrics import (
     Measured,
     Metric,
     agreement,
+    allowed_drop,
     bound_of,
     class_output,
     drop_of,
@@ -70,7 +71,7 @@ class Judge:
         if metric.needs_labels and labels is None:
             raise MetricError(f"{metric.name} needs labels, and the validation samples have none")
         self.metric, self.gate, self.seed = metric, gate, seed
-        self.allowed = gate.allowed(metric.name)
+        self.allowed = allowed_drop(metric, gate)
         self.labels, self.groups, self.spread = labels, groups, spread
         self.reference = Reference(original, feeds, limit=limit)
         self._wanted = outputs
@@ -85,10 +86,10 @@ class Judge:
 
     def original(self, progress: Progress | None = None) -> Interval:
         """Return the original's own metric, measured at the first call; exact where the metric compares with it."""
-        found = self.baseline(progress).measured
-        if found.known:
-            return Interval(found.estimate, found.estimate, found.estimate, self.gate.confidence)
-        return interval_of(self.metric, found, self.gate.confidence)
+        measured = self.baseline(progress).measured
+        if measured.known:
+            return Interval(measured.estimate, measured.estimate, measured.estimate, self.gate.confidence)
+        return interval_of(self.metric, measured, self.gate.confidence)
 
     def judge(self, candidate: Runner, progress: Progress | None = None) -> Verdict:
         """Return the verdict on a candidate. Raises ModelError where it lacks an output, RuntimeProblem, MetricError.
@@ -104,10 +105,10 @@ class Judge:
         drop = drop_of(self.metric, base.measured, run.measured, level, relative=gate.relative)
         bound = bound_of(self.metric, base.measured, run.measured, gate, self.allowed, seed=self.seed)
         original = self.original()
-        others = tuple(self._other(each, metric, base, run) for each, metric in self._others.items())
+        others = tuple(self._other(output, metric, base, run) for output, metric in self._others.items())
         failure = broken(name, base, run) or elsewhere(others)
         word = self._word(drop, bound, max(abs(original.estimate), abs(run.measured.estimate)))
-        said = failure or reason(name, drop, bound, gate, word, self.units)
+        said = failure or reason(self.metric, drop, bound, gate, word, self.units)
         return Verdict(
             word="failed" if failure else word,
             metric=name,
@@ -120,7 +121,7 @@ class Judge:
             allowed=self.allowed,
             drop_type=gate.drop_type,
             agreement=None if run.agreement is None else single_interval(run.agreement, level),
-            differences=tuple(each.result() for each in run.moved),
+            differences=tuple(difference.result() for difference in run.moved),
             others=others,
             units=self.units,
             unexplained=unexplained(self.metric, base, run),
@@ -136,7 +137,7 @@ class Judge:
 
     def _other(self, name: str, metric: Metric, base: Comparison, run: Comparison) -> OutputVerdict:
         """Return what is to be said of an output that the metric does not look at; its drop is never relative."""
-        allowed, gate = self.gate.allowed(metric.name), Gate(confidence=self.gate.confidence)
+        allowed, gate = allowed_drop(metric, self.gate), Gate(confidence=self.gate.confidence)
         first, second = base.others[name], run.others[name]
         drop = drop_of(metric, first, second, gate.confidence, relative=False)
         bound = bound_of(metric, first, second, gate, allowed, seed=self.seed)
@@ -188,9 +189,9 @@ class Judge:
                 watch(reference, outputs)
             if progress:
                 progress(len(feeds))
-        found = self._result(main, any(each.broken for each in moved.values()))
+        measured = self._result(main, any(difference.broken for difference in moved.values()))
         rest = {name: collector.result() for name, collector in others.items()}
-        return Comparison(found, tuple(moved.values()), np.array(agreed) if agreed else None, rest)
+        return Comparison(measured, tuple(moved.values()), np.array(agreed) if agreed else None, rest)
 
     def _result(self, collector: Collector, broken: bool) -> Measured:
         try:
@@ -203,9 +204,10 @@ class Judge:
     def _notes(self, base: Comparison, run: Comparison, drop: Interval, bound: Bound) -> Iterator[str]:
         yield from notes(self.metric.name, base, run)
         if self._wanted is not None:
-            told = [each.result() for each in run.moved if each.name not in (*self._wanted, self.metric.output)]
-            moved = ", ".join(f"{each.name!r} moved by {100 * each.relative_l2:.3g} %" for each in told)
-            if told:
+            counting = (*self._wanted, self.metric.output)
+            ignored = [difference.result() for difference in run.moved if difference.name not in counting]
+            moved = ", ".join(f"{output.name!r} moved by {100 * output.relative_l2:.3g} %" for output in ignored)
+            if ignored:
                 yield f"outputs that do not count (--output): {moved}"
         if note := more_samples(drop, bound, self.gate, self.allowed, self.units):
             yield note

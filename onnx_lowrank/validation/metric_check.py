@@ -12,8 +12,6 @@ import numpy as np
 
 from onnx_lowrank.errors import MetricError
 from onnx_lowrank.metrics import (
-    CrossEntropy,
-    Custom,
     Measured,
     Metric,
     Top,
@@ -22,6 +20,7 @@ from onnx_lowrank.metrics import (
     listed,
     numeric,
     taken,
+    traits_of,
 )
 from onnx_lowrank.metrics.class_scores import log_probabilities, probable
 from onnx_lowrank.runtime.runner import Runner
@@ -107,9 +106,9 @@ def _tried(metric: Metric, samples: Samples, runner: Runner, seed: int, wanted: 
     try:
         value = metric.values(outputs, labels, outputs)
     except MetricError as error:
-        if isinstance(metric, Custom) and metric.whole and wanted < len(samples):  # one class only among the few, say
+        if metric.whole and wanted < len(samples):  # one class only among the few, say
             return _tried(metric, samples, runner, seed, len(samples))
-        raise MetricError(f"{error}; {_given(outputs, labels)}") from error
+        raise MetricError(f"{error}; {_call_text(outputs, labels)}") from error
     rng = np.random.default_rng(seed)
     shuffled = []
     for _ in range(SHUFFLES if count > 1 else 0):
@@ -119,8 +118,8 @@ def _tried(metric: Metric, samples: Samples, runner: Runner, seed: int, wanted: 
             shuffled.append(_value(metric, wrong, labels, outputs))
         except MetricError:  # outputs of one sample need not fit another's labels: that is a difference, too
             shuffled.append(-np.inf if metric.higher_is_better else np.inf)
-    found = Measured(value, count, np.zeros(0), known=metric.needs_reference)
-    return Tried(metric, outputs, labels, found, tuple(shuffled), count)
+    measured = Measured(value, count, np.zeros(0), known=metric.needs_reference)
+    return Tried(metric, outputs, labels, measured, tuple(shuffled), count)
 
 
 def _value(metric: Metric, outputs: Outputs, labels: Sequence[object] | Array | None, reference: Outputs) -> float:
@@ -128,7 +127,7 @@ def _value(metric: Metric, outputs: Outputs, labels: Sequence[object] | Array | 
         return float(np.mean(metric.values(outputs, labels, reference)))
 
 
-def _given(outputs: Outputs, labels: Sequence[object] | Array | None) -> str:
+def _call_text(outputs: Outputs, labels: Sequence[object] | Array | None) -> str:
     """Return what a metric was called with: the leading axis of every output is the batch, of 1."""
     shapes = ", ".join(f"{name!r} {getattr(v[0], 'dtype', '?')} {list(np.shape(v[0]))}" for name, v in outputs.items())
     if labels is None:
@@ -179,7 +178,7 @@ def _equal(values: Sequence[Array]) -> bool:
 def _oversure(tried: Tried) -> str:
     """Return whether a classifier is far surer of its decisions than it is right; empty where it is not."""
     metric = tried.metric
-    if not isinstance(metric, Top | CrossEntropy) or tried.labels is None:
+    if not (metric.needs_labels and traits_of(metric).on_class_scores) or tried.labels is None:
         return ""
     scores = tried.outputs[metric.output if metric.output is not None else next(iter(tried.outputs))]
     if any(score.dtype.kind != "f" or not score.size for score in scores):
@@ -203,7 +202,7 @@ def one_sided(tried: Tried) -> list[str]:
             said.append(
                 f"one-sided validation: every label is {truths[0].reshape(-1)[0]}; other classes are not judged"
             )
-    if tried.metric.name.partition("@")[0] == "agreement" and tried.count > 1:
+    if traits_of(tried.metric).compares_decisions and tried.count > 1:
         name = tried.metric.output if tried.metric.output is not None else next(iter(tried.outputs))
         values = tried.outputs[name]
         if all(value.shape == values[0].shape and agreement(values[0], value) == 1 for value in values):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_lowrank.metrics import Measured, Metric, best_of, bound_of, bounds_of
+from onnx_lowrank.metrics import Measured, Metric, allowed_drop, best_of, bound_of, bounds_of
 from onnx_lowrank.options import Gate
 
 FEWEST = 30
@@ -23,12 +23,12 @@ def best_bound(metric: Metric, gate: Gate, original: Measured, units: int, *, gr
         return float("inf") if units < FEWEST else 0.0
     values = np.full(units, best_of(metric)) if original.known else np.resize(values, units)
     same = Measured(values, units, np.zeros(0), np.arange(units) if grouped else None, original.known)
-    return bound_of(metric, same, same, gate, gate.allowed(metric.name), seed=0).value
+    return bound_of(metric, same, same, gate, allowed_drop(metric, gate), seed=0).value
 
 
 def samples_that_would_do(metric: Metric, gate: Gate, original: Measured, *, grouped: bool) -> int | None:
     """Return the fewest samples that could certify the drop allowed if nothing changed; None where 100,000 do not."""
-    allowed = gate.allowed(metric.name)
+    allowed = allowed_drop(metric, gate)
     low, high = 1, 16
     while best_bound(metric, gate, original, high, grouped=grouped) > allowed:
         low, high = high, 2 * high
@@ -45,7 +45,7 @@ def samples_that_would_do(metric: Metric, gate: Gate, original: Measured, *, gro
 
 def too_few(metric: Metric, gate: Gate, original: Measured, units: int, *, grouped: bool = False) -> str:
     """Return why nothing can be certified by so many samples, and how to go on; empty where something can."""
-    allowed = gate.allowed(metric.name)
+    allowed = allowed_drop(metric, gate)
     if gate.observed:
         return ""
     best = best_bound(metric, gate, original, units, grouped=grouped)

@@ -19,7 +19,7 @@ from onnx_lowrank.results.saved_plan import SavedChoice, SavedPlan
 from onnx_lowrank.types import Verdict, Why
 
 pytestmark = pytest.mark.usefixtures("no_timing")
-optimize_module = importlib.import_module("onnx_lowrank.pipeline.optimize")
+confirm_module = importlib.import_module("onnx_lowrank.pipeline.confirm")
 
 
 def images(count: int, seed: int) -> dict[str, np.ndarray]:
@@ -204,13 +204,13 @@ def never(verdict: Verdict) -> Verdict:
 
 def test_what_passes_in_memory_but_not_from_disk_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     model = low_rank_mlp()
-    real = optimize_module.reopen
+    real = confirm_module.reopen
 
     def reopen(*args):
         reloaded, notes = real(*args)
         return replace(reloaded, verdict=never(reloaded.verdict)), notes
 
-    monkeypatch.setattr(optimize_module, "reopen", reopen)
+    monkeypatch.setattr(confirm_module, "reopen", reopen)
     result = optimize(
         model,
         labelled(model, 100, 1),
@@ -226,14 +226,14 @@ def test_what_passes_in_memory_but_not_from_disk_is_not_published(tmp_path: Path
 
 def test_the_next_best_is_published_where_the_best_fails_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     model = low_rank_mlp()
-    real, calls = optimize_module.reopen, []
+    real, calls = confirm_module.reopen, []
 
     def reopen(*args):
         reloaded, notes = real(*args)
         calls.append(1)
         return (replace(reloaded, verdict=never(reloaded.verdict)) if len(calls) == 1 else reloaded), notes
 
-    monkeypatch.setattr(optimize_module, "reopen", reopen)
+    monkeypatch.setattr(confirm_module, "reopen", reopen)
     result = optimize(
         model,
         labelled(model, 100, 1),
@@ -254,18 +254,13 @@ def test_an_exception_in_the_middle_leaves_nothing(where: str, tmp_path: Path, m
     def broken(*_: object, **__: object) -> object:
         raise ZeroDivisionError(where)
 
-    elsewhere = {
-        "interleaved": "speed_goal",
-        "rewrite": "search",
-        "measure_trust_range": "calibrate",
-        "reopen": "confirm",
-    }
+    elsewhere = {"interleaved": "speed_goal", "rewrite": "search", "measure_trust_range": "calibrate"}
     if where in elsewhere:
         monkeypatch.setattr(importlib.import_module(f"onnx_lowrank.pipeline.{elsewhere[where]}"), where, broken)
     elif where == "publish":
         monkeypatch.setattr("onnx_lowrank.graph.model_io.os.replace", broken)
     else:
-        monkeypatch.setattr(optimize_module, where, broken)
+        monkeypatch.setattr(confirm_module, where, broken)
     (tmp_path / "out.onnx").write_bytes(b"an older model")
     model = low_rank_mlp()
     with pytest.raises(ZeroDivisionError, match=where):

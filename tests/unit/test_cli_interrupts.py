@@ -65,7 +65,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, part: str, name: str, number: int) 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_before_anything_is_published(model: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    stop_at(monkeypatch, "onnx_lowrank.pipeline.optimize", "final_timing", number)
+    stop_at(monkeypatch, "onnx_lowrank.pipeline.confirm", "final_timing", number)
     before = sorted(model.parent.iterdir())
     done = run("optimize", model, *BYTES_PER_ACTIVATION, "--report", model.with_name("r.json"))
     assert (done.exit_code, done.output) == (STOPPED, "stopped; nothing was written\n")

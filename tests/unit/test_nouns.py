@@ -18,7 +18,7 @@ from onnx_lowrank import errors
 from onnx_lowrank.errors import GoalError, LowRankError, ModelError, PlanError
 from onnx_lowrank.numerics import linalg
 from onnx_lowrank.options import Compact, Gate, Lossless, Options, Runtime
-from onnx_lowrank.results.parts import Size
+from onnx_lowrank.results.parts import Findings, Made, Original, Request, Size
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.results.saved_plan import SavedChoice, SavedPlan, read_plan
 from onnx_lowrank.types import (
@@ -248,19 +248,9 @@ def test_no_plan_and_a_directory(tmp_path: Path):
 
 def result(model: onnx.ModelProto, *, changed: bool) -> Result:
     size = Size(10, 40)
-    return Result(
-        changed,
-        model,
-        "why",
-        Compact(gate=Gate(max_drop=0.0, observed=True)),
-        Options(),
-        "m.onnx",
-        "hash",
-        size,
-        size,
-        (),
-        (),
-    )
+    goal = Compact(gate=Gate(max_drop=0.0, observed=True))
+    made = Made(Plan(()), size) if changed else None
+    return Result(model, "why", Original("m.onnx", "hash", size), Request(goal, Options()), Findings(), made)
 
 
 def test_a_result_saves_what_was_gained_and_only_that(tmp_path: Path):

@@ -15,7 +15,7 @@ GATES = {
     NARROW: Gate(max_drop=0.005),
     OBSERVED: Gate(max_drop=0.005, observed=True),
 }
-LIMITS = {**{name: gate.allowed("top1") for name, gate in GATES.items()}, FIRST: ALLOWED}
+LIMITS = {**{name: gate.allowed() for name, gate in GATES.items()}, FIRST: ALLOWED}
 """What each rule allows."""
 SIZES = (500, 2000)
 """Validation samples."""

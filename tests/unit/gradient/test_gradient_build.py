@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_lowrank.gradient import GradientRunner, build_gradient, final_activation, observed_ranks, split_gradient
 from onnx_lowrank.gradient.build import share_name
+from onnx_lowrank.gradient.fused import EXPANSIONS
 from onnx_lowrank.gradient.rules.table import RULES
 from onnx_lowrank.gradient.tensor_ranks import unknown_ranks
 from onnx_lowrank.options import Runtime
@@ -313,6 +314,10 @@ def test_every_operator_that_the_issue_lists_has_a_rule_or_a_body():
     Cast Identity Dropout Einsum ScatterND
     """
     assert not [name for name in listed.split() if ("", name) not in RULES]
+
+
+def test_no_operator_is_taken_apart_that_has_a_rule():
+    assert not set(EXPANSIONS) & set(RULES)
 
 
 def test_a_softmax_of_before_opset_13_over_the_last_axis_is_one_node_again():

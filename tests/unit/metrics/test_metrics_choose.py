@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnx_lowrank.errors import MetricError
-from onnx_lowrank.metrics import BUILT_IN, Cosine, Top, choose_metric, parse_metric
+from onnx_lowrank.metrics import METRICS, Cosine, Top, choose_metric, parse_metric
 
 GENERATOR = np.random.default_rng(0)
 
@@ -90,7 +90,7 @@ def test_labels_that_fit_nothing_are_not_passed_over(labels):
         choose_metric(None, labels, {"y": some(1, 10)})
 
 
-@pytest.mark.parametrize("metric", BUILT_IN, ids=lambda m: m.name)
+@pytest.mark.parametrize("metric", METRICS, ids=lambda m: m.name)
 def test_every_name_is_found_and_can_take_an_output(metric):
     assert parse_metric(metric.name) == metric
     assert parse_metric(metric.name.upper() + "@Y").name == f"{metric.name}@Y"
