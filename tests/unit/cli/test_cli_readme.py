@@ -13,7 +13,7 @@ import onnx_lowrank
 from onnx_lowrank.cli import main
 from onnx_lowrank.results.parts import BOTH, FACTORED, INT8
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 sys.path.insert(0, str(ROOT / "tools"))
 

@@ -17,7 +17,7 @@ from onnx_lowrank.metrics.custom import from_file
 from onnx_lowrank.options import Gate, Lossless
 from onnx_lowrank.pipeline import DataSources, optimize
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 LOSS = f"{ROOT / 'models' / 'losses.py'}:ctc"
 SPACE = 4
 BLANKS = (0, SPACE)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from test_validate_models import CLASSES, LABELS, ORIGINAL, SAMPLES, WEIGHT, WIDTH, feeds, linear, noisy, swapped
+from validation_models import CLASSES, LABELS, ORIGINAL, SAMPLES, WEIGHT, WIDTH, feeds, linear, noisy, swapped
 
 from onnx_lowrank.errors import DataError, MetricError, ModelError
 from onnx_lowrank.metrics import Agreement, Cosine, CrossEntropy, Custom, Divergence, RelativeL2, SquaredError, Top

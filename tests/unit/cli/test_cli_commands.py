@@ -221,9 +221,3 @@ def test_an_unreachable_size_names_the_smallest_which_then_works(folder: Path) -
 )
 def test_sizes_as_people_write_them(text: str, size: int) -> None:
     assert Bytes().convert(text, None, None) == size
-
-
-def test_demo_files_are_complete(tmp_path: Path) -> None:
-    assert run("demo", "--files", tmp_path / "d").exit_code == 0
-    names = sorted(p.name for p in (tmp_path / "d").iterdir())
-    assert names == ["calibration.npz", "demo.onnx", "test.npz", "validation.npz"]

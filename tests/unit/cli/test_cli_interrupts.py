@@ -170,7 +170,7 @@ def test_a_process_of_its_own_ends_with_one_line(tmp_path: Path, number: int) ->
     )
     before = sorted(p.name for p in tmp_path.iterdir())
     command = [sys.executable, "-B", "-m", "onnx_lowrank", "optimize", "m.onnx", "--data", "data.py"]
-    path = str(Path(__file__).resolve().parents[2])
+    path = str(Path(__file__).resolve().parents[3])
     done = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300
     )

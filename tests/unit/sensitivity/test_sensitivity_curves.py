@@ -125,6 +125,20 @@ def divergence_on(model, feeds):
     return probing("relative-l2", listed([runner.run(feed) for feed in feeds])).summed
 
 
+def test_of_options_that_lose_the_same_the_cheapest_then_the_first_scheme_is_kept():
+    def option(scheme: str, rank: int, parameters: int, macs: float, error: float) -> Option:
+        return Option(Form(scheme, (rank,)), Cost(parameters, 4 * parameters, macs), error)
+
+    cheap, dear = option("svd", 2, 10, 10, 0.1), option("svd", 4, 20, 20, 0.1 * (1 - 1e-8))
+    first, last = option("kernel-first", 2, 30, 30, 0.01), option("kernel-last", 2, 30, 30, 0.01 * (1 - 1e-8))
+    better = option("kernel-last", 2, 30, 30, 0.009)
+    for given_options in ([cheap, dear, first, last], [last, first, dear, cheap]):
+        assert undominated(given_options) == [first, cheap]
+    assert undominated([better, first, cheap]) == undominated([first, cheap, better]) == [better, cheap]
+    exact = option("svd", 6, 40, 40, 3e-15)
+    assert undominated([exact, option("svd", 8, 50, 50, 1e-16), cheap]) == [exact, cheap]
+
+
 def test_probing_a_linear_model_measures_what_the_errors_say():
     """One layer: the divergence is the site's own relative error, over the output's variance instead of its power."""
     model = linear(weight((16, 12), 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_validate_models import CLASSES, LABELS, ORIGINAL, SAMPLES, WEIGHT, counting, feeds, noisy
+from validation_models import CLASSES, LABELS, ORIGINAL, SAMPLES, WEIGHT, counting, feeds, noisy
 
 from onnx_lowrank.metrics import Divergence, Top
 from onnx_lowrank.options import Gate

@@ -147,12 +147,14 @@ def test_what_is_measured_is_the_substituted_model_on_the_first_fold(batch: int)
     assert got[1] == second
     assert len(got[0].probes) == 2
     for probe in got[0].probes:
-        key = (first.site, probe.scheme)
+        key = (first.site, probe.form.scheme)
         scored = joint.scored[key]
-        changed = rewrite(model, found, plan_of({first.site: (probe.scheme, probe.ranks)}, found), {key: scored.held})
+        changed = rewrite(
+            model, found, plan_of({first.site: (probe.form.scheme, probe.form.ranks)}, found), {key: scored.held}
+        )
         loss = np.mean([objective.divergence(run(model, f), run(changed, f), 1) for f in first_fold])
         assert probe.loss == pytest.approx(float(loss), rel=1e-3)
-        column = scored.tails[: len(first_fold), scored.ranks.index(probe.ranks)]
+        column = scored.tails[: len(first_fold), scored.ranks.index(probe.form.ranks)]
         assert probe.predicted == pytest.approx(0.5 * float((column**2).mean()), rel=1e-9)
         assert scored.first == len(first_fold) == 32
 

@@ -18,7 +18,7 @@ from builders import build, node, normal, run, value, weight
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import read
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TRAINED, CALIBRATED, VALIDATED, TESTED = 50, 8, 12, 9
 
 

@@ -1,0 +1,57 @@
+"""options: what cannot be meant is refused with a line for the user; what a goal counts and demands."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from onnx_lowrank.errors import GoalError
+from onnx_lowrank.options import Compact, Gate, Lossless, Options, Runtime
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Gate(max_drop=-0.1, observed=True), "0 or more, not -0.1"),
+        (lambda: Gate(max_drop=math.nan, observed=True), "0 or more, not nan"),
+        (lambda: Gate(confidence=1.0), "between 0.5 and 1"),
+        (lambda: Gate(confidence=0.4), "between 0.5 and 1"),
+        (lambda: Lossless(), "exactly one of keep, target size and target MACs, or a target latency"),
+        (lambda: Lossless(keep=0.5, target_macs=0.5), "exactly one of"),
+        (lambda: Lossless(keep=0.0), "--keep is a share between 0 and 1, not 0"),
+        (lambda: Lossless(keep=60), "--keep is a share between 0 and 1, not 60"),
+        (lambda: Lossless(target_macs=1.1), "--target-macs is a share"),
+        (lambda: Lossless(target_size=0), "more than 0 bytes"),
+        (lambda: Lossless(target_latency=1.5), "--target-latency is a share"),
+        (lambda: Lossless(keep=0.5, min_speedup=0.0), "--min-speedup must be more than 0"),
+        (lambda: Lossless(target_latency=0.5, min_speedup=0.9), "1 or more where latency is the goal"),
+        (lambda: Compact(resource="latency", min_speedup=math.nan), "1 or more where latency is the goal"),
+        (lambda: Options(sensitivity="joint!"), "unknown sensitivity 'joint!': take"),
+        (lambda: Options(rank_multiple=0), "1 or more, not 0"),
+        (lambda: Options(runtime=Runtime(threads=-1)), "threads must be 0"),
+    ],
+)
+def test_a_wrong_wish_cannot_exist(make, says: str):
+    with pytest.raises(GoalError) as caught:
+        make()
+    assert says in str(caught.value)
+
+
+def test_what_a_goal_counts():
+    assert (
+        Compact(gate=Gate(max_drop=0.0, observed=True)).name,
+        Compact(gate=Gate(max_drop=0.0, observed=True)).resource,
+        Compact(resource="macs").resource,
+    ) == ("compact", "parameters", "macs")
+    goals = (Lossless(keep=0.5), Lossless(target_size=9), Lossless(target_macs=1.0))
+    assert [g.resource for g in goals] == ["parameters", "bytes", "macs"]
+    assert {g.name for g in goals} == {"lossless"}
+    assert Lossless(target_latency=0.7).resource == "latency"
+
+
+def test_only_a_goal_of_latency_demands_a_speed_up_by_itself():
+    assert Lossless(target_latency=0.7).speedup == Compact(resource="latency").speedup == 1.02
+    assert Lossless(keep=0.5).speedup is Compact(gate=Gate(max_drop=0.0, observed=True)).speedup is None
+    assert Compact(min_speedup=0.95).speedup == 0.95
+    assert Compact(resource="latency", min_speedup=1.0).speedup == 1.0
