@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tools_lines import page_of, raw
 
 from onnx_lowrank import statistics
 from onnx_lowrank.metrics import measured
 from onnx_lowrank.metrics.custom import Custom
 from onnx_lowrank.statistics.betting import beaten
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
+Bench = Callable[[str], Any]
 
 
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(TOOLS))
-    monkeypatch.syspath_prepend(str(TOOLS.parent))
-    return importlib.import_module
-
-
-def test_the_middle_plan_of_a_sequence_loses_what_is_allowed(bench: Any) -> None:
-    simulation = bench("benchmarks.trust_simulation")
+def test_the_middle_plan_of_a_sequence_loses_what_is_allowed(bench: Bench) -> None:
+    simulation = bench("benchmarks.trust")
     assert simulation.severities(1) == [1.0]
     assert simulation.severities(5) == pytest.approx([1 / 3, 2 / 3, 1])
     assert len(simulation.severities(15)) == 8
 
 
 @pytest.mark.parametrize("n", [60, 400])
-def test_what_is_certified_stays_so_with_fewer_lost(bench: Any, n: int) -> None:
+def test_what_is_certified_stays_so_with_fewer_lost(bench: Bench, n: int) -> None:
     kinds = bench("benchmarks.trust_kinds")
     for gained in range(8):
         ps = [statistics.difference_p_value(lost, gained, n, 0.03) <= kinds.ALPHA for lost in range(12)]
@@ -51,8 +46,8 @@ def test_a_beaten_mean_is_one_above_the_bound() -> None:
             assert beaten((values[order] + 1) / 2, np.ones(100), (allowed + 1) / 2, 0.05) == (bound <= allowed)
 
 
-def test_resamples_by_counts_are_the_products(bench: Any) -> None:
-    sets = bench("benchmarks.trust_sets")
+def test_resamples_by_counts_are_the_products(bench: Bench) -> None:
+    sets = bench("benchmarks.trust_kinds")
     rng = np.random.default_rng(0)
     labels, predicted = rng.integers(0, 6, (2, 40))
     x, y = rng.normal(size=(2, 40))
@@ -73,8 +68,8 @@ def test_resamples_by_counts_are_the_products(bench: Any) -> None:
         np.testing.assert_allclose(found[1:], expected.replicates, atol=1e-9)
 
 
-def test_a_simulated_drop_is_the_one_allowed_or_none(bench: Any) -> None:
-    for kind in bench("benchmarks.trust_simulation").KINDS:
+def test_a_simulated_drop_is_the_one_allowed_or_none(bench: Bench) -> None:
+    for kind in bench("benchmarks.trust_kinds").KINDS:
         for balanced in (False, True):
             found = [
                 each.observed for each in kind.simulated(np.random.default_rng(1), 0.05, 2000, 60, balanced=balanced)
@@ -84,68 +79,62 @@ def test_a_simulated_drop_is_the_one_allowed_or_none(bench: Any) -> None:
             assert np.mean(found) == pytest.approx(expected, abs=4 * error + 1e-4), kind.name
 
 
-def test_no_test_of_pairs_has_more_power_than_the_best(bench: Any) -> None:
+def test_no_test_of_pairs_has_more_power_than_the_best(bench: Bench) -> None:
     kind = bench("benchmarks.trust_kinds").RightOrWrong()
     assert kind.best(0.02, 2000, 0.0) == pytest.approx(0.95, abs=0.01)
     assert kind.best(0.05, 500, 0.0) < kind.best(0.05, 2000, 0.0) < kind.best(0.02, 2000, 0.0)
 
 
-def test_a_cell_is_simulated_the_same_again(bench: Any) -> None:
-    simulation = bench("benchmarks.trust_simulation")
-    one, again = (simulation.simulate(simulation.KINDS[0], 0.02, 500, 50, 0) for _ in range(2))
-    assert one == again
-    assert one["repetitions"] == 50
-    assert one["false"]["15"] <= one["false"]["5"] <= one["false"]["1"] <= 10
+def test_a_cell_is_simulated_the_same_again(bench: Bench) -> None:
+    trust = bench("benchmarks.trust")
+    first, again = (trust.simulate(trust.KINDS[0], 0.02, 500, 50, 0) for _ in range(2))
+    assert first == again
+    assert first["repetitions"] == 50
+    assert first["false"]["15"] <= first["false"]["5"] <= first["false"]["1"] <= 10
 
 
-def line(part: str, model: str, cell: str, data: dict[str, Any]) -> dict[str, Any]:
-    given = {"part": part, "model": model, "cell": cell, "data": data}
-    return {**given, "threads": 1, "source": "abc", "machine": {"cpu": "some", "numpy": "2"}}
-
-
-def page_of(bench: Any, wrong: int, kept: float) -> str:
-    parts, simulation = bench("benchmarks.trust_parts"), bench("benchmarks.trust_simulation")
-    lines = []
-    for n, draw in parts.draws(False):
-        row = {"saved": True, "kept": 0.2, "true_drop": 0.02 if draw == 0 else 0.0, "tests": 4, "reason": ""}
-        rules = {**dict.fromkeys(parts.LIMITS, row), parts.CERTIFIED: {**row, "kept": kept}}
+def text_of(bench: Bench, wrong: int, kept: float) -> str:
+    trust, lines = bench("benchmarks.trust"), []
+    for cell in trust.cells(trust.DEMO, False):
+        drop = 0.02 if cell.name.endswith("/0") else 0.0
+        row = {"saved": True, "kept": 0.2, "true_drop": drop, "tests": 4, "reason": ""}
+        rules = {**dict.fromkeys(trust.LIMITS, row), trust.CERTIFIED: {**row, "kept": kept}}
         data = {"calibration": 512, "test": 10000, "top1": 0.92, "rules": rules}
-        lines.append(line(parts.PART, parts.DEMO, parts.draw_name(n, draw), data))
-    for kind, changed, n in simulation.cells(False):
+        lines.append(raw("trust", trust.DEMO, cell.name, data))
+    for kind, changed, n in trust.simulations(trust.CHANGED, False):
         data = {
             "kind": kind.name, "changed": changed, "n": n, "repetitions": 2000, "allowed": 0.01,
             "false": {"1": wrong, "5": 50, "15": 0}, "power": 0.5, "best": 0.75,
         }  # fmt: skip
-        lines.append(line(parts.PART, parts.SIMULATED, simulation.cell_name(kind, changed, n), data))
-    return bench("benchmarks.trust_table").page(lines, bench("benchmarks.lines").Setting(0, 1, False))
+        lines.append(raw("trust", trust.SIMULATED, trust.simulation_name(kind, changed, n), data))
+    return page_of(bench, "trust", lines)
 
 
-def test_the_page_counts_what_was_wrong(bench: Any) -> None:
-    text = page_of(bench, wrong=110, kept=0.18)
+def test_the_page_counts_what_was_wrong(bench: Bench) -> None:
+    text = text_of(bench, wrong=110, kept=0.18)
     assert "| met | 0 of 48 cells above; largest rate .0550 |" in text
+    assert "beside these, at 0.75 % changed | open | — |" in text
     assert "| met | 18.0 % and 20.0 % |" in text
     assert "| certified .01 | 2,000 | 20 | 20 | 1 [.00, .25] | .0010 | .180 [.180, .180] | 4.0 |" in text
     assert "| right or wrong | 2.00 % | 2,000 | .0100 | .0550 | .0250 | .0000 | .0597 | .50 | .75 |" in text
     assert "--part trust --seed 0 --threads 1" in text
 
 
-def test_the_page_says_what_is_missed(bench: Any) -> None:
-    text = page_of(bench, wrong=130, kept=0.21)
+def test_the_page_says_what_is_missed(bench: Bench) -> None:
+    text = text_of(bench, wrong=130, kept=0.21)
     assert "| **MISSED** | 48 of 48 cells above; largest rate .0650 |" in text
     assert "| **MISSED** | 21.0 % and 20.0 % |" in text
     assert "| **.0650** | .0250 |" in text
-    assert bench("benchmarks.trust_table").page([], bench("benchmarks.lines").Setting(0, 1, False)) == ""
 
 
-def test_it_runs_without_a_zoo_and_once_a_cell(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    simulation, draws, tool = (bench(f) for f in ("benchmarks.trust_simulation", "benchmarks.trust_draws", "bench"))
-    lines = bench("benchmarks.lines").Lines(tmp_path, bench("benchmarks.lines").Setting(0, 1, True))
-    monkeypatch.setattr(simulation, "QUICK_REPETITIONS", 20)
-    monkeypatch.setattr(draws, "measure", lambda _: None)
-    assert tool._run(tmp_path / "no zoo", [], [simulation.PART], lines) == []
-    assert len(lines.all()) == len(simulation.KINDS)
-    monkeypatch.setattr(simulation, "simulate", lambda *_: pytest.fail("a cell that is there was run again"))
-    assert tool._run(tmp_path / "no zoo", [], [simulation.PART], lines) == []
-    tool._write(lines, tmp_path / "RESULTS.md", tmp_path, only_pages=True)
+def test_it_runs_without_a_zoo_and_once_a_cell(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trust, tool, lines_of = (bench(name) for name in ("benchmarks.trust", "bench", "benchmarks.lines"))
+    part = replace(trust.PART, own={trust.SIMULATED: trust.PART.own[trust.SIMULATED]})
+    lines = lines_of.Lines(tmp_path, lines_of.Setting(0, 1, True))
+    monkeypatch.setattr(trust, "QUICK_REPETITIONS", 20)
+    assert tool.measure(tmp_path / "no zoo", [], [part], lines) == []
+    assert len(lines.all()) == len(trust.KINDS)
+    monkeypatch.setattr(trust, "simulate", lambda *_: pytest.fail("a cell that is there was run again"))
+    assert tool.measure(tmp_path / "no zoo", [], [part], lines) == []
+    tool.write([part], lines)
     assert (tmp_path / "trust.md").read_text(encoding="utf-8").startswith("# Trust in a quick trial: not to be quoted")
-    assert not (tmp_path / "RESULTS.md").exists()

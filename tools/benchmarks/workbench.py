@@ -1,0 +1,365 @@
+"""The workbench: a model read and collected once for all parts, and the only place that imports the package's insides.
+
+Whatever a part needs beyond the public names of `onnx_lowrank` is imported here and handed on, so that a change inside
+the package is met in one file.
+"""
+# ruff: noqa: F401 (names that are only handed on)
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import onnx
+
+from benchmarks.lines import PACKAGE, Lines
+from benchmarks.zoo import ROOT, Entry, Set
+from onnx_lowrank import (
+    DataSources,
+    Gate,
+    Interval,
+    Options,
+    Plan,
+    Result,
+    RuntimeProblem,
+    Samples,
+    Study,
+    Verdict,
+    reach,
+    read,
+)
+from onnx_lowrank.batching import batch_size, batches, join, split
+from onnx_lowrank.calibration import observe, overridable, stream_moments
+from onnx_lowrank.demo import MODEL as DEMO_MODEL
+from onnx_lowrank.demo import demo_samples
+from onnx_lowrank.metrics import (
+    Collector,
+    Custom,
+    Measured,
+    RelativeL2,
+    agreement,
+    bound_of,
+    choose_metric,
+    class_output,
+    drop_of,
+    listed,
+)
+from onnx_lowrank.metrics.scores import log_probabilities, probable
+from onnx_lowrank.model_io import file_bytes, load, store
+from onnx_lowrank.options import MAX_DROP, TOLERANCE, Compact, Goal, Resource, Sensitivity, Then
+from onnx_lowrank.pipeline.calibrate import joint_collection, kind_of, objective_of
+from onnx_lowrank.pipeline.finish import timed_feeds
+from onnx_lowrank.pipeline.subject import batch_of, first_outputs, make_judge, same_interface
+from onnx_lowrank.plan import Problem, alds, compact, energy, paper_lossless
+from onnx_lowrank.plan.choose import curve_plans, least_loss
+from onnx_lowrank.quantize import CALIBRATED, quantised, settings
+from onnx_lowrank.rewrite import rewrite
+from onnx_lowrank.runtime import Runner
+from onnx_lowrank.schemes import SCHEMES, Factors, spectrum
+from onnx_lowrank.sensitivity import Decomposed, decompose
+from onnx_lowrank.sensitivity.decompose import decompose_plain
+from onnx_lowrank.sensitivity.objective import Objective
+from onnx_lowrank.sensitivity.probe import LARGEST_LOSS, stored_weight
+from onnx_lowrank.statistics import (
+    LEVEL,
+    RESAMPLES,
+    aggregate_interval,
+    difference_p_value,
+    exact_difference,
+    paired_interval,
+    proportion_interval,
+    resamples,
+    single_interval,
+)
+from onnx_lowrank.statistics.betting import beaten
+from onnx_lowrank.timing import Runs, interleaved
+from onnx_lowrank.types import Array, Curve, Feed, Moments, Option
+from onnx_lowrank.validate import Judge, Reference, within
+
+QUICK_SAMPLES = 64
+"""Samples a set in a trial, at most."""
+LEFT_OUT = 10
+"""A replicate leaves out one calibration sample in so many, others for every replicate."""
+ANY = Gate(max_drop=1.0, observed=True)
+"""Where a size is asked for, and what it costs is what is reported."""
+MOST_LOSS = 1e6
+T = TypeVar("T")
+Built = tuple[Plan | None, Mapping[tuple[str, str], Factors]]
+"""A plan, None where none has the size asked for, and the factors that its ranks cut."""
+
+
+class WorkbenchError(Exception):
+    """A measurement that gave no answer, in one line: nothing is kept of it, and it is made again next time."""
+
+
+def triple(interval: Interval) -> list[float]:
+    return [interval.estimate, interval.low, interval.high]
+
+
+def said(verdict: Verdict) -> dict[str, Any]:
+    """Return what a verdict says, as JSON."""
+    ends = {name: triple(getattr(verdict, name)) for name in ("original", "candidate", "drop")}
+    return {"metric": verdict.metric, "n": verdict.samples, "higher_is_better": verdict.higher_is_better, **ends}
+
+
+def some(samples: Samples, most: int) -> Samples:
+    """Return at most so many of the samples, spread over the set."""
+    count = min(len(samples), most)
+    return samples.subset([i * len(samples) // count for i in range(count)])
+
+
+@dataclass(eq=False)
+class Workbench:
+    """One model, everything read, collected and scored once, when first asked for; always on the processor."""
+
+    entry: Entry
+    lines: Lines
+    _made: dict[Any, Any] = field(default_factory=dict)
+
+    def once(self, make: Callable[..., T], *key: Any) -> T:
+        """Return `make(self, *key)`, made at the first call."""
+        return self._kept((make, key), lambda: make(self, *key))
+
+    @property
+    def quick(self) -> bool:
+        return self.lines.setting.quick
+
+    @cached_property
+    def options(self) -> Options:
+        setting = self.lines.setting
+        return Options(metric=self.entry.metric, seed=setting.seed, threads=setting.threads, provider="cpu")
+
+    @cached_property
+    def runs(self) -> Path:
+        """A folder for models that are made on the way."""
+        folder = self.lines.folder / "runs"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @cached_property
+    def original(self) -> Runner:
+        return self.runner(self.entry.model)
+
+    def runner(self, model: Any, *, spin: bool = False, threads: int | None = None) -> Runner:
+        """Open a model or a file. Raises ModelError."""
+        return Runner(model, provider="cpu", threads=self.options.threads if threads is None else threads, spin=spin)
+
+    def samples(self, chosen: Set) -> Samples:
+        def make() -> Samples:
+            samples = read(chosen.path, self.original.inputs)
+            return some(samples, QUICK_SAMPLES) if self.quick else samples
+
+        return self._kept(("samples", chosen.name), make)
+
+    def _kept(self, key: Any, make: Callable[[], T]) -> T:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]  # type: ignore[no-any-return]
+
+    def opened(self, model: Any = None, *, samples: DataSources | None = None, **changes: Any) -> Study:
+        """Return a study of the model, or of another, in which nothing is collected yet."""
+        if samples is None:
+            entry = self.entry
+            samples = DataSources(data=self.samples(entry.calibration), validation=self.samples(entry.validation))
+        return Study.of(model or self.entry.model, samples, replace(self.options, **changes))
+
+    @cached_property
+    def study(self) -> Study:
+        """The study whose collection the goals share: as `optimize` makes it."""
+        return self.opened()
+
+    def goal(self, study: Study, goal: Goal, then: Then | None = None) -> Result:
+        """Return what reaches a goal from what the study has collected; no plan was met before."""
+        options = replace(study.options, then=then)
+        return reach(replace(study, options=options, trials={}, notes=list(study.notes)), goal, dry_run=True)
+
+    def collected(self, replicate: int | None = None, *, most: int | None = None, **changes: Any) -> Study:
+        """Return a study collected on all calibration samples under changed options; what was collected is kept.
+
+        replicate: one of the model's replicates, which leaves out a part of the samples and draws other targets.
+        most: calibration samples, at most. Switches of planning (`refit`, `inter_layer`) share a collection.
+        """
+        planning = {name: changes.pop(name) for name in ("refit", "inter_layer") if name in changes}
+        key = ("collected", replicate, most, *sorted(changes.items()))
+        for old in [k for k in self._made if k[0] == "collected" and k[1] != replicate]:
+            del self._made[old]  # replicates come one after the other, and need not be in memory together
+        study = self._kept(key, lambda: self._collect(replicate, most, changes))
+        return replace(study, options=replace(study.options, **planning), repaired={}) if planning else study
+
+    def _collect(self, replicate: int | None, most: int | None, changes: Mapping[str, Any]) -> Study:
+        options, calibration = replace(self.options, **changes), self.samples(self.entry.calibration)
+        if replicate is not None:
+            options = replace(options, seed=replicate)
+            rng = np.random.default_rng(replicate)
+            out = set(rng.choice(len(calibration), len(calibration) // LEFT_OUT, replace=False).tolist())
+            calibration = calibration.subset([i for i in range(len(calibration)) if i not in out])
+        calibration = calibration if most is None else some(calibration, most)
+        base = self.study if options.threads == self.options.threads else self.opened(threads=options.threads)
+        study = replace(
+            base, options=options, found=base.found if options.shares else base.found.sharing(False),
+            split=replace(base.split, calibration=calibration, screening=None), stand=None, stopwatch=None,
+            trials={}, repaired={}, notes=[],
+        )  # fmt: skip
+        study.collect(study.metric(ANY)[0])
+        return study
+
+    @cached_property
+    def plain(self) -> Decomposed:
+        """Plain SVD of the weights, with errors of the weights themselves."""
+        return decompose_plain(self.study.found, self.options.rank_multiple)
+
+    def decomposed(self, replicate: int | None, changed: Callable[[Array, Moments], Moments]) -> Decomposed:
+        """Return SVD in a metric that is made of a weight and the moments of its inputs; all samples fit."""
+
+        def make() -> Decomposed:
+            study = self.collected(replicate, sensitivity="inputs")
+            whole, found, feeds = study.stand.calibrated, study.found, study.split.calibration.feeds
+            stream = stream_moments(
+                study.subject.model, found, whole.observed, feeds, whole.score, study.options, batch=whole.batch,
+                progress=lambda n: None,
+            )  # fmt: skip
+            moments = ((site, changed(found.weight(site), fit), score) for site, fit, score in stream)
+            return decompose(found, whole.observed, moments, whiten=True, multiple=study.options.rank_multiple)
+
+        return self._kept(("collected", replicate, changed), make)
+
+    def rewritten(self, study: Study, plan: Plan, factors: Mapping[tuple[str, str], Factors] | None = None) -> Any:
+        """Return the model of a plan, with the study's factors where none are given."""
+        made = study.factors(plan, study.stand) if factors is None else factors
+        return rewrite(study.subject.model, study.found, plan, made)
+
+    def judge(self, chosen: Set) -> Judge:
+        """Return the judge on a set, by the recipe's metric for it; the original is measured once."""
+
+        def make() -> Judge:
+            samples = self.samples(chosen)
+            outputs = first_outputs(self.study.subject, samples.feeds)
+            metric, _ = choose_metric(chosen.metric, samples.labels, outputs)
+            return make_judge(self.study.subject, samples, metric, Gate(max_drop=0.0, observed=True), self.options)
+
+        return self._kept(("judge", chosen.name), make)
+
+    def judged(self, model: Any, sets: Sequence[Set]) -> dict[str, Any]:
+        """Return the verdict on a model on each of the sets that have a metric."""
+        runner = self.runner(model)
+        return {each.name: said(self.judge(each).judge(runner)) for each in sets if each.metric}
+
+    @cached_property
+    def objective(self) -> Objective:
+        """The divergence from the original's outputs that fits the metric."""
+        samples, study = self.samples(self.entry.calibration), self.study
+        return objective_of(study.subject, samples, self.options, kind_of(study.subject, study.metric(ANY)[0], samples))
+
+    def divergences(self, model: Any, samples: Samples, key: str) -> Array:
+        """Return how far a model's outputs are from the original's, sample by sample (n,); `key` names the samples."""
+        runner, losses = self.runner(model), []
+        for feeds, outputs in self._kept(("reference", key), lambda: Reference(self.original, samples.feeds)).batches():
+            pairs = zip(outputs, split(runner.run(join(feeds)), feeds), strict=True)
+            losses += [self.objective.divergence(*pair, 1) for pair in pairs]
+        return np.minimum(np.array(losses), MOST_LOSS)
+
+    def timed(
+        self, second: Any, feeds: Sequence[Feed] | None = None, *, threads: int | None = None, seconds: float = 3.0
+    ) -> dict[str, Any]:  # fmt: skip
+        """Return a model's time over the original's, one feed a call, in turns: the ratio with interval, and ms."""
+        runners = (self.runner(m, spin=True, threads=threads) for m in (self.entry.model, second))
+        chosen = timed_feeds(iter(self.samples(self.entry.validation).feeds if feeds is None else feeds))
+        timing = interleaved(*runners, chosen, seed=self.options.seed, seconds=0.1 * seconds if self.quick else seconds)
+        ms = [timing.first_ms, timing.second_ms]
+        return {"latency": triple(timing.ratio), "milliseconds": ms, "pairs": timing.pairs, "calls": len(chosen)}
+
+
+def problem_of(study: Study, curves: Sequence[Curve]) -> Problem:
+    """Return the choice of ranks on some curves, by parameters."""
+    return Problem(tuple(curves), {site.id: site.weight for site in study.found.sites}, "parameters")
+
+
+def factorable(study: Study) -> int:
+    return sum(site.parameters for site in study.found.sites)
+
+
+def kept_of(study: Study, plan: Plan) -> float:
+    """Return the share of the whole file's parameters that a plan keeps."""
+    whole = study.found.parameters
+    return (whole - factorable(study) + plan.cost.parameters) / whole
+
+
+def kronecker_curves(study: Study) -> tuple[Curve, ...]:
+    """Return the curves with the A ⊗ B score of every option in place of the exact one."""
+    calibrated = study.stand.calibrated
+    scored = calibrated.joint.scored if calibrated.joint else {}
+
+    def options(curve: Curve) -> Iterator[Option]:
+        for option in curve.options:
+            score = scored.get((curve.site, option.scheme))
+            if option.dense:
+                yield option
+            elif score is not None and option.ranks in score.ranks:
+                yield replace(option, loss=float(score.kron[score.ranks.index(option.ranks)]))
+
+    return tuple(replace(curve, options=tuple(options(curve))) for curve in calibrated.decomposed.curves)
+
+
+def spectra(study: Study, made: Decomposed) -> dict[tuple[str, str], Array]:
+    """Return (site id, scheme) -> singular values, of every scheme with one truncation: what ALDS bounds."""
+    return {
+        (site.id, scheme.name): spectrum(scheme, study.found.weight(site), site.groups)
+        for site in study.found.sites
+        for scheme in SCHEMES
+        if (site.id, scheme.name) in made.factors and len(scheme.sides(site.shape, site.groups)) == 1
+    }
+
+
+def collection_of(study: Study) -> Any:
+    """Return the two passes of the joint collection, ready to run (`run`, `passes`)."""
+    subject, samples, options = study.subject, study.split.calibration, study.options
+    objective = objective_of(subject, samples, options, kind_of(subject, study.metric(ANY)[0], samples))
+    observed, batch = observe(subject.model, study.found, samples.feeds, options), batch_of(subject, samples.feeds)
+    return joint_collection(subject, samples, study.found, observed, objective, options, batch)
+
+
+class Substitution:
+    """One session in which any weight of a collected study can be replaced, and the original's outputs on samples."""
+
+    def __init__(self, bench: Workbench, study: Study, samples: Samples) -> None:
+        self.curves = study.stand.calibrated.decomposed.curves
+        self.sites = {site.id: site for site in study.found.sites}
+        weights = [self.sites[curve.site].weight for curve in self.curves]
+        self.study, self.runner = study, bench.runner(overridable(study.subject.model, weights))
+        self.reference = Reference(self.runner, samples.feeds)
+
+    def outputs(self, site: str, option: Option) -> Iterator[tuple[Any, Any]]:
+        """Yield (original's outputs, outputs with one weight at one option alone), sample by sample."""
+        calibrated, weight = self.study.stand.calibrated, self.sites[site].weight
+        factors = calibrated.decomposed.factors[site, option.scheme]
+        value = stored_weight(self.study.found, self.sites[site], factors, option)
+        for feeds, outputs in self.reference.batches():
+            yield from zip(outputs, split(self.runner.run({**join(feeds), weight: value}), feeds), strict=True)
+
+    def loss(self, pair: tuple[Any, Any]) -> float:
+        return min(float(self.study.stand.calibrated.objective.divergence(*pair, 1)), LARGEST_LOSS)
+
+
+def watched(command: Sequence[str]) -> dict[str, Any]:
+    """Return exit code, seconds, peak memory and last words of a Python process, given what comes behind `python`."""
+    here = Path(__file__).resolve().parent
+    paths = filter(None, [str(PACKAGE.parent), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}  # the same package here and there
+    call = [sys.executable, str(here / "peak.py"), sys.executable, *command]
+    done = subprocess.run(call, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def optimized(arguments: Sequence[Any], report: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return what `onnx-lowrank optimize` took (see `watched`), and its report, None where it wrote none."""
+    report.unlink(missing_ok=True)
+    used = watched(["-m", "onnx_lowrank.cli", "optimize", *map(str, arguments), "--report", str(report), "--quiet"])
+    return used, json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None
