@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import (
@@ -97,10 +97,8 @@ def _arguments() -> argparse.Namespace:
     names, costly = [part.name for part in PARTS], [part.name for part in PARTS if part.costly]
     parser.add_argument("--zoo", type=Path, required=True, help="directory with a folder for each model")
     parser.add_argument("--out", type=Path, help="lines, pages and models (tools/results; with --quick bench-out)")
-    parser.add_argument("--models", type=_some_of(MODELS), help=f"of {','.join(MODELS)}; without it those in ZOO")
-    parser.add_argument(
-        "--part", type=_some_of(names), help=f"of {','.join(names)}; without it all but {','.join(costly)}"
-    )
+    parser.add_argument("--models", type=_listed, help=f"of {','.join(MODELS)}; without it those in ZOO")
+    parser.add_argument("--part", type=_listed, help=f"of {','.join(names)}; without it all but {','.join(costly)}")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="0 (all cores)")
     parser.add_argument("--quick", action="store_true", help="one size, one goal, 64 samples a set: a trial")
@@ -108,25 +106,18 @@ def _arguments() -> argparse.Namespace:
     given = parser.parse_args()
     if given.part is None:
         given.part = [part.name for part in PARTS if given.quick or given.tables_only or not part.costly]
-    if given.models is None:
-        given.models = [name for name in MODELS if (given.zoo / name).is_dir()]
-        if not (given.models or given.tables_only or all(part.own for part in PARTS if part.name in given.part)):
-            parser.error(
-                f"{given.zoo} holds no model: python -m models NAME --out {given.zoo}/NAME, see models/README.md"
-            )
+    there = [name for name in MODELS if (given.zoo / name).is_dir()]
+    for unknown in (*(set(given.models or ()) - {*MODELS}), *(set(given.part) - {*names})):
+        parser.error(f"{unknown!r} is not one of {', '.join((*MODELS, *names))}")
+    if not (given.models or there or given.tables_only or all(p.own for p in PARTS if p.name in given.part)):
+        parser.error(f"{given.zoo} holds no model: python -m models NAME --out {given.zoo}/NAME, see models/README.md")
+    given.models = given.models or there
     given.out = given.out or ROOT / ("bench-out" if given.quick else "tools/results")
     return given
 
 
-def _some_of(allowed: Sequence[str]) -> Callable[[str], list[str]]:
-
-    def parse(text: str) -> list[str]:
-        unknown = [name for name in text.split(",") if name not in allowed]
-        if unknown:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(allowed)}")
-        return text.split(",")
-
-    return parse
+def _listed(text: str) -> list[str]:
+    return text.split(",")
 
 
 if __name__ == "__main__":

@@ -10,12 +10,14 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from benchmarks import workbench as wb
 from benchmarks.goals import MAX_DROP
 from benchmarks.lines import Line
 from benchmarks.parts import Cell, Part, one_table
 from benchmarks.peak import UNIT
+from benchmarks.process import watched
 from benchmarks.wording import NONE
 from benchmarks.workbench import Workbench
 from benchmarks.zoo import TASKS
@@ -41,16 +43,27 @@ def _collection(bench: Workbench) -> Line:
     answer, entry = bench.runs / f"{bench.entry.name}-cost.json", bench.entry
     answer.unlink(missing_ok=True)
     given = (entry.model, entry.calibration.path, 1 if bench.quick else REPEATS, bench.options.threads, answer)
-    used = wb.watched(["-m", "benchmarks.cost", *map(str, given)])
+    used = watched(["-m", "benchmarks.cost", *map(str, given)])
     if not answer.is_file():
         raise wb.WorkbenchError(f"the run ended with {used['exit']}: {used['last']}")
     return {**json.loads(answer.read_text(encoding="utf-8")), "model_bytes": entry.model.stat().st_size}
 
 
+def _passes(study: Study) -> Any:
+    """Return the two passes of the joint collection, ready to run (`run`, `passes`)."""
+    subject, samples, options = study.subject, study.split.calibration, study.options
+    objective = wb.objective_of(subject, samples, options, wb.kind_of(subject, study.metric(wb.ANY)[0], samples))
+    observed, batch = (
+        wb.observe(subject.model, study.found, samples.feeds, options),
+        wb.batch_of(subject, samples.feeds),
+    )
+    return wb.joint_collection(subject, samples, study.found, observed, objective, options, batch)
+
+
 def main(model: str, data: str, repeats: str, threads: str, answer: str) -> None:
     study = Study.of(model, DataSources(data=Path(data)), Options(threads=int(threads)))
     study.split = replace(study.split, calibration=read(Path(data), study.subject.runner.inputs))  # all of them
-    collection, feeds = wb.collection_of(study), study.split.calibration.feeds
+    collection, feeds = _passes(study), study.split.calibration.feeds
     batch = wb.batch_size(study.subject.runner, feeds)
     forwards, collections, peaks = [], [], []
     for _ in range(int(repeats)):

@@ -15,6 +15,7 @@ from benchmarks import workbench as wb
 from benchmarks.goals import MAX_DROP
 from benchmarks.lines import Cells, Line
 from benchmarks.parts import Cell, Part, sections
+from benchmarks.substitution import Substitution
 from benchmarks.wording import NONE, interval, number, percent, table, with_interval
 from benchmarks.workbench import Workbench
 
@@ -27,7 +28,7 @@ DECIDED = ":top1"
 def _measure(bench: Workbench) -> Line:
     samples = wb.some(bench.samples(bench.entry.validation), QUICK_SAMPLES if bench.quick else SAMPLES)
     study, seed = bench.collected(), bench.options.seed
-    there, metric = wb.Substitution(bench, study, samples), bench.judge(bench.entry.validation).metric
+    there, metric = Substitution(bench, study, samples), bench.judge(bench.entry.validation).metric
     outputs = [sample for _, batch in there.reference.batches() for sample in batch]
     classes = wb.class_output(metric, wb.listed(outputs)) if bench.entry.metric.endswith(DECIDED) else None
     collector = wb.Collector(metric, samples.labels, seed, original=True)

@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks import workbench as wb
 from benchmarks.lines import Cells, Line
 from benchmarks.parts import Cell, Part, sections
+from benchmarks.process import optimized
 from benchmarks.wording import NONE, both, megabytes, number, percent, table, with_interval
 from benchmarks.workbench import Workbench
 from benchmarks.zoo import TASKS
@@ -29,7 +30,7 @@ def _measure(bench: Workbench, name: str) -> Line:
     sets = {"--data": entry.calibration, "--validation": entry.validation, "--test": entry.main_test}
     files = [each for option, chosen in sets.items() if chosen for each in (option, chosen.path)]
     goal = ["--metric", entry.metric, *GOALS[name].split(), "--observed", "--seed", str(bench.options.seed)]
-    used, made = wb.optimized([entry.model, *files, *goal, "-o", out, "--threads", bench.options.threads], report)
+    used, made = optimized([entry.model, *files, *goal, "-o", out, "--threads", bench.options.threads], report)
     outcome = OUTCOMES.get(used["exit"], "")
     if not outcome or (made is None and outcome != "unreachable") or out.is_file() != (outcome == "saved"):
         raise wb.WorkbenchError(f"{stem}: exit {used['exit']}: {used['last']}")

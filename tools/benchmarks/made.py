@@ -66,9 +66,10 @@ ROWS = {
 
 def make(bench: Workbench, name: str) -> Line:
     """Make a row's file and return what it took; what keeps it from being made or loaded is its reason."""
+    row = ROWS[name]
     about: Line = {
-        "reason": "", "original_bytes": bench.study.subject.bytes, "allowed": _allowed(bench, ROWS[name]),
-        "threads": bench.options.threads,
+        "reason": "", "original_bytes": bench.study.subject.bytes, "threads": bench.options.threads,
+        "allowed": QUICK_DROP if bench.quick else row.allowed, **(wb.settings(row.then) if row.then else {}),
     }  # fmt: skip
     try:
         about |= _made(bench, name)
@@ -99,10 +100,6 @@ def _folder(bench: Workbench) -> Path:
     return folder
 
 
-def _allowed(bench: Workbench, row: Row) -> float:
-    return QUICK_DROP if bench.quick else row.allowed
-
-
 def _made(bench: Workbench, name: str) -> Line:
     """Return what a row's file took, with a reason where there was nothing to make or nothing passed.
 
@@ -120,11 +117,7 @@ def _made(bench: Workbench, name: str) -> Line:
         return _ours(bench, row, row.resource, target)
     start = time.perf_counter()
     wb.store(wb.quantised(wb.load(source), row.then, bench.samples(bench.entry.calibration).feeds), target)
-    return {"reason": "", "seconds": time.perf_counter() - start, "parameters": 1.0, "macs": 1.0, **_settings(row)}
-
-
-def _settings(row: Row) -> Line:
-    return dict(wb.settings(row.then)) if row.then else {}
+    return {"reason": "", "seconds": time.perf_counter() - start, "parameters": 1.0, "macs": 1.0}
 
 
 def _without(bench: Workbench, source: str) -> str:
@@ -139,7 +132,7 @@ def _without(bench: Workbench, source: str) -> str:
 
 def _ours(bench: Workbench, row: Row, resource: wb.Resource, target: Path) -> Line:
     study, spent = bench.once(_collected, row.source)
-    start, gate = time.perf_counter(), Gate(max_drop=_allowed(bench, row), observed=True)
+    start, gate = time.perf_counter(), Gate(max_drop=QUICK_DROP if bench.quick else row.allowed, observed=True)
     result = bench.goal(study, Compact(gate=gate, resource=resource), row.then)
     seconds = spent + time.perf_counter() - start
     if not result:
@@ -149,7 +142,7 @@ def _ours(bench: Workbench, row: Row, resource: wb.Resource, target: Path) -> Li
     won = Counter(f"{operators[c.site]} {c.option.scheme}" for c in (result.plan.choices if result.plan else ()))
     shares = {what: getattr(result.after, what) / getattr(result.before, what) for what in ("parameters", "macs")}
     about = {"schemes": dict(sorted(won.items())), "predicted_latency": result.predicted_ratio}
-    return {"reason": "", "seconds": seconds, **shares, **about, **_settings(row)}
+    return {"reason": "", "seconds": seconds, **shares, **about}
 
 
 def _collected(bench: Workbench, source: str) -> tuple[Study, float]:

@@ -15,111 +15,41 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 
 from benchmarks import workbench as wb
+from benchmarks.allocation import Allocate, bounded, kronecker_curves, scaled, spectra, uniform
 from benchmarks.lines import Line
 from benchmarks.methods_page import KEEPS, OURS, SHARES, body, cell_name, draw_accuracy
 from benchmarks.parts import Cell, Part
 from benchmarks.scores import Scored, ahead, compared, original_on_test, packed, unpacked
 from benchmarks.wording import Triple
-from benchmarks.workbench import Array, Built, Decomposed, Moments, Option, Plan, Problem, Workbench
+from benchmarks.workbench import Array, Built, Decomposed, Moments, Workbench
 from benchmarks.zoo import CLASSIFIERS, MODELS, ROOT
 from onnx_lowrank import GoalError, Study
 
 REPLICATES = (0, 1, 2)
 MOST = 128
 """Test samples a set that the divergence is measured on, at most."""
-POWER = 0.5
-"""ASVD's α: inputs are scaled by their root mean square to this power (arXiv 2312.05821: by their mean size)."""
 GAMMAS = (0.1, 0.2, 0.4, 0.8, 1.0)
 """The paper's bounds on a layer's error: the smallest at which the size can be reached at all."""
 LOSSES = {"ppocr": "models/losses.py:ctc"}
 """The labelled losses of "+ signed" and "paper" where cross-entropy does not fit; they need labelled calibration."""
 Rule = Callable[[Workbench, int | None, float], Built]
 """(workbench, replicate, share of the factorable parameters) -> plan and factors."""
-Allocate = Callable[[Problem, float], Plan | None]
 
 
-def filled(problem: Problem, plan: Plan | None, budget: float, first: Callable[[Option, Option], float]) -> Plan | None:
-    """Return the plan with what it leaves of the budget given away, a step at a time.
-
-    Ranks are multiples of 8 and many sites have one shape, so one share or bound for all can be far below the budget.
-    Each step goes to the site of least `first(option, dense option)` that can have one.
-    """
-    if plan is None:
-        return None
-    picks = [curve.options.index(choice.option) for curve, choice in zip(problem.curves, plan.choices, strict=True)]
-    left = budget - plan.cost.parameters
-    while True:
-        there = [
-            (first(curve.options[pick], curve.dense), site, to)
-            for site, (curve, pick) in enumerate(zip(problem.curves, picks, strict=True))
-            if (to := _next(curve, pick, left)) is not None
-        ]
-        if not there:
-            return problem.plan(picks, f"{plan.origin}, filled")
-        _, site, to = min(there)
-        options = problem.curves[site].options
-        left -= options[to].cost.parameters - options[picks[site]].cost.parameters
-        picks[site] = to
-
-
-def _next(curve: wb.Curve, pick: int, left: float) -> int | None:
-    """Return the cheapest option of less error that costs more than the one picked, but at most `left` more."""
-    now = curve.options[pick]
-    fitting = [
-        (option.cost.parameters, option.error, index)
-        for index, option in enumerate(curve.options)
-        if not option.family and option.error < now.error and 0 < option.cost.parameters - now.cost.parameters <= left
-    ]
-    return min(fitting)[2] if fitting else None
-
-
-def uniform(problem: Problem, budget: float) -> Plan | None:
-    """Return the plan that keeps the same share of every site; what is over goes where the share is smallest."""
-    plan = problem.uniform(budget)
-    return filled(problem, plan, budget, lambda now, dense: now.cost.parameters / dense.cost.parameters)
-
-
-def bounded(rule: Allocate) -> Allocate:
-    """Return a rule with one bound on the error for all sites; what is over goes where the error is largest."""
-    return lambda problem, budget: filled(problem, rule(problem, budget), budget, lambda now, dense: -now.error)
-
-
-def scaled(weight: Array, fit: Moments) -> Moments:
-    """Return moments under which whitened SVD is that of W S: second moments S², and those of the outputs, W S² Wᵀ.
-
-    S = diag(s), s the root mean square of each input to the power of α (ASVD).
-    """
-    power = (fit.A if fit.A.ndim == 1 else np.diag(fit.A)) / fit.positions
-    squares = np.maximum(power, 1e-12 * max(float(power.max()), 1e-30)) ** POWER
-    A = np.diag(squares) * fit.positions if fit.A.ndim == 2 else squares * fit.positions
-    if fit.C is None:
-        return replace(fit, A=A)
-    groups = len(squares) // weight.shape[1]
-    parts = np.split(np.asarray(weight, np.float64).reshape(*weight.shape[:2], -1), groups)
-    scales = squares.reshape(groups, -1)
-    blocks = [
-        (part * scale[:, None]).reshape(len(part), -1) @ part.reshape(len(part), -1).T
-        for part, scale in zip(parts, scales, strict=True)
-    ]
-    return replace(fit, A=A, C=scipy.linalg.block_diag(*blocks) * fit.positions)
+Basis = Callable[[Workbench, int | None], Decomposed]
 
 
 def _plain(bench: Workbench, replicate: int | None) -> Decomposed:
     return bench.plain
 
 
-def _whitened(bench: Workbench, replicate: int | None) -> Decomposed:
-    return bench.decomposed(replicate, _as_collected)
+def _scaled_by(changed: Callable[[Array, Moments], Moments]) -> Basis:
+    return lambda bench, replicate: bench.decomposed(replicate, changed)
 
 
-def _as_collected(weight: Array, fit: Moments) -> Moments:
-    return fit
-
-
-def _rule(made: Callable[[Workbench, int | None], Decomposed], allocate: Allocate) -> Rule:
+def _rule(made: Basis, allocate: Allocate) -> Rule:
     """Return a rule of others on one decomposition."""
 
     def build(bench: Workbench, replicate: int | None, share: float) -> Built:
@@ -131,7 +61,7 @@ def _rule(made: Callable[[Workbench, int | None], Decomposed], allocate: Allocat
 
 
 def _alds(bench: Workbench, replicate: int | None, share: float) -> Built:
-    bounds = wb.spectra(bench.study, bench.plain)
+    bounds = spectra(bench.study, bench.plain)
     return _rule(_plain, bounded(lambda problem, budget: wb.alds(problem, budget, bounds)))(bench, replicate, share)
 
 
@@ -180,14 +110,14 @@ METHODS: Mapping[str, Rule] = {
     "plain SVD": _rule(_plain, uniform),
     "energy threshold": _rule(_plain, bounded(wb.energy)),
     "ALDS": _alds,
-    "SVD-LLM": _rule(_whitened, uniform),
-    "ASVD": _rule(lambda bench, replicate: bench.decomposed(replicate, scaled), uniform),
+    "SVD-LLM": _rule(_scaled_by(lambda weight, fit: fit), uniform),
+    "ASVD": _rule(_scaled_by(scaled), uniform),
     "paper": _paper,
 }
 STEPS: Mapping[str, Rule] = {
     "plain, global": _ours(sensitivity="weights"),
     "whitened, global": _ours(sensitivity="inputs"),
-    "A ⊗ B score": _ours(wb.kronecker_curves),
+    "A ⊗ B score": _ours(kronecker_curves),
     "exact score": _ours(lambda study: study.stand.calibrated.decomposed.curves),
     "+ signed": _signed,
     "+ inter-layer": _ours(inter_layer=True),

@@ -172,14 +172,10 @@ STYLES: Mapping[str, tuple[str, str]] = {
     LOSSLESS: ("#4ea3e0", "s"),
 }
 """Colour and marker."""
-MINE = (OURS, LOSSLESS)
 LABELS = {LOSSLESS: "ours, lossless (validation labels too)"}
 TICKS, ENDS = (0.1, 0.2, 0.3, 0.5, 1.0), (0.07, 1.1)
-BELOW = "lower than the panel shows"
-CARET_DOWN = 7
-"""matplotlib's marker: a triangle whose tip is its point."""
-LEAST_DEPTH, DEEPER, MARGIN = 0.02, 2, 0.12
-"""A panel goes so far below the original, or DEEPER times as deep as ours does; MARGIN of it is free at both ends."""
+LEAST_DEPTH, DEEPER = 0.02, 2
+"""A panel goes so far below the original, or DEEPER times as deep as ours does; a line that leaves it is lower."""
 Point = tuple[float, float, float, float]
 """A plan: the share of the file's parameters it keeps, its top-1, and the ends of the interval."""
 
@@ -193,50 +189,37 @@ def points_of(cells: Cells, product: Cells) -> dict[str, list[Point]]:
 
     rows = rows_of(cells, product)
     made = {name: [point(c) for c in rows.get(name, [])[::-1] if c and c["reachable"]] for name in STYLES}
-    return (
-        {name: points for name, points in made.items() if points}
-        if any(made[n] for n in STYLES if n != LOSSLESS)
-        else {}
-    )
+    there = any(points for name, points in made.items() if name != LOSSLESS)
+    return {name: points for name, points in made.items() if points and there}
 
 
 def floor_of(points: Mapping[str, Sequence[Point]], original: float) -> float:
-    """Return the lowest top-1 that is drawn to scale: all of ours is; what is far below would squash the rest."""
-    depth = max(original - min((p[2] for name in MINE for p in points.get(name, ())), default=original), LEAST_DEPTH)
-    lowest = min(p[1] for each in points.values() for p in each)
-    return max(original - DEEPER * depth, min(lowest, original - depth))
+    """Return the lowest top-1 that is drawn: all of ours is; what is far below would squash the rest."""
+    lows = [p[2] for name in (OURS, LOSSLESS) for p in points.get(name, ())]
+    depth = max(original - min(lows, default=original), LEAST_DEPTH)
+    return max(original - DEEPER * depth, min(original - depth, *(p[1] for each in points.values() for p in each)))
 
 
 def draw_accuracy(lines: Sequence[Line], path: Path) -> bool:
-    """Draw top-1 against size, a panel a classifier; triangles stand for what is too low to draw to scale."""
+    """Draw top-1 against size, a panel a classifier."""
     models, product = cells_of(lines, "methods"), cells_of(lines, "paper")
-    draws = []
-    for model in (name for name in CLASSIFIERS if name in models):
-        if points := points_of(models[model], product.get(model, {})):
-            original = next(cell["top1"][0] for cell in models[model].values() if cell["reachable"])
-            draws.append(partial(draw_panel, model=model, original=original, points=points))
+    there = {name: points_of(models[name], product.get(name, {})) for name in CLASSIFIERS if name in models}
+    tops = {name: [cell["top1"][0] for cell in models[name].values() if cell["reachable"]] for name in there}
+    draws = [partial(_panel, model=name, original=tops[name][0], points=there[name]) for name in there if there[name]]
     return panels(path, draws, height=2.25, legend=3)
 
 
-def draw_panel(axes: Any, model: str, original: float, points: Mapping[str, Sequence[Point]]) -> None:
-    floor = floor_of(points, original)
-    top = max([original, *(p[3] if name in MINE else p[1] for name, each in points.items() for p in each)])
-    bottom, highest = floor - MARGIN * (top - floor), top + MARGIN * (top - floor)
+def _panel(axes: Any, model: str, original: float, points: Mapping[str, Sequence[Point]]) -> None:
     axes.axhline(original, color="0.25", linewidth=0.8, linestyle=(0, (4, 2)), label="original", zorder=1)
-    caret = {"marker": CARET_DOWN, "markersize": 5, "linestyle": ""}
     for name, each in points.items():
-        colour, marker = STYLES[name]
-        mine, (xs, ys, lows, highs) = name in MINE, np.transpose(each)
+        (colour, marker), (xs, ys, lows, highs) = STYLES[name], np.transpose(each)
+        mine = name in (OURS, LOSSLESS)
         axes.errorbar(
             xs, ys, [ys - lows, highs - ys] if mine else None, label=LABELS.get(name, name), color=colour,
             marker=marker, markersize=4 if mine else 3.5, linewidth=1.8 if mine else 0.9,
             linestyle="--" if name == LOSSLESS else "-", elinewidth=0.8, capsize=2, zorder=4 if mine else 2,
         )  # fmt: skip
-        if (below := ys < bottom).any():  # drawn aside by method, not all in one place
-            shift = 10 ** (0.022 * ([*STYLES].index(name) - (len(STYLES) - 3) / 2))
-            axes.plot(xs[below] * shift, [bottom] * below.sum(), color=colour, **caret)
-    axes.plot([], [], color="0.35", label=BELOW, **caret)
-    axes.set(xscale="log", xlim=ENDS, ylim=(bottom, highest), title=model)
+    axes.set(xscale="log", xlim=ENDS, title=model, xlabel="share of the file's parameters kept")
+    axes.set(ylim=(floor_of(points, original), None), ylabel="top-1 on test labels")
     axes.set_xticks(TICKS, [number(tick, 0 if tick == 1 else 1) for tick in TICKS])
     axes.minorticks_off()
-    axes.set(xlabel="share of the file's parameters kept", ylabel="top-1 on test labels")

@@ -67,6 +67,7 @@ def run(part: Part, bench: Workbench) -> list[str]:
     except (LowRankError, RecipeError, WorkbenchError) as error:
         failures = [f"{entry.name}, {part.name}: {error}"]
         print(failures[0], file=sys.stderr, flush=True)
+    bench.forget()
     print(f"{entry.name}: {part.name} took {time.perf_counter() - start:.0f} s", flush=True)
     return failures
 

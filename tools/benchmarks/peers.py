@@ -73,6 +73,10 @@ def measure(bench: Workbench, name: str) -> Line:
     return about
 
 
+def _absent(data: Line) -> bool:
+    return bool(data["outcome"] == "absent")
+
+
 def _scored(bench: Workbench, name: str) -> Scored:
     runner, test = bench.runner(path_of(bench, name)), bench.samples(bench.entry.tests[0])
     return Scored.of(runner, test, wb.batch_size(runner, test.feeds, BATCH))
@@ -168,12 +172,8 @@ def _notes(there: Cells) -> Iterator[str]:
         yield f"- each in an environment of its own: {'; '.join(dict.fromkeys(used))}"
 
 
-def _again(data: Line) -> bool:
-    return bool(data["outcome"] == "absent")
-
-
 PART = Part(
     "peers", "Tools a user would pick",
-    lambda model, quick: [Cell(name, partial(measure, name=name), _again) for name in (QUICK if quick else ROWS)],
+    lambda model, quick: [Cell(name, partial(measure, name=name), _absent) for name in (QUICK if quick else ROWS)],
     sections("peers", section), CLASSIFIERS,
 )  # fmt: skip

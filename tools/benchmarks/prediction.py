@@ -16,12 +16,13 @@ from scipy import stats
 from benchmarks.lines import Cells, Line, cells_of
 from benchmarks.parts import Cell, Part, sections
 from benchmarks.plots import panels
+from benchmarks.substitution import Substitution
 from benchmarks.wording import NONE, number, table, with_interval
-from benchmarks.workbench import LEVEL, Curve, Option, Substitution, Workbench, aggregate_interval, resamples, some
+from benchmarks.workbench import LEVEL, Curve, Option, Workbench, aggregate_interval, resamples, some
 from benchmarks.zoo import TASKS
 
 CELL = "points"
-RANKS, SAMPLES = 5, 48
+RANKS, SAMPLES, QUICK_SAMPLES = 5, 48, 8
 """Ranks a weight; unseen inputs that a substitution is measured on, of the first test set."""
 MOST, RESAMPLED = 1e6, 1000
 ABOUT = (
@@ -29,14 +30,14 @@ ABOUT = (
     " range, in which prediction and measurement agreed on calibration samples; beyond it plans take the measured loss"
     " instead. In brackets the 95 % interval of the bootstrap over points, which takes all as independent."
 )
-MARKS = (("inside", True, "o", "#1f5fa8"), ("beyond the range", False, "x", "#c2571a"))
-"""Label, whether inside the perturbation range, marker and colour."""
 ROUNDING = 1e-12
 
 
 def _measure(bench: Workbench) -> Line:
     study = bench.collected()
-    there = Substitution(bench, study, some(bench.samples(bench.entry.tests[0]), SAMPLES))
+    there = Substitution(
+        bench, study, some(bench.samples(bench.entry.tests[0]), QUICK_SAMPLES if bench.quick else SAMPLES)
+    )
     ranges = {curve.site: curve.reach for curve in study.stand.curves}
     points = []
     for curve in there.curves:
@@ -100,22 +101,22 @@ def draw(lines: Sequence[Line], path: Path) -> bool:
 
 
 def _panel(axes: Any, model: str, data: Line) -> None:
-    values = ("predicted", "measured")
-    least = ROUNDING * max((p[what] for p in data["points"] for what in values), default=0.0)
-    points = [p for p in data["points"] if all(p[what] > least for what in values)]  # one of 1e-56 hides the rest
-    for label, inside, marker, colour in MARKS:
-        xs, ys = ([p[what] for p in points if p["inside"] is inside] for what in values)
-        axes.plot(xs, ys, marker, color=colour, markersize=3, markerfacecolor="none", markeredgewidth=0.7, label=label)
-    if points:
-        ends = [end(p[what] for p in points for what in values) * by for end, by in ((min, 0.5), (max, 2))]
-        axes.plot(ends, ends, color="0.5", linewidth=0.8, zorder=0)
-        axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
-        axes.minorticks_off()  # each tick is a line of the file
+    values = np.array([(p["predicted"], p["measured"]) for p in data["points"]])
+    inside = np.array([p["inside"] for p in data["points"]])
+    shown = (values > ROUNDING * values.max()).all(axis=1)  # one of 1e-56 hides the rest
+    for label, chosen, marker, colour in (
+        ("inside", inside, "o", "#1f5fa8"),
+        ("beyond the range", ~inside, "x", "#c2571a"),
+    ):
+        axes.plot(*values[shown & chosen].T, marker, color=colour, markersize=3, fillstyle="none", label=label)
+    ends = values[shown].min() / 2, values[shown].max() * 2
+    axes.plot(ends, ends, color="0.5", linewidth=0.8, zorder=0)
     correlation, count = rank_correlation(data["points"], inside=True, drawn=0)
-    hidden = len(data["points"]) - len(points)
-    left_out = f"; {hidden} at 0" if hidden else ""
-    title = f"{model}: Spearman {number(correlation[0])} inside ({count} of {len(data['points'])}{left_out})"
-    axes.set(xlabel=f"predicted rise, {data['unit']}", ylabel="measured rise", title=title)
+    hidden = f"; {(~shown).sum()} at 0" if not shown.all() else ""
+    axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel=f"predicted rise, {data['unit']}")
+    title = f"{model}: Spearman {number(correlation[0])} inside ({count} of {len(values)}{hidden})"
+    axes.set(ylabel="measured rise", title=title)
+    axes.minorticks_off()  # each tick is a line of the file
     axes.legend(loc="upper left", frameon=False)
 
 

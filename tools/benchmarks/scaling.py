@@ -19,8 +19,9 @@ import scipy.stats
 from benchmarks import synthetic
 from benchmarks.lines import Line, Setting, cells_of
 from benchmarks.parts import Cell, Part
+from benchmarks.process import optimized
 from benchmarks.wording import NONE, Triple, megabytes, percent, table, with_interval
-from benchmarks.workbench import LEVEL, Workbench, WorkbenchError, optimized
+from benchmarks.workbench import LEVEL, Workbench, WorkbenchError
 from benchmarks.zoo import Entry, stand_in
 
 MODEL = "synthetic"
@@ -64,7 +65,7 @@ def cells(model: str, quick: bool) -> list[Cell]:
 
 
 def entry() -> Entry:
-    return stand_in(MODEL, hashlib.sha256(f"{synthetic.digest()} {VALIDATION} {KEEP}".encode()).hexdigest())
+    return stand_in(MODEL, hashlib.sha256(f"{synthetic.DIGEST} {VALIDATION} {KEEP}".encode()).hexdigest())
 
 
 def _measure(bench: Workbench, width: int, count: int) -> Line:

@@ -76,13 +76,14 @@ class RightOrWrong(Kind):
         return (changed + drop) / 2, (changed - drop) / 2
 
     def simulated(self, rng: Rng, changed: float, n: int, count: int, *, balanced: bool) -> Repetitions:
-        lost, gained = self.shares(changed, balanced=balanced)
-        tested = Tested(n, self.allowed(changed))
+        (lost, gained), allowed = self.shares(changed, balanced=balanced), self.allowed(changed)
         for b, c, _ in rng.multinomial(n, [lost, gained, 1 - changed], size=count):
-            at = rng.random(b), rng.random(c)
-            yield Repetition(
-                lambda f, at=at: tested.holds(int((at[0] <= f).sum()), int((at[1] <= f).sum())), (b - c) / n
-            )
+            at = rng.random(b), rng.random(c)  # the severity from which on a sample is changed
+
+            def holds(f: float, at: tuple[Array, Array] = at) -> bool:
+                return certified(int((at[0] <= f).sum()), int((at[1] <= f).sum()), n, allowed)
+
+            yield Repetition(holds, (b - c) / n)
 
     def best(self, changed: float, n: int, deviation: float) -> float:
         """Return the power of the likelihood-ratio test that knows how many samples change, randomised to its level."""
@@ -96,25 +97,10 @@ class RightOrWrong(Kind):
         return float(np.interp(ALPHA, size, power))
 
 
-class Tested:
-    """Whether pairs are certified: the product's p-value, which is computed for no more pairs than must be.
-
-    With as many gained, what is certified stays so with fewer lost (checked in the tests).
-    """
-
-    def __init__(self, n: int, allowed: float) -> None:
-        self.n, self.allowed = n, allowed
-        self._most: dict[int, int] = {}
-        self._least: dict[int, int] = {}
-
-    def holds(self, lost: int, gained: int) -> bool:
-        if lost <= self._most.get(gained, -1):
-            return True
-        if lost >= self._least.get(gained, self.n + 1):
-            return False
-        holds = wb.difference_p_value(lost, gained, self.n, self.allowed) <= ALPHA
-        (self._most if holds else self._least)[gained] = lost
-        return holds
+@functools.cache
+def certified(lost: int, gained: int, n: int, allowed: float) -> bool:
+    """Return whether n pairs certify that less than is allowed is lost; few counts come up, over and over."""
+    return wb.difference_p_value(lost, gained, n, allowed) <= ALPHA
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,21 +7,16 @@ the package is met in one file.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import onnx
 
-from benchmarks.lines import PACKAGE, Lines
-from benchmarks.zoo import ROOT, Entry, Set
+from benchmarks.lines import Lines
+from benchmarks.zoo import Entry, Set
 from onnx_lowrank import (
     DataSources,
     Gate,
@@ -29,7 +24,6 @@ from onnx_lowrank import (
     Options,
     Plan,
     Result,
-    RuntimeProblem,
     Samples,
     Study,
     Verdict,
@@ -54,7 +48,7 @@ from onnx_lowrank.metrics import (
 )
 from onnx_lowrank.metrics.scores import log_probabilities, probable
 from onnx_lowrank.model_io import file_bytes, load, store
-from onnx_lowrank.options import MAX_DROP, TOLERANCE, Compact, Goal, Resource, Sensitivity, Then
+from onnx_lowrank.options import MAX_DROP, TOLERANCE, Goal, Resource, Then
 from onnx_lowrank.pipeline.calibrate import joint_collection, kind_of, objective_of
 from onnx_lowrank.pipeline.finish import timed_feeds
 from onnx_lowrank.pipeline.subject import batch_of, first_outputs, make_judge, same_interface
@@ -128,6 +122,11 @@ class Workbench:
         """Return `make(self, *key)`, made at the first call."""
         return self._kept((make, key), lambda: make(self, *key))
 
+    def forget(self) -> None:
+        """Let go of what one part alone has made; samples, judges and the default's collection stay."""
+        kept = ("samples", "judge", "reference")
+        self._made = {k: v for k, v in self._made.items() if k[0] in kept or k == ("collected", None, None)}
+
     @property
     def quick(self) -> bool:
         return self.lines.setting.quick
@@ -173,7 +172,7 @@ class Workbench:
 
     @cached_property
     def study(self) -> Study:
-        """The study whose collection the goals share: as `optimize` makes it."""
+        """What every collection starts from; nothing is collected in it."""
         return self.opened()
 
     def goal(self, study: Study, goal: Goal, then: Then | None = None) -> Result:
@@ -290,76 +289,3 @@ def kept_of(study: Study, plan: Plan) -> float:
     """Return the share of the whole file's parameters that a plan keeps."""
     whole = study.found.parameters
     return (whole - factorable(study) + plan.cost.parameters) / whole
-
-
-def kronecker_curves(study: Study) -> tuple[Curve, ...]:
-    """Return the curves with the A ⊗ B score of every option in place of the exact one."""
-    calibrated = study.stand.calibrated
-    scored = calibrated.joint.scored if calibrated.joint else {}
-
-    def options(curve: Curve) -> Iterator[Option]:
-        for option in curve.options:
-            score = scored.get((curve.site, option.scheme))
-            if option.dense:
-                yield option
-            elif score is not None and option.ranks in score.ranks:
-                yield replace(option, loss=float(score.kron[score.ranks.index(option.ranks)]))
-
-    return tuple(replace(curve, options=tuple(options(curve))) for curve in calibrated.decomposed.curves)
-
-
-def spectra(study: Study, made: Decomposed) -> dict[tuple[str, str], Array]:
-    """Return (site id, scheme) -> singular values, of every scheme with one truncation: what ALDS bounds."""
-    return {
-        (site.id, scheme.name): spectrum(scheme, study.found.weight(site), site.groups)
-        for site in study.found.sites
-        for scheme in SCHEMES
-        if (site.id, scheme.name) in made.factors and len(scheme.sides(site.shape, site.groups)) == 1
-    }
-
-
-def collection_of(study: Study) -> Any:
-    """Return the two passes of the joint collection, ready to run (`run`, `passes`)."""
-    subject, samples, options = study.subject, study.split.calibration, study.options
-    objective = objective_of(subject, samples, options, kind_of(subject, study.metric(ANY)[0], samples))
-    observed, batch = observe(subject.model, study.found, samples.feeds, options), batch_of(subject, samples.feeds)
-    return joint_collection(subject, samples, study.found, observed, objective, options, batch)
-
-
-class Substitution:
-    """One session in which any weight of a collected study can be replaced, and the original's outputs on samples."""
-
-    def __init__(self, bench: Workbench, study: Study, samples: Samples) -> None:
-        self.curves = study.stand.calibrated.decomposed.curves
-        self.sites = {site.id: site for site in study.found.sites}
-        weights = [self.sites[curve.site].weight for curve in self.curves]
-        self.study, self.runner = study, bench.runner(overridable(study.subject.model, weights))
-        self.reference = Reference(self.runner, samples.feeds)
-
-    def outputs(self, site: str, option: Option) -> Iterator[tuple[Any, Any]]:
-        """Yield (original's outputs, outputs with one weight at one option alone), sample by sample."""
-        calibrated, weight = self.study.stand.calibrated, self.sites[site].weight
-        factors = calibrated.decomposed.factors[site, option.scheme]
-        value = stored_weight(self.study.found, self.sites[site], factors, option)
-        for feeds, outputs in self.reference.batches():
-            yield from zip(outputs, split(self.runner.run({**join(feeds), weight: value}), feeds), strict=True)
-
-    def loss(self, pair: tuple[Any, Any]) -> float:
-        return min(float(self.study.stand.calibrated.objective.divergence(*pair, 1)), LARGEST_LOSS)
-
-
-def watched(command: Sequence[str]) -> dict[str, Any]:
-    """Return exit code, seconds, peak memory and last words of a Python process, given what comes behind `python`."""
-    here = Path(__file__).resolve().parent
-    paths = filter(None, [str(PACKAGE.parent), str(here.parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}  # the same package here and there
-    call = [sys.executable, str(here / "peak.py"), sys.executable, *command]
-    done = subprocess.run(call, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
-
-
-def optimized(arguments: Sequence[Any], report: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Return what `onnx-lowrank optimize` took (see `watched`), and its report, None where it wrote none."""
-    report.unlink(missing_ok=True)
-    used = watched(["-m", "onnx_lowrank.cli", "optimize", *map(str, arguments), "--report", str(report), "--quiet"])
-    return used, json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None

@@ -19,14 +19,11 @@ MODELS = (*TASKS, *CLASSIFIERS)
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """One set of samples: `metric` and `baseline` are the recipe's, "" and None where nobody labelled it."""
+    """One set of samples: `metric` is the recipe's, "" where nobody labelled it."""
 
     name: str
     path: Path
-    n: int
-    note: str
     metric: str
-    baseline: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +50,8 @@ def read_entry(zoo: Path, name: str) -> Entry:
     if not (folder / "recipe.json").exists():
         raise FileNotFoundError(f"{folder} holds no built model: python -m models {name} --out {folder}")
     recipe: dict[str, Any] = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-    sets = {
-        key: Set(key, folder / about["file"], about["n"], about["note"], about.get("metric", ""), about.get("baseline"))
-        for key, about in recipe["splits"].items()
-    }
+    splits = recipe["splits"].items()
+    sets = {key: Set(key, folder / about["file"], about.get("metric", "")) for key, about in splits}
     tests = tuple(each for key, each in sets.items() if key.startswith("test"))
     return Entry(name, folder / "model.onnx", file_hash(folder / "model.onnx"), recipe["metric"],
                  sets["calibration"], sets["validation"], tests)  # fmt: skip
@@ -64,7 +59,7 @@ def read_entry(zoo: Path, name: str) -> Entry:
 
 def stand_in(name: str, key: str, model: Path = Path()) -> Entry:
     """Return the entry of what is measured without a zoo model; `key` hashes what its cells depend on."""
-    empty = Set("", Path(), 0, "", "", None)
+    empty = Set("", Path(), "")
     return Entry(name, model, key, "top1", empty, empty, ())
 
 

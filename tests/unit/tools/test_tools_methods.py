@@ -194,7 +194,7 @@ def test_the_figure_has_a_panel_a_model_and_the_same_bytes_every_time(
     assert "dc:date" not in text
     titles = re.findall(r"<text [^>]*>(\w+)</text>", text)
     assert [title for title in titles if title in MODELS] == list(models)
-    names = (page.LABELS.get(name, name) for name in (*page.STYLES, "original", page.BELOW))
+    names = (page.LABELS.get(name, name) for name in (*page.STYLES, "original"))
     assert [name for name in names if text.count(f">{name}</text>") != 1] == []
     assert len(text) < 150_000
 
@@ -205,19 +205,3 @@ def test_without_methods_there_is_no_figure(bench: Bench, tmp_path: Path) -> Non
     unreached = [raw("methods", "vgg", "ours/0.1", {"reachable": False})]
     assert not any(draw(lines, tmp_path / "p.svg") for lines in ([], product, unreached))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_what_lies_below_the_panel_is_an_arrow_at_its_edge(bench: Bench) -> None:
-    figure = pytest.importorskip("matplotlib.figure").Figure()
-    page, axes = bench("benchmarks.methods_page"), figure.subplots()
-    points = points_of(bench, measured(bench))
-    page.draw_panel(axes, "vgg", ORIGINAL, points)
-    bottom, top = axes.get_ylim()
-    arrows = [line for line in axes.lines if line.get_marker() == page.CARET_DOWN and len(line.get_xdata())]
-    below = [method for method in page.STYLES if points[method][0][1] < bottom]
-    assert below
-    assert [line.get_color() for line in arrows] == [page.STYLES[method][0] for method in below]
-    for line in arrows:
-        assert list(line.get_ydata()) == [bottom] * len(KEEPS)
-        assert list(line.get_xdata()) == pytest.approx(KEEPS[::-1], rel=0.15)
-    assert all(bottom < point[2] and point[3] < top for name in page.MINE for point in points[name])

@@ -33,7 +33,7 @@ def workbench_of(bench: Bench, folder: Path) -> Any:
     sets = []
     for seed, name in enumerate(("calibration", "validation", "test")):
         np.savez(folder / f"{name}.npz", x=normal((20, 4), seed), labels=np.arange(20) % 3)
-        sets.append(zoo.Set(name, folder / f"{name}.npz", 20, "", "top1", None))
+        sets.append(zoo.Set(name, folder / f"{name}.npz", "top1"))
     entry = zoo.Entry("tiny", folder / "model.onnx", "0" * 64, "top1", sets[0], sets[1], (sets[2],))
     setting = lines.Setting(0, 1, True)
     return bench("benchmarks.workbench").Workbench(entry, lines.Lines(folder / "out", setting))

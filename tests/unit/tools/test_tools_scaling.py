@@ -139,7 +139,7 @@ def test_a_run_that_fails_is_told_with_its_last_words_and_leaves_nothing(
 
 def test_a_watched_process_is_told_by_its_exit_its_memory_and_its_last_words(bench: Bench) -> None:
     code = "import sys; sys.stderr.write('first\\nlast\\n'); sys.exit(3)"
-    used = bench("benchmarks.workbench").watched(["-c", code])
+    used = bench("benchmarks.process").watched(["-c", code])
     assert (used["exit"], used["last"]) == (3, "last")
     assert used["peak_bytes"] > 1e6
     assert used["seconds"] > 0
