@@ -60,8 +60,12 @@ def _rule(made: Basis, allocate: Allocate) -> Rule:
     return build
 
 
+def _spectra(bench: Workbench) -> dict[tuple[str, str], Array]:
+    return spectra(bench.study, bench.plain)
+
+
 def _alds(bench: Workbench, replicate: int | None, share: float) -> Built:
-    bounds = spectra(bench.study, bench.plain)
+    bounds = bench.once(_spectra)
     return _rule(_plain, bounded(lambda problem, budget: wb.alds(problem, budget, bounds)))(bench, replicate, share)
 
 

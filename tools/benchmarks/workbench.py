@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from benchmarks.lines import Lines
-from benchmarks.zoo import Entry, Set
+from benchmarks.zoo import CLASSIFIERS, Entry, Set
 from onnx_lowrank import (
     DataSources,
     Gate,
@@ -134,7 +134,8 @@ class Workbench:
     @cached_property
     def options(self) -> Options:
         setting = self.lines.setting
-        return Options(metric=self.entry.metric, seed=setting.seed, threads=setting.threads, provider="cpu")
+        metric = "top1" if self.entry.name in CLASSIFIERS else self.entry.metric
+        return Options(metric=metric, seed=setting.seed, threads=setting.threads, provider="cpu")
 
     @cached_property
     def runs(self) -> Path:
