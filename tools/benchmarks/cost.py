@@ -53,10 +53,8 @@ def _passes(study: Study) -> Any:
     """Return the two passes of the joint collection, ready to run (`run`, `passes`)."""
     subject, samples, options = study.subject, study.split.calibration, study.options
     objective = wb.objective_of(subject, samples, options, wb.kind_of(subject, study.metric(wb.ANY)[0], samples))
-    observed, batch = (
-        wb.observe(subject.model, study.found, samples.feeds, options),
-        wb.batch_of(subject, samples.feeds),
-    )
+    observed = wb.observe(subject.model, study.found, samples.feeds, options)
+    batch = wb.batch_of(subject, samples.feeds)
     return wb.joint_collection(subject, samples, study.found, observed, objective, options, batch)
 
 

@@ -36,8 +36,6 @@ LOSSES = {"ppocr": "models/losses.py:ctc"}
 """The labelled losses of "+ signed" and "paper" where cross-entropy does not fit; they need labelled calibration."""
 Rule = Callable[[Workbench, int | None, float], Built]
 """(workbench, replicate, share of the factorable parameters) -> plan and factors."""
-
-
 Basis = Callable[[Workbench, int | None], Decomposed]
 
 
