@@ -108,6 +108,10 @@ class Session:
         quantizer = PostQuantizer(loaded, split.calibration.feeds, options, clock)
         return Session(loaded, split, inventory, options, clock, sources.random, quantizer)
 
+    def renewed(self, **changes: Any) -> Session:
+        """Return the session with other fields, and nothing measured or collected yet."""
+        return replace(self, trials={}, _known={}, **changes)
+
     def with_post_quantization(self, then: Then | None) -> Session:
         """Return the session with another step after factoring; what was collected is shared, trials are not."""
         options = replace(self.options, then=then)

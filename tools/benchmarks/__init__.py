@@ -1,1 +1,1 @@
-"""What `tools/bench.py` runs and writes: measurements as raw lines, and RESULTS.md made of them."""
+"""What `tools/bench.py` runs: a file a part, on one workbench, and the pages that are made of the lines."""

@@ -7,160 +7,121 @@ others make up for it. All is measured on validation samples, at most SAMPLES of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from benchmarks.ablation import Workbench
-from benchmarks.curves import triple
+from benchmarks import workbench as wb
 from benchmarks.goals import MAX_DROP
-from benchmarks.lines import Lines
-from benchmarks.zoo import Entry
-from onnx_lowrank.collection import overridable
-from onnx_lowrank.metrics import Collector, Measured, Metric, agreement, choose_metric, class_output, drop_of, listed
-from onnx_lowrank.metrics.class_scores import log_probabilities, probable
-from onnx_lowrank.options import Options, Runtime
-from onnx_lowrank.pipeline.loaded_model import LoadedModel, first_outputs
-from onnx_lowrank.runtime.batching import join, split
-from onnx_lowrank.runtime.runner import Runner
-from onnx_lowrank.samples import Samples, read
-from onnx_lowrank.sensitivity.substitution import LARGEST_LOSS, stored_weight
-from onnx_lowrank.statistics import LEVEL, single_interval
-from onnx_lowrank.types import Array, Curve, Option
-from onnx_lowrank.validation import Reference, within
-from onnx_lowrank.weights.find import find_sites
+from benchmarks.lines import Cells, Line
+from benchmarks.parts import Cell, Part, sections
+from benchmarks.substitution import Substitution
+from benchmarks.wording import NONE, interval, number, percent, table, with_interval
+from benchmarks.workbench import Workbench
 
-PART = "floor"
-CELL = "weights"
-MODELS = ("minilm", "ppocr", "efficientnet")
-SAMPLES = 200
-QUICK_SAMPLES = 24
+SAMPLES, QUICK_SAMPLES, SHOWN = 200, 24, 8
 MARGINS = (0.01, 0.02, 0.05)
-DECIDED = "top1"
+DECIDED = ":top1"
 """The metric under which a sample is one decision, so that margins and flips mean something."""
 
 
-@dataclass(eq=False)
-class Scene:
-    """Validation samples, the original on them, and one session in which any weight can be replaced."""
-
-    samples: Samples
-    metric: Metric
-    runner: Runner
-    decided: bool
-    seed: int
-    reference: Reference = field(init=False)
-    original: Measured = field(init=False)
-    classes: str | None = None
-
-    def __post_init__(self) -> None:
-        self.reference = Reference(self.runner, self.samples.feeds)
-        collector = Collector(self.metric, self.samples.labels, self.seed, original=True)
-        for _, outputs in self.reference.batches():
-            if self.decided and self.classes is None:
-                self.classes = class_output(self.metric, listed(outputs))
-            collector.add(outputs, outputs)
-        self.original = collector.result()
-
-    def replaced(self, weight: str, value: Array, bench: Workbench) -> dict[str, Any]:
-        """Return the metric's drop, the loss, and the share of decisions that flip, with one weight replaced."""
-        collector = Collector(self.metric, self.samples.labels, self.seed, original=False)
-        losses: list[float] = []
-        kept: list[float] = []
-        for feeds, reference in self.reference.batches():
-            outputs = split(self.runner.run({**join(feeds), weight: value}), feeds)
-            collector.add(outputs, reference)
-            for pair in zip(reference, outputs, strict=True):
-                losses.append(min(bench.joint.objective.divergence(*pair, 1), LARGEST_LOSS))
-                if self.classes is not None:
-                    kept.append(agreement(*(side[self.classes] for side in pair)))
-        drop = drop_of(self.metric, self.original, collector.result(), LEVEL, relative=False)
-        return {
-            "drop": triple(drop),
-            "exceeds": not within(drop.estimate, MAX_DROP, 1.0),
-            "loss": triple(single_interval(np.array(losses), LEVEL)),
-            "flips": triple(single_interval(1 - np.array(kept), LEVEL)) if kept else None,
-        }
-
-
-def measure(entry: Entry, lines: Lines) -> None:
-    """Measure a model's floor, if that has not been done. Raises LowRankError."""
-    if entry.name not in MODELS or lines.has(PART, entry.name, CELL, entry.sha256):
-        return
-    options = Options(seed=lines.setting.seed, runtime=Runtime(threads=lines.setting.threads))
-    loaded = LoadedModel.of(entry.model, options)
-    bench = Workbench(entry, loaded, find_sites(loaded.model, multiple=options.rank_multiple), options)
-    scene = _scene(bench, QUICK_SAMPLES if lines.setting.quick else SAMPLES)
-    data = {
-        "metric": scene.metric.name,
-        "unit": bench.joint.objective.unit,
-        "n": len(scene.samples),
-        "allowed": MAX_DROP,
-        "sites": len(bench.inventory.sites),
-        "factorable": sum(site.parameters for site in bench.inventory.sites),
-        "margins": _margins(bench, scene, whole=not lines.setting.quick) if scene.classes is not None else None,
-        "weights": _weights(bench, scene),
-    }
-    lines.add(PART, entry.name, CELL, entry.sha256, data)
-    count = sum(weight["exceeds"] for weight in data["weights"])
-    print(f"{entry.name}: {count} of {len(data['weights'])} weights alone exceed {MAX_DROP:g}", flush=True)
-
-
-def _scene(bench: Workbench, most: int) -> Scene:
-    whole = read(bench.entry.validation.path, bench.loaded.runner.inputs)
-    picks = np.unique(np.linspace(0, len(whole) - 1, min(len(whole), most)).round().astype(int))
-    samples = whole.subset([int(i) for i in picks])
-    metric, _ = choose_metric(bench.entry.metric, samples.labels, first_outputs(bench.loaded, samples.feeds))
-    names = {site.id: site.weight for site in bench.inventory.sites}
-    model = overridable(bench.loaded.model, [names[curve.site] for curve in bench.joint.decomposed.curves])
-    runner = Runner(model, runtime=bench.options.runtime)
-    return Scene(samples, metric, runner, bench.entry.metric.endswith(f":{DECIDED}"), bench.options.seed)
-
-
-def _weights(bench: Workbench, scene: Scene) -> list[dict[str, Any]]:
-    sites = {site.id: site for site in bench.inventory.sites}
-    found = []
-    for curve in bench.joint.decomposed.curves:
-        option = mildest(curve)
-        if option is None:
+def _measure(bench: Workbench) -> Line:
+    samples = wb.some(bench.samples(bench.entry.validation), QUICK_SAMPLES if bench.quick else SAMPLES)
+    session, seed = bench.collected(), bench.options.seed
+    there, metric = Substitution(bench, session, samples), bench.judge(bench.entry.validation).metric
+    outputs = [sample for _, batch in there.reference.batches() for sample in batch]
+    classes = wb.class_output(metric, wb.listed(outputs)) if bench.entry.metric.endswith(DECIDED) else None
+    collector = wb.Collector(metric, samples.labels, seed, original=True)
+    collector.add(outputs, outputs)
+    original, weights = collector.result(), []
+    for curve in there.curves:
+        if (option := mildest(curve)) is None:
             continue
-        site = sites[curve.site]
-        factors = bench.joint.decomposed.factors[curve.site, option.scheme]
-        said = scene.replaced(site.weight, stored_weight(bench.inventory, site, factors, option), bench)
-        about = {
-            "site": curve.site,
-            "node": site.node,
-            "scheme": option.scheme,
-            "rank": "x".join(map(str, option.ranks)),
-        }
-        saved = curve.dense.cost.parameters - option.cost.parameters
-        found.append({**about, "predicted": option.loss, "saved": saved, **said})
-    return found
+        collector = wb.Collector(metric, samples.labels, seed, original=False)
+        pairs = list(there.outputs(curve.site, option))
+        collector.add([candidate for _, candidate in pairs], [reference for reference, _ in pairs])
+        drop = wb.drop_of(metric, original, collector.result(), wb.LEVEL, relative=False)
+        flips = [1 - wb.agreement(*(side[classes] for side in pair)) for pair in pairs] if classes else []
+        weights.append(
+            {
+                "site": curve.site, "node": there.sites[curve.site].node, "scheme": option.scheme,
+                "rank": "x".join(map(str, option.ranks)), "predicted": option.loss,
+                "saved": curve.dense.cost.parameters - option.cost.parameters, "drop": wb.triple(drop),
+                "exceeds": not wb.within(drop.estimate, MAX_DROP, 1.0), "loss": _mean([there.loss(p) for p in pairs]),
+                "flips": _mean(flips) if flips else None,
+            }
+        )  # fmt: skip
+    return {
+        "metric": metric.name, "unit": bench.objective.unit, "n": len(samples), "allowed": MAX_DROP,
+        "sites": len(there.sites), "factorable": wb.factorable(session), "weights": weights,
+        "margins": _margins(bench, classes) if classes else None,
+    }  # fmt: skip
 
 
-def mildest(curve: Curve) -> Option | None:
+def _mean(values: Sequence[float]) -> list[float]:
+    return wb.triple(wb.single_interval(np.array(values, float), wb.LEVEL))
+
+
+def mildest(curve: Any) -> Any:
     """Return the option of the largest rank on offer: the most parameters short of dense; None where there is none."""
     smaller = [o for o in curve.options if not o.dense and o.cost.parameters < curve.dense.cost.parameters]
     return max(smaller, key=lambda o: (o.cost.parameters, -o.loss), default=None)
 
 
-def _margins(bench: Workbench, scene: Scene, *, whole: bool) -> dict[str, Any]:
-    """Return how many decisions are close, of the whole validation set or of the samples at hand."""
-    feeds = read(bench.entry.validation.path, bench.loaded.runner.inputs).feeds if whole else scene.samples.feeds
-    found = []
-    for _, outputs in Reference(scene.runner, feeds, limit=0).batches():
-        found.extend(margin(sample[str(scene.classes)]) for sample in outputs)
-    return {"n": len(found), "shares": close(found)}
+def _margins(bench: Workbench, classes: str) -> Line:
+    """Return (bound, share of validation samples whose decisions lead by less, its ends) for every bound."""
+    feeds = bench.samples(bench.entry.validation).feeds
+    batches = wb.Reference(bench.original, feeds, limit=0).batches()
+    leads = [margin(sample[classes]) for _, batch in batches for sample in batch]
+    return {"n": len(leads), "shares": [[bound, *_mean([lead < bound for lead in leads])] for bound in MARGINS]}
 
 
-def margin(scores: Array) -> float:
+def margin(scores: Any) -> float:
     """Return the least p₁ − p₂ over a sample's positions: by how much its decision leads the next."""
-    chances = np.sort(np.exp(log_probabilities(scores, probabilities=probable(scores))), axis=1)
+    chances = np.sort(np.exp(wb.log_probabilities(scores, probabilities=wb.probable(scores))), axis=1)
     return float((chances[:, -1] - chances[:, -2]).min())
 
 
-def close(margins: Sequence[float]) -> list[list[float]]:
-    """Return (bound, share below it, low, high) for every bound."""
-    below = [(bound, (np.array(margins) < bound).astype(float)) for bound in MARGINS]
-    return [[bound, *triple(single_interval(share, LEVEL))] for bound, share in below]
+def ranked(weights: Sequence[Line]) -> list[Line]:
+    """Return the weights by drop for every parameter saved, a gain taken as none; ties by their loss for it."""
+    return sorted(weights, key=lambda w: (max(w["drop"][0], 0.0) / w["saved"], w["loss"][0] / w["saved"]))
+
+
+def _section(model: str, cells: Cells) -> list[str]:
+    data = cells["weights"]
+    weights, allowed, decided = data["weights"], data["allowed"], data["margins"]
+    surely = sum(weight["drop"][1] > allowed for weight in weights)
+    saved = [sum(w["saved"] for w in part) for part in ([w for w in weights if not w["exceeds"]], weights)]
+    decision = f" (one decision is {number(1 / data['n'])})" if decided else ""
+    text = [
+        f"On {data['n']} validation samples{decision}: {sum(weight['exceeds'] for weight in weights)} of"
+        f" {len(weights)} weights alone exceed {number(allowed)} ({surely} with their whole interval). The others save"
+        f" {percent(saved[0] / data['factorable'])} of the factorable parameters at these ranks; all save"
+        f" {percent(saved[1] / data['factorable'])}. Shown: {min(SHOWN, len(weights))} of {len(weights)} weights, the"
+        " least drop for every parameter saved first (a gain counts as no drop, ties by loss).",
+        "",
+    ]
+    if decided:
+        shares = (f"{number(bound, 2)}: {number(ends[0])} {interval(ends)}" for bound, *ends in decided["shares"])
+        text += [
+            f"How close the original's own decisions are: the share of {decided['n']} validation samples with p₁ − p₂"
+            f" below {', below '.join(shares)}.",
+            "",
+        ]
+    heads = ["weight", "scheme, rank", "parameters saved", f"drop of `{data['metric'].rpartition(':')[2]}`"]
+    heads += [f"loss, {data['unit']}", *(["decisions that flip"] if decided else [])]
+    return [*text, *table(heads, [_row(data, weight) for weight in ranked(weights)[:SHOWN]])]
+
+
+def _row(data: Line, weight: Line) -> list[str]:
+    loss = "{:.2g} [{:.2g}, {:.2g}]".format(*weight["loss"])
+    flips = [with_interval(weight["flips"]) if weight["flips"] else NONE] if data["margins"] else []
+    drop = with_interval(weight["drop"], 3 if data["margins"] else 5)  # a correlation moves in small steps
+    saved = f"{weight['saved']:,} ({percent(weight['saved'] / data['factorable'], 2)})"
+    return [f"`{weight['node'] or weight['site']}`", f"{weight['scheme']}, {weight['rank']}", saved, drop, loss, *flips]
+
+
+PART = Part(
+    "floor", "Floor: one weight alone, at its largest rank", lambda model, quick: [Cell("weights", _measure)],
+    sections("floor", _section), ("minilm", "ppocr", "efficientnet"),
+)  # fmt: skip

@@ -8,212 +8,148 @@ gains loss, not knowledge); and the leaky protocol, which calibrates and validat
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from functools import partial
 
-import numpy as np
-import scipy.optimize
-import scipy.special
-from numpy.typing import NDArray
+from benchmarks.lines import Cells, Line
+from benchmarks.parts import Cell, Part, sections
+from benchmarks.scores import Scores, compared, means, original_on_test
+from benchmarks.wording import NONE, number, paired, percent, table, with_interval
+from benchmarks.workbench import ANY, Goal, Workbench, triple
+from benchmarks.zoo import CLASSIFIERS
+from onnx_lowrank import Compact, DataSources, Gate, Lossless, Session
 
-from benchmarks.curves import QUICK_SAMPLES, triple
-from benchmarks.lines import Lines
-from benchmarks.zoo import Entry
-from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options, Runtime
-from onnx_lowrank.pipeline import DataSources, Session, meet_goal
-from onnx_lowrank.results.result import Result
-from onnx_lowrank.runtime.batching import batches, join
-from onnx_lowrank.runtime.runner import Runner
-from onnx_lowrank.samples import Samples, read
-from onnx_lowrank.statistics import LEVEL, exact_difference, paired_interval
-
-PART = "paper"
-KEEPS = (0.5, 0.3, 0.2, 0.1)
-DROPS = (0.0, 0.005)
-LEAKY_KEEPS = (0.3, 0.1)
+KEEPS, DROPS, LEAKY_KEEPS = (0.5, 0.3, 0.2, 0.1), (0.0, 0.005), (0.3, 0.1)
+GOALS: dict[str, Goal] = {
+    **{f"lossless/{keep:g}": Lossless(keep=keep, gate=ANY) for keep in KEEPS},
+    **{f"compact/{drop:g}": Compact(gate=Gate(max_drop=drop, observed=True)) for drop in DROPS},
+    **{f"leaky/{keep:g}": Lossless(keep=keep, gate=ANY) for keep in LEAKY_KEEPS},
+}
 LEAKY = 2000
 """Test samples that the leaky protocol calibrates, validates and reports on; the honest rows are told on them, too."""
-ANY = Gate(max_drop=1.0, observed=True)
-"""lossless: the size is what is asked for; what it costs is what is reported."""
-BATCH = 50
-TEMPERATURES = (0.05, 20.0)
-Array: TypeAlias = NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One row of the table: a goal, by the honest protocol or the leaky one."""
-
-    name: str
-    goal: Goal
-    leaky: bool = False
-
-
-CELLS = (
-    *(Cell(f"lossless/{keep:g}", Lossless(keep=keep, gate=ANY)) for keep in KEEPS),
-    *(Cell(f"compact/{drop:g}", Compact(gate=Gate(max_drop=drop, observed=True))) for drop in DROPS),
-    *(Cell(f"leaky/{keep:g}", Lossless(keep=keep, gate=ANY), leaky=True) for keep in LEAKY_KEEPS),
+ABOUT = (
+    "Whole-file parameters; *lossless* is the most accurate model found of that size, *compact* the smallest whose"
+    " validation top-1 falls by no more than the number behind it. {n} test samples, paired 95 % intervals of the"
+    " change: of top-1 exact (with how many samples were won and lost), of the loss in nats. *Tempered*: both models"
+    " with a temperature of their own, fitted on validation: a loss that falls only where it is not tempered is one of"
+    " confidence. Latency: one sample a call, in turns with the original. *s*: of the whole run; collection, which the"
+    " rows share, counts in each."
 )
-QUICK_CELLS = (CELLS[1],)
+ABOUT_LEAKY = (
+    f"*Leaky*: calibrated, chosen and reported on the same {LEAKY:,} test samples, as one must not. The honest"
+    " rows are those from above, told on these samples; by how much the leaky change is above theirs is leakage. (Also"
+    f" different: leaky plans were validated on {LEAKY:,} samples alone.)"
+)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Scores:
-    """A model's scores (n, classes) and the labels (n,) of one set."""
-
-    logits: Array
-    labels: Array
-
-    @property
-    def hits(self) -> Array:
-        """1 where the largest score is at the label, (n,)."""
-        return (self.logits.argmax(1) == self.labels).astype(float)
-
-    def losses(self, temperature: float = 1.0) -> Array:
-        """Return −log p(label) in nats, (n,)."""
-        logs = scipy.special.log_softmax(self.logits / temperature, axis=1)
-        return np.asarray(-logs[np.arange(len(self.labels)), self.labels])
-
-    def temperature(self) -> float:
-        """Return the temperature of least mean loss."""
-        low, high = np.log(TEMPERATURES)
-        found = scipy.optimize.minimize_scalar(
-            lambda t: self.losses(float(np.exp(t))).mean(), bounds=(low, high), method="bounded"
-        )
-        return float(np.exp(found.x))
-
-    def part(self, count: int) -> Scores:
-        """Return the first samples."""
-        return Scores(self.logits[:count], self.labels[:count])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Sets:
-    """What a model is scored on, and the original's scores there."""
-
-    validation: Samples
-    test: Samples
-    original: tuple[Scores, Scores]
-
-
-def measure(entry: Entry, lines: Lines) -> None:
-    """Measure every missing row of a classifier; the honest rows share one collection. Raises LowRankError."""
-    quick = lines.setting.quick
-    cells = QUICK_CELLS if quick else CELLS
-    missing = [cell for cell in cells if not lines.has(PART, entry.name, cell.name, entry.sha256)]
-    options = Options(metric="top1", seed=lines.setting.seed, runtime=Runtime(threads=lines.setting.threads))
-    for leaky in (False, True):
-        mine = [cell for cell in missing if cell.leaky == leaky]
-        if not mine:
-            continue
-        start = time.perf_counter()
-        session = Session.of(entry.model, _sources(entry, options, leaky=leaky, quick=quick), options)
-        session.collect(session.metric(mine[0].goal.gate)[0])
-        collection = time.perf_counter() - start
-        sets = _sets(entry, session, quick=quick)
-        for cell in mine:
-            data = {**_row(session, cell, sets, collection), "weights": weights(entry, session)}
-            lines.add(PART, entry.name, cell.name, entry.sha256, data)
-            print(f"{entry.name}: {cell.name}: {data['outcome']}, {data.get('top1')}", flush=True)
-
-
-def _sources(entry: Entry, options: Options, *, leaky: bool, quick: bool) -> DataSources:
-    """Return the samples; leaky: the evaluation samples as calibration and validation, what one must not do."""
-    runner = Runner(entry.model, runtime=options.runtime)
+def _collected(bench: Workbench, leaky: bool) -> tuple[Session, float]:
+    """Return the session that the rows of a protocol share, and the seconds that collecting took."""
+    start, samples = time.perf_counter(), None
     if leaky:
-        test = some(read(entry.tests[0].path, runner.inputs), quick=quick)
+        test = bench.samples(bench.entry.tests[0])
         part = test.subset(range(min(len(test), LEAKY)))
-        return DataSources(data=part, validation=part, force_overlap=True)
-    each = entry.calibration, entry.validation
-    calibration, validation = (some(read(one.path, runner.inputs), quick=quick) for one in each)
-    return DataSources(data=calibration, validation=validation)
+        samples = DataSources(data=part, validation=part, force_overlap=True)
+    session = bench.opened(samples=samples)
+    session.collect(session.metric(ANY)[0])
+    return session, time.perf_counter() - start
 
 
-def some(samples: Samples, *, quick: bool) -> Samples:
-    """Return the samples, or for a trial a few, spread over the set."""
-    count = min(len(samples), QUICK_SAMPLES)
-    return samples.subset([i * len(samples) // count for i in range(count)]) if quick else samples
+def _original(bench: Workbench) -> tuple[Scores, Scores]:
+    return Scores.of(bench.original, bench.samples(bench.entry.validation)), bench.once(original_on_test)
 
 
-def weights(entry: Entry, session: Session) -> dict[str, str]:
-    """Return which weights these are: the file's hash, and how it says that they were trained, "" where it does not."""
-    said = {prop.key: prop.value for prop in session.loaded.model.metadata_props}
-    return {"sha256": entry.sha256, "training": said.get("training", "")}
-
-
-def _sets(entry: Entry, session: Session, *, quick: bool) -> Sets:
-    runner = session.loaded.runner
-    each = entry.validation, entry.tests[0]
-    validation, test = (some(read(one.path, runner.inputs), quick=quick) for one in each)
-    return Sets(validation, test, (scored(runner, validation), scored(runner, test)))
-
-
-def scored(runner: Runner, samples: Samples, batch: int = BATCH) -> Scores:
-    """Return a model's scores on a set of samples with class numbers as labels, `batch` samples a call at most."""
-    rows = [next(iter(outputs.values())) for outputs in _outputs(runner, samples, batch)]
-    logits = np.concatenate(rows).astype(np.float64)
-    return Scores(logits, np.asarray(samples.labels).reshape(len(samples)).astype(int))
-
-
-def _outputs(runner: Runner, samples: Samples, batch: int) -> Iterator[dict[str, Any]]:
-    for run in batches(samples.feeds, batch):
-        yield runner.run(join(run))
-
-
-def _row(session: Session, cell: Cell, sets: Sets, collection: float) -> dict[str, Any]:
-    """Return a row; `seconds` are those of the whole: what the rows share, `collection`, counts in each of them."""
+def _measure(bench: Workbench, name: str) -> Line:
+    leaky = name.startswith("leaky")
+    session, seconds = bench.once(_collected, leaky)
     start = time.perf_counter()
-    result = meet_goal(session, cell.goal, dry_run=True)
-    seconds = collection + time.perf_counter() - start
-    about: dict[str, Any] = {"reason": result.reason, "seconds": seconds, "leaky": cell.leaky}
+    result = bench.goal(session, GOALS[name])
+    training = {prop.key: prop.value for prop in session.loaded.model.metadata_props}.get("training", "")
+    data: Line = {
+        "reason": result.reason, "seconds": seconds + time.perf_counter() - start, "leaky": leaky,
+        "weights": {"sha256": bench.entry.sha256, "training": training}, "outcome": "made" if result else "nothing",
+    }  # fmt: skip
     if not result:
-        return {**about, "outcome": "nothing"}
-    options = session.options
-    runner = Runner(result.model, runtime=options.runtime)
-    found = scored(runner, sets.validation), scored(runner, sets.test)
-    (validation, test), part = sets.original, (sets.original[1].part(LEAKY), found[1].part(LEAKY))
-    if cell.leaky:  # the samples that it reports are all that it has
-        return {**about, "outcome": "made", **_sizes(result), **_compared((part[0],) * 2, (part[1],) * 2)}
-    data = {**about, "outcome": "made", **_sizes(result), **_compared((validation, test), found)}
-    return {**data, "leaky_samples": compared(*part)}
-
-
-def _sizes(result: Result) -> dict[str, Any]:
+        return data
     dense = sum(curve.dense.cost.parameters for curve in result.curves)
-    return {
+    data |= {
         "kept": result.after.parameters / result.before.parameters,
         "kept_factorable": result.plan.cost.parameters / dense if result.plan else 1.0,
-        "bytes": [result.before.bytes, result.after.bytes],
-        "macs": result.after.macs / result.before.macs,
+        "bytes": [result.before.bytes, result.after.bytes], "macs": result.after.macs / result.before.macs,
         "latency": triple(result.latency.ratio) if result.latency else None,
-    }
+    }  # fmt: skip
+    runner, before = bench.runner(result.model), bench.once(_original)
+    after = tuple(Scores.of(runner, bench.samples(s)) for s in (bench.entry.validation, bench.entry.tests[0]))
+    parts = before[1].part(LEAKY), after[1].part(LEAKY)
+    if leaky:  # the samples that it reports are all that it has
+        return {**data, **controlled((parts[0],) * 2, (parts[1],) * 2)}
+    return {**data, **controlled(before, after), "leaky_samples": compared(*parts)}
 
 
-def _compared(before: Sequence[Scores], after: Sequence[Scores]) -> dict[str, Any]:
+def controlled(before: Sequence[Scores], after: Sequence[Scores]) -> Line:
     """Return what there is to say of (validation, test): `compared` of the test, and tempered on validation."""
     temperatures = [before[0].temperature(), after[0].temperature()]
     tempered = [each[1].losses(t) for each, t in zip((before, after), temperatures, strict=True)]
-    return {
-        **compared(before[1], after[1]),
-        "tempered": _means(*tempered),
-        "temperatures": temperatures,
-        "validation_top1": [float(each[0].hits.mean()) for each in (before, after)],
-    }
+    tops = [float(each[0].hits.mean()) for each in (before, after)]
+    pair = compared(before[1], after[1])
+    return {**pair, "tempered": means(*tempered), "temperatures": temperatures, "validation_top1": tops}
 
 
-def compared(first: Scores, second: Scores) -> dict[str, Any]:
-    """Return the original's mean, the candidate's, and the paired change, of top-1 and loss; n, and won and lost."""
-    gained = int(((second.hits == 1) & (first.hits == 0)).sum())
-    lost = int(((second.hits == 0) & (first.hits == 1)).sum())
-    gain = exact_difference(gained, lost, len(first.hits), LEVEL)  # positive: the candidate is better
-    return {
-        "n": len(first.hits),
-        "top1": [float(first.hits.mean()), float(second.hits.mean()), triple(gain)],
-        "flips": [gained, lost],
-        "loss": _means(first.losses(), second.losses()),
-    }
+def _section(model: str, cells: Cells) -> list[str]:
+    there = {name: cells[name] for name in GOALS if name in cells}
+    made = {name: data for name, data in there.items() if data["outcome"] == "made"}
+    honest = {name: data for name, data in made.items() if not data["leaky"]}
+    leaky = {name: data for name, data in made.items() if data["leaky"]}
+    text = [_weights(next(iter(there.values()))["weights"]), ""]
+    if honest:
+        first = next(iter(honest.values()))
+        top, *losses = (number(first[key][0], 4) for key in ("top1", "loss", "tempered"))
+        rows = [["original", "100 %", "100 %", "100 %", top, NONE, *losses, "1", NONE]]
+        rows += [_row(name, data) for name, data in honest.items()]
+        heads = (
+            "",
+            "kept",
+            "of the factorable",
+            "MACs",
+            "top-1",
+            "won, lost",
+            "loss",
+            "loss, tempered",
+            "latency ×",
+            "s",
+        )
+        text += [ABOUT.format(n=f"{first['n']:,}"), "", *table(heads, rows)]
+    if leaky:
+        first = next(iter(leaky.values()))
+        rows = [["original", "100 %", number(first["top1"][0], 4), NONE, number(first["loss"][0], 4)]]
+        for name, data in leaky.items():
+            twin = name.replace("leaky", "lossless")
+            rows += [_short(twin, {**honest[twin], **honest[twin]["leaky_samples"]})] if twin in honest else []
+            rows += [_short(name, data)]
+        text += [ABOUT_LEAKY, "", *table(("", "kept", "top-1", "won, lost", "loss"), rows)]
+    reasons = [f"- {name}: {data['reason']}" for name, data in there.items() if name not in made]
+    return [*text, *reasons, *([""] if reasons else [])]
 
 
-def _means(first: Array, second: Array) -> list[Any]:
-    return [float(first.mean()), float(second.mean()), triple(paired_interval(second, first, LEVEL))]
+def _weights(about: Line) -> str:
+    untold = "a file given with `--model`, which does not say how it was trained"
+    how = f"trained by the recipe in `models/`: `{about['training']}`" if about["training"] else untold
+    return f"Weights: {how} (SHA-256 of the file: `{about['sha256'][:12]}`)."
+
+
+def _short(name: str, data: Line) -> list[str]:
+    won, lost = data["flips"]
+    return [name.replace("/", " "), percent(data["kept"]), paired(data["top1"]), f"{won}, {lost}", paired(data["loss"])]
+
+
+def _row(name: str, data: Line) -> list[str]:
+    label, kept, top, flips, loss = _short(name, data)
+    shares = [kept, percent(data["kept_factorable"]), percent(data["macs"])]
+    latency = with_interval(data["latency"], 2) if data["latency"] else NONE
+    return [label, *shares, top, flips, loss, paired(data["tempered"]), latency, f"{data['seconds']:.0f}"]
+
+
+PART = Part(
+    "paper", "The paper's reductions",
+    lambda model, quick: [Cell(name, partial(_measure, name=name)) for name in (["lossless/0.3"] if quick else GOALS)],
+    sections("paper", _section), CLASSIFIERS,
+)  # fmt: skip

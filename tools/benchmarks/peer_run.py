@@ -1,30 +1,23 @@
 """`python peer_run.py TOOL SOURCE.onnx TARGET.onnx SAMPLES.npz`: one call of a peer, in its own environment.
 
-Nothing of this repository is imported here, and of each tool no more than it needs. SAMPLES.npz holds arrays named
-`<number>/<input>`, one sample a number.
+Nothing of this repository is imported here, and of each tool no more than it needs. A peer that fails ends with its own
+exception. SAMPLES.npz holds arrays named `<number>/<input>`, one sample a number.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from typing import Any
 
 
-def main() -> None:
-    """Make TARGET of SOURCE; a peer that fails ends with its own exception."""
-    tool, source, target, samples = sys.argv[1:]
-    TOOLS[tool](source, target, samples)
-
-
-def _onnxslim(source: str, target: str, _: str) -> None:
+def onnxslim(source: str, target: str, samples: str) -> None:
     import onnxslim
 
     onnxslim.slim(source, target)
 
 
-def _onnxsim(source: str, target: str, _: str) -> None:
+def onnxsim(source: str, target: str, samples: str) -> None:
     import onnx
     import onnxsim
 
@@ -34,25 +27,24 @@ def _onnxsim(source: str, target: str, _: str) -> None:
     onnx.save(made, target)
 
 
-def _shrink_ray(source: str, target: str, _: str) -> None:
+def onnx_shrink_ray(source: str, target: str, samples: str) -> None:
     import onnx
     from onnx_shrink_ray.shrink import quantize_weights
 
     onnx.save(quantize_weights(onnx.load(source)), target)
 
 
-def _nncf(source: str, target: str, samples: str) -> None:
+def nncf(source: str, target: str, samples: str) -> None:
     import nncf
     import onnx
 
     model, feeds = onnx.load(source), _feeds(samples)
     attention = any(node.op_type == "Softmax" for node in model.graph.node)
     kind = nncf.ModelType.TRANSFORMER if attention else None
-    made = nncf.quantize(model, nncf.Dataset(feeds), model_type=kind, subset_size=len(feeds))
-    onnx.save(made, target)
+    onnx.save(nncf.quantize(model, nncf.Dataset(feeds), model_type=kind, subset_size=len(feeds)), target)
 
 
-def _static(source: str, target: str, samples: str) -> None:
+def onnxruntime_static(source: str, target: str, samples: str) -> None:
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -70,7 +62,7 @@ def _static(source: str, target: str, samples: str) -> None:
         os.remove(prepared)
 
 
-def _dynamic(source: str, target: str, _: str) -> None:
+def onnxruntime_dynamic(source: str, target: str, samples: str) -> None:
     from onnxruntime.quantization import quantize_dynamic
 
     quantize_dynamic(source, target)
@@ -87,14 +79,5 @@ def _feeds(path: str) -> list[dict[str, Any]]:
     return list(feeds.values())
 
 
-TOOLS: dict[str, Callable[[str, str, str], None]] = {
-    "onnxslim": _onnxslim,
-    "onnxsim": _onnxsim,
-    "onnx-shrink-ray": _shrink_ray,
-    "nncf": _nncf,
-    "onnxruntime-static": _static,
-    "onnxruntime-dynamic": _dynamic,
-}
-
 if __name__ == "__main__":
-    main()
+    globals()[sys.argv[1].replace("-", "_")](*sys.argv[2:])

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-RUNNER = Path(__file__).resolve().parent / "peer_run.py"
 RUNTIME = ("onnx==1.23.2", "onnxruntime==1.32.0")
 REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     "nncf": ("nncf==3.4.0", *RUNTIME),
@@ -26,8 +25,6 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
 }
 TOLD = ("onnx", "onnxruntime", "numpy")
 """Packages whose versions are told beside a tool's own."""
-FROZEN = "frozen.txt"
-"""Versions in an environment, written when all is installed: without it the environment is made again."""
 INSTALL_SECONDS, RUN_SECONDS = 1200.0, 1800.0
 
 
@@ -51,22 +48,19 @@ def ready(tool: str, venvs: Path) -> Ready:
     """Return the tool, installed under `venvs` where it is not there yet. Raises NotInstalledError."""
     wanted = REQUIREMENTS[tool]
     folder = venvs / wanted[0].replace("==", "-")
-    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    frozen = folder / FROZEN
+    python = str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+    frozen = folder / "frozen.txt"  # written when all is installed: without it the environment is made again
     if not frozen.is_file():
         try:
             _called([sys.executable, "-m", "venv", "--clear", str(folder)], INSTALL_SECONDS)
-            _called([str(python), "-m", "pip", "install", "--quiet", *wanted], INSTALL_SECONDS)
-            frozen.write_text(_called([str(python), "-m", "pip", "freeze"], INSTALL_SECONDS), encoding="utf-8")
+            _called([python, "-m", "pip", "install", "--quiet", *wanted], INSTALL_SECONDS)
+            frozen.write_text(_called([python, "-m", "pip", "freeze"], INSTALL_SECONDS), encoding="utf-8")
         except PeerError as error:
             raise NotInstalledError(f"not installed: {error}") from error
-    return Ready((str(python), str(RUNNER), tool), _versions(tool, frozen.read_text(encoding="utf-8")))
-
-
-def _versions(tool: str, frozen: str) -> dict[str, str]:
-    pairs = (line.partition("==") for line in frozen.splitlines())
+    pairs = (line.partition("==") for line in frozen.read_text(encoding="utf-8").splitlines())
     installed = {name.replace("_", "-").lower(): version for name, _, version in pairs}
-    return {name: installed[name] for name in (tool, *TOLD) if name in installed}
+    versions = {name: installed[name] for name in (tool, *TOLD) if name in installed}
+    return Ready((python, str(Path(__file__).resolve().parent / "peer_run.py"), tool), versions)
 
 
 def run_peer(command: Sequence[str], source: Path, target: Path, samples: Path, seconds: float = RUN_SECONDS) -> float:
@@ -83,7 +77,6 @@ def run_peer(command: Sequence[str], source: Path, target: Path, samples: Path, 
 
 
 def _called(command: Sequence[str], seconds: float) -> str:
-    """Return what a command prints. Raises PeerError."""
     hidden = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")  # an environment sees its own packages alone
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     environment |= {"CI": "true"}  # by which NNCF's telemetry knows that nobody agreed to it
@@ -99,11 +92,11 @@ def _called(command: Sequence[str], seconds: float) -> str:
         out.seek(0)
         err.seek(0)
         if done.returncode:
-            raise PeerError(said_last(err.read()) or f"exit code {done.returncode} without a word")
+            raise PeerError(last_error(err.read()) or f"exit code {done.returncode} without a word")
         return out.read()
 
 
-def said_last(errors: str) -> str:
+def last_error(errors: str) -> str:
     """Return the first line of the last exception in a program's error output, or its last line."""
     lines = [line.rstrip() for line in errors.splitlines() if line.strip()]
     starts = [i for i, line in enumerate(lines) if line.startswith("Traceback ")]

@@ -6,72 +6,51 @@ At every site some ranks over the whole curve are measured, each alone, with the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from benchmarks.ablation import Workbench
-from benchmarks.lines import Lines
-from benchmarks.zoo import Entry
-from onnx_lowrank import statistics
-from onnx_lowrank.collection import overridable
-from onnx_lowrank.options import Options, Runtime
-from onnx_lowrank.pipeline.loaded_model import LoadedModel, batch_of
-from onnx_lowrank.runtime.batching import batches, join
-from onnx_lowrank.runtime.runner import Runner
-from onnx_lowrank.samples import read
-from onnx_lowrank.sensitivity.substitution import stored_weight
-from onnx_lowrank.types import Curve, Option
-from onnx_lowrank.weights.find import find_sites
+from benchmarks.lines import Cells, Line, cells_of
+from benchmarks.parts import Cell, Part, sections
+from benchmarks.plots import panels
+from benchmarks.substitution import Substitution
+from benchmarks.wording import NONE, number, table, with_interval
+from benchmarks.workbench import LEVEL, Curve, Option, Workbench, aggregate_interval, resamples, some
+from benchmarks.zoo import TASKS
 
-PART = "prediction"
 CELL = "points"
-RANKS = 5
-SAMPLES = 48
-"""Unseen inputs that a substitution is measured on, of the first test set."""
+RANKS, SAMPLES, QUICK_SAMPLES = 5, 48, 8
+"""Ranks a weight; unseen inputs that a substitution is measured on, of the first test set."""
+MOST, RESAMPLED = 1e6, 1000
+ABOUT = (
+    f"Every point is one weight at one rank, alone, measured on {SAMPLES} unseen inputs. *Inside* is the perturbation"
+    " range, in which prediction and measurement agreed on calibration samples; beyond it plans take the measured loss"
+    " instead. In brackets the 95 % interval of the bootstrap over points, which takes all as independent."
+)
+ROUNDING = 1e-12
 
 
-def measure(entry: Entry, lines: Lines) -> None:
-    """Measure the points of a model, if that has not been done. Raises LowRankError."""
-    if lines.has(PART, entry.name, CELL, entry.sha256):
-        return
-    options = Options(runtime=Runtime(threads=lines.setting.threads))
-    loaded = LoadedModel.of(entry.model, options)
-    bench = Workbench(entry, loaded, find_sites(loaded.model, multiple=options.rank_multiple), options)
-    points = _points(bench, read(entry.tests[0].path, loaded.runner.inputs).feeds[:SAMPLES])
-    lines.add(PART, entry.name, CELL, entry.sha256, {"points": points, "unit": bench.joint.objective.unit})
-    print(f"{entry.name}: {len(points)} predictions measured", flush=True)
-
-
-def _points(bench: Workbench, feeds: Any) -> list[dict[str, Any]]:
-    sites = {site.id: site for site in bench.inventory.sites}
-    curves = {curve.site: curve for curve in bench.joint.decomposed.curves}
-    model = overridable(bench.loaded.model, [sites[name].weight for name in curves])
-    runner = Runner(model, runtime=bench.options.runtime)
-    runs = [join(run) for run in batches(feeds, batch_of(bench.loaded, feeds))]
-    counts = [len(run) for run in batches(feeds, batch_of(bench.loaded, feeds))]
-    reference = [{name: value.copy() for name, value in runner.run(feed).items()} for feed in runs]
+def _measure(bench: Workbench) -> Line:
+    session = bench.collected()
+    there = Substitution(
+        bench, session, some(bench.samples(bench.entry.tests[0]), QUICK_SAMPLES if bench.quick else SAMPLES)
+    )
+    ranges = {curve.site: curve.trust_range for curve in session.state.curves}
     points = []
-    for reached in bench.reached:
-        for option in _spread(curves[reached.site]):
-            factors = bench.joint.decomposed.factors[reached.site, option.scheme]
-            weight = stored_weight(bench.inventory, sites[reached.site], factors, option)
-            total = sum(
-                bench.joint.objective.divergence(expected, runner.run({**feed, sites[reached.site].weight: weight}), n)
-                for feed, expected, n in zip(runs, reference, counts, strict=True)
-            )
+    for curve in there.curves:
+        for option in _spread(curve):
+            losses = [there.loss(pair) for pair in there.outputs(curve.site, option)]
             points.append(
                 {
-                    "site": reached.site,
-                    "scheme": option.scheme,
-                    "rank": "x".join(map(str, option.ranks)),
-                    "predicted": option.loss,
-                    "measured": min(float(total) / len(feeds), 1e6),
-                    "inside": reached.trust_range is None or option.error <= reached.trust_range,
+                    "site": curve.site, "scheme": option.scheme, "rank": "x".join(map(str, option.ranks)),
+                    "predicted": option.loss, "measured": min(float(np.mean(losses)), MOST),
+                    "inside": ranges[curve.site] is None or option.error <= ranges[curve.site],
                 }
-            )
-    return points
+            )  # fmt: skip
+    return {"points": points, "unit": session.state.calibrated.objective.unit}
 
 
 def _spread(curve: Curve) -> list[Option]:
@@ -85,26 +64,64 @@ def _spread(curve: Curve) -> list[Option]:
 
 
 def rank_correlation(
-    points: Sequence[dict[str, Any]], *, inside: bool, resamples: int, seed: int
+    points: Sequence[Line], *, inside: bool, drawn: int = RESAMPLED, seed: int = 0
 ) -> tuple[list[float], int]:
     """Return Spearman's correlation of predicted and measured rise with its 95 % interval, and of how many points.
 
     The interval is estimate ± t × the standard error of a bootstrap over points, not beyond ±1: ends are infinite,
-    then ±1, where there are no resamples.
+    then ±1, where nothing is drawn.
     """
     chosen = [(p["predicted"], p["measured"]) for p in points if p["inside"] or not inside]
     if len(chosen) < 3:
         return [float("nan")] * 3, len(chosen)
     pairs = np.array(chosen)
     estimate = _spearman(pairs)
-    drawn = np.array([_spearman(pairs[indices]) for indices in statistics.resamples(len(pairs), resamples, seed)])
-    found = statistics.aggregate_interval(estimate, drawn, len(pairs), statistics.LEVEL, 2.0)
-    return [estimate, max(found.low, -1.0), min(found.high, 1.0)], len(chosen)
+    values = np.array([_spearman(pairs[indices]) for indices in resamples(len(pairs), drawn, seed)])
+    interval = aggregate_interval(estimate, values, len(pairs), LEVEL, 2.0)
+    return [estimate, max(interval.low, -1.0), min(interval.high, 1.0)], len(chosen)
 
 
 def _spearman(pairs: np.ndarray[Any, Any]) -> float:
     """Return Pearson's correlation of the ranks of (n, 2) values, nan where all of a side are equal."""
     ranks = stats.rankdata(pairs, axis=0)
-    if not np.ptp(ranks, axis=0).all():
-        return float("nan")
-    return float(np.corrcoef(ranks, rowvar=False)[0, 1])
+    return float(np.corrcoef(ranks, rowvar=False)[0, 1]) if np.ptp(ranks, axis=0).all() else float("nan")
+
+
+def _section(model: str, cells: Cells) -> list[str]:
+    data, rows = cells[CELL], []
+    for label, inside in (("inside the range", True), ("all points", False)):
+        correlation, count = rank_correlation(data["points"], inside=inside)
+        rows.append((label, with_interval(correlation) if count >= 3 else NONE, str(count)))
+    return table((f"rank correlation; loss in {data['unit']}", "Spearman", "points"), rows)
+
+
+def draw(lines: Sequence[Line], path: Path) -> bool:
+    models = cells_of(lines, "prediction")
+    return panels(path, [partial(_panel, model=model, data=cells[CELL]) for model, cells in models.items()])
+
+
+def _panel(axes: Any, model: str, data: Line) -> None:
+    values = np.array([(p["predicted"], p["measured"]) for p in data["points"]])
+    inside = np.array([p["inside"] for p in data["points"]])
+    shown = (values > ROUNDING * values.max()).all(axis=1)  # one of 1e-56 hides the rest
+    for label, chosen, marker, colour in (
+        ("inside", inside, "o", "#1f5fa8"),
+        ("beyond the range", ~inside, "x", "#c2571a"),
+    ):
+        axes.plot(*values[shown & chosen].T, marker, color=colour, markersize=3, fillstyle="none", label=label)
+    ends = values[shown].min() / 2, values[shown].max() * 2
+    axes.plot(ends, ends, color="0.5", linewidth=0.8, zorder=0)
+    correlation, count = rank_correlation(data["points"], inside=True, drawn=0)
+    hidden = f"; {(~shown).sum()} at 0" if not shown.all() else ""
+    axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends, xlabel=f"predicted rise, {data['unit']}")
+    title = f"{model}: Spearman {number(correlation[0])} inside ({count} of {len(values)}{hidden})"
+    axes.set(ylabel="measured rise", title=title)
+    axes.minorticks_off()  # each tick is a line of the file
+    axes.legend(loc="upper left", frameon=False)
+
+
+PART = Part(
+    "prediction", "Predicted and measured rise", lambda model, quick: [Cell(CELL, _measure)],
+    sections("prediction", _section, ABOUT, "![Predicted and measured rise](prediction.svg)"), TASKS,
+    figures={"prediction.svg": draw},
+)  # fmt: skip

@@ -6,8 +6,6 @@ is worth something; there are no labels: the metric is agreement with the networ
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,20 +13,16 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-BLOCKS = 4
-HEADS = 4
+DIGEST = "47957048778028cb8b245d47044f49276a290d43a42bc53417e53b0a2682da2a"
+"""Stands for the networks and samples in the key of their cells: to be changed with whatever changes them."""
+BLOCKS, HEADS, TOKENS, FEATURES, CLASSES = 4, 4, 16, 64, 10
 WIDENING = 4
 """Hidden units of a block's MLP, in widths."""
-TOKENS = 16
-FEATURES = 64
-CLASSES = 10
 DECAY = 0.75
 """The i-th singular value falls like i to minus this power."""
-MIXED = 16
+MIXED, NOISE = 16, 0.1
 """Features are mixtures of so many sources and noise, as features of real inputs depend on each other."""
-NOISE = 0.1
-OPSET = 17
-IR_VERSION = 8
+OPSET, IR_VERSION = 17, 8
 Array: TypeAlias = NDArray[np.float32]
 
 
@@ -36,11 +30,6 @@ def parameters(width: int) -> int:
     """Return how many numbers the weights, biases and scales of a network hold."""
     block = (4 + 2 * WIDENING) * width**2 + (5 + WIDENING) * width + 4 * width
     return FEATURES * width + width + BLOCKS * block + width * CLASSES + CLASSES
-
-
-def digest() -> str:
-    """Return the SHA-256 of what all networks and samples are made by: this file."""
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
 def network(width: int, seed: int) -> onnx.ModelProto:
@@ -73,14 +62,15 @@ class _Network:
         self._constants: list[onnx.TensorProto] = []
 
     def model(self) -> onnx.ModelProto:
-        x = self._linear("embed", "input", FEATURES, self.width)
+        x, width = self._linear("embed", "input", FEATURES, self.width), self.width
         for block in range(BLOCKS):
             x = self._node("Add", x, self._attention(f"{block}/attention", self._normed(f"{block}/first", x)))
-            x = self._node("Add", x, self._mlp(f"{block}/mlp", self._normed(f"{block}/second", x)))
-        pooled = self._node("ReduceMean", x, axes=[1], keepdims=0)
-        self._linear("head", pooled, self.width, CLASSES, out="scores")
-        shapes: dict[str, list[str | int | None]]
-        shapes = {"input": ["n", TOKENS, FEATURES], "scores": ["n", CLASSES]}
+            wide = self._linear(f"{block}/mlp/up", self._normed(f"{block}/second", x), width, WIDENING * width)
+            x = self._node(
+                "Add", x, self._linear(f"{block}/mlp/down", self._node("Relu", wide), WIDENING * width, width)
+            )
+        self._linear("head", self._node("ReduceMean", x, axes=[1], keepdims=0), width, CLASSES, out="scores")
+        shapes: dict[str, list[str | int | None]] = {"input": ["n", TOKENS, FEATURES], "scores": ["n", CLASSES]}
         ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
         graph = helper.make_graph(self._nodes, "synthetic", ends[:1], ends[1:], self._constants)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
@@ -97,10 +87,6 @@ class _Network:
     def _heads(self, x: str) -> str:
         shape = self._constant(f"{x}/heads", np.array([0, 0, HEADS, self.width // HEADS]))
         return self._node("Transpose", self._node("Reshape", x, shape), perm=[0, 2, 1, 3])
-
-    def _mlp(self, name: str, x: str) -> str:
-        wide = self._linear(f"{name}/up", x, self.width, WIDENING * self.width)
-        return self._linear(f"{name}/down", self._node("Relu", wide), WIDENING * self.width, self.width)
 
     def _normed(self, name: str, x: str) -> str:
         ends = {"scale": np.ones(self.width, np.float32), "bias": np.zeros(self.width, np.float32)}

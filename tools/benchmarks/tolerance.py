@@ -6,120 +6,92 @@ by the recipe's metric and by relative-l2. The shipped model is measured whateve
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from benchmarks.lines import Line, Lines, Setting
-from benchmarks.zoo import Entry
-from onnx_lowrank import DataSources, Gate, Options, Session
-from onnx_lowrank.demo import MODEL, demo_samples
-from onnx_lowrank.metrics import RelativeL2
-from onnx_lowrank.options import TOLERANCE, Runtime
-from onnx_lowrank.pipeline.loaded_model import make_judge
-from onnx_lowrank.pipeline.search import Search
-from onnx_lowrank.plan.allocate import curve_plans
-from onnx_lowrank.results.parts import Size
-from onnx_lowrank.runtime.runner import Runner
+from benchmarks import workbench as wb
+from benchmarks.lines import Line, Setting, cells_of
+from benchmarks.parts import Cell, Part
+from benchmarks.workbench import ANY, DEMO_MODEL, TOLERANCE, Workbench
+from benchmarks.zoo import MODELS, Entry, file_hash, stand_in
+from onnx_lowrank import DataSources, Session
 
-PART, DEMO = "tolerance", "demo"
-GATE = Gate(max_drop=1.0, observed=True)
+DEMO = "demo"
 CALIBRATED, JUDGED, GLANCED = 256, 1000, 32
 """Samples, at most: to collect on, to judge plans on, and to find plans that are worth it."""
-FROM, UNTIL = 0.008, 0.25
+FROM, UNTIL, STEP = 0.008, 0.25, 1.5
 """Relative errors between which plans are judged, next to each other by a factor of STEP at least."""
-STEP = 1.5
 FIELDS = ("relative-l2", "drop", "low", "high", "agreement", "kept")
 
 
-def measure(entry: Entry, lines: Lines) -> None:
-    """Judge a zoo model's plans, if that has not been done. Raises LowRankError."""
-    sources = DataSources(data=entry.calibration.path, validation=entry.validation.path)
-    _measure(entry.name, entry.sha256, entry.model, sources, entry.metric, lines)
+def entry() -> Entry:
+    return stand_in(DEMO, file_hash(DEMO_MODEL), DEMO_MODEL)
 
 
-def measure_demo(lines: Lines) -> None:
-    """Judge the shipped model's."""
-    sets = demo_samples()
-    sources = DataSources(data=sets["calibration"], validation=sets["validation"])
-    _measure(DEMO, hashlib.sha256(MODEL.read_bytes()).hexdigest(), MODEL, sources, "top1", lines)
+def _measure(bench: Workbench) -> Line:
+    sets = wb.demo_samples() if bench.entry.name == DEMO else None
+    samples = DataSources(data=sets["calibration"], validation=sets["validation"]) if sets else None
+    session = bench.opened(samples=samples, sensitivity="inputs")
+    few, judged = session.split.calibration, session.split.validation
+    few, judged = (s.subset(range(min(len(s), most))) for s, most in ((few, CALIBRATED), (judged, JUDGED)))
+    session.split = replace(session.split, calibration=few, validation=judged, screening=None)
+    points = list(_points(bench, session))
+    return {"metric": session.metric(ANY)[0].name, "n": len(judged), "points": points}
 
 
-def _measure(name: str, sha256: str, model: Any, sources: DataSources, metric: str, lines: Lines) -> None:
-    if lines.has(PART, name, "curve", sha256):
-        return
-    options = Options(
-        seed=lines.setting.seed, runtime=Runtime(threads=lines.setting.threads), metric=metric, sensitivity="inputs"
-    )
-    session = Session.of(model, sources, options)
-    split = session.split
-    session.split = type(split)(
-        split.calibration.subset(range(min(len(split.calibration), CALIBRATED))),
-        split.validation.subset(range(min(len(split.validation), 100 if lines.setting.quick else JUDGED))),
-    )
-    points = list(_points(session))
-    data = {"metric": session.metric(GATE)[0].name, "n": len(session.split.validation), "points": points}
-    lines.add(PART, name, "curve", sha256, data)
-    print(f"{name}: {len(points)} plans judged", flush=True)
-
-
-def _points(session: Session) -> Iterator[dict[str, float | None]]:
+def _points(bench: Workbench, session: Session) -> Iterator[dict[str, float | None]]:
     """Yield plans by rising relative error, each with what the task metric lost."""
-    metric, _ = session.metric(GATE)
-    state = session.collect(metric)
-    problem = session.problem("parameters")
-    size = Size(session.inventory.parameters, session.loaded.bytes)
-    search = Search(session, state, problem, session.judge(GATE)[0], None, size)
-    validation = session.split.validation
+    session.collect(session.metric(ANY)[0])
+    judge, validation, last = session.judge(ANY)[0], session.split.validation, FROM / STEP
     few = validation.subset(range(min(len(validation), GLANCED)))
-    preview, apart = (make_judge(session.loaded, s, RelativeL2(), GATE, session.options) for s in (few, validation))
-    last = FROM / STEP
-    for plan in curve_plans(problem):
-        runner = Runner(search.factored(plan), runtime=Runtime(threads=session.options.threads))
+    preview, apart = (
+        wb.make_judge(session.loaded, s, wb.RelativeL2(), ANY, session.options) for s in (few, validation)
+    )
+    for plan in wb.curve_plans(session.problem("parameters")):
+        runner = bench.runner(bench.rewritten(session, plan))
         if preview.judge(runner).drop.estimate < last * STEP:
             continue
-        error = apart.judge(runner).drop.estimate
-        verdict = search.judge.judge(runner)
+        error, verdict = apart.judge(runner).drop.estimate, judge.judge(runner)
         drop, last = verdict.drop, error
         agreed = None if verdict.agreement is None else verdict.agreement.estimate
-        kept = search.size(plan, 0).parameters / size.parameters
-        yield dict(zip(FIELDS, (error, drop.estimate, drop.low, drop.high, agreed, kept), strict=True))
+        values = (error, drop.estimate, drop.low, drop.high, agreed, wb.kept_of(session, plan))
+        yield dict(zip(FIELDS, values, strict=True))
         if error > UNTIL:
             return
 
 
-def page(lines: list[Line], setting: Setting) -> str:
-    """Return the page, empty without lines: what the task metric lost at about each relative error."""
-    lines = [line for line in lines if line["part"] == PART]
-    if not lines:
-        return ""
-    found = {line["model"]: line["data"] for line in lines}
+def _body(lines: Sequence[Line], setting: Setting) -> list[str]:
+    """Return what the task metric lost at about each relative error."""
+    models, mine = cells_of(lines, "tolerance"), [line for line in lines if line["part"] == "tolerance"]
     ends = (TOLERANCE / 5, TOLERANCE / 2, TOLERANCE, 2 * TOLERANCE, 4 * TOLERANCE)
-    head = [
+    text = [
         "# Relative error of the outputs beside what the task metric loses",
         "",
         "Written by `tools/bench.py --part tolerance`: plans along the curve of `--sensitivity inputs`, judged on"
         " validation samples. A cell: the drop of the task's metric with its 95 % interval, and the share of decisions"
-        " that changed, at the"
-        " plan of the largest mean relative error (‖y − y₀‖ / ‖y₀‖) up to that of the column.",
+        " that changed, at the plan of the largest mean relative error (‖y − y₀‖ / ‖y₀‖) up to that of the column.",
         "",
-        "| model | metric | n | " + " | ".join(f"≤ {end:g}" for end in ends) + " |",
+        f"| model | metric | n | {' | '.join(f'≤ {end:g}' for end in ends)} |",
         "|---" * (3 + len(ends)) + "|",
     ]
-    for name, data in found.items():
-        cells = [_cell([p for p in data["points"] if p["relative-l2"] <= end]) for end in ends]
-        metric = data["metric"].rpartition(":")[2]
-        head.append(f"| {name} | {metric} | {data['n']:,} | " + " | ".join(cells) + " |")
-    versions = ", ".join(f"{key} {value}" for key, value in lines[0]["machine"].items())
-    states = ", ".join(sorted({line["source"] for line in lines}))
-    return "\n".join([*head, "", f"Seed {setting.seed}; source {states}; {versions}.", ""])
+    for name, data in ((name, cells["curve"]) for name, cells in models.items()):
+        row = [_cell([p for p in data["points"] if p["relative-l2"] <= end]) for end in ends]
+        text.append(f"| {name} | {data['metric'].rpartition(':')[2]} | {data['n']:,} | {' | '.join(row)} |")
+    versions = ", ".join(f"{key} {value}" for key, value in mine[0]["machine"].items())
+    states = ", ".join(sorted({line["source"] for line in mine}))
+    return [*text, "", f"Seed {setting.seed}; source {states}; {versions}.", ""]
 
 
-def _cell(points: list[dict[str, float]]) -> str:
+def _cell(points: Sequence[Any]) -> str:
     if not points:
         return "–"
     point = points[-1]
-    agreed = point["agreement"]
-    changed = "" if agreed is None else f"; {100 * (1 - agreed):.1f} %"
+    changed = "" if point["agreement"] is None else f"; {100 * (1 - point['agreement']):.1f} %"
     drop = f"{point['drop']:.4f} [{point['low']:.4f}, {point['high']:.4f}]"
     return f"{drop}{changed} (at {point['relative-l2']:.3f})".replace("-", "−")
+
+
+PART = Part(
+    "tolerance", "", lambda model, quick: [Cell("curve", _measure)], _body, MODELS, own={DEMO: entry}, whole=True
+)

@@ -1,4 +1,4 @@
-"""Numbers as short Markdown cells."""
+"""Numbers as short Markdown cells, and tables of them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 NONE = "—"
-KINDS = {"joint": "joint", "inputs": "whitened", "weights": "plain"}
-"""Sensitivity, in a word."""
 Triple = Sequence[float]
 """Estimate, low end, high end."""
 
@@ -23,13 +21,15 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """Return a share as `80.6 %`."""
     return f"{100 * share:.{digits}f} %"
 
 
 def megabytes(size: float) -> str:
-    """Return bytes as `90.4` (millions of bytes)."""
     return f"{size / 1e6:,.1f}"
+
+
+def threads_text(threads: int) -> str:
+    return {0: "as many threads as cores", 1: "one thread"}.get(threads, f"{threads} threads")
 
 
 def with_interval(triple: Triple, digits: int = 3) -> str:
@@ -38,24 +38,24 @@ def with_interval(triple: Triple, digits: int = 3) -> str:
 
 
 def interval(triple: Triple, digits: int = 3) -> str:
-    """Return `[.562, .727]`."""
     return f"[{number(triple[1], digits)}, {number(triple[2], digits)}]"
 
 
-def change_of(said: Mapping[str, Any]) -> Triple:
-    """Return the metric's change, candidate − original, from the drop (positive is worse)."""
-    estimate, low, high = said["drop"]
-    return (-estimate, -high, -low) if said["higher_is_better"] else (estimate, low, high)
+def paired(values: Sequence[Any]) -> str:
+    """Return `.9094 (−.0011 [−.0025, .0002])` of (original's value, candidate's, triple of the change)."""
+    return f"{number(values[1], 4)} ({with_interval(values[2], 4)})"
 
 
-def changed(said: Mapping[str, Any]) -> str:
-    """Return `.641 (−.015 [−.031, .001])`."""
-    return f"{number(said['candidate'][0])} ({with_interval(change_of(said))})"
+def changed(verdict: Mapping[str, Any]) -> str:
+    """Return `.641 (−.015 [−.031, .001])`: the change is candidate − original; a positive drop is worse."""
+    estimate, low, high = verdict["drop"]
+    change = (-estimate, -high, -low) if verdict["higher_is_better"] else (estimate, low, high)
+    return f"{number(verdict['candidate'][0])} ({with_interval(change)})"
 
 
-def both(said: Mapping[str, Any]) -> str:
+def both(verdict: Mapping[str, Any]) -> str:
     """Return `.656 → .641 (−.015 [−.031, .001])`."""
-    return f"{number(said['original'][0])} → {changed(said)}"
+    return f"{number(verdict['original'][0])} → {changed(verdict)}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, figures: bool = True) -> list[str]:

@@ -10,23 +10,25 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository; runs work there, because metrics are named `models/metrics.py:NAME`."""
+TASKS = ("crepe", "minilm", "ppocr", "efficientnet")
+"""Models with a metric of their own."""
+CLASSIFIERS = ("resnext50", "vgg", "vit", "text")
+"""Models whose labels are class numbers."""
+MODELS = (*TASKS, *CLASSIFIERS)
 
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """One set of samples: `metric` and `baseline` are the recipe's, "" and None where nobody labelled it."""
+    """One set of samples: `metric` is the recipe's, "" where nobody labelled it."""
 
     name: str
     path: Path
-    n: int
-    note: str
     metric: str
-    baseline: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One model of the zoo."""
+    """A model: its file, its sets, and a hash that says whether a cell was measured on this very model."""
 
     name: str
     model: Path
@@ -41,10 +43,6 @@ class Entry:
         """The first test set with validation's metric: the only one that `optimize --test` can be given."""
         return next((test for test in self.tests if test.metric == self.metric), None)
 
-    def shown(self, path: Path) -> str:
-        """Return a path as the text of a command: below `zoo/`, wherever the zoo is."""
-        return f"zoo/{self.name}/{path.name}"
-
 
 def read_entry(zoo: Path, name: str) -> Entry:
     """Return a model's entry. Raises FileNotFoundError, which names the command, where it has not been built."""
@@ -52,12 +50,18 @@ def read_entry(zoo: Path, name: str) -> Entry:
     if not (folder / "recipe.json").exists():
         raise FileNotFoundError(f"{folder} holds no built model: python -m models {name} --out {folder}")
     recipe: dict[str, Any] = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-    sets = {key: _set(folder, key, about) for key, about in recipe["splits"].items()}
-    tests = tuple(found for key, found in sets.items() if key.startswith("test"))
-    model = folder / "model.onnx"
-    digest = hashlib.sha256(model.read_bytes()).hexdigest()
-    return Entry(name, model, digest, recipe["metric"], sets["calibration"], sets["validation"], tests)
+    splits = recipe["splits"].items()
+    sets = {key: Set(key, folder / about["file"], about.get("metric", "")) for key, about in splits}
+    tests = tuple(each for key, each in sets.items() if key.startswith("test"))
+    return Entry(name, folder / "model.onnx", file_hash(folder / "model.onnx"), recipe["metric"],
+                 sets["calibration"], sets["validation"], tests)  # fmt: skip
 
 
-def _set(folder: Path, key: str, about: dict[str, Any]) -> Set:
-    return Set(key, folder / about["file"], about["n"], about["note"], about.get("metric", ""), about.get("baseline"))
+def stand_in(name: str, key: str, model: Path = Path()) -> Entry:
+    """Return the entry of what is measured without a zoo model; `key` hashes what its cells depend on."""
+    empty = Set("", Path(), "")
+    return Entry(name, model, key, "top1", empty, empty, ())
+
+
+def file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

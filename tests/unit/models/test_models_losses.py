@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -118,12 +117,11 @@ def test_a_small_reader_goes_the_whole_way_with_it(changes: dict[str, Any]):
     assert any(option.slope != 0 for curve in result.curves for option in curve.options)
 
 
-def test_the_ablation_names_losses_that_are_there(monkeypatch: pytest.MonkeyPatch):
+def test_the_methods_name_losses_that_are_there(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(ROOT / "tools"))
-    ablation = importlib.import_module("benchmarks.ablation")
-    assert ablation.LOSSES.keys() == {"ppocr"}
-    for name, spec in ablation.LOSSES.items():
-        bench = ablation.Workbench(SimpleNamespace(name=name), None, None, options())
-        assert bench.loss == str(ROOT / spec)
-        assert callable(from_file(bench.loss).function)
-    assert ablation.Workbench(SimpleNamespace(name="minilm"), None, None, options()).loss is None
+    methods = importlib.import_module("benchmarks.methods")
+    assert methods.LOSSES.keys() == {"ppocr"}
+    for name, spec in methods.LOSSES.items():
+        assert methods.loss_of(name) == str(ROOT / spec)
+        assert callable(from_file(str(ROOT / spec)).function)
+    assert methods.loss_of("minilm") is None

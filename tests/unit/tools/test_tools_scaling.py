@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +10,16 @@ import numpy as np
 import onnx
 import pytest
 import scipy.stats
+from tools_lines import page_of, raw
 
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
-
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(TOOLS))
-    return importlib.import_module
+Bench = Callable[[str], Any]
 
 
 @pytest.mark.parametrize("width", [16, 24])
-def test_a_network_is_as_large_as_told_and_decides(bench: Any, width: int) -> None:
+def test_a_network_is_as_large_as_told_and_decides(bench: Bench, width: int) -> None:
     synthetic = bench("benchmarks.synthetic")
     model = synthetic.network(width, seed=0)
     onnx.checker.check_model(model, full_check=True)
@@ -38,13 +33,13 @@ def test_a_network_is_as_large_as_told_and_decides(bench: Any, width: int) -> No
     assert len(set(scores.argmax(1).tolist())) > 1
 
 
-def test_the_sizes_are_what_the_table_is_about(bench: Any) -> None:
+def test_the_sizes_are_what_the_table_is_about(bench: Bench) -> None:
     scaling, synthetic = bench("benchmarks.scaling"), bench("benchmarks.synthetic")
     millions = [synthetic.parameters(width) / 1e6 for width in scaling.WIDTHS]
     np.testing.assert_allclose(millions, [0.5, 1.5, 5, 16, 50, 100], rtol=0.07)
 
 
-def test_a_network_is_the_same_for_the_same_seed_and_samples_differ_by_part(bench: Any) -> None:
+def test_a_network_is_the_same_for_the_same_seed_and_samples_differ_by_part(bench: Bench) -> None:
     synthetic = bench("benchmarks.synthetic")
     first, again, other = (synthetic.network(16, seed).SerializeToString() for seed in (0, 0, 1))
     assert first == again != other
@@ -54,7 +49,7 @@ def test_a_network_is_the_same_for_the_same_seed_and_samples_differ_by_part(benc
     np.testing.assert_array_equal(one, synthetic.samples(8, 0, 0))
 
 
-def test_singular_values_fall_and_inputs_keep_their_size(bench: Any) -> None:
+def test_singular_values_fall_and_inputs_keep_their_size(bench: Bench) -> None:
     falling = bench("benchmarks.synthetic").falling
     weight = falling(np.random.default_rng(0), 96, 64)
     values = np.linalg.svd(weight, compute_uv=False)
@@ -63,8 +58,8 @@ def test_singular_values_fall_and_inputs_keep_their_size(bench: Any) -> None:
     assert 0.7 < gain < 1.5  # 1 in expectation; few directions carry most of it
 
 
-def test_a_power_is_found_and_its_interval_is_the_slopes(bench: Any) -> None:
-    exponent = bench("benchmarks.scaling_table").exponent
+def test_a_power_is_found_and_its_interval_is_the_slopes(bench: Bench) -> None:
+    exponent = bench("benchmarks.scaling").exponent
     xs = np.array([0.5, 1.5, 5.0, 16.0, 50.0, 100.0])
     np.testing.assert_allclose(exponent([*zip(xs, 3 * xs**1.25, strict=True)]), [1.25] * 3, atol=1e-9)
     ys = 3 * xs**1.25 * np.exp([0.1, -0.1, 0.05, 0.0, -0.1, 0.1])
@@ -76,8 +71,8 @@ def test_a_power_is_found_and_its_interval_is_the_slopes(bench: Any) -> None:
     np.testing.assert_allclose([slope, low, high], coefficients[1] + np.array([0, -half, half]), rtol=1e-9)
 
 
-def test_two_points_have_no_interval(bench: Any) -> None:
-    assert bench("benchmarks.scaling_table").exponent([(1.0, 1.0), (2.0, 2.0)]) is None
+def test_two_points_have_no_interval(bench: Bench) -> None:
+    assert bench("benchmarks.scaling").exponent([(1.0, 1.0), (2.0, 2.0)]) is None
 
 
 def run_of(parameters: float, count: int, seconds: float, peak: float) -> dict[str, Any]:
@@ -88,17 +83,16 @@ def run_of(parameters: float, count: int, seconds: float, peak: float) -> dict[s
     }  # fmt: skip
 
 
-def test_costs_and_exponents_stand_in_the_section(bench: Any) -> None:
-    scaling, table = bench("benchmarks.scaling"), bench("benchmarks.scaling_table")
-    synthetic = bench("benchmarks.synthetic")
-    cells = {*scaling.by_size(False), *scaling.by_samples(False)}
-    found = {}
-    for width, count in cells:
+def test_costs_and_exponents_stand_on_the_page(bench: Bench) -> None:
+    scaling, synthetic = bench("benchmarks.scaling"), bench("benchmarks.synthetic")
+    lines = []
+    for cell in scaling.cells(scaling.MODEL, False):
+        width, count = map(int, cell.name.split("/"))
         n = float(synthetic.parameters(width))
         data = run_of(n, count, 2e-6 * n**1.25 * count**0.5, 100 * n**0.75)
-        found[scaling.PART, scaling.MODEL, scaling.cell_name(width, count)] = data
-    text = table.scaling(found, quick=False)
-    assert text[0] == "## What it costs"
+        lines.append(raw("scaling", scaling.MODEL, cell.name, data))
+    text = page_of(bench, "scaling", lines).splitlines()
+    assert text[0] == "# What it costs"
     assert "| seconds by parameters | 1.25 [1.25, 1.25] | 1.25 [1.25, 1.25] |" in text
     assert "| peak memory by parameters | .75 [.75, .75] | .75 [.75, .75] |" in text
     assert "| seconds by samples | .50 [.50, .50] | .50 [.50, .50] |" in text
@@ -106,17 +100,23 @@ def test_costs_and_exponents_stand_in_the_section(bench: Any) -> None:
     (row,) = [line for line in text if line.startswith("| 99.72 | 512 |")]
     assert row.endswith("| 50.0 % | 0.998 | calibrating 50 % |")
     assert len([line for line in text if "| 4.96 |" in line]) == 1 + len(scaling.COUNTS)
-    assert table.scaling({}, quick=False) == []
 
 
-def test_it_runs_without_a_zoo_and_once_a_cell(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def few(scaling: Any, monkeypatch: pytest.MonkeyPatch, width: int, count: int) -> None:
+    values = {"WIDTHS": (width,), "COUNTS": (count,), "WIDTH": width, "SAMPLES": count}
+    for name, value in values.items():
+        monkeypatch.setattr(scaling, f"QUICK_{name}", value)
+
+
+def test_it_runs_without_a_zoo_and_once_a_cell(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The networks are the smallest that can keep half; the command line is real, once."""
-    scaling, synthetic, tool = (bench(name) for name in ("benchmarks.scaling", "benchmarks.synthetic", "bench"))
-    lines = bench("benchmarks.lines").Lines(tmp_path, bench("benchmarks.lines").Setting(0, 1, True))
-    for name, value in {"QUICK_WIDTHS": (40,), "QUICK_COUNTS": (32,), "QUICK_WIDTH": 40, "QUICK_SAMPLES": 32}.items():
-        monkeypatch.setattr(scaling, name, value)
+    scaling, synthetic, tool, lines_of = (
+        bench(name) for name in ("benchmarks.scaling", "benchmarks.synthetic", "bench", "benchmarks.lines")
+    )
+    lines = lines_of.Lines(tmp_path, lines_of.Setting(0, 1, True))
+    few(scaling, monkeypatch, 40, 32)
     monkeypatch.setattr(scaling, "VALIDATION", 32)
-    assert tool._run(tmp_path / "no zoo", list(tool.MODELS), [scaling.PART], lines) == []
+    assert tool.measure(tmp_path / "no zoo", [], [scaling.PART], lines) == []
     (line,) = lines.all()
     data = line["data"]
     assert (line["model"], line["cell"]) == (scaling.MODEL, "40/32")
@@ -124,20 +124,25 @@ def test_it_runs_without_a_zoo_and_once_a_cell(bench: Any, tmp_path: Path, monke
     assert 0.3 < data["kept"] <= 0.5
     assert data["peak_bytes"] > 5e7
     assert list((tmp_path / "runs").iterdir()) == []
-    monkeypatch.setattr(scaling, "_run", lambda *_: pytest.fail("a cell that is there was run again"))
-    assert tool._run(tmp_path / "no zoo", list(tool.MODELS), [scaling.PART], lines) == []
 
 
-def test_a_run_that_fails_is_told_and_leaves_nothing(
-    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_fails_is_told_with_its_last_words_and_leaves_nothing(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scaling, tool, lines_of = bench("benchmarks.scaling"), bench("bench"), bench("benchmarks.lines")
     lines = lines_of.Lines(tmp_path, lines_of.Setting(0, 1, True))
-    monkeypatch.setattr(scaling, "QUICK_WIDTHS", ())
-    monkeypatch.setattr(scaling, "QUICK_COUNTS", (16,))
-    monkeypatch.setattr(scaling, "QUICK_WIDTH", 16)
-    monkeypatch.setattr(scaling, "under_watch", lambda _: {"exit": 1, "seconds": 0.1, "peak_bytes": 1})
-    (failure,) = tool._run(tmp_path, [], [scaling.PART], lines)
-    assert failure == "synthetic, scaling: scaling 16/16: exit 1 (its words are above)"
+    few(scaling, monkeypatch, 16, 16)
+    used = {"exit": 1, "seconds": 0.1, "peak_bytes": 1, "last": "no such thing"}
+    monkeypatch.setattr(scaling, "optimized", lambda *_: (used, None))
+    (failure,) = tool.measure(tmp_path, [], [scaling.PART], lines)
+    assert failure == "synthetic, scaling: 16/16: exit 1: no such thing"
     assert lines.all() == []
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_watched_process_is_told_by_its_exit_its_memory_and_its_last_words(bench: Bench) -> None:
+    code = "import sys; sys.stderr.write('first\\nlast\\n'); sys.exit(3)"
+    used = bench("benchmarks.process").watched(["-c", code])
+    assert (used["exit"], used["last"]) == (3, "last")
+    assert used["peak_bytes"] > 1e6
+    assert used["seconds"] > 0

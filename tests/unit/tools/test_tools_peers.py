@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from tools_lines import page_of, raw
 
 from tests.builders import linear, normal
 
-TOOLS = Path(__file__).resolve().parents[2] / "tools"
+Bench = Callable[[str], Any]
 COPY = "import shutil, sys; shutil.copy(sys.argv[1], sys.argv[2])"
 RAISES = "raise ValueError('no such operator: Quux\\nand more of it')"
 GARBAGE = "import sys; open(sys.argv[2], 'w').write('no model')"
 SILENT = "pass"
-
-
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(TOOLS))
-    return importlib.import_module
 
 
 def command(code: str) -> tuple[str, ...]:
@@ -31,16 +26,17 @@ def command(code: str) -> tuple[str, ...]:
     return (sys.executable, "-c", code)
 
 
-def bench_of(bench: Any, folder: Path) -> Any:
+def workbench_of(bench: Bench, folder: Path) -> Any:
     """A classifier of three classes with 20 samples a set."""
-    zoo, lines, peers = (bench(f"benchmarks.{name}") for name in ("zoo", "lines", "peers"))
+    zoo, lines = bench("benchmarks.zoo"), bench("benchmarks.lines")
     onnx.save(linear(normal((4, 3), 1)), str(folder / "model.onnx"))
     sets = []
     for seed, name in enumerate(("calibration", "validation", "test")):
         np.savez(folder / f"{name}.npz", x=normal((20, 4), seed), labels=np.arange(20) % 3)
-        sets.append(zoo.Set(name, folder / f"{name}.npz", 20, "", "", None))
+        sets.append(zoo.Set(name, folder / f"{name}.npz", "top1"))
     entry = zoo.Entry("tiny", folder / "model.onnx", "0" * 64, "top1", sets[0], sets[1], (sets[2],))
-    return peers.Bench.of(entry, lines.Lines(folder / "out", lines.Setting(0, 1, True)))
+    setting = lines.Setting(0, 1, True)
+    return bench("benchmarks.workbench").Workbench(entry, lines.Lines(folder / "out", setting))
 
 
 @pytest.mark.parametrize(
@@ -53,12 +49,12 @@ def bench_of(bench: Any, folder: Path) -> Any:
     ],
 )
 def test_what_a_tool_leaves_behind_is_its_row(
-    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, outcome: str, reason: str
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, outcome: str, reason: str
 ) -> None:
-    peers, tools = bench("benchmarks.peers"), bench("benchmarks.peer_tools")
-    monkeypatch.setattr(peers, "ready", lambda tool, venvs: tools.Ready(command(code), {tool: "1.0"}))
-    monkeypatch.setattr(peers, "QUICK_SECONDS", 0.0)
-    row = peers.row(bench_of(bench, tmp_path), peers.Cell(peers.SLIM, "onnxslim", like=peers.ORIGINAL))
+    peers, made, tools = (bench(f"benchmarks.{name}") for name in ("peers", "made", "peer_tools"))
+    monkeypatch.setattr(made, "ready", lambda tool, venvs: tools.Ready(command(code), {tool: "1.0"}))
+    monkeypatch.setattr(peers, "SECONDS", 0.0)
+    row = peers.measure(workbench_of(bench, tmp_path), peers.SLIM)
     assert row["outcome"] == outcome
     assert row["reason"].startswith(reason)
     assert "\n" not in row["reason"]
@@ -68,21 +64,31 @@ def test_what_a_tool_leaves_behind_is_its_row(
         assert row["latency"]["16"]["calls"] == 1  # of 20 samples
 
 
-def test_a_tool_that_cannot_be_had_is_tried_again(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    peers, lines = bench("benchmarks.peers"), bench("benchmarks.lines")
-    there = bench_of(bench, tmp_path)
-    kept = lines.Lines(tmp_path / "out", lines.Setting(0, 1, True))
-    monkeypatch.setattr(peers, "CELLS", (peers.Cell(peers.SLIM, "onnxslim"),))
-    monkeypatch.setattr(peers.Bench, "of", lambda *given: there)
+def test_a_tool_that_cannot_be_had_is_tried_again(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peers, run = bench("benchmarks.peers"), bench("benchmarks.parts").run
+    there = workbench_of(bench, tmp_path)
+    assert there.session.loaded.bytes  # before the interpreter is gone
+    monkeypatch.setattr(peers, "QUICK", (peers.SLIM,))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
     for _ in range(2):
-        peers.measure(there.entry, kept)
+        assert run(peers.PART, there) == []
     text = (tmp_path / "out" / "peers.jsonl").read_text(encoding="utf-8")
     assert text.count("no-python cannot be run") == 2
     assert text.count('"absent"') == 2
 
 
-def test_a_tool_has_its_time(bench: Any, tmp_path: Path) -> None:
+def test_ours_and_int8_are_files_that_are_read_back(bench: Bench, tmp_path: Path) -> None:
+    """What nothing can be made of is told; int8 is, and what rests on no file says so."""
+    make, there = bench("benchmarks.made").make, workbench_of(bench, tmp_path)
+    rows = {name: make(there, name) for name in ("int8 dynamic", "ours, size", "onnxslim of ours")}
+    assert [row["outcome"] for row in rows.values()] == ["made", "nothing", "nothing"]
+    assert rows["int8 dynamic"]["bytes"] > 0
+    assert rows["onnxslim of ours"]["reason"].startswith("there is no file of ours, size: ")
+
+
+def test_a_tool_has_its_time(bench: Bench, tmp_path: Path) -> None:
     tools = bench("benchmarks.peer_tools")
     target = tmp_path / "b.onnx"
     target.write_text("of another run")
@@ -91,8 +97,8 @@ def test_a_tool_has_its_time(bench: Any, tmp_path: Path) -> None:
     assert not target.exists()
 
 
-def test_the_last_exception_is_told_by_its_first_line(bench: Any) -> None:
-    said = bench("benchmarks.peer_tools").said_last
+def test_the_last_exception_is_told_by_its_first_line(bench: Bench) -> None:
+    said = bench("benchmarks.peer_tools").last_error
     first = "Traceback (most recent call last):\n  File 'a'\nKeyError: 'x'\n\nDuring the handling\n\n"
     second = "Traceback (most recent call last):\n  File 'b'\n    call()\nonnx.Error: bad model\nContext: long\n"
     assert said(first + second) == "onnx.Error: bad model"
@@ -100,10 +106,10 @@ def test_the_last_exception_is_told_by_its_first_line(bench: Any) -> None:
     assert said("") == ""
 
 
-def test_calls_are_joined_from_samples_of_one_shape(bench: Any) -> None:
+def test_calls_are_joined_from_samples_of_one_shape(bench: Bench) -> None:
     lengths = [3, 5, 3, 3, 5, 7]
     feeds = [{"x": np.full((1, length), i)} for i, length in enumerate(lengths)]
-    joined = list(bench("benchmarks.peer_checks").together(feeds, 2))
+    joined = list(bench("benchmarks.peers").together(feeds, 2))
     assert [feed["x"][:, 0].tolist() for feed in joined] == [[0, 2], [1, 4]]
 
 
@@ -120,9 +126,9 @@ class Model:
 
 
 @pytest.mark.parametrize(("second", "off"), [(1.0, 0.0), (1.5, 0.0625), (float("nan"), float("nan"))])
-def test_outputs_are_held_against_the_largest(bench: Any, second: float, off: float) -> None:
+def test_outputs_are_held_against_the_largest(bench: Bench, second: float, off: float) -> None:
     feeds = [{"x": np.array(i)} for i in range(2)]
-    found = bench("benchmarks.peer_checks").farthest(Model({0: 1.0, 1: 2.0}), Model({0: second, 1: 2.0}), feeds)
+    found = bench("benchmarks.peers").farthest(Model({0: 1.0, 1: 2.0}), Model({0: second, 1: 2.0}), feeds)
     np.testing.assert_equal(found, off)
 
 
@@ -153,7 +159,7 @@ def failed(reason: str, outcome: str = "failed") -> dict[str, Any]:
     return {"outcome": outcome, "reason": reason, "original_bytes": 8_000_000, "allowed": 0.005, "threads": 1}
 
 
-def found(off: float = 1e-7, flips: int = 0, **instead: dict[str, Any]) -> dict[tuple[str, str, str], dict[str, Any]]:
+def lines_of(off: float = 1e-7, flips: int = 0, **instead: dict[str, Any]) -> list[dict[str, Any]]:
     cells = {
         "onnxslim": made([0, 0], kept=kept("original", 0.0, [0, 0]), versions={"onnxslim": "0.1", "onnx": "1.2"}),
         "ours, size": made([1, 2]),
@@ -162,12 +168,14 @@ def found(off: float = 1e-7, flips: int = 0, **instead: dict[str, Any]) -> dict[
         "ours of onnxslim": made([1, 2], kept=kept("ours, size", 0.3, [40, 50])),
     }
     cells |= {name.replace("_", " "): data for name, data in instead.items()}
-    return {("peers", "vgg", cell): data for cell, data in cells.items()}
+    return [raw("peers", "vgg", cell, data) for cell, data in cells.items()]
 
 
-def test_the_table_has_failures_with_their_reasons_and_versions(bench: Any) -> None:
-    cells = found(NNCF=failed("RuntimeError: unknown operator"), onnxsim=failed("not installed: no network", "absent"))
-    text = bench("benchmarks.peers_table").peers(cells, "vgg")
+def test_the_table_has_failures_with_their_reasons_and_versions(bench: Bench) -> None:
+    cells = lines_of(
+        NNCF=failed("RuntimeError: unknown operator"), onnxsim=failed("not installed: no network", "absent")
+    )
+    text = page_of(bench, "peers", cells).splitlines()
     assert "| original | 8.0 (100 %) | .9200 | — | .3000 | 1 | 1 | — |" in text
     assert (
         "| ours, size | 2.0 (25.0 %) | .9100 (−.0100 [−.0200, .0010]) | 1, 2 | .3100 (.0100 [.0000, .0200])"
@@ -181,25 +189,3 @@ def test_the_table_has_failures_with_their_reasons_and_versions(bench: Any) -> N
         line.startswith("- not timed with 16 a call: the batch axis of x is fixed (onnxslim, ours") for line in text
     )
     assert "- each in an environment of its own: onnxslim 0.1, onnx 1.2" in text
-    assert not bench("benchmarks.peers_table").peers(cells, "vit")
-
-
-@pytest.mark.parametrize(
-    ("cells", "met"),
-    [
-        ({}, True),
-        ({"flips": 5}, True),  # 5 of 10,000 is rounding
-        ({"flips": 6}, False),
-        ({"off": 2e-4}, False),
-        ({"off": float("nan")}, False),
-        ({"onnxsim_of_ours": failed("ValueError: bad node")}, False),
-        ({"onnxsim_of_ours": failed("x"), "onnxsim": failed("x")}, None),  # not for what we wrote
-        ({"onnxsim_of_ours": failed("not installed", "absent")}, None),
-        ({"ours_of_onnxslim": failed("no plan passed", "nothing")}, False),
-        ({"ours_of_onnxslim": made([0, 99], top1=[0.92, 0.9, [-0.02, -0.03, -0.01]])}, False),
-    ],
-)
-def test_neither_may_break_the_others_file(bench: Any, cells: dict[str, Any], met: bool | None) -> None:
-    targets = list(bench("benchmarks.peers_table").peer_targets(found(**cells), ("vgg", "vit")))
-    assert [target.met for target in targets] == [met, None]
-    assert [bool(target.measured) for target in targets] == [True, False]

@@ -1,0 +1,32 @@
+"""Single weights replaced by what a plan would make of them, one at a time: for parts "floor" and "prediction"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks import workbench as wb
+from benchmarks.workbench import Workbench
+from onnx_lowrank import Samples, Session
+
+
+class Substitution:
+    """One session in which any weight of a collected session can be replaced, and the original's outputs on samples."""
+
+    def __init__(self, bench: Workbench, session: Session, samples: Samples) -> None:
+        self.curves = session.state.calibrated.decomposed.curves
+        self.sites = {site.id: site for site in session.inventory.sites}
+        weights = [self.sites[curve.site].weight for curve in self.curves]
+        self.session, self.runner = session, bench.runner(wb.overridable(session.loaded.model, weights))
+        self.reference = wb.Reference(self.runner, samples.feeds)
+
+    def outputs(self, site: str, option: wb.Option) -> Iterator[tuple[Any, Any]]:
+        """Yield (original's outputs, outputs with one weight at one option alone), sample by sample."""
+        calibrated, weight = self.session.state.calibrated, self.sites[site].weight
+        factors = calibrated.decomposed.factors[site, option.scheme]
+        value = wb.stored_weight(self.session.inventory, self.sites[site], factors, option)
+        for feeds, outputs in self.reference.batches():
+            yield from zip(outputs, wb.split(self.runner.run({**wb.join(feeds), weight: value}), feeds), strict=True)
+
+    def loss(self, pair: tuple[Any, Any]) -> float:
+        return min(float(self.session.state.calibrated.objective.divergence(*pair, 1)), wb.LARGEST_LOSS)
