@@ -12,12 +12,6 @@ from onnx_lowrank.gradient.emitter import Emitter
 from onnx_lowrank.gradient.forward import Forward
 
 
-def has_function(node: NodeProto, opset: int) -> bool:
-    """Whether the schema gives a body for this node (one that depends on its types may still be refused)."""
-    schema = _schema(node, opset)
-    return schema is not None and bool(schema.has_function or schema.has_context_dependent_function)
-
-
 def function_nodes(node: NodeProto, forward: Forward) -> list[NodeProto] | None:
     """Return the nodes that compute what `node` does under the same output names, None where there are none."""
     body = _body(node, forward)

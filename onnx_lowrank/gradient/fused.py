@@ -48,33 +48,6 @@ def _named(value: Value, name: str) -> NodeProto:
     return NodeProto(op_type="Identity", name=value.emit.fresh("Identity"), input=[value.name], output=[name])
 
 
-def gelu(context: RuleContext) -> list[Value | None]:
-    """x Φ(x)."""
-    return [_gelu(context.x())]
-
-
-def _gelu(x: Value) -> Value:
-    return x * 0.5 * ((x * math.sqrt(0.5)).apply("Erf") + 1.0)
-
-
-def bias_gelu(context: RuleContext) -> list[Value | None]:
-    """Gelu of x + bias."""
-    return [_gelu(context.x(0) + context.x(1))]
-
-
-def fast_gelu(context: RuleContext) -> list[Value | None]:
-    """The tanh approximation of Gelu, with an optional bias."""
-    x = context.x(0) + context.x(1) if context.has(1) else context.x(0)
-    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))
-    return [0.5 * x * (1.0 + inner.apply("Tanh"))]
-
-
-def quick_gelu(context: RuleContext) -> list[Value | None]:
-    """x σ(αx)."""
-    x = context.x()
-    return [x * (x * context.number("alpha", 1.702)).apply("Sigmoid")]
-
-
 def skip_layer_normalization(context: RuleContext) -> list[Value | None]:
     """LayerNormalization of input + skip (+ bias); the sum is the fourth output."""
     total = context.x(0) + context.x(1)
@@ -194,10 +167,6 @@ def unsqueeze_at(x: Value, axes: list[int]) -> Value:
 
 EXPANSIONS: Mapping[tuple[str, str], Expansion] = MappingProxyType(
     {
-        (MICROSOFT, "Gelu"): gelu,
-        (MICROSOFT, "BiasGelu"): bias_gelu,
-        (MICROSOFT, "FastGelu"): fast_gelu,
-        (MICROSOFT, "QuickGelu"): quick_gelu,
         (MICROSOFT, "SkipLayerNormalization"): skip_layer_normalization,
         (MICROSOFT, "SkipSimplifiedLayerNormalization"): skip_simplified_layer_normalization,
         (MICROSOFT, "EmbedLayerNormalization"): embed_layer_normalization,

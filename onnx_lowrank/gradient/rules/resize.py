@@ -12,7 +12,7 @@ from onnx_lowrank.gradient.emitter import FLOAT, NoRule, Value
 from onnx_lowrank.gradient.rule_context import Gradients, RuleContext
 from onnx_lowrank.gradient.tensor_ops import transpose
 
-SCALES, SIZES = 2, 3
+SCALES = 2
 
 
 def resize(context: RuleContext) -> Gradients:
