@@ -156,10 +156,11 @@ class Forward:
         if self.opset < SAME_FROM:
             model = onnx.shape_inference.infer_shapes(self.skeleton(), strict_mode=False, data_prop=True)
             try:
-                self._replace(onnx.version_converter.convert_version(model, OPSET))
+                raised = onnx.version_converter.convert_version(model, OPSET)
             except (onnx.version_converter.ConvertError, RuntimeError) as error:
                 text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 raise NoRule(f"opset {self.opset} cannot be raised to {OPSET}: {text}") from error
+            self._replace(raised)
         for node in self.nodes if self.opset < OPSET else ():
             if node.op_type == "RoiAlign" and not any(a.name.startswith("coord") for a in node.attribute):
                 node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "output_half_pixel"))
