@@ -14,6 +14,7 @@ from onnx_lowrank.cli.command import Command
 from onnx_lowrank.cli.console import NOTHING, one_line_errors, progress, say, show, watched
 from onnx_lowrank.cli.optimize_command import finish, optimize
 from onnx_lowrank.cli.outputs import OUTPUT, Inputs, Outputs
+from onnx_lowrank.cli.process import tune_process
 from onnx_lowrank.cli.shared_options import (
     FORCE,
     GATE,
@@ -46,6 +47,7 @@ def main() -> None:
 
     Exit codes: 0 saved and passed; 1 error; 2 wrong usage; 3 nothing acceptable found, no model written.
     """
+    tune_process()
 
 
 main.add_command(optimize)

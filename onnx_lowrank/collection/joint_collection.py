@@ -58,7 +58,6 @@ class Collection:
 
     def run(self, progress: Callable[[int], None] | None = None) -> Joint:
         """Return every site scored, a group of sites that fits in memory at a time."""
-        linalg.settle()
         joint = Joint()
         broken: list[set[int]] = []
         for group in self.groups():

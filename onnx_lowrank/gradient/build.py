@@ -94,7 +94,7 @@ class _Backward:
         self.parts: dict[str, list[Value]] = {}
         self.blocked: dict[str, str] = {}
         for name in dict.fromkeys(outputs):
-            self.seeds[name] = self._free(f"grad@{name}")
+            self.seeds[name] = forward.names(f"grad@{name}")
             self.parts[name] = [Value(self.emit, self.seeds[name], forward.elem(name), forward.dims(name))]
 
     def run(self) -> None:
@@ -156,7 +156,7 @@ class _Backward:
             if value.name in renamed:  # of a tensor with one reader the share is the gradient
                 names[target] = renamed[value.name]
                 continue
-            name = names[target] = self._free(f"gradient@{target}")
+            name = names[target] = self.forward.names(f"gradient@{target}")
             self.emit.elems[name], self.emit.dims[name] = value.elem, value.dims
             if value.name in made:
                 renamed[value.name] = name
@@ -168,12 +168,6 @@ class _Backward:
                     if old in renamed:
                         slots[index] = renamed[old]
         return names
-
-    def _free(self, wish: str) -> str:
-        if wish in self.forward.names:
-            return self.emit.fresh(wish)
-        self.forward.names.add(wish)
-        return wish
 
     def result(self) -> GradientGraph:
         """The finished graph."""

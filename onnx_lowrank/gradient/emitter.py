@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from onnx_lowrank.graph.names import Fresh
 from onnx_lowrank.types import Array
 
 Dims: TypeAlias = tuple[int | str | None, ...]
@@ -121,7 +122,7 @@ def _common(a: int | str | None, b: int | str | None) -> int | str | None:
 class Emitter:
     """Appends nodes and constants under names that are not taken anywhere in the model."""
 
-    def __init__(self, names: set[str], opset: int, prefix: str) -> None:
+    def __init__(self, names: Fresh, opset: int, prefix: str) -> None:
         self.names = names
         self.opset = opset
         self.prefix = prefix
@@ -129,17 +130,11 @@ class Emitter:
         self.constants: dict[str, TensorProto] = {}
         self.elems: dict[str, int] = {}
         self.dims: dict[str, Dims | None] = {}
-        self._count = 0
         self._known: dict[tuple[Any, ...], Value] = {}
 
     def fresh(self, hint: str) -> str:
         """Return a name that no tensor or node has, and take it."""
-        while True:
-            self._count += 1
-            name = f"{self.prefix}{hint}_{self._count}"
-            if name not in self.names:
-                self.names.add(name)
-                return name
+        return self.names(f"{self.prefix}{hint}")
 
     def op(
         self,

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
 import onnx.inliner
 import onnx.shape_inference
 import onnx.version_converter
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from onnx_lowrank.gradient.emitter import FLOAT, FLOATS, Dims, NoRule
+from onnx_lowrank.graph.constants import constant_value
+from onnx_lowrank.graph.names import Fresh, all_names
+from onnx_lowrank.graph.traversal import fed_inputs
 from onnx_lowrank.types import Array
 
 SMALL = 1024
@@ -47,10 +50,10 @@ class Forward:
         self.opset = self.domains.get("", self.domains.pop("ai.onnx", onnx.defs.onnx_opset_version()))
         self.observed: dict[str, Dims] = {name: tuple(dims) for name, dims in (shapes or {}).items()}
         self._inferred: dict[str, ValueInfoProto] = {}
-        self.inputs = [value for value in model.graph.input if value.name not in self.weights]
+        self.inputs = fed_inputs(model)
         self.outputs = list(model.graph.output)
         self.take(_own_domain(node) for node in model.graph.node)
-        self.names = set(_names(model.graph)) | set(self.weights)
+        self.names = Fresh(all_names(model) | set(self.weights))
         if model.functions:
             self._inline_local_functions()
         self._raise_opset()
@@ -59,7 +62,7 @@ class Forward:
     def take(self, nodes: Iterable[NodeProto]) -> None:
         """Append nodes; those that only hold a constant become weights."""
         for node in nodes:
-            tensor = _held(node)
+            tensor = constant_value(node, floats=True)
             if tensor is None:
                 self.nodes.append(node)
             else:
@@ -153,10 +156,11 @@ class Forward:
         if self.opset < SAME_FROM:
             model = onnx.shape_inference.infer_shapes(self.skeleton(), strict_mode=False, data_prop=True)
             try:
-                self._replace(onnx.version_converter.convert_version(model, OPSET))
+                raised = onnx.version_converter.convert_version(model, OPSET)
             except (onnx.version_converter.ConvertError, RuntimeError) as error:
                 text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
                 raise NoRule(f"opset {self.opset} cannot be raised to {OPSET}: {text}") from error
+            self._replace(raised)
         for node in self.nodes if self.opset < OPSET else ():
             if node.op_type == "RoiAlign" and not any(a.name.startswith("coord") for a in node.attribute):
                 node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "output_half_pixel"))
@@ -168,7 +172,7 @@ class Forward:
         self.take(NodeProto.FromString(node.SerializeToString()) for node in model.graph.node)
         made = {tensor.name: tensor for tensor in model.graph.initializer}
         self.weights.update({name: tensor for name, tensor in made.items() if name not in self.weights})
-        self.names |= set(_names(model.graph))
+        self.names.take(all_names(model))
         self.domains.update({e.domain: int(e.version) for e in model.opset_import if e.domain not in ("", "ai.onnx")})
         self.opset = next((int(e.version) for e in model.opset_import if e.domain in ("", "ai.onnx")), self.opset)
 
@@ -192,34 +196,6 @@ def _own_domain(node: NodeProto) -> NodeProto:
     if copy.domain == "ai.onnx":
         copy.domain = ""
     return copy
-
-
-def _held(node: NodeProto) -> TensorProto | None:
-    """Return the tensor of a Constant node, None for every other node and for what is not a number."""
-    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or len(node.attribute) != 1:
-        return None
-    attribute = node.attribute[0]
-    if attribute.name == "value":
-        tensor: TensorProto = attribute.t
-        return tensor
-    kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
-    if attribute.name not in kinds or attribute.ref_attr_name:
-        return None
-    value = helper.get_attribute_value(attribute)
-    return numpy_helper.from_array(np.asarray(value, dtype=kinds[attribute.name]), node.output[0])
-
-
-def _names(graph: GraphProto) -> Iterator[str]:
-    """Yield every name of a tensor or node, subgraphs included."""
-    for values in (graph.input, graph.output, graph.value_info, graph.initializer):
-        yield from (value.name for value in values)
-    for node in graph.node:
-        yield node.name
-        yield from node.input
-        yield from node.output
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
-                yield from _names(inner)
 
 
 def _without_shape(value: ValueInfoProto) -> ValueInfoProto:

@@ -50,14 +50,6 @@ def cross_entropy_of_probabilities(p: Array, labels: Array, *, axis: int = -1, i
     return Loss(_per_sample(-np.log(chosen) * weight), _back(gradient, axis, p))
 
 
-def binary_cross_entropy(logits: Array, labels: Array) -> Loss:
-    """−y log σ(z) − (1 − y) log(1 − σ(z)), mean over the elements of a sample; labels between 0 and 1."""
-    z, y = _wide(logits), np.asarray(labels, dtype=np.float64)
-    share = 1 / _positions(z)
-    nats = np.logaddexp(0, z) - y * z
-    return Loss(_per_sample(nats * share), ((expit(z) - y) * share).astype(logits.dtype))
-
-
 def divergence(logits: Array, reference: Array, *, axis: int = -1) -> Loss:
     """KL of the model's softmax from that of the `reference` logits, mean over positions."""
     z, r = _last(logits, axis), _last(reference, axis)

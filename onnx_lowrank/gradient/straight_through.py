@@ -10,7 +10,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnx_lowrank.graph.constants import constant_value
-from onnx_lowrank.graph.names import all_names
+from onnx_lowrank.graph.names import Fresh, all_names
 from onnx_lowrank.types import Array
 
 CLIP_OPSET = 11
@@ -24,11 +24,11 @@ def straightened(model: ModelProto) -> ModelProto:
         return model
     twin = ModelProto()
     twin.CopyFrom(model)
-    taken = all_names(model)
+    fresh = Fresh(all_names(model))
     for node in twin.graph.node:
         if node.op_type == "DequantizeLinear" and node.output[0] in pairs:
             data, bounds = pairs[node.output[0]]
-            names = [_free(f"{node.output[0]}/{side}", taken) for side in ("low", "high")]
+            names = [fresh(f"{node.output[0]}/{side}") for side in ("low", "high")]
             twin.graph.initializer.extend(map(numpy_helper.from_array, bounds, names))
             clip = helper.make_node("Clip", [data, *names], [node.output[0]], node.name)
             node.CopyFrom(clip)
@@ -37,13 +37,6 @@ def straightened(model: ModelProto) -> ModelProto:
 
 def _opset(model: ModelProto) -> int:
     return next((int(e.version) for e in model.opset_import if e.domain in ("", "ai.onnx")), 0)
-
-
-def _free(wish: str, taken: set[str]) -> str:
-    while wish in taken:
-        wish += "_"
-    taken.add(wish)
-    return wish
 
 
 def _pairs(model: ModelProto) -> dict[str, tuple[str, tuple[Array, Array]]]:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from onnx_lowrank.graph.traversal import fed_inputs
+
 FLOAT = int(TensorProto.FLOAT)
 HALVES = frozenset({int(TensorProto.FLOAT16), int(TensorProto.BFLOAT16)})
 TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "stash_type", "softmax_precision"})
@@ -23,9 +25,7 @@ def widened(model: ModelProto) -> ModelProto:
         return model
     twin = ModelProto()
     twin.CopyFrom(model)
-    given = [value for value in twin.graph.input if value.type.tensor_type.elem_type in HALVES]
-    stored = {tensor.name for tensor in twin.graph.initializer}
-    _widen_graph(twin.graph, [value for value in given if value.name not in stored])
+    _widen_graph(twin.graph, [value for value in fed_inputs(twin) if value.type.tensor_type.elem_type in HALVES])
     for function in twin.functions:
         _widen_nodes(function.node)
     return twin

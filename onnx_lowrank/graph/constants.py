@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 
@@ -12,14 +14,22 @@ PASSES = {
 """Operators that hand a constant on, in another form at most; whatever else they read must be constant, too."""
 
 
-def constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    """Return the tensor of a Constant node (whole numbers as well), None for other nodes and for other values."""
+NUMBERS: Mapping[str, type[np.generic]] = {"value_int": np.int64, "value_ints": np.int64}
+FLOATS: Mapping[str, type[np.generic]] = {"value_float": np.float32, "value_floats": np.float32}
+
+
+def constant_value(node: onnx.NodeProto, *, floats: bool = False) -> onnx.TensorProto | None:
+    """Return the tensor of a Constant node (whole numbers as well), None for other nodes and for other values.
+
+    `floats`: floats that are an attribute's own are returned as well. They are no weights: at most one axis.
+    """
     if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
         return None
     for a in node.attribute:
         if a.name == "value" and a.HasField("t"):
             tensor: onnx.TensorProto = a.t
             return tensor
-        if a.name in ("value_int", "value_ints") and not a.ref_attr_name:
-            return onnx.numpy_helper.from_array(np.array(onnx.helper.get_attribute_value(a), np.int64), node.output[0])
+        kind = NUMBERS.get(a.name) or (FLOATS.get(a.name) if floats else None)
+        if kind is not None and not a.ref_attr_name:
+            return onnx.numpy_helper.from_array(np.array(onnx.helper.get_attribute_value(a), kind), node.output[0])
     return None

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import onnx
 
+from onnx_lowrank.graph.clean_up import leading_to
 from onnx_lowrank.graph.constants import constant_value
 from onnx_lowrank.graph.traversal import reads
 from onnx_lowrank.types import Array
@@ -29,17 +30,13 @@ def upstream(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
     All of the graph's inputs stay, so it takes the same feeds.
     """
     wanted = list(dict.fromkeys(tensors))
-    needed = set(wanted)
-    nodes = []
-    for node in reversed(model.graph.node):
-        if not needed.isdisjoint(node.output):
-            needed.update(reads(node))
-            nodes.append(node)
+    nodes = leading_to(model.graph.node, wanted)
+    needed = {*wanted, *(name for node in nodes for name in reads(node))}
     stored = {tensor.name for tensor in model.graph.initializer}
     copy = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     graph = copy.graph
     graph.name = model.graph.name
-    graph.node.extend(reversed(nodes))
+    graph.node.extend(nodes)
     graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in needed)
     graph.sparse_initializer.extend(model.graph.sparse_initializer)
     # before IR 4 a weight is listed as an input too: without its value it would have to be fed

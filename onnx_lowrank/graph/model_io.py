@@ -159,11 +159,6 @@ def _umask() -> int:
     return mask
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a report or a plan atomically. Raises ModelError where the place cannot be written."""
-    write_bytes(path, text.encode())
-
-
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file of any content atomically. Raises ModelError where the place cannot be written."""
     refuse_special(path)

@@ -1,4 +1,4 @@
-"""Every graph below a graph, what its nodes read, and how often local functions are called."""
+"""Every graph and node of a model, what is fed and read, and how often local functions are called."""
 
 from __future__ import annotations
 
@@ -20,6 +20,25 @@ def subgraphs(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, onnx.Gra
             for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
                 yield node, inner
                 yield from subgraphs(inner)
+
+
+def all_graphs(model: onnx.ModelProto) -> list[onnx.GraphProto]:
+    """Return the main graph and every graph below it."""
+    return [model.graph, *(inner for _, inner in subgraphs(model.graph))]
+
+
+def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Yield every node, those of subgraphs and local functions included."""
+    for graph in all_graphs(model):
+        yield from graph.node
+    for function in model.functions:
+        yield from function.node
+
+
+def fed_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Return the inputs that hold samples: before IR 4 every initializer had to be listed as an input, too."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in stored]
 
 
 def bodies(graph: onnx.GraphProto, above: str = "") -> Iterator[tuple[str, onnx.NodeProto, onnx.GraphProto]]:
@@ -54,7 +73,7 @@ def function_calls(model: onnx.ModelProto) -> Counter[Function]:
                 calls[key] += 1
                 count(bodies[key].node)
 
-    for graph in [model.graph, *(inner for _, inner in subgraphs(model.graph))] if bodies else []:
+    for graph in all_graphs(model) if bodies else []:
         count(graph.node)
     return calls
 

@@ -1,7 +1,6 @@
-"""The graph as onnx-graphsurgeon reads it: constant weights, and every input that each of them reaches.
+"""A view of a graph: constant weights, and every input that each of them reaches.
 
-Reading goes through graphsurgeon, writing does not: a round trip through it loses metadata, so `rewrite` splices
-protobuf nodes and leaves everything else of the file as it was.
+It refers to the model's own protobuf nodes and tensors: nothing is copied, and nothing is changed.
 """
 
 from __future__ import annotations
@@ -10,13 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import onnx
-import onnx_graphsurgeon as gs
 
-from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.constants import PASSES, constant_value
-from onnx_lowrank.graph.traversal import bodies, function_calls, place_of, subgraphs
-
-gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.CRITICAL
+from onnx_lowrank.graph.traversal import bodies, fed_inputs, function_calls, place_of, subgraphs
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +53,7 @@ class GraphView:
 
 
 def read_graph(model: onnx.ModelProto) -> GraphView:
-    """Return the view. Raises ModelError where graphsurgeon cannot read the graph."""
-    try:
-        gs.import_onnx(model)
-    except (gs.util.exception.OnnxGraphSurgeonException, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"the graph cannot be read by onnx-graphsurgeon: {error}; export it again") from error
+    """Return the view of a model whose nodes are in topological order."""
     view = GraphView()
     for tensor in model.graph.initializer:
         view.weights[tensor.name] = tensor
@@ -92,8 +83,7 @@ def read_graph(model: onnx.ModelProto) -> GraphView:
 
 def _fed(model: onnx.ModelProto) -> set[str]:
     """Return the tensors that depend on the inputs' values; whatever comes out of a subgraph counts as such."""
-    stored = {tensor.name for tensor in model.graph.initializer}
-    fed = {value.name for value in model.graph.input} - stored
+    fed = {value.name for value in fed_inputs(model)}
     for node in model.graph.node:
         inner = any(a.HasField("g") or a.graphs for a in node.attribute)
         if inner or (node.op_type not in ("Shape", "Size") and not fed.isdisjoint(node.input)):

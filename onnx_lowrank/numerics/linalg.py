@@ -25,10 +25,6 @@ FLOOR = 1e-7
 """Eigenvalues of a second moment below this share of the largest one are taken to be this share: fewer samples than
 dimensions, or dead channels, leave directions of which nothing is known, and 1 / sqrt(0) must not decide."""
 
-
-MMAP_THRESHOLD, TOP_PAD, TRIM_THRESHOLD = -3, -2, -1
-"""Parameters of mallopt, from glibc's malloc.h."""
-
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -81,20 +77,6 @@ def trim() -> None:
         library = ctypes.CDLL(None)
         if hasattr(library, "malloc_trim"):
             library.malloc_trim(0)
-
-
-def settle() -> None:
-    """Let glibc's allocator keep 64 MB of freed memory, and ask for more in steps of 8 MB; blocks of 32 MB stay apart.
-
-    Runs that take and free the same tensors again and again then spare half of the kernel's page faults (measured on
-    EfficientNet: 5 % of all time, no higher peak). `trim` gives all of it back.
-    """
-    if sys.platform == "linux":
-        library = ctypes.CDLL(None)
-        if hasattr(library, "mallopt"):
-            library.mallopt(MMAP_THRESHOLD, 2**25)
-            library.mallopt(TRIM_THRESHOLD, 2**26)
-            library.mallopt(TOP_PAD, 2**23)
 
 
 def eigen(symmetric: Array) -> tuple[Array, Array]:

@@ -16,9 +16,10 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.errors import PlanError
+from onnx_lowrank.graph.clean_up import leading_to
 from onnx_lowrank.graph.constants import PASSES, constant_value
 from onnx_lowrank.graph.names import Fresh, all_names
-from onnx_lowrank.graph.traversal import bodies, subgraphs
+from onnx_lowrank.graph.traversal import bodies, reads
 from onnx_lowrank.ops import StagePosition, first_output, write_chain
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.types import Array, Chain, Option, Plan, Site, Stage
@@ -195,39 +196,39 @@ def _splice(
 
 
 def _remove_dead(model: onnx.ModelProto, weights: set[str]) -> None:
-    """Remove the factored weights, the nodes that only led to them, and what only those read (a shape, a scale)."""
+    """Remove the factored weights, the nodes that only led to them, and what only those read (a shape, a scale).
+
+    Other nodes that lead nowhere were there before, and stay.
+    """
     graph = model.graph
-    led = set(weights)  # what carries a factored weight: nodes are in topological order, so one pass finds it all
-    for node in graph.node:
-        if node.op_type in PASSES and node.input[0] in led:
-            led.update(node.output)
-    dead = set(weights)
-    while True:
-        read = _read_names(model)
-        gone = [node for node in graph.node if _carries(node, led) and not any(name in read for name in node.output)]
-        if not gone:
-            break
-        for node in gone:
-            dead.update([*node.output, *node.input])
-            led.update(node.input)
-            graph.node.remove(node)
-    dead -= _read_names(model)
+    carried = _carried(graph.node, weights)
+    carriers = [node for node in graph.node if _hands_on(node) and node.output[0] in carried]
+    others = [node for node in graph.node if not _hands_on(node) or node.output[0] not in carried]
+    needed = {value.name for value in graph.output}.union(*map(reads, others))
+    useful = leading_to(carriers, needed)
+    needed.update(*map(reads, useful))
+    dead = {node.output[0] for node in carriers} - {node.output[0] for node in useful}
+    for node in [node for node in carriers if node.output[0] in dead]:
+        graph.node.remove(node)
     for values in (graph.initializer, graph.input, graph.value_info):
-        for value in [v for v in values if v.name in dead]:
+        for value in [v for v in values if v.name in carried - needed]:
             values.remove(value)
 
 
-def _carries(node: onnx.NodeProto, led: set[str]) -> bool:
-    if node.op_type in PASSES:
-        return node.input[0] in led or node.output[0] in led
-    return constant_value(node) is not None and node.output[0] in led
+def _carried(nodes: Sequence[onnx.NodeProto], weights: set[str]) -> set[str]:
+    """Return the tensors that factored weights are handed to, and those that are read on the way."""
+    carried = set(weights)
+    for node in nodes:  # in topological order
+        if node.op_type in PASSES and node.input[0] in carried:
+            carried.update(node.output)
+    for node in reversed(nodes):
+        if _hands_on(node) and node.output[0] in carried:
+            carried.update(node.input)
+    return carried
 
 
-def _read_names(model: onnx.ModelProto) -> set[str]:
-    """Return every name that some node reads or the graph returns."""
-    graphs = [model.graph, *(inner for _, inner in subgraphs(model.graph))]
-    read = {name for graph in graphs for node in graph.node for name in node.input}
-    return read | {value.name for graph in graphs for value in graph.output}
+def _hands_on(node: onnx.NodeProto) -> bool:
+    return node.op_type in PASSES or constant_value(node) is not None
 
 
 def _store(model: onnx.ModelProto, tensors: Sequence[onnx.TensorProto]) -> None:

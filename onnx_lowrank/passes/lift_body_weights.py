@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import onnx
 
 from onnx_lowrank.graph.constants import constant_value
-from onnx_lowrank.graph.names import all_names
+from onnx_lowrank.graph.names import Fresh, all_names
 from onnx_lowrank.graph.traversal import bodies
 from onnx_lowrank.ops import by_type
 from onnx_lowrank.weights.transforms import TYPES
@@ -25,19 +25,15 @@ def lifted(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
         return model, 0
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    taken, count = all_names(copy), 0
+    names, count = Fresh(all_names(copy)), 0
     for body, _, inner in list(bodies(copy.graph)):
         for tensor in _movable(inner):
-            wish = f"{body}/{tensor.name}"
-            while wish in taken:
-                wish += "_"
-            taken.add(wish)
             count += 1
             moved = copy.graph.initializer.add()
             moved.CopyFrom(tensor)
-            moved.name = wish
+            moved.name = names(f"{body}/{tensor.name}")
             _remove(inner, tensor.name)
-            _rename(inner, tensor.name, wish)
+            _rename(inner, tensor.name, moved.name)
     return copy, count
 
 

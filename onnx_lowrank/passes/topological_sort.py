@@ -1,20 +1,23 @@
-"""Nodes in topological order, as ONNX asks for: some converters append what they add, and onnxruntime does not mind."""
+"""Nodes in topological order, as ONNX asks for: some converters append what they add, and onnxruntime does not mind.
+
+By hand: graphsurgeon's toposort sorts by depth, so that nodes move which need not, and calls itself for every node of a
+chain, which some hundreds in reverse order are too many for.
+"""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
 
 import onnx
 
-from onnx_lowrank.graph.traversal import subgraphs
+from onnx_lowrank.graph.traversal import reads
 
 
 def topologically_sorted(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with the main graph's nodes sorted; the model itself where they are, or cannot be."""
     nodes = list(model.graph.node)
     makers = {name: index for index, node in enumerate(nodes) for name in node.output if name}
-    needs = [sorted({makers[name] for name in _reads(node) if name in makers}) for node in nodes]
+    needs = [sorted({makers[name] for name in reads(node) if name in makers}) for node in nodes]
     if all(not need or need[-1] < index for index, need in enumerate(needs)):
         return model
     order = _sorted(needs)
@@ -44,13 +47,3 @@ def _sorted(needs: list[list[int]]) -> list[int]:
             if not missing[user]:
                 heapq.heappush(ready, user)
     return order
-
-
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-            for each in [graph, *(inner for _, inner in subgraphs(graph))]:
-                for inner_node in each.node:
-                    yield from inner_node.input
-                yield from (value.name for value in each.output)

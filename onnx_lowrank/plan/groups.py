@@ -29,18 +29,13 @@ class Tie:
 class Groups:
     """losses, costs: arrays (options,) a group. free: how many of them, the first ones, are in no row of `ties`.
 
-    The free ones are undominated and sorted by rising cost. Without `free`, all are.
+    The free ones are undominated and sorted by rising cost.
     """
 
     losses: Sequence[Array]
     costs: Sequence[Array]
     free: Sequence[int]
     ties: Sequence[Tie] = ()
-
-    @staticmethod
-    def untied(losses: Sequence[Array], costs: Sequence[Array]) -> Groups:
-        """Return groups of which all options are free."""
-        return Groups(losses, costs, [len(loss) for loss in losses])
 
     def least(self, worth: Sequence[Array]) -> list[int]:
         """Return the picks of least summed `worth`, (options,) a group."""

@@ -18,7 +18,7 @@ from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, q
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.model_io import PROTOBUF_LIMIT, main_opset, store
-from onnx_lowrank.graph.traversal import subgraphs
+from onnx_lowrank.graph.traversal import all_nodes
 from onnx_lowrank.options import Runtime, Then
 from onnx_lowrank.quantization.weight_only import weights_rounded
 from onnx_lowrank.runtime.batching import batch_size, batches, join
@@ -46,12 +46,12 @@ QUANTISED = (
     *("QLinearMatMul", "QGemm", "QAttention", "MatMulNBits", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"),
     *("DynamicQuantizeLSTM",),
 )
-FAILURES: tuple[type[Exception], ...] = (
+QUANTIZER_ERRORS: tuple[type[Exception], ...] = (
     *ORT_ERRORS,
     *(OSError, TypeError, KeyError, IndexError, AttributeError, AssertionError),
     *(onnx.checker.ValidationError, onnx.shape_inference.InferenceError, onnx.version_converter.ConvertError),
 )
-"""What onnxruntime.quantization raises: whatever it trips over."""
+"""What onnxruntime.quantization raises, whatever it trips over: caught around the calls into it alone."""
 
 
 class Reader:
@@ -76,16 +76,7 @@ def refusal(model: onnx.ModelProto) -> str:
 
 def quantised_ops(model: onnx.ModelProto) -> list[str]:
     """Return the operators of a model, subgraphs included, that only quantised models have; sorted."""
-    return sorted({node.op_type for node in _nodes(model)} & set(QUANTISED))
-
-
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Yield every node, those of subgraphs and local functions included."""
-    yield from model.graph.node
-    for _, graph in subgraphs(model.graph):
-        yield from graph.node
-    for function in model.functions:
-        yield from function.node
+    return sorted({node.op_type for node in all_nodes(model)} & set(QUANTISED))
 
 
 def quantised(model: onnx.ModelProto, then: Then, feeds: Sequence[Feed]) -> onnx.ModelProto:
@@ -100,20 +91,33 @@ def quantised(model: onnx.ModelProto, then: Then, feeds: Sequence[Feed]) -> onnx
     if then == "quantize-weights":
         return _weights(model)
     try:
-        with _quiet(), tempfile.TemporaryDirectory(prefix="onnx-lowrank-") as folder:
-            source, target = _prepared(model, Path(folder)), Path(folder) / "int8.onnx"
-            if then == "quantize-dynamic":
-                _dynamic(source, target)
-            else:
-                _static(source, target, model, feeds)
-            made = onnx.load(str(target))
-    except FAILURES as error:
-        raise ModelError(f"--then {then}: onnxruntime cannot quantise this model: {first_line(error)}") from error
+        with tempfile.TemporaryDirectory(prefix="onnx-lowrank-") as folder:
+            made = _by_onnxruntime(model, then, feeds, Path(folder))
+    except OSError as error:
+        raise ModelError(f"--then {then}: cannot write a temporary file: {first_line(error)}; make room") from error
     if not quantised_ops(made):
         other = "quantize" if then == "quantize-dynamic" else "quantize-dynamic"
         ops = ", ".join(STATIC_OPS[:5] if then == "quantize" else ("MatMul", "Gemm", "Gather", "LSTM"))
         raise ModelError(f"--then {then}: nothing here can be quantised ({ops} in float32 can): try --then {other}")
     return _named(made, model)
+
+
+def _by_onnxruntime(model: onnx.ModelProto, then: Then, feeds: Sequence[Feed], folder: Path) -> onnx.ModelProto:
+    """Return what onnxruntime.quantization makes of a model, by way of files in `folder`."""
+    source, prepared, target = (folder / f"{name}.onnx" for name in ("float", "prepared", "int8"))
+    with _refusing(then):
+        recent = _recent(model)
+    store(recent, source)
+    with _refusing(then):
+        _prepare(source, prepared)
+    if then == "quantize-dynamic":
+        with _refusing(then):
+            _dynamic(prepared, target)
+    else:
+        ranges = _joined(model, feeds)
+        with _refusing(then):
+            _static(prepared, target, ranges)
+    return onnx.load(str(target))
 
 
 def _weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -155,12 +159,17 @@ def _activations() -> QuantType:
     return QuantType.QInt8 if platform.machine().lower() in ("arm64", "aarch64") else QuantType.QUInt8
 
 
-def _static(source: Path, target: Path, model: onnx.ModelProto, feeds: Sequence[Feed]) -> None:
+def _joined(model: onnx.ModelProto, feeds: Sequence[Feed]) -> list[Feed]:
+    """Return the samples that ranges are found on, in batches."""
     count = min(len(feeds), CALIBRATED)
     chosen = [feeds[i * len(feeds) // count] for i in range(count)]
     size = batch_size(Runner(model, runtime=Runtime(provider="cpu")), chosen)
+    return [join(run) for run in batches(chosen, size)]
+
+
+def _static(source: Path, target: Path, feeds: Sequence[Feed]) -> None:
     quantize_static(
-        str(source), str(target), Reader(join(run) for run in batches(chosen, size)), quant_format=QuantFormat.QDQ,
+        str(source), str(target), Reader(iter(feeds)), quant_format=QuantFormat.QDQ,
         op_types_to_quantize=list(STATIC_OPS), per_channel=True, reduce_range=not full_range(),
         activation_type=_activations(), weight_type=QuantType.QInt8, extra_options={"MatMulConstBOnly": True},
     )  # fmt: skip
@@ -182,18 +191,16 @@ def _recent(model: onnx.ModelProto) -> onnx.ModelProto:
     return _without_listed(model) if model.ir_version < LISTED else model
 
 
-def _prepared(model: onnx.ModelProto, folder: Path) -> Path:
-    """Return a file that can be quantised: a recent opset, weights as initializers, BatchNormalization folded.
+def _prepare(source: Path, target: Path) -> None:
+    """Write what can be quantised: weights as initializers, BatchNormalization folded.
 
-    The last two are onnxruntime's basic optimizations, the pre-processing that it recommends.
+    These are onnxruntime's basic optimizations, the pre-processing that it recommends.
     """
-    store(_recent(model), folder / "float.onnx")
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(folder / "prepared.onnx")
-    ort.InferenceSession(str(folder / "float.onnx"), options, providers=["CPUExecutionProvider"])
-    return folder / "prepared.onnx"
+    options.optimized_model_filepath = str(target)
+    ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
 
 
 def _without_listed(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -217,7 +224,7 @@ def _named(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
     del made.metadata_props[:]
     made.metadata_props.extend(source.metadata_props)
     made.graph.name, made.graph.doc_string = source.graph.name, source.graph.doc_string
-    used = {node.domain for node in _nodes(made)} | {"", "ai.onnx"}
+    used = {node.domain for node in all_nodes(made)} | {"", "ai.onnx"}
     kept = [entry for entry in made.opset_import if entry.domain in used]
     del made.opset_import[:]
     made.opset_import.extend(kept)
@@ -235,13 +242,22 @@ def _named(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @contextlib.contextmanager
+def _refusing(then: Then) -> Iterator[None]:
+    """Turn what onnxruntime raises in here into ModelError, one line, and let it write nothing."""
+    try:
+        with _quiet():
+            yield
+    except QUANTIZER_ERRORS as error:
+        raise ModelError(f"--then {then}: onnxruntime cannot quantise this model: {first_line(error)}") from error
+
+
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep onnxruntime.quantization from writing: it warns by the root logger, prints, and its sessions log."""
-    root, before = logging.getLogger(), logging.root.manager.disable
-    handlers = list(root.handlers)
-    root.addHandler(logging.NullHandler())  # without any, its first warning would install one for good
-    logging.disable(logging.CRITICAL)
-    ort.set_default_logger_severity(4)
+    """Keep onnxruntime.quantization from writing: it warns by the root logger and prints. Others may log meanwhile."""
+    root = logging.getLogger()
+    handler = logging.NullHandler()  # without any, its first warning would install one for good
+    root.addHandler(handler)
+    root.addFilter(_not_of_the_quantizer)
     try:
         with (
             warnings.catch_warnings(),
@@ -251,6 +267,9 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        ort.set_default_logger_severity(3)
-        logging.disable(before)
-        root.handlers[:] = handlers
+        root.removeFilter(_not_of_the_quantizer)
+        root.removeHandler(handler)
+
+
+def _not_of_the_quantizer(record: logging.LogRecord) -> bool:
+    return "onnxruntime" not in Path(record.pathname).parts

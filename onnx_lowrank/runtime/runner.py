@@ -92,7 +92,10 @@ def cuda_devices() -> int:
 
 @functools.cache
 def provider_works(provider: str) -> bool:
-    """Return whether a session can really be made on `provider`, without a word on the terminal."""
+    """Return whether a session can really be made on `provider`.
+
+    A library of CUDA that does not load is told by onnxruntime's default logger, see `log_nothing`.
+    """
     if provider not in ort.get_available_providers():
         return False
     if provider == "CPUExecutionProvider":
@@ -109,15 +112,20 @@ def provider_works(provider: str) -> bool:
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
     settings = ort.SessionOptions()
     settings.log_severity_level = 4
-    ort.set_default_logger_severity(4)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             session = ort.InferenceSession(model.SerializeToString(), settings, providers=[provider])
         return provider in session.get_providers()
     except ORT_ERRORS:
         return False
-    finally:
-        ort.set_default_logger_severity(3)
+
+
+def log_nothing() -> None:
+    """Have onnxruntime's default logger write fatal errors alone, in the whole process: for the command line.
+
+    Sessions made here are quiet by their own options; what is left is what onnxruntime says outside of any session.
+    """
+    ort.set_default_logger_severity(4)
 
 
 def resolve_providers(name: str) -> list[str]:

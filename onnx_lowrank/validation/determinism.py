@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.graph.traversal import subgraphs
+from onnx_lowrank.graph.constants import constant_value
+from onnx_lowrank.graph.traversal import all_nodes
 from onnx_lowrank.metrics import numeric
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Samples
@@ -45,15 +44,7 @@ def _close(one: Array, other: Array) -> bool:
 def random_operators(model: onnx.ModelProto) -> list[str]:
     """Return the operators of a model, bodies included, that draw numbers: by type and name."""
     true = _constants_that_are_true(model)
-    return [f"{node.op_type} {node.name!r}" for node in _nodes(model) if _draws(node, true)]
-
-
-def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    yield from model.graph.node
-    for _, graph in subgraphs(model.graph):
-        yield from graph.node
-    for function in model.functions:
-        yield from function.node
+    return [f"{node.op_type} {node.name!r}" for node in all_nodes(model) if _draws(node, true)]
 
 
 def _draws(node: onnx.NodeProto, true: set[str]) -> bool:
@@ -63,9 +54,10 @@ def _draws(node: onnx.NodeProto, true: set[str]) -> bool:
 
 def _constants_that_are_true(model: onnx.ModelProto) -> set[str]:
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node in _nodes(model):
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
-            tensors[node.output[0]] = node.attribute[0].t
+    for node in all_nodes(model):
+        value = constant_value(node)
+        if value is not None:
+            tensors[node.output[0]] = value
     flags = {name: t for name, t in tensors.items() if t.data_type == onnx.TensorProto.BOOL and not list(t.dims)}
     return {name for name, tensor in flags.items() if bool(onnx.numpy_helper.to_array(tensor))}
 

@@ -49,11 +49,6 @@ class Inventory:
         """Return what holds the sites inside bodies alone, or the others."""
         return replace(self, sites=tuple(site for site in self.sites if bool(site.body) == bodies))
 
-    @property
-    def site_parameters(self) -> int:
-        """Elements in factorable weights."""
-        return sum(site.parameters for site in self.sites)
-
     def weight(self, site: Site) -> Array:
         """Return a site's weight in canonical form (out, in, *spatial), float64."""
         return self.stored(site).astype(np.float64)

@@ -16,7 +16,7 @@ from onnx_lowrank.types import Array, Why
 from onnx_lowrank.weights.integer_grid import Grid
 from onnx_lowrank.weights.storage import ITEMSIZES, Storage
 from onnx_lowrank.weights.tied_embedding import TiedEmbedding, plain
-from onnx_lowrank.weights.transforms import BFLOAT16, FAILURES, TYPES, apply_transforms, attribute, read
+from onnx_lowrank.weights.transforms import BFLOAT16, TYPES, NotComputable, apply_transforms, attribute, read
 
 INTEGERS = frozenset({int(onnx.TensorProto.INT8), int(onnx.TensorProto.UINT8)})
 SAME_SHAPE = {"Cast", "QuantizeLinear", "DequantizeLinear"}
@@ -56,11 +56,11 @@ class WeightSource:
         return {name: np.ascontiguousarray(weight.T) if name in self.transposed else weight for name in self.entries}
 
     def value(self, tensor: onnx.TensorProto) -> Array:
-        """Return what arrives at the operators. Raises one of FAILURES where a step cannot be computed."""
+        """Return what arrives at the operators. Raises NotComputable where a step cannot be computed."""
         return apply_transforms(read(tensor), self.transforms, self.constants, self.opset)
 
     def shape(self, tensor: onnx.TensorProto) -> tuple[int, ...]:
-        """Return the shape in which the weight arrives. Raises one of FAILURES."""
+        """Return the shape in which the weight arrives. Raises NotComputable."""
         transforms = [transform for transform in self.transforms if transform.op_type not in SAME_SHAPE]
         if not transforms:
             return tuple(tensor.dims)
@@ -92,12 +92,12 @@ def source_of(
         if dequantize is None:
             return source
         return _quantised(source, view, tensor, dequantize, tie.call(straight[0], opset, shape))
-    except FAILURES as error:
-        return Why.OPERATOR, f"behind {transforms[-1].op_type}, which cannot be computed here ({type(error).__name__})"
+    except NotComputable as error:
+        return Why.OPERATOR, f"behind {error.op_type}, which cannot be computed here ({error})"
 
 
 def _read_by(transforms: Sequence[onnx.NodeProto], view: GraphView, opset: int) -> dict[str, Array]:
-    """Return what steps read besides the weight. Raises one of FAILURES where it cannot be computed."""
+    """Return what steps read besides the weight. Raises NotComputable where one is not."""
     found = {}
     for name in {name for transform in transforms for name in transform.input[1:] if name}:
         root, before = view.constant[name]
@@ -140,6 +140,8 @@ def _quantised(
         read(tensor), source.transforms[: list(source.transforms).index(node)], source.constants, source.opset
     )
     elem, kind = (int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype)) for array in (scale, q))
+    if elem not in TYPES:
+        return Why.QUANTISED, f"scales of {_called(elem)}: only scales of a float type can be kept"
     zero = source.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(1, q.dtype)
     if call.refuse(source.shape(tensor)):  # said by whoever asks about the operator
         return source
@@ -156,6 +158,8 @@ def _channels(source: WeightSource, tensor: onnx.TensorProto, node: onnx.NodePro
     place = list(source.transforms).index(node)
     shape = replace(source, transforms=source.transforms[:place]).shape(tensor)
     axis = int(1 if (given := attribute(node, "axis")) is None else given) % len(shape)
+    if source.constants[node.input[1]].size != shape[axis]:
+        return 2
     numbers = np.arange(shape[axis], dtype=np.int32).reshape([-1 if i == axis else 1 for i in range(len(shape))])
     later = [transform for transform in source.transforms[place + 1 :] if transform.op_type != "Cast"]
     moved = apply_transforms(np.broadcast_to(numbers, shape).copy(), later, source.constants, source.opset)

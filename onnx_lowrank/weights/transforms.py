@@ -22,8 +22,16 @@ TYPES: Mapping[int, type[Any]] = {
     BFLOAT16: np.float32,
 }
 """Element type of floats -> the numpy type that holds their values."""
-FAILURES = (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError, IndexError, KeyError)
-"""What onnx's reference evaluator raises for a node that cannot be computed."""
+EVALUATOR_ERRORS = (ValueError, TypeError, RuntimeError, AttributeError, IndexError, KeyError)
+"""What onnx's reference evaluator raises for a node that it cannot compute: caught around the call into it alone."""
+
+
+class NotComputable(Exception):  # noqa: N818 - an answer, not an error: the weight behind the node stays as it is
+    """A node between a stored tensor and its operator cannot be computed here; the text says why, in a few words."""
+
+    def __init__(self, node: onnx.NodeProto, why: str) -> None:
+        super().__init__(why)
+        self.op_type = node.op_type
 
 
 def read(tensor: onnx.TensorProto) -> Array:
@@ -64,10 +72,10 @@ def attribute(node: onnx.NodeProto, name: str) -> Any:
 def apply_transforms(
     array: Array, transforms: Sequence[onnx.NodeProto], constants: Mapping[str, Array], opset: int
 ) -> Array:
-    """Return what comes out of a chain of steps. Raises one of FAILURES where a step cannot be computed."""
+    """Return what comes out of a chain of steps. Raises NotComputable where a step cannot be computed."""
     for node in transforms:
         if node.op_type == "Cast":
-            array = as_type(array, int(attribute(node, "to")))
+            array = _cast(array, node)
         elif node.op_type == "QuantizeLinear":
             array = _quantised(array, node, constants)
         elif node.op_type == "DequantizeLinear":
@@ -77,25 +85,41 @@ def apply_transforms(
     return array
 
 
-def _scales(node: onnx.NodeProto, constants: Mapping[str, Array], dimensions: int) -> tuple[Array, Array]:
+def _cast(array: Array, node: onnx.NodeProto) -> Array:
+    elem = attribute(node, "to")
+    if elem not in TYPES:
+        raise NotComputable(node, "a cast to what is no float")
+    return as_type(array, elem)
+
+
+def _scales(node: onnx.NodeProto, constants: Mapping[str, Array], shape: Sequence[int]) -> tuple[Array, Array]:
     """Return scale and zero point of a node, ready to be broadcast; uint8 where there is no zero point."""
     scale = constants[node.input[1]]
     if attribute(node, "block_size") or attribute(node, "output_dtype") or scale.ndim > 1:
-        raise NotImplementedError(node.op_type)
-    given = len(node.input) > 2 and node.input[2]
-    zero = constants[node.input[2]] if given else np.zeros(scale.shape, np.uint8)
-    shape: list[int] = []
-    if scale.size > 1:
-        axis = int(1 if (given := attribute(node, "axis")) is None else given) % dimensions
-        shape = [-1 if i == axis else 1 for i in range(dimensions)]
-    return scale.reshape(shape), zero.reshape(shape)
+        raise NotComputable(node, "scales of blocks, or a type of its own")
+    has_zero = len(node.input) > 2 and node.input[2]
+    zero = constants[node.input[2]] if has_zero else np.zeros(scale.shape, np.uint8)
+    along: list[int] | None
+    if scale.size == 1:
+        along = [] if zero.size == 1 else None
+    else:
+        along = _along(scale.size, attribute(node, "axis"), shape) if zero.size in (1, scale.size) else None
+    if along is None:
+        raise NotComputable(node, "scales, zero points and numbers do not go together")
+    return scale.reshape(along), zero.reshape(along)
+
+
+def _along(count: int, axis: int | None, shape: Sequence[int]) -> list[int] | None:
+    """Return the shape of one number for each place on an axis (1 by default), None where there are not `count`."""
+    at = (1 if axis is None else axis) % len(shape) if shape else 0
+    return [-1 if i == at else 1 for i in range(len(shape))] if shape and shape[at] == count else None
 
 
 def _quantised(array: Array, node: onnx.NodeProto, constants: Mapping[str, Array]) -> Array:
     """Return round(x / scale) + zero, cut to the zero point's type."""
-    scale, zero = _scales(node, constants, array.ndim)
+    scale, zero = _scales(node, constants, array.shape)
     if zero.dtype not in (np.int8, np.uint8):
-        raise NotImplementedError(node.op_type)
+        raise NotComputable(node, f"numbers of {zero.dtype}")
     ends = np.iinfo(zero.dtype)
     with np.errstate(all="ignore"):  # whether the weight is finite is asked elsewhere
         return np.asarray(np.clip(np.rint(array / scale) + zero, ends.min, ends.max), zero.dtype)
@@ -103,7 +127,7 @@ def _quantised(array: Array, node: onnx.NodeProto, constants: Mapping[str, Array
 
 def _dequantised(q: Array, node: onnx.NodeProto, constants: Mapping[str, Array]) -> Array:
     """Return scale · (q − zero); the reference evaluator knows the operator from opset 19 on only."""
-    scale, zero = _scales(node, constants, q.ndim)
+    scale, zero = _scales(node, constants, q.shape)
     wide = np.float64 if scale.dtype == np.float64 else np.float32  # a product of 9 and 24 bits is rounded once
     with np.errstate(all="ignore"):  # likewise
         return np.asarray((q.astype(wide) - zero.astype(wide)) * scale.astype(wide), scale.dtype)
@@ -119,5 +143,8 @@ def _computed(array: Array, node: onnx.NodeProto, constants: Mapping[str, Array]
     graph = onnx.helper.make_graph([copy], "step", infos[:-1], infos[-1:])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     feed = {"given": array, **{name: constants[name] for name in names[1:] if name}}
-    (made,) = ReferenceEvaluator(model).run(None, feed)
+    try:
+        (made,) = ReferenceEvaluator(model).run(None, feed)
+    except EVALUATOR_ERRORS as error:
+        raise NotComputable(node, type(error).__name__) from error
     return np.asarray(made)

@@ -59,7 +59,7 @@ def test_lagrangian_is_always_feasible(groups: list[list[tuple[float, float]]], 
     kept = [knapsack._undominated(loss, cost) for loss, cost in zip(losses, costs, strict=True)]
     losses = [loss[k] for loss, k in zip(losses, kept, strict=True)]
     costs = [cost[k] for cost, k in zip(costs, kept, strict=True)]
-    picks = lagrangian(Groups.untied(losses, costs), budget)
+    picks = lagrangian(Groups(losses, costs, [len(loss) for loss in losses]), budget)
     assert total(costs, picks) <= budget * (1 + 1e-9) + 1e-12
     best = enumerated(losses, costs, budget)
     assert total(losses, picks) >= best - 1e-9

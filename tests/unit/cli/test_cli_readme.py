@@ -1,4 +1,7 @@
-"""The README against the program: every command and option it names exists, and every command stands in it."""
+"""The README against the program: every command and option it names exists, and every command stands in it.
+
+Its sessions are run in test_cli_readme_sessions.py.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ import pytest
 
 import onnx_lowrank
 from onnx_lowrank.cli import main
-from onnx_lowrank.results.parts import BOTH, FACTORED, INT8
 
 ROOT = Path(__file__).resolve().parents[3]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,20 +51,6 @@ def test_the_two_commands_are_one_line_each(purpose: str) -> None:
     text = command(purpose, README)
     assert "\n" not in text
     assert "pip install" in text
-
-
-def test_the_session_is_real_output() -> None:
-    session = README.split("<!-- session: begin -->")[1].split("<!-- session: end -->")[0]
-    assert "$ onnx-lowrank optimize" in session
-    assert "Before and after" in session
-    assert max(map(len, session.splitlines())) <= 80
-
-
-def test_the_int8_session_shows_every_step() -> None:
-    session = README.split("<!-- int8: begin -->")[1].split("<!-- int8: end -->")[0]
-    assert "--then quantize" in session
-    assert all(name in session for name in ("original", FACTORED, INT8, BOTH, "latency ×"))
-    assert max(map(len, session.splitlines())) <= 80
 
 
 def test_names_used_in_the_readme_are_public() -> None:

@@ -57,7 +57,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     assert found == ["a directory", "a pipe", "", ""]
     assert [special(Path(p)) for p in ("/dev/null", "/dev/none", "/proc/self/fd/99")] == ["a device"] * 3
     with pytest.raises(lr.ModelError, match="a device"):
-        model_io.write_text(Path("/dev/null"), "text")
+        model_io.write_bytes(Path("/dev/null"), b"text")
 
 
 @pytest.fixture

@@ -179,14 +179,14 @@ def test_places_that_cannot_be_written(tmp_path: Path):
         ):
             stage.publish()
         with pytest.raises(ModelError, match="cannot write"):
-            model_io.write_text(target, "a report")
+            model_io.write_bytes(target, b"a report")
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_write_text_replaces(tmp_path: Path):
+def test_write_bytes_replaces(tmp_path: Path):
     path = tmp_path / "r.json"
-    model_io.write_text(path, "one")
-    model_io.write_text(path, "zwei: ü×")
+    model_io.write_bytes(path, b"one")
+    model_io.write_bytes(path, "zwei: ü×".encode())
     assert path.read_text(encoding="utf-8") == "zwei: ü×"
     assert list(tmp_path.iterdir()) == [path]
 

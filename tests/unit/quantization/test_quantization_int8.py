@@ -144,6 +144,29 @@ def test_what_onnxruntime_trips_over_is_one_line(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("place", ["batches", "join", "batch_size", "Runner", "store"])
+@pytest.mark.parametrize("error", [KeyError, AttributeError, TypeError, IndexError])
+def test_a_bug_is_not_taken_for_what_onnxruntime_cannot_do(place: str, error, monkeypatch):
+    def broken(*_: object, **__: object) -> None:
+        raise error("a bug")
+
+    monkeypatch.setattr(quantize, place, broken)
+    with pytest.raises(error, match="a bug"):
+        quantised(MLP, STATIC, VECTORS)
+
+
+def test_other_logs_are_heard_while_it_works(caplog: pytest.LogCaptureFixture, monkeypatch):
+    real = quantize.quantize_static
+
+    def logging_meanwhile(*given: object, **more: object) -> None:
+        logging.getLogger("mine").warning("heard")
+        real(*given, **more)
+
+    monkeypatch.setattr(quantize, "quantize_static", logging_meanwhile)
+    quantised(MLP, STATIC, VECTORS)
+    assert [record.message for record in caplog.records] == ["heard"]
+
+
 @pytest.mark.parametrize("then", [STATIC, DYNAMIC])
 def test_it_says_nothing_and_leaves_nothing(then, capfd, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
