@@ -134,7 +134,7 @@ class Einsum(Op):
         sizes = dict(zip(equation.weight, call.shape, strict=True))
         kept, summed = ([sizes[c] for c in letters] for letters in (equation.kept, equation.summed))
         rows, columns = stage.weight.shape
-        rows_as = kept if position in ("whole", "last") else [rows]
+        rows_as = kept if position in ("whole", "last") and not stage.passed else [rows]
         columns_as = summed if position in ("whole", "first") else [columns]
         array = stage.weight.reshape(*rows_as, *columns_as)
         if position != "whole":
@@ -184,12 +184,10 @@ class Einsum(Op):
         return single("Einsum", operands, at, node_name(call, at, names), equation=f"{','.join(terms)}->{to}")
 
     def channel_axis(self, call: Call, at: StageSite) -> int | None:
-        """Return the rank's axis, or that of the one letter that is kept; of several letters there is none."""
-        if at.index == 0 or not at.last:
-            return None if at.index == 0 else -1
+        """Return the rank's axis; of the last stage only where the one letter that is kept comes last in the output."""
         equation = self._equation(call)
-        behind = equation.output.rpartition(equation.kept)[2]
-        return None if len(equation.kept) > 1 or DOTS in behind else -1 - len(behind)
+        alike = len(equation.kept) == 1 and equation.output == equation.rest + equation.kept
+        return None if at.index == 0 or (at.last and not alike) else -1
 
     def counts(self, node: onnx.NodeProto) -> bool:
         """Return whether there are two operands."""

@@ -40,6 +40,8 @@ class Recurrent(OpaqueOutput):
         """Return (directions, gates · hidden, rank) of the last stage, (in, rank) of the others."""
         if position in ("first", "inner"):
             return stage.weight.T
+        if stage.passed:
+            raise ValueError(f"{call.name or call.output}: no rows can pass through what stays inside the node")
         directions = 2 if call.attributes.get("direction", b"forward") in (b"bidirectional", "bidirectional") else 1
         return stage.weight.reshape(directions, -1, stage.weight.shape[1])
 
