@@ -11,10 +11,9 @@ import onnx
 from onnx_lowrank.cost import unchanged_cost
 from onnx_lowrank.graph import model_io
 from onnx_lowrank.numerics import linalg
-from onnx_lowrank.passes.inline_functions import inlined
-from onnx_lowrank.passes.lift_body_weights import lifted
-from onnx_lowrank.passes.topological_sort import topologically_sorted
-from onnx_lowrank.pipeline.notes import inlined_note, moved_note
+from onnx_lowrank.passes.prepare import prepared
+from onnx_lowrank.pipeline.loaded_model import read_model
+from onnx_lowrank.pipeline.notes import preparation_notes
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.results.inspection import Inspection, WeightRow
 from onnx_lowrank.types import Array, Site
@@ -34,13 +33,9 @@ def inspect(
     progress: Progress | None = None,
 ) -> Inspection:
     """Return every weight of the model, factorable or not and why not. Raises ModelError."""
-    if isinstance(model, onnx.ModelProto):
-        proto, source, size = model, "the model given", model.ByteSize()
-    else:
-        proto, source, size = model_io.load(Path(model)), str(model), model_io.file_bytes(Path(model))
-    proto, names = inlined(topologically_sorted(proto))
-    proto, moved = lifted(proto)
-    inventory = find_sites(proto, include=include, exclude=exclude, multiple=rank_multiple)
+    read = read_model(model)
+    ready = prepared(read.model)
+    inventory = find_sites(ready.model, include=include, exclude=exclude, multiple=rank_multiple)
     rows = []
     with (progress or Silent()).step("decomposing weights", len(inventory.sites)) as advance:
         for site in inventory.sites:
@@ -48,11 +43,11 @@ def inspect(
             advance(1)
     rows.sort(key=lambda row: (-row.site.parameters, row.site.weight))
     skips = tuple(largest_first(inventory.skips))
-    notes = (*([inlined_note(names)] if names else []), *([moved_note(moved)] if moved else []))
+    notes = preparation_notes(ready.inlined, ready.moved)
     storages = {key: source.storage for key, source in inventory.sources.items()}
-    notes = (*notes, *unshared_notes(inventory.sites, inventory.calls, storages, inventory.shared_inputs))
-    opset = model_io.main_opset(proto)
-    return Inspection(source, opset, inventory.parameters, size, tuple(rows), skips, notes, inventory.shared_inputs)
+    notes += unshared_notes(inventory.sites, inventory.calls, storages, inventory.shared_inputs)
+    opset, shared = model_io.main_opset(ready.model), inventory.shared_inputs
+    return Inspection(read.source, opset, inventory.parameters, read.bytes, tuple(rows), skips, tuple(notes), shared)
 
 
 def _row(inventory: Inventory, site: Site) -> WeightRow:

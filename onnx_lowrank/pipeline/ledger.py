@@ -11,6 +11,7 @@ from onnx_lowrank.pipeline.session import Session
 from onnx_lowrank.pipeline.speed_goal import Slow
 from onnx_lowrank.results.parts import Size, Trial
 from onnx_lowrank.types import Curve
+from onnx_lowrank.validation.rules import rule_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,7 +42,7 @@ class Ledger:
 
     def ended(self, gate: Gate) -> bool:
         """Whether a sequence of tests has come to its end: a plan that could not be certified."""
-        return not gate.observed and bool(self.trials) and not self.trials[-1].verdict.passed
+        return rule_of(gate).ends and bool(self.trials) and not self.trials[-1].verdict.passed
 
 
 def size_before(session: Session, state: SensitivityState | None = None, milliseconds: float = 0.0) -> Size:

@@ -14,9 +14,7 @@ from onnx_lowrank.graph import model_io
 from onnx_lowrank.graph.model_io import Standing
 from onnx_lowrank.metrics import Metric, choose_metric, impossible_goal, listed
 from onnx_lowrank.options import Gate, Options
-from onnx_lowrank.passes.inline_functions import inlined
-from onnx_lowrank.passes.lift_body_weights import lifted
-from onnx_lowrank.passes.topological_sort import topologically_sorted
+from onnx_lowrank.passes.prepare import prepared
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime.batching import batch_size
 from onnx_lowrank.runtime.runner import Runner
@@ -72,17 +70,42 @@ class LoadedModel:
     @staticmethod
     def of(model: onnx.ModelProto | Path | str, options: Options) -> LoadedModel:
         """Load and open a model. Raises ModelError, RuntimeProblem."""
-        files: tuple[Path, ...] = ()
-        if isinstance(model, onnx.ModelProto):
-            proto, source, size = model, "the model given", model.ByteSize()
-        else:
-            proto, source, size = model_io.load(Path(model)), str(model), model_io.file_bytes(Path(model))
-            files = tuple(model_io.model_files(Path(model).absolute()))
-        runner = Runner(proto, runtime=options.runtime)
-        met = model_io.standing(proto if isinstance(model, onnx.ModelProto) else Path(model))
-        model, names = inlined(topologically_sorted(proto))
-        model, moved = lifted(model)
-        return LoadedModel(model, runner, source, model_io.content_hash(proto), size, proto, names, moved, files, met)
+        read = read_model(model)
+        runner = Runner(read.model, runtime=options.runtime)
+        met = model_io.standing(read.model if isinstance(model, onnx.ModelProto) else Path(model))
+        ready, sha256 = prepared(read.model), model_io.content_hash(read.model)
+        return LoadedModel(
+            ready.model,
+            runner,
+            read.source,
+            sha256,
+            read.bytes,
+            read.model,
+            ready.inlined,
+            ready.moved,
+            read.files,
+            met,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadModel:
+    """A model as it was given: `source` names it; files: those it was read from, none for an object."""
+
+    model: onnx.ModelProto
+    source: str
+    bytes: int
+    files: tuple[Path, ...] = ()
+
+
+def read_model(model: onnx.ModelProto | Path | str) -> ReadModel:
+    """Read a model from a file, or take it as it is. Raises ModelError."""
+    if isinstance(model, onnx.ModelProto):
+        return ReadModel(model, "the model given", model.ByteSize())
+    path = Path(model)
+    return ReadModel(
+        model_io.load(path), str(model), model_io.file_bytes(path), tuple(model_io.model_files(path.absolute()))
+    )
 
 
 def read_samples(loaded: LoadedModel, sources: DataSources, options: Options, progress: Progress) -> Split:

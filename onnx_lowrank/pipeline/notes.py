@@ -15,11 +15,14 @@ from onnx_lowrank.weights.inventory import Inventory
 
 def loading_notes(loaded: LoadedModel, inventory: Inventory) -> list[str]:
     """Return what was done to a model so that its weights can be factored, and what its result is held to."""
-    notes = held_notes(loaded.standing)
-    notes += [inlined_note(loaded.inlined)] if loaded.inlined else []
-    notes += [moved_note(loaded.moved)] if loaded.moved else []
+    notes = [*held_notes(loaded.standing), *preparation_notes(loaded.inlined, loaded.moved)]
     integers = sum(site.itemsize == 1 for site in inventory.sites)
     return [*notes, *([quantised_note(integers)] if integers else [])]
+
+
+def preparation_notes(inlined: Sequence[str], moved: int) -> list[str]:
+    """Return what was done to a graph so that weights in it can be factored."""
+    return [*([inlined_note(inlined)] if inlined else []), *([moved_note(moved)] if moved else [])]
 
 
 def standing_notes(standing: Standing, which: str) -> list[str]:

@@ -30,8 +30,9 @@ from onnx_lowrank.runtime.batching import batch_size, join, split
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.statistics import single_interval
 from onnx_lowrank.types import Array, Bound, Feed, Interval, OutputVerdict, Verdict, Word
-from onnx_lowrank.validation.findings import Comparison, broken, elsewhere, notes, unexplained, within
+from onnx_lowrank.validation.findings import Comparison, broken, elsewhere, notes, unexplained
 from onnx_lowrank.validation.reference import KEPT_BYTES, Reference
+from onnx_lowrank.validation.rules import rule_of
 
 _UNKNOWN = ""
 """Not yet looked for."""
@@ -70,7 +71,7 @@ class Judge:
             raise DataError(f"{len(labels)} labels for {len(feeds)} samples; give one label a sample")
         if metric.needs_labels and labels is None:
             raise MetricError(f"{metric.name} needs labels, and the validation samples have none")
-        self.metric, self.gate, self.seed = metric, gate, seed
+        self.metric, self.gate, self.rule, self.seed = metric, gate, rule_of(gate), seed
         self.allowed = allowed_drop(metric, gate)
         self.labels, self.groups, self.spread = labels, groups, spread
         self.reference = Reference(original, feeds, limit=limit)
@@ -131,9 +132,7 @@ class Judge:
 
     def _word(self, drop: Interval, bound: Bound, size: float) -> Word:
         scale = 1.0 if self.gate.relative else size
-        if self.gate.observed:
-            return "observed" if within(drop.estimate, self.allowed, scale) else "failed"
-        return "certified" if bound.value <= self.allowed else "failed"
+        return self.rule.name if self.rule.holds(drop, bound, self.allowed, scale) else "failed"
 
     def _other(self, name: str, metric: Metric, base: Comparison, run: Comparison) -> OutputVerdict:
         """Return what is to be said of an output that the metric does not look at; its drop is never relative."""
@@ -141,8 +140,7 @@ class Judge:
         first, second = base.others[name], run.others[name]
         drop = drop_of(metric, first, second, gate.confidence, relative=False)
         bound = bound_of(metric, first, second, gate, allowed, seed=self.seed)
-        passed = within(drop.estimate, allowed, 1.0) if self.gate.observed else bound.value <= allowed
-        return OutputVerdict(name, metric.name, drop, bound, allowed, passed)
+        return OutputVerdict(name, metric.name, drop, bound, allowed, self.rule.holds(drop, bound, allowed, 1.0))
 
     def baseline(self, progress: Progress | None = None) -> Comparison:
         """Return what the original does against itself, measured once."""
