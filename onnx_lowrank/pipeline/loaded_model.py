@@ -72,19 +72,19 @@ class LoadedModel:
         """Load and open a model. Raises ModelError, RuntimeProblem."""
         read = read_model(model)
         runner = Runner(read.model, runtime=options.runtime)
-        met = model_io.standing(read.model if isinstance(model, onnx.ModelProto) else Path(model))
+        standing = model_io.standing(read.model if isinstance(model, onnx.ModelProto) else Path(model))
         ready, sha256 = prepared(read.model), model_io.content_hash(read.model)
         return LoadedModel(
-            ready.model,
-            runner,
-            read.source,
-            sha256,
-            read.bytes,
-            read.model,
-            ready.inlined,
-            ready.moved,
-            read.files,
-            met,
+            model=ready.model,
+            runner=runner,
+            source=read.source,
+            sha256=sha256,
+            bytes=read.bytes,
+            original=read.model,
+            inlined=ready.inlined,
+            moved=ready.moved,
+            files=read.files,
+            standing=standing,
         )
 
 
