@@ -13,6 +13,7 @@ from typing import Any
 from onnx_lowrank.results.comparison import Comparison
 from onnx_lowrank.results.inspection import Inspection
 from onnx_lowrank.results.result import Result
+from onnx_lowrank.types import Option
 from onnx_lowrank.version import __version__
 
 FORMAT = 2
@@ -22,6 +23,9 @@ LEFT_OUT = {"curves"}
 
 def plain(value: Any) -> Any:
     """Return a value as JSON knows it: dataclasses as objects, numbers that are not finite as null."""
+    if isinstance(value, Option):  # a form is said in the option itself
+        named = {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.name != "form"}
+        return {**plain(value.form), **named}
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.name not in LEFT_OUT}
     if isinstance(value, Enum):
