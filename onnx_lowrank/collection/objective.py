@@ -6,9 +6,11 @@ section 3.3: the true Fisher), real labels for the signed first-order term.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -61,6 +63,19 @@ class Objective:
         """Tensors where the gradient enters."""
         own = list(self.finals) if self.custom is not None else []
         return list(dict.fromkeys([*(final.tensor for final in self.finals.values()), *own]))
+
+    @property
+    def identity(self) -> str:
+        """Say which sampled gradients these are, as one line of JSON: two of the same draw the same."""
+        parts = {
+            "outputs": [asdict(output) for output in self.probing.outputs],
+            "finals": {name: asdict(final) for name, final in self.finals.items()},
+            "probable": sorted(self.probable),
+            "seeded": self.seeded,
+            "seed": self.seed,
+            "targets": None if self.targets is None else _digest(self.targets),
+        }
+        return json.dumps(parts, sort_keys=True, separators=(",", ":"))
 
     @property
     def unit(self) -> str:
@@ -185,6 +200,16 @@ class Objective:
     def divergence(self, reference: Mapping[str, Array], outputs: Mapping[str, Array], samples: int) -> float:
         """Return the summed divergence of the samples of one run."""
         return self.probing.summed(reference, outputs, samples)
+
+
+def _digest(targets: Sequence[Mapping[str, Array]]) -> str:
+    """Return the SHA-256 of values at the seeded tensors, sample by sample."""
+    digest = hashlib.sha256()
+    for target in targets:
+        for name, array in sorted(target.items()):
+            digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _whole(value: Array, samples: int) -> tuple[Array, int]:

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnx_lowrank.collection import ObservedPositions, observe_positions, passes, stream_moments
-from onnx_lowrank.collection.joint_collection import Collection, Joint, notes_of
+from onnx_lowrank.collection.joint import joint_scores
 from onnx_lowrank.collection.objective import Objective
 from onnx_lowrank.collection.sample_axis import tells_samples_apart
+from onnx_lowrank.collection.scores import JointScores
+from onnx_lowrank.collection.setup import CollectionSetup
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.gradient import observed_ranks, straightened, widened
 from onnx_lowrank.metrics import Metric
@@ -50,7 +52,7 @@ class Calibrated:
     fitted: int
     score: Sequence[Feed]
     batch: int
-    joint: Joint | None = None
+    joint: JointScores | None = None
     tails: Mapping[str, Array] = field(default_factory=dict)
     slopes: Mapping[str, Array] = field(default_factory=dict)
     fallback: Mapping[str, str] = field(default_factory=dict)
@@ -162,15 +164,15 @@ def joint_collection(
     objective: Objective,
     options: Options,
     batch: int,
-) -> Collection:
+) -> CollectionSetup:
     """Return the two passes, ready to run, with the batch at which they fit in the memory allowed."""
     twin = straightened(widened(loaded.model))  # the model but for rounding: what has a gradient
     shapes = observed_ranks(twin, samples.feeds[0], runtime=options.runtime)
     # where two samples cannot run together (a fixed batch, rows that mix) every feed is one unit
     separate = batch > 1 and tells_samples_apart(loaded.model, inventory, samples.feeds, options)
-    return Collection(
-        twin, inventory, observed, samples.feeds, objective, shapes, options, batch if separate else 1, separate,
-        metric="weights" if options.sensitivity == "paper" else "joint",
+    return CollectionSetup(
+        twin, loaded.sha256, inventory, observed, samples, objective, shapes, options, batch if separate else 1,
+        separate, metric="weights" if options.sensitivity == "paper" else "joint",
     ).fitted_to_memory()  # fmt: skip
 
 
@@ -186,9 +188,9 @@ def _joint(
 ) -> Calibrated:
     collection = joint_collection(loaded, samples, inventory, observed, objective, options, batch)
     with progress.step("calibrating", collection.passes) as advance:
-        joint = collection.run(advance)
+        joint = joint_scores(collection, advance)
     curves = joint_curves(inventory, observed, joint)
-    scored = collection.parts_scored()[0]
+    scored = collection.folds.scored[0]
     first = [samples.feeds[i] for i in [i for i in scored if i not in joint.broken] or scored]  # or all are broken
     done = Calibrated(
         curves.decomposed, observed, samples, objective, len(samples), first, batch,
@@ -196,6 +198,23 @@ def _joint(
         notes_of(joint, len(samples), options),
     )  # fmt: skip
     return _with_fallback(loaded, inventory, done, curves, options, progress) if joint.unreached else done
+
+
+def notes_of(joint: JointScores, samples: int, options: Options) -> tuple[str, ...]:
+    """Return what a user has to know of a collection: samples and terms that were left out, and why."""
+    notes = []
+    count = len(joint.broken)
+    if count:
+        said = "was left out: its gradients are" if count == 1 else "were left out: their gradients are"
+        notes.append(f"{count} of {samples} calibration samples {said} not finite")
+    if joint.overflowing:
+        count = len(joint.overflowing)
+        which = "1 weight is left as it is" if count == 1 else f"{count} weights are left as they are"
+        notes.append(f"{which}: inputs or gradients there are not finite, or too large for float32")
+    if options.inter_layer and (joint.unreached or joint.uneven):
+        why = "some weights have no gradient" if joint.unreached else "not all weights have the same samples"
+        notes.append(f"--inter-layer is left out: {why}")
+    return tuple(notes)
 
 
 def _with_fallback(

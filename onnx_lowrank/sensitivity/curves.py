@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnx_lowrank.collection import ObservedPositions
-from onnx_lowrank.collection.joint_collection import Joint, Scores
+from onnx_lowrank.collection.scores import JointScores, Scores
 from onnx_lowrank.cost import chain_cost, unchanged_cost
 from onnx_lowrank.schemes import Factors, by_name, shared_layout
 from onnx_lowrank.sensitivity.decompose import Decomposed, shared_input_of, undominated
@@ -42,7 +42,7 @@ class JointCurves:
     slopes: Mapping[str, Array]
 
 
-def joint_curves(inventory: Inventory, observed: ObservedPositions, joint: Joint) -> JointCurves:
+def joint_curves(inventory: Inventory, observed: ObservedPositions, joint: JointScores) -> JointCurves:
     """Return the curves of all sites that a gradient reaches."""
     curves: list[Curve] = []
     tails: dict[str, Array] = {}

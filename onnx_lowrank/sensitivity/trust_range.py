@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from onnx_lowrank.collection.joint_collection import Joint
+from onnx_lowrank.collection.scores import JointScores
 from onnx_lowrank.options import Options
 from onnx_lowrank.runtime.batching import batches, join
 from onnx_lowrank.runtime.runner import Runner
@@ -40,7 +40,7 @@ def measure_trust_range(
     model: onnx.ModelProto,
     inventory: Inventory,
     curves: Sequence[Curve],
-    joint: Joint,
+    joint: JointScores,
     picks: Mapping[str, Sequence[Option]],
     feeds: Sequence[Feed],
     divergence: Divergence,

@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import feeds_of, found_in, mlp, normal, observed, options, plan_of, run
+from builders import feeds_of, found_in, mlp, normal, observed, options, plan_of, run, samples_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_lowrank.collection.joint_collection import Collection
+from onnx_lowrank.collection.joint import joint_scores
 from onnx_lowrank.collection.objective import Objective
+from onnx_lowrank.collection.setup import CollectionSetup
 from onnx_lowrank.gradient import observed_ranks
+from onnx_lowrank.graph.model_io import content_hash
 from onnx_lowrank.metrics import listed
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.passes.factorize import rewrite
@@ -129,8 +131,9 @@ def joint_of(model, feeds):
         observed(model, found, feeds),
         observed_ranks(model, feeds[0], runtime=Runtime(provider="cpu", threads=1)),
     )
-    collection = Collection(model, found, seen, feeds, objective, shapes, options(), 8, True)
-    joint = collection.run()
+    samples, digest = samples_of(feeds), content_hash(model)
+    collection = CollectionSetup(model, digest, found, seen, samples, objective, shapes, options(), 8, True)
+    joint = joint_scores(collection)
     return found, objective, collection, joint, joint_curves(found, seen, joint)
 
 
@@ -140,19 +143,21 @@ def test_what_is_measured_is_the_substituted_model_on_the_first_fold(batch: int)
     feeds = feeds_of(normal([64, 10], 2))
     found, objective, collection, joint, curves = joint_of(model, feeds)
     (first, second) = curves.decomposed.curves
-    first_fold = [feeds[i] for i in collection.parts_scored()[0]]
+    first_fold = [feeds[i] for i in collection.folds.scored[0]]
     picks = {first.site: [first.options[2], first.options[-1]]}
     got = measure_trust_range(model, found, (first, second), joint, picks, first_fold, objective.divergence, options(),
                         batch=batch)  # fmt: skip
     assert got[1] == second
     assert len(got[0].probes) == 2
     for probe in got[0].probes:
-        key = (first.site, probe.scheme)
+        key = (first.site, probe.form.scheme)
         scored = joint.scored[key]
-        changed = rewrite(model, found, plan_of({first.site: (probe.scheme, probe.ranks)}, found), {key: scored.held})
+        changed = rewrite(
+            model, found, plan_of({first.site: (probe.form.scheme, probe.form.ranks)}, found), {key: scored.held}
+        )
         loss = np.mean([objective.divergence(run(model, f), run(changed, f), 1) for f in first_fold])
         assert probe.loss == pytest.approx(float(loss), rel=1e-3)
-        column = scored.tails[: len(first_fold), scored.ranks.index(probe.ranks)]
+        column = scored.tails[: len(first_fold), scored.ranks.index(probe.form.ranks)]
         assert probe.predicted == pytest.approx(0.5 * float((column**2).mean()), rel=1e-9)
         assert scored.first == len(first_fold) == 32
 
