@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 from statistics import median
 
-from onnx_lowrank.collection.positions import observe_positions
+from onnx_lowrank.collection.joint import joint_scores
 from onnx_lowrank.options import Options, Runtime
-from onnx_lowrank.pipeline.calibrate import joint_collection, kind_of, objective_of
+from onnx_lowrank.pipeline.calibrate import kind_of, objective_of
 from onnx_lowrank.pipeline.loaded_model import LoadedModel, batch_of
 from onnx_lowrank.runtime.batching import batches, join
 from onnx_lowrank.samples import read
+from onnx_lowrank.sensitivity.gradient_mode import collection_setup
+from onnx_lowrank.sensitivity.measure import calibration_setup
 from onnx_lowrank.weights.find import find_sites
 
 UNIT = 1 if sys.platform == "darwin" else 1024
@@ -29,15 +31,8 @@ def main() -> None:
     inventory = find_sites(loaded.model)
     objective = objective_of(loaded, samples, options, kind_of(loaded, None, samples))
     batch = batch_of(loaded, samples.feeds)
-    collection = joint_collection(
-        loaded,
-        samples,
-        inventory,
-        observe_positions(loaded.model, inventory, samples.feeds, options),
-        objective,
-        options,
-        batch,
-    )
+    setup = calibration_setup(loaded, samples, inventory, options, objective)
+    collection = collection_setup(setup, "joint")
     forwards, collections, peaks = [], [], []
     for _ in range(int(repeats)):
         start = time.perf_counter()
@@ -45,7 +40,7 @@ def main() -> None:
             loaded.runner.run(join(run))
         forwards.append(time.perf_counter() - start)
         start = time.perf_counter()
-        collection.run()
+        joint_scores(collection)
         collections.append(time.perf_counter() - start)
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT)
     ratios = [one / other for one, other in zip(collections, forwards, strict=True)]
