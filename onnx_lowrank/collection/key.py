@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 
+import numpy as np
+
 from onnx_lowrank.collection.folds import Folds
+from onnx_lowrank.types import Array
 from onnx_lowrank.version import __version__
 
 SAMPLES = ("samples", "scored")
@@ -82,3 +86,12 @@ class CollectionKey:
         samples = tuple(tuple(sorted(a + b)) for a, b in zip(self.samples, other.samples, strict=True))
         scored = tuple(tuple(sorted(a + b)) for a, b in zip(self.scored, other.scored, strict=True))
         return replace(self, samples=samples, scored=scored)
+
+
+def digest_of(arrays: Iterable[tuple[str, Array]], start: str = "") -> str:
+    """Return the SHA-256 of named arrays in this order, and of what went before."""
+    digest = hashlib.sha256(start.encode())
+    for name, array in arrays:
+        digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -6,7 +6,6 @@ section 3.3: the true Fisher), real labels for the signed first-order term.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnx_lowrank.collection.key import digest_of
 from onnx_lowrank.errors import MetricError
 from onnx_lowrank.gradient import Final, final_activation
 from onnx_lowrank.gradient import losses as heads
@@ -73,7 +73,7 @@ class Objective:
             "probable": sorted(self.probable),
             "seeded": self.seeded,
             "seed": self.seed,
-            "targets": None if self.targets is None else _digest(self.targets),
+            "targets": None if self.targets is None else digest_of(pair for t in self.targets for pair in t.items()),
         }
         return json.dumps(parts, sort_keys=True, separators=(",", ":"))
 
@@ -200,16 +200,6 @@ class Objective:
     def divergence(self, reference: Mapping[str, Array], outputs: Mapping[str, Array], samples: int) -> float:
         """Return the summed divergence of the samples of one run."""
         return self.probing.summed(reference, outputs, samples)
-
-
-def _digest(targets: Sequence[Mapping[str, Array]]) -> str:
-    """Return the SHA-256 of values at the seeded tensors, sample by sample."""
-    digest = hashlib.sha256()
-    for target in targets:
-        for name, array in sorted(target.items()):
-            digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-            digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 def _whole(value: Array, samples: int) -> tuple[Array, int]:

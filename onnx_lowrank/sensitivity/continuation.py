@@ -7,13 +7,11 @@ cheaper options of any scheme.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx
 
+from onnx_lowrank.collection.key import digest_of
 from onnx_lowrank.collection.reference_targets import original_targets
 from onnx_lowrank.graph.editing import with_weights
 from onnx_lowrank.options import Options
@@ -58,7 +56,9 @@ def go_on(
         name: w for site, weight in weights.items() for name, w in inventory.sources[site].replaced(weight).items()
     }
     model = with_weights(opened.model, entries)
-    there = ShrunkenModel(model, Runner(model, runtime=options.runtime), _digest(opened.sha256, entries))
+    there = ShrunkenModel(
+        model, Runner(model, runtime=options.runtime), digest_of(sorted(entries.items()), opened.sha256)
+    )
     moved = inventory.moved(weights)
     objective = replace(
         state.calibrated.objective,
@@ -72,14 +72,6 @@ def go_on(
     tails = {site: array[:, picked[site]] for site, array in done.tails.items()}  # none of a site without a gradient
     slopes = {site: array[:, picked[site]] for site, array in done.slopes.items()}
     return SensitivityState(replace(done, tails=tails, slopes=slopes), tuple(curve for curve, _ in limited), unit)
-
-
-def _digest(before: str, entries: Mapping[str, Array]) -> str:
-    digest = hashlib.sha256(before.encode())
-    for name, array in sorted(entries.items()):
-        digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def _limited(curve: Curve, choice: Choice | None) -> tuple[Curve, list[int]]:

@@ -41,7 +41,7 @@ class SensitivityMode(Protocol):
 
     @property
     def needs_data(self) -> bool:
-        """Whether the factors depend on samples."""
+        """Whether factors, or the ranks that are taken, depend on samples."""
 
     @property
     def measures(self) -> bool:

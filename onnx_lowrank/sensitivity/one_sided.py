@@ -39,7 +39,7 @@ class OneSidedMode:
 
     @property
     def needs_data(self) -> bool:
-        """Whether the factors depend on samples."""
+        """Whether factors, or the ranks that are taken, depend on samples."""
         return self.whiten
 
     def calibrated(self, setup: CalibrationSetup, progress: Progress) -> Calibrated:
