@@ -13,6 +13,16 @@ Sensitivity: TypeAlias = Literal["joint", "inputs", "weights", "paper"]
 Resource: TypeAlias = Literal["parameters", "bytes", "macs", "latency"]
 Then: TypeAlias = Literal["quantize", "quantize-dynamic", "quantize-weights"]
 THEN: tuple[Then, ...] = ("quantize", "quantize-dynamic", "quantize-weights")
+SENSITIVITIES: dict[Sensitivity, tuple[str, frozenset[str]]] = {
+    "joint": (
+        "inputs and loss gradients",
+        frozenset({"--signed", "--inter-layer", "--continuation", "--shared-input"}),
+    ),
+    "inputs": ("whitened", frozenset({"--shared-input"})),
+    "weights": ("plain SVD", frozenset({"--shared-input"})),
+    "paper": ("arXiv 2412.06867 to the letter", frozenset({"--signed", "--loss"})),
+}
+"""What they go by, and the switches that have a meaning with them: those of the modes in `sensitivity.modes`."""
 
 
 LEAST_SPEEDUP = 1.02
@@ -200,7 +210,7 @@ class Options:
     prefix. continuation: steps in which to shrink, collecting again after each. gamma: bound on the relative error of
     a layer under `paper`. loss: FILE.py:function(outputs, label) -> {output: gradient}, a loss of one's own. then: what
     is done to the factored model, and judged with it: int8 by onnxruntime (static, dynamic), or of the weights alone.
-    siblings: weights that read the same tensor may share a first factor. outputs: those that count, for the loss and
+    shared_input: weights that read one tensor may share a first factor. outputs: those that count, for the loss and
     the gate; none: all. groups: the key, in the samples, of what samples have in common. allow_weak_baseline: go on
     where the metric measures nothing; allow_random: judge an original that is not deterministic against its own spread.
     """
@@ -228,17 +238,18 @@ class Options:
 
     @property
     def shares(self) -> bool:
-        """Whether siblings may share a first factor: not in the paper's rule, nor where weights shrink in steps."""
-        return self.shared_input and self.sensitivity != "paper" and self.continuation == 1
+        """Whether a first factor may be shared: not in the paper's rule, nor where weights shrink in steps."""
+        return self.shared_input and "--shared-input" in self._switches and self.continuation == 1
+
+    @property
+    def _switches(self) -> frozenset[str]:
+        return SENSITIVITIES[self.sensitivity][1]
 
     def __post_init__(self) -> None:
         if self.then is not None and self.then not in THEN:
             raise GoalError(f"unknown step {self.then!r} after factoring: take {', '.join(map(repr, THEN))}")
-        if self.sensitivity not in ("joint", "inputs", "weights", "paper"):
-            raise GoalError(
-                f"unknown sensitivity {self.sensitivity!r}: take 'joint' (inputs and loss gradients),"
-                " 'inputs' (whitened), 'weights' (plain SVD) or 'paper' (arXiv 2412.06867 to the letter)"
-            )
+        if self.sensitivity not in SENSITIVITIES:
+            raise GoalError(unknown_sensitivity(self.sensitivity))
         if self.memory < LEAST_MEMORY:
             raise GoalError(f"the memory bound must be at least {LEAST_MEMORY // 2**20} MiB, not {self.memory} bytes")
         if self.rank_multiple < 1:
@@ -251,10 +262,16 @@ class Options:
             raise GoalError(f"--gamma must be more than 0 (0.1, say), not {self.gamma}")
         if self.continuation < 1:
             raise GoalError(f"--continuation must be 1 step or more, not {self.continuation}")
-        if self.signed and self.sensitivity in ("inputs", "weights"):
+        if self.signed and "--signed" not in self._switches:
             raise GoalError(f"--signed belongs to --sensitivity joint: {self.sensitivity} knows no gradient")
         for name, given in (("--inter-layer", self.inter_layer), ("--continuation", self.continuation > 1)):
-            if given and self.sensitivity != "joint":
+            if given and name not in self._switches:
                 raise GoalError(f"{name} belongs to --sensitivity joint, not to {self.sensitivity}")
-        if self.loss is not None and not self.signed and self.sensitivity != "paper":
+        if self.loss is not None and not self.signed and "--loss" not in self._switches:
             raise GoalError("--loss is only used with --signed or --sensitivity paper: add one, or leave it out")
+
+
+def unknown_sensitivity(name: str) -> str:
+    """Say that no mode has this name, and which there are."""
+    *first, last = (f"{known!r} ({what})" for known, (what, _) in SENSITIVITIES.items())
+    return f"unknown sensitivity {name!r}: take {', '.join(first)} or {last}"

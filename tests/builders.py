@@ -13,6 +13,7 @@ from onnx_lowrank.collection import ObservedPositions, observe_positions, stream
 from onnx_lowrank.options import Options, Runtime
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.runtime.runner import Runner
+from onnx_lowrank.samples import Samples
 from onnx_lowrank.schemes import Factors, by_name
 from onnx_lowrank.types import Array, Choice, Cost, Feed, Form, Moments, Option, Plan, Ranks, Site
 from onnx_lowrank.weights.find import find_sites
@@ -157,6 +158,10 @@ def run(model: onnx.ModelProto, feed: Feed) -> dict[str, Array]:
 def feeds_of(array: Array, name: str = "x") -> list[Feed]:
     """Return one feed a row, with its batch axis."""
     return [{name: array[i : i + 1]} for i in range(len(array))]
+
+
+def samples_of(feeds: Sequence[Feed], labels: Any = None) -> Samples:
+    return Samples(feeds, labels, "the test", tuple(map(str, range(len(feeds)))))
 
 
 def chained(factors: Sequence[Factors], ranks: Ranks) -> int:

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from builders import found_in, observed, options
+from builders import found_in, observed, options, samples_of
 from scipy.special import log_softmax, softmax
 
-from onnx_lowrank.collection.joint_collection import Collection, Joint
+from onnx_lowrank.collection.joint import joint_scores
+from onnx_lowrank.collection.scores import JointScores
+from onnx_lowrank.collection.setup import CollectionSetup
 from onnx_lowrank.gradient import observed_ranks
+from onnx_lowrank.graph.model_io import content_hash
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.sensitivity.curves import joint_curves
 from onnx_lowrank.sensitivity.trust_range import measure_trust_range
@@ -28,6 +31,10 @@ class Exhaustive:
     tensor: str
     gradient: Callable[[Array, int, int], Array]
     signed: bool = False
+
+    @property
+    def identity(self) -> str:
+        return f"every direction of {self.tensor}"
 
     @property
     def seeded(self) -> list[str]:
@@ -53,26 +60,29 @@ def class_seed(value: Array, j: int, _sample: int) -> Array:
     return (p - np.eye(WIDE)[[j]]) * np.sqrt(WIDE * p[0, j])
 
 
-def collection(model: onnx.ModelProto, x: Array, objective: object, *, repeats: int, batch: int) -> Collection:
+def collection(model: onnx.ModelProto, x: Array, objective: object, *, repeats: int, batch: int) -> CollectionSetup:
     """Return all samples scored, every sample (a row of x, with its batch axis) `repeats` times in a row."""
     feeds = [{"x": row[None]} for row in x for _ in range(repeats)]
     found = found_in(model)
     shapes = observed_ranks(model, feeds[0], runtime=Runtime(provider="cpu", threads=1))
     seen, count = observed(model, found, feeds), len(feeds)
-    return Collection(model, found, seen, feeds, objective, shapes, options(), batch, batch > 1, score=count)  # type: ignore[arg-type]
+    return CollectionSetup(
+        model, content_hash(model), found, seen, samples_of(feeds), objective, shapes, options(), batch, batch > 1,
+        score=count,
+    )  # type: ignore[arg-type]  # fmt: skip
 
 
-def scored(one: Collection) -> tuple[Joint, tuple[Curve, ...]]:
-    joint = one.run()
+def scored(one: CollectionSetup) -> tuple[JointScores, tuple[Curve, ...]]:
+    joint = joint_scores(one)
     assert not joint.unreached
     assert not joint.dead
     return joint, joint_curves(one.inventory, one.observed, joint).decomposed.curves
 
 
-def reached(one: Collection, divergence: Callable[..., float]) -> tuple[Curve, ...]:
+def reached(one: CollectionSetup, divergence: Callable[..., float]) -> tuple[Curve, ...]:
     """Return the curves with every option measured on the first fold, by the factors fitted without it."""
     joint, curves = scored(one)
-    feeds = [one.feeds[i] for i in one.parts_scored()[0]]
+    feeds = [one.feeds[i] for i in one.folds.scored[0]]
     picks = {curve.site: curve.options[1:] for curve in curves}
     return measure_trust_range(one.model, one.inventory, curves, joint, picks, feeds, divergence, one.options, batch=1)
 

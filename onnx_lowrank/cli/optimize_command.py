@@ -33,6 +33,8 @@ from onnx_lowrank.report import render_result, result_json
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.results.saved_plan import SavedPlan
 from onnx_lowrank.samples import RANDOM, path_forms
+from onnx_lowrank.sensitivity.modes import HELP as MODES_HELP
+from onnx_lowrank.sensitivity.modes import MODES
 from onnx_lowrank.version import __version__
 
 DATA = stacked(
@@ -80,11 +82,10 @@ GOAL = stacked(
 SENSITIVITY = stacked(
     click.option(
         "--sensitivity",
-        type=click.Choice(["joint", "inputs", "weights", "paper"]),
-        default="joint",
+        type=click.Choice([mode.name for mode in MODES]),
+        default=MODES[0].name,
         show_default=True,
-        help="joint: factors and ranks by the loss's own curvature. inputs: factors that keep outputs on calibration"
-        " inputs (whitened). weights: plain SVD. paper: first order only, layer by layer (arXiv 2412.06867).",
+        help=MODES_HELP,
     ),
     click.option(
         "--loss",

@@ -6,6 +6,7 @@ the first stage forward and one of the last backward give it for all components.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,8 @@ from onnx_lowrank.gradient import build_gradient
 from onnx_lowrank.ops import Call, write_chain
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
-from onnx_lowrank.types import Array, Chain
+from onnx_lowrank.types import Array, Chain, Site
+from onnx_lowrank.weights.inventory import Inventory
 
 
 class ChainComponents:
@@ -85,3 +87,33 @@ class ChainComponents:
 def _flat(array: Array) -> Array:
     """Return (rows, channels, positions)."""
     return array.reshape(*array.shape[:2], -1)
+
+
+class ChainSessions:
+    """The runs for many sites and chains, each made when it is asked for first and kept until `release`."""
+
+    def __init__(self, inventory: Inventory, runtime: Runtime) -> None:
+        self._inventory, self._runtime = inventory, runtime
+        self._made: dict[tuple[str, int, int], ChainComponents] = {}
+
+    def components(
+        self, site: Site, chain: Callable[[], Chain], key: tuple[str, int], ends: Sequence[tuple[Array, Array]]
+    ) -> Array:
+        """Return (rows, r) ⟨Γ, component⟩ of every component of a chain of two stages, summed over the site's calls.
+
+        ends: every call's input and gradient at the output, for the same rows; `key` names the chain, made only once.
+        """
+        total: Array | None = None
+        for number, (call, (x, gradient)) in enumerate(zip(self._inventory.calls[site.id], ends, strict=True)):
+            place = (*key, number)
+            if place not in self._made:
+                self._made[place] = ChainComponents(call, chain(), self._runtime)
+            part = self._made[place].run(x, gradient)
+            total = part if total is None else total + part
+        if total is None:
+            raise KeyError(site.id)
+        return total
+
+    def release(self) -> None:
+        """Give the sessions up: those of the next fold are others."""
+        self._made.clear()

@@ -3,146 +3,123 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnx_lowrank.collection.forward_backward import Batch, JointFlow
+from onnx_lowrank.collection.chain_components import ChainSessions
+from onnx_lowrank.collection.gradient_batch import GradientBatch
 from onnx_lowrank.collection.sample_cache import CachedSample, CacheKey
 from onnx_lowrank.collection.scores import Scores, never_rising
+from onnx_lowrank.collection.site_group import ChainPair, SiteGroup
 from onnx_lowrank.numerics.kronecker_metric import SideMoments, rises, tails
 from onnx_lowrank.numerics.linalg import Workers
-from onnx_lowrank.schemes import SCHEMES, ChainScheme, Factors, ranks_of
+from onnx_lowrank.schemes import ChainScheme, Factors
 from onnx_lowrank.types import Array, Ranks, Site
-from onnx_lowrank.weights.inventory import Inventory
 
 SHRINK = 1e-2
 """Share of the mean eigenvalue that is added to A and to B."""
 
 
-@dataclass(slots=True, eq=False)
-class _Chained:
-    """One site by one scheme: the factors fitted without every fold and with all samples, and what samples gave."""
+@dataclass(frozen=True, slots=True, eq=False)
+class ChainFit:
+    """One site by one scheme: the factors fitted without every fold, and with all samples."""
 
-    site: Site
-    scheme: ChainScheme
-    ranks: list[Ranks]
-    folds: list[Factors] = field(default_factory=list)
-    final: Factors | None = None
-    sampled: list[Array] = field(default_factory=list)
-    signed: list[Array] = field(default_factory=list)
+    pair: ChainPair
+    folds: tuple[Factors, ...]
+    final: Factors
 
+    def without_first_fold(self) -> ChainFit:
+        """Return the same without what was fitted without the other folds."""
+        return replace(self, folds=self.folds[:1])
 
-class Chains:
-    """All such pairs of a group of sites. `multiple`: of ranks; None: none at all (the metric is not the joint one)."""
-
-    def __init__(self, flow: JointFlow, inventory: Inventory, multiple: int | None) -> None:
-        self._flow, self._found = flow, inventory
-        self._all = [
-            _Chained(site, scheme, ranks)
-            for site in (flow.sites if multiple is not None else ())
-            for scheme in SCHEMES
-            if isinstance(scheme, ChainScheme) and (ranks := ranks_of(scheme, site, multiple or 1))
-        ]
-
-    def fit(self, parts: Sequence[Mapping[CacheKey, SideMoments]], workers: Workers) -> None:
-        """Fit every chain without each fold and with all; a site that some fold says nothing of gets none."""
-        for one in self._all:
-            given = [(part.get((one.site.id, "in")), part.get((one.site.id, "out"))) for part in parts]
-            known = [(x, y) for x, y in given if x is not None and y is not None and not (x.empty or y.empty)]
-            if len(known) < max(len(given), 2):
-                continue
-            inner, outer = (sum((pair[i] for pair in known[1:]), start=known[0][i]) for i in range(2))
-            metrics = [(inner.Z - x.Z, outer.E - y.E) for x, y in known]
-            weight = self._found.stored(one.site)  # a view: factors may keep it
-            *one.folds, one.final = workers.each(
-                functools.partial(_fitted, one.scheme, weight, one.ranks[-1]), [*metrics, (inner.Z, outer.E)]
-            )
-
-    @property
-    def sites(self) -> list[Site]:
-        """All sites that such schemes fit."""
-        return list({one.site.id: one.site for one in self._all}.values())
-
-    def seen(self, batch: Batch, index: int) -> dict[CacheKey, CachedSample]:
-        """Return what to keep of one row of a batch: ⟨Γ, W⟩, and input and output gradient of every call."""
-        row = slice(index, index + 1)
-        return {
-            (site.id, "chain"): (
-                self._whole(batch, site)[row, None],
-                *(array[row] for pair in batch.ends(site) for array in pair),
-            )
-            for site in self.sites
-        }
-
-    def recall(self, fold: int, given: Mapping[CacheKey, CachedSample], scale: float, workers: Workers) -> None:
-        """Score a sample that was kept by the factors that were fitted without its fold."""
-
-        def projected(one: _Chained) -> Array:
-            whole, *ends = given[one.site.id, "chain"]
-            return self._components(one, fold, whole[0], list(zip(ends[::2], ends[1::2], strict=True)), 1)
-
-        ready = [one for one in self._all if one.final is not None]
-        for one, found in zip(ready, workers.map_striped(projected, ready), strict=True):
-            one.sampled.append(found / scale)
-
-    def project(self, fold: int, batch: Batch, scale: float, workers: Workers, *, mean: bool) -> None:
-        """Score a batch by the factors that were fitted without its fold."""
-        ready = [one for one in self._all if one.final is not None]
-
-        def projected(one: _Chained) -> Array:
-            return self._components(one, fold, self._whole(batch, one.site), batch.ends(one.site), batch.units)
-
-        for one, found in zip(ready, workers.map_striped(projected, ready), strict=True):
-            (one.signed if mean else one.sampled).append(found / scale)
-
-    def _components(
-        self, one: _Chained, fold: int, whole: Array, ends: Sequence[tuple[Array, Array]], units: int
-    ) -> Array:
+    def components(self, fold: int, samples: ChainSamples, sessions: ChainSessions) -> Array:
         """Return (units, r + 1) ⟨Γ_s, component⟩, and at last that of all components beyond the largest rank."""
-        key = (f"{one.site.id}/{one.scheme.name}", fold)
-        rows = self._flow.chain_components(one.site, lambda: one.folds[fold].chain(one.ranks[-1]), key, ends)
-        parts = rows.reshape(units, -1, rows.shape[1]).sum(1)
-        return np.column_stack([parts, whole - parts.sum(1)])
+        site, ranks = self.pair.site, self.pair.ranks
+        key = ("/".join(self.pair.key), fold)
+        rows = sessions.components(site, lambda: self.folds[fold].chain(ranks[-1]), key, samples.ends)
+        parts = rows.reshape(len(samples.whole), -1, rows.shape[1]).sum(1)
+        return np.column_stack([parts, samples.whole - parts.sum(1)])
 
-    def release(self) -> None:
-        """Give up the factors that no sample is scored by any more; those without the first fold are told."""
-        for one in self._all:
-            del one.folds[1:]
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChainSamples:
+    """whole: (units,) ⟨Γ, W⟩ of every sample. ends: the input and the output gradient of every call."""
+
+    whole: Array
+    ends: Sequence[tuple[Array, Array]]
 
     @staticmethod
-    def _whole(batch: Batch, site: Site) -> Array:
-        """Return (units,) ⟨Γ_s, W⟩."""
-        each = (np.einsum("pd,pd->p", z, e, dtype=np.float64) for z, e in batch.vectors(site, "out"))
-        return np.asarray(sum(call.reshape(batch.units, -1).sum(1) for call in each))
+    def of(batch: GradientBatch, site: Site) -> ChainSamples:
+        """Return what a batch gives at a site."""
+        return ChainSamples(_whole(batch, site), batch.ends(site))
 
-    def scored(self, first: int) -> Iterator[tuple[tuple[str, str], Scores]]:
-        """Yield (site id, scheme) and what was found; `first`: samples of the first fold."""
-        for one in self._all:
-            if one.final is not None and one.sampled:
-                yield (one.site.id, one.scheme.name), self._one(one, one.final, first)
+    @staticmethod
+    def recalled(sample: Mapping[CacheKey, CachedSample], site: Site) -> ChainSamples:
+        """Return what was cached of one sample at a site: see `chain_samples`."""
+        whole, *ends = sample[site.id, "chain"]
+        return ChainSamples(whole[0], list(zip(ends[::2], ends[1::2], strict=True)))
 
-    def _one(self, one: _Chained, final: Factors, first: int) -> Scores:
-        ranks = [rank for (rank,) in one.ranks]
-        tail = tails(np.concatenate(one.sampled), ranks)
-        rise, deviation = rises(tail)
-        return Scores(
-            factors=final,
-            ranks=tuple(one.ranks),
-            tails=tail,
-            slopes=tails(np.concatenate(one.signed), ranks) if one.signed else None,
-            rise=never_rising(rise, one.ranks),
-            deviation=deviation,
-            kron=np.array([final.error(rank) for rank in one.ranks])
-            * 0.5
-            * float(np.mean(tails(np.concatenate(one.sampled), [0]) ** 2)),
-            held=one.folds[0],
-            first=first,
+
+def fit_chains(
+    group: SiteGroup, parts: Sequence[Mapping[CacheKey, SideMoments]], workers: Workers
+) -> tuple[ChainFit, ...]:
+    """Fit every chain without each fold and with all; a site that some fold says nothing of gets none."""
+    fits = []
+    for pair in group.chains:
+        both = [(part.get((pair.site.id, "in")), part.get((pair.site.id, "out"))) for part in parts]
+        known = [(x, y) for x, y in both if x is not None and y is not None and not (x.empty or y.empty)]
+        if len(known) < max(len(both), 2):
+            continue
+        inner, outer = (sum((sides[i] for sides in known[1:]), start=known[0][i]) for i in range(2))
+        metrics = [(inner.Z - x.Z, outer.E - y.E) for x, y in known]
+        weight = group.inventory.stored(pair.site)  # a view: factors may keep it
+        factor = functools.partial(_factors, pair.scheme, weight, pair.ranks[-1])
+        *folds, final = workers.each(factor, [*metrics, (inner.Z, outer.E)])
+        fits.append(ChainFit(pair, tuple(folds), final))
+    return tuple(fits)
+
+
+def chain_samples(sites: Sequence[Site], batch: GradientBatch, index: int) -> dict[CacheKey, CachedSample]:
+    """Return what to cache of one row of a batch: ⟨Γ, W⟩, and input and output gradient of every call."""
+    row = slice(index, index + 1)
+    return {
+        (site.id, "chain"): (
+            _whole(batch, site)[row, None],
+            *(array[row] for pair in batch.ends(site) for array in pair),
         )
+        for site in sites
+    }
 
 
-def _fitted(scheme: ChainScheme, weight: Array, most: Ranks, metric: tuple[Array, Array]) -> Factors:
+def score_chain(fit: ChainFit, sampled: Sequence[Array], signed: Sequence[Array], first: int) -> Scores:
+    """Return the scores of a chain; sampled, signed: (units, r + 1) components, `first` samples of the first fold."""
+    ranks = [rank for (rank,) in fit.pair.ranks]
+    tail = tails(np.concatenate(sampled), ranks)
+    rise, deviation = rises(tail)
+    return Scores(
+        factors=fit.final,
+        ranks=fit.pair.ranks,
+        tails=tail,
+        slopes=tails(np.concatenate(signed), ranks) if signed else None,
+        rise=never_rising(rise, fit.pair.ranks),
+        deviation=deviation,
+        kron=np.array([fit.final.error(rank) for rank in fit.pair.ranks])
+        * 0.5
+        * float(np.mean(tails(np.concatenate(sampled), [0]) ** 2)),
+        held=fit.folds[0],
+        first=first,
+    )
+
+
+def _whole(batch: GradientBatch, site: Site) -> Array:
+    """Return (units,) ⟨Γ_s, W⟩."""
+    calls = (np.einsum("pd,pd->p", z, e, dtype=np.float64) for z, e in batch.vectors(site, "out"))
+    return np.asarray(sum(call.reshape(batch.units, -1).sum(1) for call in calls))
+
+
+def _factors(scheme: ChainScheme, weight: Array, most: Ranks, metric: tuple[Array, Array]) -> Factors:
     A, B = map(_shrunk, metric)
     return scheme.chained(weight, A, B, most)
 

@@ -38,10 +38,10 @@ Each: TypeAlias = Callable[[Callable[[Any], Any], Sequence[Any]], "list[Any]"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fit:
+class SideFit:
     """The basis fitted without every fold (float32), that of all samples, and the A ⊗ B score held out."""
 
-    folds: list[Basis]
+    folds: tuple[Basis, ...]
     final: Basis
     kron: Array
 
@@ -51,9 +51,9 @@ def in_turn(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     return [function(item) for item in items]
 
 
-def fitted(
+def cross_fit(
     weight: Array, side: SideName, held_out: Sequence[SideMoments], metric: TwoSidedMetric, each: Each, groups: int = 1
-) -> Fit:
+) -> SideFit:
     """Return what the folds' moments give; `each` runs the folds."""
     total = held_out[0]
     for part in held_out[1:]:
@@ -69,8 +69,8 @@ def fitted(
     tried, losses = zip(*each(without, held_out), strict=True)
     worth = [sum(_worth(loss[i]) for loss in losses) for i in range(len(SHRINK))]
     best = first_least(worth, CLOSE * len(held_out) * rank)
-    return Fit(
-        folds=[one[best] for one in tried],
+    return SideFit(
+        folds=tuple(shrunk[best] for shrunk in tried),
         final=bases(in_metric(total, side, gram, metric), side, gram, rank, SHRINK[best : best + 1])[0],
         kron=np.mean([loss[best] for loss in losses], axis=0),
     )

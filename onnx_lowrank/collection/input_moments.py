@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -24,6 +25,14 @@ PATCH_BYTES = 24 * 2**20
 PATCH_MOST = 2048
 
 
+class SiteMoments(NamedTuple):
+    """What was collected at a site, of samples to fit on and of others to score on; None: none of them is finite."""
+
+    site: Site
+    fit: Moments | None
+    score: Moments | None
+
+
 def stream_moments(
     model: onnx.ModelProto,
     inventory: Inventory,
@@ -34,17 +43,17 @@ def stream_moments(
     *,
     batch: int = 1,
     progress: Callable[[int], None] | None = None,
-) -> Iterator[tuple[Site, Moments | None, Moments | None]]:
+) -> Iterator[SiteMoments]:
     """Yield every site with its Moments over `fit` and over `score` (nothing more is kept, so memory stays bounded).
 
-    Deterministic for `options.seed`. Samples that are not finite at a site are left out there; None: all of them are.
+    Deterministic for `options.seed`. Samples that are not finite at a site are left out there.
     """
     for group in site_groups(inventory.sites, observed, batch):
         fitted, scored = (
             _collect_group(model, inventory, group, feeds, options, batch, progress) for feeds in (fit, score)
         )
         for site in group:
-            yield site, fitted.pop(site.id, None), scored.pop(site.id, None)
+            yield SiteMoments(site, fitted.pop(site.id, None), scored.pop(site.id, None))
 
 
 def passes(inventory: Inventory, observed: ObservedPositions, batch: int) -> int:

@@ -6,14 +6,16 @@ section 3.3: the true Fisher), real labels for the signed first-order term.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 
+from onnx_lowrank.collection.key import digest_of
 from onnx_lowrank.errors import MetricError
 from onnx_lowrank.gradient import Final, final_activation
 from onnx_lowrank.gradient import losses as heads
@@ -61,6 +63,19 @@ class Objective:
         """Tensors where the gradient enters."""
         own = list(self.finals) if self.custom is not None else []
         return list(dict.fromkeys([*(final.tensor for final in self.finals.values()), *own]))
+
+    @property
+    def identity(self) -> str:
+        """Say which sampled gradients these are, as one line of JSON: two of the same draw the same."""
+        parts = {
+            "outputs": [asdict(output) for output in self.probing.outputs],
+            "finals": {name: asdict(final) for name, final in self.finals.items()},
+            "probable": sorted(self.probable),
+            "seeded": self.seeded,
+            "seed": self.seed,
+            "targets": None if self.targets is None else digest_of(pair for t in self.targets for pair in t.items()),
+        }
+        return json.dumps(parts, sort_keys=True, separators=(",", ":"))
 
     @property
     def unit(self) -> str:

@@ -16,7 +16,7 @@ def sides_of(site: Site, multiple: int = 1) -> tuple[SideName, ...]:
 
 
 def looked_at(inventory: Inventory, multiple: int = 1) -> dict[str, tuple[SideName, ...]]:
-    """Return site id -> the sides of which something is collected: its schemes', and inputs shared with siblings."""
+    """Return site id -> the sides of which something is collected: its schemes', and shared inputs."""
     members_by_site = {member for shared in inventory.shared_inputs for member in shared.members}
     sides = {site.id: sides_of(site, multiple) for site in inventory.sites}
     return {key: (*own, "in") if key in members_by_site and "in" not in own else own for key, own in sides.items()}

@@ -19,7 +19,7 @@ from onnx_lowrank.types import Array
 
 CacheKey: TypeAlias = tuple[str, SideName | Literal["chain", "shared"]]
 CachedSample: TypeAlias = tuple[Array, ...]
-"""One sample at one side of a site: (Σ z eᵀ,), or (z, e); of a chain see `Chains.seen`. float32."""
+"""One sample at one side of a site: (Σ z eᵀ,), or (z, e); of a chain see `chain_samples`. float32."""
 
 
 def size(dimensions: int, positions: float) -> float:
@@ -35,11 +35,11 @@ def cached(pairs: Sequence[tuple[Array, Array]], groups: int = 1) -> CachedSampl
     return np.concatenate([z for z, _ in pairs]), np.concatenate([e for _, e in pairs])
 
 
-def projected(basis: Basis, kept: CachedSample) -> Array:
+def projected(basis: Basis, sample: CachedSample) -> Array:
     """Return (1, r) v_i = Σ_t (read_i · z_t)(write_i · e_t), float64."""
-    if len(kept) == 2:
-        return project(basis, *kept, 1)
-    (product,) = kept
+    if len(sample) == 2:
+        return project(basis, *sample, 1)
+    (product,) = sample
     with np.errstate(all="ignore"):  # what overflows is seen in the sums
         if basis.groups == 1:
             return np.asarray(((product.T @ basis.read) * basis.write).sum(0, dtype=np.float64)[None])
@@ -57,41 +57,65 @@ def _product(z: Array, e: Array, groups: int) -> Array:
         return np.asarray(np.swapaxes(first, 1, 2) @ second)
 
 
+_Shapes: TypeAlias = dict[CacheKey, list[tuple[int, ...]]]
+
+
 class SampleCache:
     """A file of samples, at most `limit` bytes where `need` are expected; closed, and empty, where they do not fit."""
 
     def __init__(self, need: float, limit: float) -> None:
         self._file: IO[bytes] | None = None
-        self._positions: dict[int, tuple[int, float, dict[CacheKey, list[tuple[int, ...]]]]] = {}
+        self._others: tuple[SampleCache, ...] = ()
+        self._positions: dict[int, tuple[int, float, _Shapes]] = {}
         with contextlib.suppress(OSError):
             if 0 < need <= min(limit, shutil.disk_usage(tempfile.gettempdir()).free / 2):
                 self._file = tempfile.TemporaryFile(prefix="onnx-lowrank-")  # noqa: SIM115 - closed with the passes
+
+    @staticmethod
+    def united(caches: Sequence[SampleCache]) -> SampleCache:
+        """Return one cache of all their samples, which closes them with itself; closed where one of them is."""
+        if not caches:
+            return SampleCache(0, 0)
+        first, *others = caches
+        whole = SampleCache(0, 0)
+        whole._file, whole._positions, whole._others = first._file, first._positions, (*first._others, *others)
+        if not all(cache.open for cache in caches):
+            whole.close()
+        return whole
 
     @property
     def open(self) -> bool:
         """Whether samples can be put in."""
         return self._file is not None
 
-    def put(self, number: int, weight: float, found: Mapping[CacheKey, CachedSample]) -> None:
+    def __contains__(self, number: int) -> bool:
+        """Whether a sample is in it."""
+        return number in self._positions or any(number in other for other in self._others)
+
+    def put(self, number: int, weight: float, sample: Mapping[CacheKey, CachedSample]) -> None:
         """Take what a sample gave; `weight` comes back with it. A full disk closes the file."""
         if self._file is None:
             return
         try:
             start = self._file.seek(0, 2)
-            for arrays in found.values():
+            for arrays in sample.values():
                 for array in arrays:
                     self._file.write(memoryview(np.ascontiguousarray(array, np.float32)).cast("B"))
-            self._positions[number] = (start, weight, {key: [a.shape for a in arrays] for key, arrays in found.items()})
+            shapes = {key: [array.shape for array in arrays] for key, arrays in sample.items()}
+            self._positions[number] = (start, weight, shapes)
         except OSError:
             self.close()
 
     def get(self, number: int) -> tuple[float, dict[CacheKey, CachedSample]]:
         """Return the weight and what `put` took. Raises KeyError where the sample is not there."""
+        for other in self._others:
+            if number in other:
+                return other.get(number)
         start, weight, shapes = self._positions[number]
         if self._file is None:
             raise KeyError(number)
         self._file.seek(start)
-        return weight, {key: tuple(self._read(self._file, shape) for shape in each) for key, each in shapes.items()}
+        return weight, {key: tuple(self._read(self._file, shape) for shape in of) for key, of in shapes.items()}
 
     def _read(self, file: IO[bytes], shape: tuple[int, ...]) -> Array:
         data = file.read(4 * int(np.prod(shape)))
@@ -104,3 +128,5 @@ class SampleCache:
                 self._file.close()
         self._file = None
         self._positions.clear()
+        for other in self._others:
+            other.close()

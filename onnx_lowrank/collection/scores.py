@@ -1,14 +1,18 @@
-"""What the joint collection found: every site by every scheme, scored."""
+"""What the joint collection says: every site by every scheme, scored."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.types import Array, Ranks, Site
+
+ScoreKey: TypeAlias = tuple[str, str]
+"""Site id and the scheme's name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,20 +34,40 @@ class Scores:
     first: int
 
 
-@dataclass(slots=True, eq=False)
-class Joint:
-    """What collection found: (site id, scheme) -> Scored; site id -> why no gradient gets there; sites of no effect.
+@dataclass(frozen=True, slots=True, eq=False)
+class JointScores:
+    """Groups of sites, scored; values of different groups add up.
 
-    overflowing: site id -> what is not finite there; such sites stay as they are.
-    broken: the samples that were left out somewhere, not being finite; uneven: at some sites others than at others.
+    unreached: site id -> why no gradient gets there. dead: sites of no effect. overflowing: site id -> what is not
+    finite there; such sites stay as they are. broken_by_group: the samples that each group has left out, not being
+    finite.
     """
 
-    scored: dict[tuple[str, str], Scores] = field(default_factory=dict)
-    unreached: dict[str, str] = field(default_factory=dict)
-    dead: list[Site] = field(default_factory=list)
-    overflowing: dict[str, str] = field(default_factory=dict)
-    broken: set[int] = field(default_factory=set)
-    uneven: bool = False
+    scored: Mapping[ScoreKey, Scores] = field(default_factory=dict)
+    unreached: Mapping[str, str] = field(default_factory=dict)
+    dead: tuple[Site, ...] = ()
+    overflowing: Mapping[str, str] = field(default_factory=dict)
+    broken_by_group: tuple[frozenset[int], ...] = ()
+
+    def __add__(self, other: JointScores) -> JointScores:
+        """Return the scores of both."""
+        return JointScores(
+            {**self.scored, **other.scored},
+            {**self.unreached, **other.unreached},
+            (*self.dead, *other.dead),
+            {**self.overflowing, **other.overflowing},
+            (*self.broken_by_group, *other.broken_by_group),
+        )
+
+    @property
+    def broken(self) -> frozenset[int]:
+        """The samples that were left out somewhere."""
+        return frozenset().union(*self.broken_by_group)
+
+    @property
+    def uneven(self) -> bool:
+        """Whether at some sites other samples were left out than at others."""
+        return any(group != self.broken for group in self.broken_by_group)
 
 
 def never_rising(values: Array, ranks: Sequence[Ranks]) -> Array:

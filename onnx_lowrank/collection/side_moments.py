@@ -12,10 +12,11 @@ from typing import TypeAlias
 
 import numpy as np
 
-from onnx_lowrank.collection import ObservedPositions
-from onnx_lowrank.collection.forward_backward import Batch
+from onnx_lowrank.collection.gradient_batch import GradientBatch
+from onnx_lowrank.collection.positions import ObservedPositions
 from onnx_lowrank.collection.projected_sides import width_of
 from onnx_lowrank.collection.sample_cache import CacheKey
+from onnx_lowrank.collection.site_group import Side
 from onnx_lowrank.numerics import linalg
 from onnx_lowrank.numerics.gram import add_gram, mirror
 from onnx_lowrank.numerics.kronecker_metric import SideMoments, SideName
@@ -28,7 +29,6 @@ MOST_LINES = 8
 PLENTY = 256
 """With more positions than this for every dimension, evenly spread rows are taken as well."""
 
-Side: TypeAlias = tuple[Site, SideName]
 _Rows: TypeAlias = tuple[Array, Array, int, bool]
 """z, e, how many samples they are of, and whether the weight is read transposed there."""
 Thinning: TypeAlias = tuple[int, int]
@@ -49,7 +49,7 @@ class Gathering:
     """Sums over batches: products in float32, their sums in float64.
 
     Rows wait until there are `most` bytes of them, all sides together: one product of many rows is faster than many
-    of few. same: key -> another one, whose Z is its own as well: siblings have one input.
+    of few. same: key -> another one, whose Z is its own as well: the weights of a shared input have one input.
     """
 
     def __init__(
@@ -64,11 +64,12 @@ class Gathering:
         self._waiting: dict[CacheKey, list[_Rows]] = {}
         self._held = 0
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: GradientBatch) -> None:
         """Take what moments need of a batch."""
-        found = self._workers.map_striped(lambda one: _looked_at(batch, *one), self._sides)
-        for ((site, side), _), pairs in zip(self._sides, found, strict=True):
-            rows = [(z, e, batch.samples, way) for (z, e), way in zip(pairs, batch.ways(site), strict=True)]
+        by_side = self._workers.map_striped(lambda side: _looked_at(batch, *side), self._sides)
+        for ((site, side), _), pairs in zip(self._sides, by_side, strict=True):
+            ways = batch.transposed(site)
+            rows = [(z, e, batch.samples, transposed) for (z, e), transposed in zip(pairs, ways, strict=True)]
             self._waiting.setdefault((site.id, side), []).extend(rows)
             self._held += sum(z.nbytes + e.nbytes for z, e in pairs)
         if self._held > self._most:
@@ -78,29 +79,31 @@ class Gathering:
         """Return the sums; nothing is added after this."""
         self._sum()
         for key, both in self._sums.items():
-            for one in (both, both.transposed):
-                if one is not None:
-                    mirror(one.E)
+            for moments in (both, both.transposed):
+                if moments is not None:
+                    mirror(moments.E)
                     if key not in self._same:
-                        mirror(one.Z)
-        return {key: replace(one, Z=self._sums[self._same.get(key, key)].Z) for key, one in self._sums.items()}
+                        mirror(moments.Z)
+        return {key: replace(own, Z=self._sums[self._same.get(key, key)].Z) for key, own in self._sums.items()}
 
     def _sum(self) -> None:
         """Add what has gathered to upper triangles."""
-        found = self._workers.each(lambda one: self._summed(*one), self._sides)
-        self._sums.update({(s.id, side): one for ((s, side), _), one in zip(self._sides, found, strict=True) if one})
+        sums = self._workers.each(lambda side: self._summed(*side), self._sides)
+        self._sums.update(
+            {(s.id, side): total for ((s, side), _), total in zip(self._sides, sums, strict=True) if total}
+        )
         self._held = 0
 
     def _summed(self, place: Side, thinning: Thinning) -> SideMoments | None:
         scale = math.prod(thinning)
         key: CacheKey = (place[0].id, place[1])
         parts, total = self._waiting.pop(key, []), self._sums.get(key)
-        straight, turned = ([part for part in parts if part[3] is way] for way in (False, True))
+        straight, transposed = ([part for part in parts if part[3] is way] for way in (False, True))
         if straight:
             total = _added(total, straight, place, scale, same=key in self._same)
-        if turned:
+        if transposed:
             total = total or _none(place)
-            total = replace(total, transposed=_added(total.transposed, turned, place, scale))
+            total = replace(total, transposed=_added(total.transposed, transposed, place, scale))
         return total
 
 
@@ -123,7 +126,7 @@ def _added(
     return replace(total, positions=positions, samples=samples)
 
 
-def _looked_at(batch: Batch, place: Side, thinning: Thinning) -> list[tuple[Array, Array]]:
+def _looked_at(batch: GradientBatch, place: Side, thinning: Thinning) -> list[tuple[Array, Array]]:
     every, rows = thinning
     pairs = list(batch.vectors(*place, every))
     if rows == 1 and every == 1:

@@ -2,7 +2,7 @@
 
 from onnx_lowrank.metrics.bounds import bound_of
 from onnx_lowrank.metrics.class_scores import decisions
-from onnx_lowrank.metrics.collector import Collector, listed
+from onnx_lowrank.metrics.collector import Collector, first_outputs, listed
 from onnx_lowrank.metrics.custom import Custom
 from onnx_lowrank.metrics.differences import Difference
 from onnx_lowrank.metrics.divergence import (
@@ -56,6 +56,7 @@ __all__ = [
     "divergence",
     "divergence_kind",
     "drop_of",
+    "first_outputs",
     "impossible_goal",
     "interval_of",
     "listed",

@@ -10,8 +10,11 @@ from onnx_lowrank.errors import MetricError
 from onnx_lowrank.metrics.estimate import Measured, best_of, measured
 from onnx_lowrank.metrics.metric import Labels, Metric, taken
 from onnx_lowrank.metrics.traits import bounds_of
-from onnx_lowrank.types import Array
+from onnx_lowrank.runtime.runner import Runner
+from onnx_lowrank.types import Array, Feed
 
+FEW = 16
+"""How many samples are looked at to choose a metric or a divergence."""
 Sample = Mapping[str, Array]
 """The outputs of one sample."""
 
@@ -75,3 +78,8 @@ class Collector:
 def listed(samples: Sequence[Sample]) -> dict[str, list[Array]]:
     """Return output name -> one array a sample."""
     return {name: [sample[name] for sample in samples] for name in samples[0]}
+
+
+def first_outputs(runner: Runner, feeds: Sequence[Feed]) -> dict[str, list[Array]]:
+    """Return a model's outputs on the first few samples."""
+    return listed([runner.run(feed) for feed in feeds[:FEW]])

@@ -12,7 +12,6 @@ from onnx_lowrank.errors import DataError, PlanError
 from onnx_lowrank.graph.files import spare
 from onnx_lowrank.options import Options
 from onnx_lowrank.passes.factorize import rewrite
-from onnx_lowrank.pipeline.calibrate import calibrate
 from onnx_lowrank.pipeline.loaded_model import DataSources, LoadedModel, read_samples
 from onnx_lowrank.pipeline.post_quantize import PostQuantizer, settings_of
 from onnx_lowrank.pipeline.refit import refitted
@@ -24,6 +23,7 @@ from onnx_lowrank.samples import Source, Split
 from onnx_lowrank.schemes import Factors, by_name, ranks_of, shared_ranks
 from onnx_lowrank.sensitivity import Decomposed, decompose_plain
 from onnx_lowrank.sensitivity.decompose import shared_input_of
+from onnx_lowrank.sensitivity.measure import calibrate
 from onnx_lowrank.types import SHARED, Choice, Form, Option, Plan, Ranks, Site
 from onnx_lowrank.version import __version__
 from onnx_lowrank.weights.find import find_sites

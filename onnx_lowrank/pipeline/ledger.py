@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from onnx_lowrank.options import Gate
-from onnx_lowrank.pipeline.continuation import SensitivityState
 from onnx_lowrank.pipeline.session import Session
 from onnx_lowrank.pipeline.speed_goal import Slow
 from onnx_lowrank.results.parts import Size, Trial
+from onnx_lowrank.sensitivity.calibrated import SensitivityState
 from onnx_lowrank.types import Curve
 from onnx_lowrank.validation.rules import rule_of
 

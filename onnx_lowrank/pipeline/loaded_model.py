@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from onnx_lowrank import metrics
 from onnx_lowrank.errors import DataError, GoalError, MetricError, ModelError
 from onnx_lowrank.graph import model_io
 from onnx_lowrank.graph.model_io import Standing
-from onnx_lowrank.metrics import Metric, choose_metric, impossible_goal, listed
+from onnx_lowrank.metrics import Metric, choose_metric, impossible_goal
 from onnx_lowrank.options import Gate, Options
 from onnx_lowrank.passes.prepare import prepared
 from onnx_lowrank.progress import Progress
@@ -24,8 +25,6 @@ from onnx_lowrank.validation import Judge
 
 PREVIEW, PREVIEW_LEAST, PREVIEW_LEVEL = 5, 100, 0.999
 """A first glance takes a fifth of the validation samples, at least 100, and intervals of this level."""
-FEW = 16
-"""How many samples are looked at to choose a metric."""
 RANDOM_WARNING = (
     "calibrated and validated on random data: nothing here says how the model does on real inputs; give --data"
 )
@@ -134,7 +133,7 @@ def read_samples(loaded: LoadedModel, sources: DataSources, options: Options, pr
 
 def first_outputs(loaded: LoadedModel, feeds: Sequence[Feed]) -> Outputs:
     """Return the original's outputs on the first few samples."""
-    return listed([loaded.runner.run(feed) for feed in feeds[:FEW]])
+    return metrics.first_outputs(loaded.runner, feeds)
 
 
 def choose(options: Options, samples: Samples, outputs: Outputs) -> tuple[Metric, str]:
@@ -183,16 +182,6 @@ def make_preview(
         return None
     part = samples.subset([int(i) for i in np.linspace(0, len(samples) - 1, count)])
     return make_judge(loaded, part, metric, replace(gate, confidence=PREVIEW_LEVEL), options, spread=spread)
-
-
-def spread(samples: Samples, most: int) -> tuple[list[int], list[int]]:
-    """Return indices to fit on and to score on: at most a quarter, at most `most`, spread over the set."""
-    count = len(samples)
-    if count < 2:
-        return list(range(count)), list(range(count))
-    share = max(1, min(most, count // 4))
-    score = sorted({int(i) for i in np.linspace(count - 1, 0, share).round()})
-    return [i for i in range(count) if i not in set(score)], score
 
 
 def batch_of(loaded: LoadedModel, feeds: Sequence[Feed]) -> int:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnx_lowrank.graph.model_io import Level, Standing
-from onnx_lowrank.pipeline.calibrate import Calibrated
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
+from onnx_lowrank.sensitivity.calibrated import Calibrated
 from onnx_lowrank.types import Feed
 from onnx_lowrank.weights.inventory import Inventory
 

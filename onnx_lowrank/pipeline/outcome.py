@@ -7,13 +7,13 @@ from dataclasses import replace
 from onnx_lowrank.options import Goal
 from onnx_lowrank.pipeline import explanations
 from onnx_lowrank.pipeline.confirm import Confirmed, Refuted, too_large
-from onnx_lowrank.pipeline.continuation import SensitivityState
 from onnx_lowrank.pipeline.ledger import Ledger, size_before
 from onnx_lowrank.pipeline.loaded_model import RANDOM_WARNING
 from onnx_lowrank.pipeline.search import Search
 from onnx_lowrank.pipeline.session import Judges, Session
 from onnx_lowrank.results.parts import Findings, Made, Measured, Original, Request, Trial
 from onnx_lowrank.results.result import Result
+from onnx_lowrank.sensitivity.calibrated import SensitivityState
 
 
 def unchanged(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from onnx_lowrank.options import Goal
-from onnx_lowrank.pipeline.continuation import SensitivityState
 from onnx_lowrank.pipeline.ledger import Ledger, size_before
 from onnx_lowrank.pipeline.planners import planner_of
 from onnx_lowrank.pipeline.search import Search
 from onnx_lowrank.pipeline.session import Session
 from onnx_lowrank.plan.problem import amount
 from onnx_lowrank.results.parts import Trial
+from onnx_lowrank.sensitivity.calibrated import SensitivityState
 from onnx_lowrank.validation.metric_check import refuse_unexplained
 
 

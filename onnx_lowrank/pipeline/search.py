@@ -10,12 +10,12 @@ import onnx
 from onnx_lowrank.options import Goal
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline.budget import FILE_BYTES, RANK_BYTES
-from onnx_lowrank.pipeline.continuation import SensitivityState
 from onnx_lowrank.pipeline.session import Judges, Session
 from onnx_lowrank.plan import Problem
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.results.parts import Size, Trial
 from onnx_lowrank.runtime.runner import Runner
+from onnx_lowrank.sensitivity.calibrated import SensitivityState
 from onnx_lowrank.types import Cost, Plan
 from onnx_lowrank.validation import Judge
 from onnx_lowrank.validation.screening import Screening

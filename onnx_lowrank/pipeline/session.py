@@ -13,8 +13,6 @@ from onnx_lowrank.latency import Stopwatch
 from onnx_lowrank.metrics import Measured, Metric, choose_metric
 from onnx_lowrank.metrics.divergence import DivergenceKind
 from onnx_lowrank.options import Gate, Options, Resource, Then
-from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate, kind_of, predicted_notes, probe
-from onnx_lowrank.pipeline.continuation import SensitivityState, go_on
 from onnx_lowrank.pipeline.loaded_model import (
     DataSources,
     LoadedModel,
@@ -34,6 +32,9 @@ from onnx_lowrank.progress import Clock, Progress, Silent
 from onnx_lowrank.results.parts import Trial
 from onnx_lowrank.samples import Split
 from onnx_lowrank.schemes import Factors
+from onnx_lowrank.sensitivity.calibrated import Calibrated, SensitivityState
+from onnx_lowrank.sensitivity.continuation import go_on
+from onnx_lowrank.sensitivity.measure import calibrate, kind_of, predicted_notes, probe
 from onnx_lowrank.types import Choice, Curve, FactorKey, Plan
 from onnx_lowrank.validation import Judge
 from onnx_lowrank.validation.determinism import refuse_random, varies

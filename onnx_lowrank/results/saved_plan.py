@@ -11,6 +11,7 @@ from typing import Any
 from onnx_lowrank.errors import PlanError
 from onnx_lowrank.metrics.divergence import DivergenceKind
 from onnx_lowrank.options import Options, Sensitivity, Then
+from onnx_lowrank.sensitivity.modes import mode_named
 from onnx_lowrank.types import Plan, Ranks
 
 FORMAT = "onnx-lowrank plan"
@@ -59,7 +60,7 @@ class SavedPlan:
     @property
     def factors_need_data(self) -> bool:
         """Whether the factors do."""
-        return self.sensitivity != "weights" or self.refit
+        return mode_named(self.sensitivity).needs_data or self.refit
 
     @staticmethod
     def of(

@@ -53,6 +53,18 @@ def held_back(data: Samples) -> tuple[Samples, Samples | None]:
     return (data.subset(rest), data.subset(chosen)) if rest and chosen else (data, None)
 
 
+def apart(count: int, most: int) -> tuple[list[int], list[int]]:
+    """Return the numbers of samples to fit on and to score on: at most a quarter, at most `most`, spread over the set.
+
+    A single sample is in both.
+    """
+    if count < 2:
+        return list(range(count)), list(range(count))
+    share = max(1, min(most, count // 4))
+    score = sorted({int(i) for i in np.linspace(count - 1, 0, share).round()})
+    return [i for i in range(count) if i not in set(score)], score
+
+
 def _overlaps(sets: Sequence[Samples | None], force: bool) -> list[str]:
     """Return a note for every two sets with samples in common. Raises DataError for the first, unless forced."""
     notes = []

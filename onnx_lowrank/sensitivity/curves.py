@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnx_lowrank.collection import ObservedPositions
-from onnx_lowrank.collection.joint_collection import Joint, Scores
+from onnx_lowrank.collection.positions import ObservedPositions
+from onnx_lowrank.collection.scores import JointScores, Scores
 from onnx_lowrank.cost import chain_cost, unchanged_cost
 from onnx_lowrank.schemes import Factors, by_name, shared_layout
 from onnx_lowrank.sensitivity.decompose import Decomposed, shared_input_of, undominated
@@ -42,7 +42,7 @@ class JointCurves:
     slopes: Mapping[str, Array]
 
 
-def joint_curves(inventory: Inventory, observed: ObservedPositions, joint: Joint) -> JointCurves:
+def joint_curves(inventory: Inventory, observed: ObservedPositions, joint: JointScores) -> JointCurves:
     """Return the curves of all sites that a gradient reaches."""
     curves: list[Curve] = []
     tails: dict[str, Array] = {}
@@ -107,7 +107,7 @@ def _option(scored: Scores, name: str, index: int, cost: Cost, whole: float) -> 
 def _together(
     site: Site, shared: SharedInput, scored: Scores, positions: Sequence[Positions], whole: float
 ) -> list[Option]:
-    """Return what a site takes with its siblings, all ranks: which are worth it, only all of them together tell."""
+    """Return what a site takes together with the other weights, all ranks: all of them together tell their worth."""
     costs = [chain_cost(site, shared_layout(shared, site.id, ranks), positions) for ranks in scored.ranks]
     options = (_option(scored, SHARED, i, cost, whole) for i, cost in enumerate(costs))
     return [replace(option, shared_input=shared.members) for option in options]

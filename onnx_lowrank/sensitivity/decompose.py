@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from onnx_lowrank.collection import ObservedPositions
+from onnx_lowrank.collection.input_moments import SiteMoments
+from onnx_lowrank.collection.positions import ObservedPositions
 from onnx_lowrank.cost import chain_cost, unchanged_cost
 from onnx_lowrank.numerics.rounding import not_above
 from onnx_lowrank.schemes import (
@@ -55,38 +56,53 @@ class Decomposed:
 def decompose(
     inventory: Inventory,
     observed: ObservedPositions,
-    moments: Iterable[tuple[Site, Moments | None, Moments | None]],
+    collected: Iterable[SiteMoments],
     *,
     whiten: bool,
     multiple: int,
 ) -> Decomposed:
-    """Return options and factors of every site, consuming `moments` one site at a time.
+    """Return options and factors of every site, consuming what was collected one site at a time.
 
-    `whiten` takes the basis in the metric of the inputs, else that of the plain weight; errors are measured on the
-    score samples either way.
+    `whiten` fits the basis in the metric of the inputs, else that of the plain weight; errors are scored on the
+    samples kept apart for that either way.
     """
     curves: list[Curve] = []
     factors: dict[tuple[str, str], Factors] = {}
     dead: list[Skip] = []
     shared_inputs = shared_input_of(inventory)
-    for site, fit, score in moments:
-        if fit is None or score is None:
-            said = "its input, or its output, is not finite on any calibration sample"
-            dead.append(Skip(site.weight, site.node, site.op, site.shape, Why.OVERFLOW, said))
+    for site, fit, score in collected:
+        if isinstance(usable := _usable(site, fit, score), Skip):
+            dead.append(usable)
             continue
-        if fit.energy <= DEAD or score.energy <= DEAD:
-            dead.append(Skip(site.weight, site.node, site.op, site.shape, Why.UNREACHED, "its input is always zero"))
-            continue
-        weight, metric = inventory.weight(site), fit if whiten else None
-        for scheme in SCHEMES:
-            ranks = ranks_of(scheme, site, multiple)
-            if ranks:
-                factors[site.id, scheme.name] = scheme.factor(weight, metric, score, largest(ranks), site.groups)
+        metric, score = (usable[0] if whiten else None), usable[1]
+        factors |= _fit_and_score(inventory, site, metric, score, multiple)
         shared = shared_inputs.get(site.id)
         if shared is not None and (site.id, SHARED) not in factors:  # the input of one is that of all
             factors |= _together(inventory, shared, metric, score, multiple)
         curves.append(_curve(site, observed.positions[site.id], factors, multiple, shared))
     return Decomposed(tuple(curves), factors, tuple(dead))
+
+
+def _usable(site: Site, fit: Moments | None, score: Moments | None) -> tuple[Moments, Moments] | Skip:
+    """Return both parts of what was collected, or why nothing can be said of the site."""
+    if fit is None or score is None:
+        said = "its input, or its output, is not finite on any calibration sample"
+        return Skip(site.weight, site.node, site.op, site.shape, Why.OVERFLOW, said)
+    if fit.energy <= DEAD or score.energy <= DEAD:
+        return Skip(site.weight, site.node, site.op, site.shape, Why.UNREACHED, "its input is always zero")
+    return fit, score
+
+
+def _fit_and_score(
+    inventory: Inventory, site: Site, metric: Moments | None, score: Moments | None, multiple: int
+) -> dict[tuple[str, str], Factors]:
+    """Return the factors of every scheme that fits: fitted in a metric, their errors measured on other samples."""
+    weight = inventory.weight(site)
+    return {
+        (site.id, scheme.name): scheme.factor(weight, metric, score, largest(ranks), site.groups)
+        for scheme in SCHEMES
+        if (ranks := ranks_of(scheme, site, multiple))
+    }
 
 
 def decompose_plain(inventory: Inventory, multiple: int) -> Decomposed:
@@ -97,11 +113,7 @@ def decompose_plain(inventory: Inventory, multiple: int) -> Decomposed:
     for shared in inventory.shared_inputs:
         factors |= _together(inventory, shared, None, None, multiple)
     for site in inventory.sites:
-        weight = inventory.weight(site)
-        for scheme in SCHEMES:
-            ranks = ranks_of(scheme, site, multiple)
-            if ranks:
-                factors[site.id, scheme.name] = scheme.factor(weight, None, None, largest(ranks), site.groups)
+        factors |= _fit_and_score(inventory, site, None, None, multiple)
         nowhere = Positions(0.0, *(((0.0,) * (len(site.shape) - 2),) * 2))
         curves.append(_curve(site, (nowhere,), factors, multiple, shared_inputs.get(site.id)))
     return Decomposed(tuple(curves), factors)
@@ -124,7 +136,7 @@ def cost_curves(inventory: Inventory, multiple: int) -> tuple[Curve, ...]:
 
 
 def shared_input_of(inventory: Inventory) -> dict[str, SharedInput]:
-    """Return site id -> the family that the site belongs to, where it has siblings."""
+    """Return site id -> the shared input that its weight reads, where there is one."""
     return {member: shared for shared in inventory.shared_inputs for member in shared.members}
 
 
@@ -135,7 +147,7 @@ def shared_options(
     multiple: int,
     factors: Mapping[tuple[str, str], Factors] | None = None,
 ) -> list[Option]:
-    """Return what a site takes with its siblings, all ranks: which are worth it, only all of them together tell."""
+    """Return what a site takes together with the other weights, all ranks: all of them together tell their worth."""
     made = None if factors is None else factors[site.id, SHARED]
     return [
         Option(
@@ -151,7 +163,7 @@ def shared_options(
 def _together(
     inventory: Inventory, shared: SharedInput, fit: Moments | None, score: Moments | None, multiple: int
 ) -> dict[tuple[str, str], Factors]:
-    """Return the factors of all siblings."""
+    """Return the factors of all weights of a shared input."""
     sites = {site.id: site for site in inventory.sites}
     weights = [inventory.stored(sites[member]) for member in shared.members]
     pairs = factor_shared(weights, fit, score, largest(shared_ranks(shared, multiple)))

@@ -1,4 +1,4 @@
-"""The perturbation range: how far the quadratic prediction holds, measured by really substituting weights.
+"""The trust range: how far the quadratic prediction holds, measured by really substituting weights.
 
 At every site the options are measured that plans of several sizes would take. Where measurement and prediction agree
 the prediction stands; beyond, the option is offered with the measured value where that is larger (arXiv 2412.06867: the
@@ -14,19 +14,9 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
-from onnx_lowrank.collection.joint_collection import Joint
+from onnx_lowrank.collection.scores import JointScores
 from onnx_lowrank.options import Options
-from onnx_lowrank.runtime.batching import batches, join
-from onnx_lowrank.runtime.runner import Runner
-from onnx_lowrank.schemes import Factors
-from onnx_lowrank.sensitivity.substitution import (
-    LARGEST_LOSS,
-    SMALLEST,
-    Divergence,
-    stored_weight,
-    substitutable,
-    substitution,
-)
+from onnx_lowrank.sensitivity.substitution import SMALLEST, Divergence, Substitutions, stored_weight
 from onnx_lowrank.types import Curve, Feed, Option, Probe
 from onnx_lowrank.weights.inventory import Inventory
 
@@ -40,14 +30,14 @@ def measure_trust_range(
     model: onnx.ModelProto,
     inventory: Inventory,
     curves: Sequence[Curve],
-    joint: Joint,
+    joint: JointScores,
     picks: Mapping[str, Sequence[Option]],
     feeds: Sequence[Feed],
     divergence: Divergence,
     options: Options,
     *,
     batch: int = 1,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] = lambda count: None,
 ) -> tuple[Curve, ...]:
     """Return the curves with their range and, beyond it, measured losses. `feeds` are samples of the first fold.
 
@@ -57,33 +47,19 @@ def measure_trust_range(
     asked = [curve for curve in curves if picks.get(curve.site)]
     if not asked or not feeds:
         return tuple(curves)
-    runner = Runner(
-        substitutable(model, inventory, [sites[curve.site] for curve in asked]),
-        runtime=options.runtime,
-    )
-    runs = list(batches(feeds, batch))
-    joined = [join(run) for run in runs]
-    reference = [runner.run(feed) for feed in joined]
-
-    def measured(curve: Curve, option: Option, factors: Factors) -> float:
-        weight = stored_weight(inventory, sites[curve.site], factors, option)
-        given = substitution(inventory, sites[curve.site], weight)
-        total = 0.0
-        for run, feed, expected in zip(runs, joined, reference, strict=True):
-            total += divergence(expected, runner.run({**feed, **given}), len(run))
-        if progress:
-            progress(1)
-        return min(max(float(total), 0.0) / len(feeds), LARGEST_LOSS)
-
-    found_probes: dict[str, list[Probe]] = {}
+    measured = [sites[curve.site] for curve in asked]
+    substitutions = Substitutions.of(model, inventory, measured, feeds, divergence, options.runtime, batch=batch)
+    probes: dict[str, list[Probe]] = {}
     for curve in asked:
+        site = sites[curve.site]
         for option in picks[curve.site]:
-            scored = joint.scored[curve.site, option.scheme]
-            column = scored.tails[: scored.first or None, scored.ranks.index(option.ranks)]
+            scores = joint.scored[curve.site, option.scheme]
+            column = scores.tails[: scores.first or None, scores.ranks.index(option.ranks)]
             predicted = 0.5 * float(np.mean(column**2))
-            loss = measured(curve, option, scored.held)
-            found_probes.setdefault(curve.site, []).append(Probe(option.error, loss, predicted, option.form))
-    return tuple(within_trust_range(curve, found_probes.get(curve.site, ())) for curve in curves)
+            loss = substitutions.loss(site, stored_weight(inventory, site, scores.held, option))
+            progress(1)
+            probes.setdefault(curve.site, []).append(Probe(option.error, loss, predicted, option.form))
+    return tuple(within_trust_range(curve, probes.get(curve.site, ())) for curve in curves)
 
 
 def within_trust_range(curve: Curve, probes: Sequence[Probe]) -> Curve:
@@ -128,7 +104,7 @@ def agrees(probe: Probe) -> bool:
 
 
 def _rising(options: Sequence[Option]) -> tuple[Option, ...]:
-    """Return the options with losses that never fall as the error grows; those that siblings share by themselves."""
+    """Return the options with losses that never fall as the error grows; those of shared inputs by themselves."""
     order = sorted(range(len(options)), key=lambda i: options[i].error)
     most = {True: 0.0, False: 0.0}
     fixed = list(options)

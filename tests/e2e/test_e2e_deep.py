@@ -7,7 +7,7 @@ import onnx
 import pytest
 from builders import build, elements, node, normal, options, run, value, weight
 
-from onnx_lowrank.collection.joint_collection import Collection
+from onnx_lowrank.collection.setup import CollectionSetup
 from onnx_lowrank.options import LEAST_MEMORY, Gate, Lossless
 from onnx_lowrank.pipeline import Session, meet_goal
 
@@ -35,8 +35,8 @@ def deep() -> onnx.ModelProto:
 @pytest.mark.usefixtures("no_timing")
 def test_a_thousand_layers_go_the_whole_way(monkeypatch: pytest.MonkeyPatch):
     """In about 12 seconds on one core, a third of them for a thousand substituted weights, each in a run of all."""
-    model, groups, real = deep(), [], Collection.groups
-    monkeypatch.setattr(Collection, "groups", lambda self: groups.append(list(real(self))) or iter(groups[-1]))
+    model, groups, real = deep(), [], CollectionSetup.groups
+    monkeypatch.setattr(CollectionSetup, "groups", lambda self: groups.append(list(real(self))) or iter(groups[-1]))
     settings = options(rank_multiple=4, memory=LEAST_MEMORY, metric="relative-l2")
     session = Session.of(model, {"x": normal([20, ROWS, WIDTH], 1)}, settings)
     result = meet_goal(session, Lossless(keep=0.8, gate=Gate(max_drop=1.0, observed=True)), dry_run=True)

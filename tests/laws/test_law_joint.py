@@ -1,4 +1,4 @@
-"""Laws of the joint flow: for every geometry, what is projected is exactly the loss's change along a truncation.
+"""Laws of gradient sources: for every geometry, what is projected is exactly the loss's change along a truncation.
 
 The models are of one node, so the loss ⟨g, y⟩ is linear in the weight: Σ_{i ≥ k} v_i = −⟨Γ, W_k − W⟩ must be what
 onnxruntime gives when W_k is really substituted, whatever the strides, pads, flags, biases and α, β.
@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from strategies import CASES, Case, all_cases
 
 from onnx_lowrank.collection import overridable
-from onnx_lowrank.collection.forward_backward import Batch, JointFlow
+from onnx_lowrank.collection.chain_components import ChainSessions
+from onnx_lowrank.collection.gradient_batch import GradientBatch
+from onnx_lowrank.collection.gradient_source import GradientSource
 from onnx_lowrank.gradient import observed_ranks
 from onnx_lowrank.numerics.gram import weight_gram
 from onnx_lowrank.numerics.kronecker_metric import SideMoments, bases, project, tails, trace
@@ -31,10 +33,10 @@ from onnx_lowrank.types import Cost, Form, Option, Site
 SEEDS = st.integers(0, 10**6)
 
 
-def flow_of(model: onnx.ModelProto, feed: dict[str, np.ndarray], seeded: list[str]) -> JointFlow:
+def source_of(model: onnx.ModelProto, feed: dict[str, np.ndarray], seeded: list[str]) -> GradientSource:
     found = found_in(model)
     shapes = observed_ranks(model, feed, runtime=Runtime(provider="cpu", threads=1))
-    return JointFlow(model, found, found.sites, seeded, shapes, options().runtime)
+    return GradientSource(model, found, found.sites, seeded, shapes, options().runtime)
 
 
 def blocks(moments: np.ndarray, groups: int) -> np.ndarray:
@@ -46,12 +48,12 @@ def blocks(moments: np.ndarray, groups: int) -> np.ndarray:
 def check(model: onnx.ModelProto, x: np.ndarray, seeded: list[str], seed: int) -> None:
     """Compare both sides of the only site with its substitution, at every rank."""
     feed = {"x": x}
-    flow = flow_of(model, feed, seeded)
-    (site,) = flow.sites
+    source = source_of(model, feed, seeded)
+    (site,) = source.sites
     outputs = run(model, feed)
     g = {name: normal(outputs[name].shape, seed + i) for i, name in enumerate(seeded)}
-    (batch,) = flow.run([feed], [0], lambda values, samples, numbers: g, batch=1, separate=False)
-    found = flow.inventory
+    (batch,) = source.run([feed], [0], lambda values, samples, numbers: g, batch=1, separate=False)
+    found = source.tensors.inventory
     runner = Runner(overridable(model, [site.weight]), runtime=Runtime(provider="cpu", threads=1))
     W = found.weight(site)
 
@@ -86,15 +88,18 @@ def check(model: onnx.ModelProto, x: np.ndarray, seeded: list[str], seed: int) -
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * scale)
 
 
-def check_chain(scheme: ChainScheme, batch: Batch, site: Site, W: np.ndarray, loss: Callable[..., float]) -> None:
+def check_chain(
+    scheme: ChainScheme, batch: GradientBatch, site: Site, W: np.ndarray, loss: Callable[..., float]
+) -> None:
     """Compare what every component does to the loss with its substitution, at every rank."""
     full = full_rank(scheme.name, site.shape)
     factors = scheme.chained(W, None, None, full)
     np.testing.assert_allclose(factors.dense(full), W, rtol=0, atol=1e-4)
     key, ends = (scheme.name, 0), batch.ends(site)
-    v = batch.flow.chain_components(site, lambda: factors.chain(full), key, ends).sum(0, keepdims=True)
+    sessions = ChainSessions(batch.tensors.inventory, options().runtime)
+    v = sessions.components(site, lambda: factors.chain(full), key, ends).sum(0, keepdims=True)
     got = tails(v, range(1, full[0] + 1))[0]
-    found = batch.flow.inventory
+    found = batch.tensors.inventory
     expected = [
         loss(None) - loss(stored_weight(found, site, factors, Option(Form(scheme.name, (k,)), Cost())))
         for k in range(1, full[0] + 1)
@@ -107,9 +112,9 @@ def test_a_product_inside_its_node_has_no_gradient(op: str):
     @given(CASES[op]())
     def law(case: Case):
         assume(found_in(case.model).sites)
-        flow = flow_of(case.model, {"x": case.x}, ["y"])
-        assert flow.sites == []
-        assert list(flow.unreached.values()) == [f"{op} keeps its product inside"]
+        source = source_of(case.model, {"x": case.x}, ["y"])
+        assert source.sites == []
+        assert list(source.unreached.values()) == [f"{op} keeps its product inside"]
 
     law()
 
@@ -120,9 +125,9 @@ def test_projections_are_substitutions_for_every_geometry(op: str):
     def law(case: Case, seed: int):
         assume(found_in(case.model).sites)
         if op == "ConvTranspose":  # where its pads follow from shapes that are not known, its gradient does
-            flow = flow_of(case.model, {"x": case.x}, ["y"])
-            assert flow.sites or "output_shape" in next(iter(flow.unreached.values()))
-            assume(flow.sites)
+            source = source_of(case.model, {"x": case.x}, ["y"])
+            assert source.sites or "output_shape" in next(iter(source.unreached.values()))
+            assume(source.sites)
         check(case.model, case.x, ["y"], seed)
 
     law()

@@ -50,17 +50,16 @@ def _collection(bench: Workbench) -> Line:
 
 
 def _passes(session: Session) -> Any:
-    """Return the two passes of the joint collection, ready to run (`run`, `passes`)."""
+    """Return the two passes of the joint collection, ready to run (`wb.joint_scores`, `passes`)."""
     loaded, samples, options = session.loaded, session.split.calibration, session.options
     objective = wb.objective_of(loaded, samples, options, wb.kind_of(loaded, session.metric(wb.ANY)[0], samples))
-    observed = wb.observe(loaded.model, session.inventory, samples.feeds, options)
-    batch = wb.batch_of(loaded, samples.feeds)
-    return wb.joint_collection(loaded, samples, session.inventory, observed, objective, options, batch)
+    return wb.collection_setup(wb.calibration_setup(loaded, samples, session.inventory, options, objective), "joint")
 
 
 def main(model: str, data: str, repeats: str, threads: str, answer: str) -> None:
     session = Session.of(model, DataSources(data=Path(data)), Options(runtime=Runtime(threads=int(threads))))
-    session.split = replace(session.split, calibration=read(Path(data), session.loaded.runner.inputs))  # all of them
+    whole = replace(session.split, calibration=read(Path(data), session.loaded.runner.inputs))
+    session = session.renewed(split=whole)
     collection, feeds = _passes(session), session.split.calibration.feeds
     batch = wb.batch_size(session.loaded.runner, feeds)
     forwards, collections, peaks = [], [], []
@@ -70,7 +69,7 @@ def main(model: str, data: str, repeats: str, threads: str, answer: str) -> None
             session.loaded.runner.run(wb.join(run))
         forwards.append(time.perf_counter() - start)
         start = time.perf_counter()
-        collection.run()
+        wb.joint_scores(collection)
         collections.append(time.perf_counter() - start)
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * UNIT)
     ratios = [one / other for one, other in zip(collections, forwards, strict=True)]

@@ -31,6 +31,7 @@ from onnx_lowrank import (
     read,
 )
 from onnx_lowrank.collection import observe_positions, overridable, stream_moments
+from onnx_lowrank.collection.joint import joint_scores
 from onnx_lowrank.collection.objective import Objective
 from onnx_lowrank.demo import MODEL as DEMO_MODEL
 from onnx_lowrank.demo import demo_samples
@@ -50,7 +51,6 @@ from onnx_lowrank.metrics import (
 from onnx_lowrank.metrics.class_scores import log_probabilities, probable
 from onnx_lowrank.options import MAX_DROP, TOLERANCE, Goal, Resource, Runtime, Then
 from onnx_lowrank.passes.factorize import rewrite
-from onnx_lowrank.pipeline.calibrate import joint_collection, kind_of, objective_of
 from onnx_lowrank.pipeline.loaded_model import batch_of, first_outputs, make_judge, same_interface
 from onnx_lowrank.pipeline.staging import timed_feeds
 from onnx_lowrank.plan import Problem, alds, compact, energy, paper_lossless
@@ -62,6 +62,8 @@ from onnx_lowrank.runtime.timing import Runs, interleaved
 from onnx_lowrank.schemes import SCHEMES, Factors, spectrum
 from onnx_lowrank.sensitivity import Decomposed, decompose
 from onnx_lowrank.sensitivity.decompose import decompose_plain
+from onnx_lowrank.sensitivity.gradient_mode import collection_setup
+from onnx_lowrank.sensitivity.measure import calibration_setup, kind_of, objective_of
 from onnx_lowrank.sensitivity.substitution import LARGEST_LOSS, stored_weight
 from onnx_lowrank.statistics import (
     LEVEL,

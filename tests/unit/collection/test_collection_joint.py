@@ -12,6 +12,7 @@ from builders import build, constant, found_in, mlp, node, normal, options, run,
 from exhaustive import WIDE, Exhaustive, class_seed, collection, kl, reached, scored, squared, unit
 from scipy.linalg import hadamard
 
+from onnx_lowrank.collection.joint import joint_scores
 from onnx_lowrank.collection.objective import Objective
 from onnx_lowrank.collection.projected_sides import sides_of
 from onnx_lowrank.metrics import listed
@@ -74,7 +75,7 @@ def test_the_score_of_a_linear_model_is_the_measured_rise(name: str, batch: int)
     assert len(probes) == sum(len(curve.options) - 1 for curve in curves) >= 1
     for probe in probes:
         assert probe.loss > 1e-4
-        if probe.scheme == "tucker-2":  # what both sides lose is counted twice, so this is no exact one
+        if probe.form.scheme == "tucker-2":  # what both sides lose is counted twice, so this is no exact one
             assert probe.loss / 4 < probe.predicted < probe.loss * 4
         else:
             assert probe.predicted == pytest.approx(probe.loss, rel=2e-3)
@@ -87,7 +88,7 @@ def test_a_shared_weight_is_scored_at_all_its_places_together():
     by_site = {curve.site: curve for curve in reached(one, squared)}
     assert set(by_site) == {"h", "y"}
     for probe in by_site["y"].probes:
-        assert probe.scheme == "tucker-2" or probe.predicted == pytest.approx(probe.loss, rel=2e-3)
+        assert probe.form.scheme == "tucker-2" or probe.predicted == pytest.approx(probe.loss, rel=2e-3)
     small = min(by_site["h"].probes, key=lambda probe: probe.error)
     assert small.predicted == pytest.approx(small.loss, rel=0.25)
 
@@ -114,7 +115,7 @@ def test_sampled_targets_give_the_measured_rise_within_their_standard_error():
     assert objective.unit == "relative squared error"
     measured = reached(one, lambda a, b, n: squared(a, b, n) / variance)
     for probe in measured[0].probes:
-        deviation = next(o.deviation for o in curve.options if o.ranks == probe.ranks)
+        deviation = next(o.deviation for o in curve.options if o.ranks == probe.form.ranks)
         assert deviation < 0.05 * probe.loss
         assert probe.predicted == pytest.approx(probe.loss, abs=5 * 2**0.5 * deviation)
     assert all((np.diff(s.rise) <= 0).all() for s in joint.scored.values())
@@ -129,7 +130,7 @@ def test_a_batch_as_one_unit_expects_the_same_as_its_samples_apart(name: str):
     x = np.concatenate([rows[fold] for _ in range(WIDE) for fold in (0, 1)])  # blocks of WIDE are dealt to two folds
     head = Exhaustive("y", lambda value, j, block: signs[block // 2, j] * unit(value, j, block))
     apart = collection(model, x, head, repeats=1, batch=WIDE)
-    one, other = (replace(apart, separate=separate).run() for separate in (True, False))
+    one, other = (joint_scores(replace(apart, separate=separate)) for separate in (True, False))
     assert one.scored.keys() == other.scored.keys() != set()
     for key, scored_apart in one.scored.items():
         together = other.scored[key]
@@ -182,7 +183,7 @@ def test_a_sample_that_overflows_at_a_site_is_left_out_alone(after: str, batch: 
     assert (joint.broken, joint.uneven) == ({5, 27}, False)
     rest = collection(model, x, Exhaustive("y", unit), repeats=1, batch=1)
     np.testing.assert_allclose(
-        rest.run().scored["h", "svd"].tails, joint.scored["h", "svd"].tails, rtol=1e-4, atol=1e-5
+        joint_scores(rest).scored["h", "svd"].tails, joint.scored["h", "svd"].tails, rtol=1e-4, atol=1e-5
     )
     assert all(np.isfinite(option.loss) and option.loss > 0 for option in curve.options[1:])
 
@@ -192,7 +193,7 @@ def test_runs_at_a_time_change_nothing(batch: int):
     one = collection(mlp([12, 16, WIDE], [None, None], 3), normal([12, 12], 4), Exhaustive("y", unit), repeats=WIDE,
                      batch=batch)  # fmt: skip
     alone, together = (
-        replace(one, options=options(threads=2), concurrent_batches=concurrent_batches).run()
+        joint_scores(replace(one, options=options(threads=2), concurrent_batches=concurrent_batches))
         for concurrent_batches in (1, 2)
     )
     assert alone.scored.keys() == together.scored.keys()

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from builders import build, found_in, node, normal, options, value, weight
 
-from onnx_lowrank.collection.forward_backward import JointFlow
+from onnx_lowrank.collection.gradient_source import GradientSource
 from onnx_lowrank.collection.projected_sides import sides_of
 from onnx_lowrank.gradient import observed_ranks
 from onnx_lowrank.options import Runtime
@@ -41,8 +41,8 @@ def test_some_lines_are_those_of_the_whole(end: str, kernel: int):
     found = found_in(graph)
     feed = {"x": normal([2, 8, 6, 6], 4)}
     shapes = observed_ranks(graph, feed, runtime=Runtime(provider="cpu", threads=1))
-    flow = JointFlow(graph, found, found.sites, ["y"], shapes, options().runtime)
-    (batch,) = flow.run([feed], [3], ones, batch=1, separate=True)
+    source = GradientSource(graph, found, found.sites, ["y"], shapes, options().runtime)
+    (batch,) = source.run([feed], [3], ones, batch=1, separate=True)
     (site,) = found.sites
     for side in sides_of(site):
         ((z, e),) = batch.vectors(site, side)

@@ -9,10 +9,11 @@ from builders import build, feeds_of, found_in, mlp, node, normal, options, valu
 
 from onnx_lowrank.options import Gate, Lossless
 from onnx_lowrank.pipeline import DataSources, optimize
-from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate, kind_of
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.progress import Silent
 from onnx_lowrank.samples import Samples
+from onnx_lowrank.sensitivity.calibrated import Calibrated
+from onnx_lowrank.sensitivity.measure import calibrate, kind_of
 from onnx_lowrank.types import Array, Feed
 
 LEFT_OUT = "of 35 calibration samples"

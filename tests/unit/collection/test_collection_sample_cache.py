@@ -7,15 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import build, found_in, mlp, node, normal, observed, options, run, value, weight
+from builders import build, found_in, mlp, node, normal, observed, options, run, samples_of, value, weight
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnx_lowrank.collection import sample_cache as module
-from onnx_lowrank.collection.joint_collection import Collection
+from onnx_lowrank.collection.joint import joint_scores
 from onnx_lowrank.collection.objective import Objective
 from onnx_lowrank.collection.sample_cache import SampleCache, cached, projected, size
+from onnx_lowrank.collection.setup import CollectionSetup
 from onnx_lowrank.gradient import observed_ranks
+from onnx_lowrank.graph.model_io import content_hash
 from onnx_lowrank.metrics import listed
 from onnx_lowrank.numerics.kronecker_metric import Basis, project
 from onnx_lowrank.options import Runtime
@@ -64,7 +66,7 @@ def test_nothing_is_kept_beyond_the_limit_or_the_room_on_disk(monkeypatch: pytes
     assert not SampleCache(80, 100).open
 
 
-def convolutions() -> Collection:
+def convolutions() -> CollectionSetup:
     """Positions more and fewer than channels, a kernel at two places, data with several readers."""
     weights = {"W": weight((6, 6, 3, 3), 1), "V": weight((4, 6, 1, 1), 2), "U": weight((4, 8), 3)}
     nodes = [
@@ -81,12 +83,13 @@ def convolutions() -> Collection:
     return collection_of(model, normal([24, 6, 5, 4], 5))
 
 
-def collection_of(model, x) -> Collection:
+def collection_of(model, x) -> CollectionSetup:
     feeds = [{"x": row[None]} for row in x]
     found = found_in(model)
     shapes = observed_ranks(model, feeds[0], runtime=Runtime(provider="cpu", threads=1))
     objective = Objective.of(model, "relative-l2", listed([run(model, feed) for feed in feeds[:8]]), 0)
-    return Collection(model, found, observed(model, found, feeds), feeds, objective, shapes, options(), 4, True)
+    seen, samples = observed(model, found, feeds), samples_of(feeds)
+    return CollectionSetup(model, content_hash(model), found, seen, samples, objective, shapes, options(), 4, True)
 
 
 @pytest.mark.parametrize(
@@ -96,12 +99,12 @@ def test_scores_are_those_of_samples_run_again(make, monkeypatch: pytest.MonkeyP
     one = make()
     runs = []
     monkeypatch.setattr(Objective, "sampled", counted(Objective.sampled, runs))
-    kept = one.run()
+    kept = joint_scores(one)
     once = sum(runs)
     assert once == len(one.feeds)
     monkeypatch.setattr(SampleCache, "open", False)
-    again = one.run()
-    assert sum(runs) - once == len(one.feeds) + sum(map(len, one.parts_scored()))
+    again = joint_scores(one)
+    assert sum(runs) - once == len(one.feeds) + sum(map(len, one.folds.scored))
     assert kept.scored.keys() == again.scored.keys() != set()
     for key, scored in kept.scored.items():
         other = again.scored[key]
@@ -119,15 +122,15 @@ def counted(function, runs: list[int]):
 
 def test_a_batch_as_one_unit_is_run_again():
     one = convolutions()
-    together = replace(one, separate=False).run()
+    together = joint_scores(replace(one, separate=False))
     assert all(len(scored.tails) < len(one.feeds) / 2 for scored in together.scored.values())
 
 
 def test_a_full_disk_makes_the_samples_run_again(monkeypatch: pytest.MonkeyPatch):
     one = convolutions()
-    expected = one.run()
+    expected = joint_scores(one)
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Full())
-    found = one.run()
+    found = joint_scores(one)
     for key, scored in expected.scored.items():
         np.testing.assert_allclose(found.scored[key].rise, scored.rise, rtol=1e-3, atol=1e-6 * scored.rise.max())
 

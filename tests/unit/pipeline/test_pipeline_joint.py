@@ -15,13 +15,14 @@ from onnx_lowrank.errors import GoalError, MetricError
 from onnx_lowrank.options import Gate, Lossless, Options, Runtime
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline import optimize
-from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate, kind_of, probe
-from onnx_lowrank.pipeline.continuation import SensitivityState, go_on, shrunken
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.plan import Problem
 from onnx_lowrank.progress import Silent
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Samples
+from onnx_lowrank.sensitivity.calibrated import Calibrated, SensitivityState
+from onnx_lowrank.sensitivity.continuation import go_on, shrunken
+from onnx_lowrank.sensitivity.measure import calibrate, kind_of, probe
 from onnx_lowrank.types import Array, Curve, Feed
 from onnx_lowrank.weights.inventory import Inventory
 

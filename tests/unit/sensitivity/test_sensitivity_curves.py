@@ -30,14 +30,8 @@ from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.sensitivity import decompose, decompose_plain, probe_curves
 from onnx_lowrank.sensitivity.decompose import undominated
-from onnx_lowrank.sensitivity.substitution import (
-    LARGEST,
-    LARGEST_LOSS,
-    PROBES,
-    SMALLEST,
-    predict,
-    substituted_options,
-)
+from onnx_lowrank.sensitivity.measured_response import LARGEST, PROBES, predict, substituted_options
+from onnx_lowrank.sensitivity.substitution import LARGEST_LOSS, SMALLEST
 from onnx_lowrank.types import UNCHANGED, Cost, Curve, Form, Option, Probe, Why
 
 DENSE = Option(UNCHANGED, Cost(100, 400, 100.0))

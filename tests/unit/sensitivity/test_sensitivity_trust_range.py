@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import feeds_of, found_in, mlp, normal, observed, options, plan_of, run
+from builders import feeds_of, found_in, mlp, normal, observed, options, plan_of, run, samples_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_lowrank.collection.joint_collection import Collection
+from onnx_lowrank.collection.joint import joint_scores
 from onnx_lowrank.collection.objective import Objective
+from onnx_lowrank.collection.setup import CollectionSetup
 from onnx_lowrank.gradient import observed_ranks
+from onnx_lowrank.graph.model_io import content_hash
 from onnx_lowrank.metrics import listed
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.passes.factorize import rewrite
@@ -129,8 +131,9 @@ def joint_of(model, feeds):
         observed(model, found, feeds),
         observed_ranks(model, feeds[0], runtime=Runtime(provider="cpu", threads=1)),
     )
-    collection = Collection(model, found, seen, feeds, objective, shapes, options(), 8, True)
-    joint = collection.run()
+    samples, digest = samples_of(feeds), content_hash(model)
+    collection = CollectionSetup(model, digest, found, seen, samples, objective, shapes, options(), 8, True)
+    joint = joint_scores(collection)
     return found, objective, collection, joint, joint_curves(found, seen, joint)
 
 
@@ -140,7 +143,7 @@ def test_what_is_measured_is_the_substituted_model_on_the_first_fold(batch: int)
     feeds = feeds_of(normal([64, 10], 2))
     found, objective, collection, joint, curves = joint_of(model, feeds)
     (first, second) = curves.decomposed.curves
-    first_fold = [feeds[i] for i in collection.parts_scored()[0]]
+    first_fold = [feeds[i] for i in collection.folds.scored[0]]
     picks = {first.site: [first.options[2], first.options[-1]]}
     got = measure_trust_range(model, found, (first, second), joint, picks, first_fold, objective.divergence, options(),
                         batch=batch)  # fmt: skip

@@ -33,12 +33,12 @@ from onnx_lowrank.latency.node_inputs import capture
 from onnx_lowrank.numerics.kronecker_metric import SideMoments, bases, in_metric, kronecker
 from onnx_lowrank.options import Compact, Gate, Lossless, Runtime
 from onnx_lowrank.pipeline import optimize
-from onnx_lowrank.pipeline.calibrate import calibrate, kind_of
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.progress import Silent
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Samples
 from onnx_lowrank.schemes import by_name
+from onnx_lowrank.sensitivity.measure import calibrate, kind_of
 from onnx_lowrank.sensitivity.substitution import stored_weight
 from onnx_lowrank.types import Array, Cost, Form, Option, Why
 

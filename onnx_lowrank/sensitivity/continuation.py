@@ -9,25 +9,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import onnx
+
+from onnx_lowrank.collection.key import digest_of
 from onnx_lowrank.collection.reference_targets import original_targets
 from onnx_lowrank.graph.editing import with_weights
 from onnx_lowrank.options import Options
-from onnx_lowrank.pipeline.calibrate import Calibrated, calibrate_on, probe
-from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime.runner import Runner
+from onnx_lowrank.sensitivity.calibrated import Calibrated, OpenModel, SensitivityState
+from onnx_lowrank.sensitivity.measure import calibrate_on, probe
 from onnx_lowrank.sensitivity.substitution import stored_weight
 from onnx_lowrank.types import Array, Choice, Curve, Plan
 from onnx_lowrank.weights.inventory import Inventory
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SensitivityState:
-    """Where the work stands: what was collected, and the curves to plan with."""
+class ShrunkenModel:
+    """A model whose weights are the dense products of a plan; sha256: of the model before, and of those weights."""
 
-    calibrated: Calibrated
-    curves: tuple[Curve, ...]
-    unit: str
+    model: onnx.ModelProto
+    runner: Runner
+    sha256: str
 
 
 def shrunken(inventory: Inventory, plan: Plan, calibrated: Calibrated) -> dict[str, Array]:
@@ -45,29 +48,30 @@ def shrunken(inventory: Inventory, plan: Plan, calibrated: Calibrated) -> dict[s
 
 
 def go_on(
-    loaded: LoadedModel, inventory: Inventory, state: SensitivityState, plan: Plan, options: Options, progress: Progress
+    opened: OpenModel, inventory: Inventory, state: SensitivityState, plan: Plan, options: Options, progress: Progress
 ) -> SensitivityState:
     """Return where the work stands after a plan's step: factors and curves of the shrunken weights."""
     weights = shrunken(inventory, plan, state.calibrated)
     entries = {
         name: w for site, weight in weights.items() for name, w in inventory.sources[site].replaced(weight).items()
     }
-    model = with_weights(loaded.model, entries)
-    runner = Runner(model, runtime=options.runtime)
-    there = LoadedModel(model, runner, loaded.source, loaded.sha256, loaded.bytes)
+    model = with_weights(opened.model, entries)
+    there = ShrunkenModel(
+        model, Runner(model, runtime=options.runtime), digest_of(sorted(entries.items()), opened.sha256)
+    )
     moved = inventory.moved(weights)
     objective = replace(
         state.calibrated.objective,
-        targets=original_targets(loaded.model, state.calibrated.objective, state.calibrated.samples.feeds, options),
+        targets=original_targets(opened.model, state.calibrated.objective, state.calibrated.samples.feeds, options),
     )
     done = calibrate_on(there, state.calibrated.samples, moved, options, progress, objective)
     curves, unit = probe(there, moved, done, options, progress)
     choices = {choice.site: choice for choice in plan.factored}
-    kept = [_limited(curve, choices.get(curve.site)) for curve in curves]
-    picked = {curve.site: picks for curve, (_, picks) in zip(curves, kept, strict=True)}
+    limited = [_limited(curve, choices.get(curve.site)) for curve in curves]
+    picked = {curve.site: picks for curve, (_, picks) in zip(curves, limited, strict=True)}
     tails = {site: array[:, picked[site]] for site, array in done.tails.items()}  # none of a site without a gradient
     slopes = {site: array[:, picked[site]] for site, array in done.slopes.items()}
-    return SensitivityState(replace(done, tails=tails, slopes=slopes), tuple(curve for curve, _ in kept), unit)
+    return SensitivityState(replace(done, tails=tails, slopes=slopes), tuple(curve for curve, _ in limited), unit)
 
 
 def _limited(curve: Curve, choice: Choice | None) -> tuple[Curve, list[int]]:

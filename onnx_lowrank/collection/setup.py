@@ -1,0 +1,156 @@
+"""What a joint collection needs to know: model, sites, samples, the loss, and how much is run at a time.
+
+Moments are summed and single samples are projected on bases (docs/method.md, 3.1, 3.2), both cross-fitted: the samples
+are dealt into folds, and a sample is scored by a basis that was fitted without its fold, so that directions which the
+samples do not reach do not look free. The factors themselves use all samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import onnx
+
+from onnx_lowrank.collection.folds import FOLDS, Folds
+from onnx_lowrank.collection.gradient_source import GradientSource
+from onnx_lowrank.collection.key import CollectedSide, CollectionKey
+from onnx_lowrank.collection.objective import Objective
+from onnx_lowrank.collection.positions import ObservedPositions
+from onnx_lowrank.collection.projected_sides import looked_at, width_of
+from onnx_lowrank.collection.side_moments import Thinning, thinned
+from onnx_lowrank.collection.site_group import SiteGroup
+from onnx_lowrank.gradient.emitter import Dims
+from onnx_lowrank.numerics.kronecker_metric import SideName, TwoSidedMetric
+from onnx_lowrank.options import Options
+from onnx_lowrank.samples import Samples
+from onnx_lowrank.types import Feed, Site
+from onnx_lowrank.weights.inventory import Inventory
+
+BYTES_PER_ACTIVATION = 10
+"""Bytes that a run takes for each byte of the sites' inputs and outputs: gradients, and all that lies between."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CollectionSetup:
+    """model: what has gradients (a float32 twin), `digest` that of the model it stands for.
+
+    separate: rows of a batch can be told apart at every site. score: samples to score, over all folds; None: by the
+    rule of `Folds`. concurrent_batches: run at a time.
+    """
+
+    model: onnx.ModelProto
+    digest: str
+    inventory: Inventory
+    observed: ObservedPositions
+    samples: Samples
+    objective: Objective
+    shapes: Mapping[str, Dims]
+    options: Options
+    batch: int
+    separate: bool
+    metric: TwoSidedMetric = "joint"
+    score: int | None = None
+    concurrent_batches: int = 1
+
+    @property
+    def feeds(self) -> Sequence[Feed]:
+        """The samples' inputs."""
+        return self.samples.feeds
+
+    @property
+    def folds(self) -> Folds:
+        """The folds of all samples."""
+        return Folds.of(len(self.samples), self.score)
+
+    @property
+    def passes(self) -> int:
+        """Return how many samples are run, all groups and both passes together."""
+        return sum(1 for _ in self.groups()) * self.folds.runs
+
+    def source(self, sites: Sequence[Site]) -> GradientSource:
+        """Open some sites' forward and backward graph."""
+        return GradientSource(
+            self.model,
+            self.inventory,
+            sites,
+            self.objective.seeded,
+            self.shapes,
+            self.options.runtime,
+            self.concurrent_batches,
+        )
+
+    def group(self, sites: Sequence[Site]) -> SiteGroup:
+        """Return what is collected at some sites."""
+        return SiteGroup.of(self.inventory, sites, self.metric, self.options.rank_multiple)
+
+    def thinning(self, site: Site, side: SideName) -> Thinning:
+        """Return which of a side's positions moments are sums of."""
+        return thinned(site, side, self.observed, len(self.samples))
+
+    def key(self, group: SiteGroup, folds: Folds) -> CollectionKey:
+        """Return the name of what is collected at a group of sites on these samples."""
+        hashes = self.samples.hashes
+        return CollectionKey(
+            model=self.digest,
+            objective=self.objective.identity,
+            seed=self.options.seed,
+            samples=tuple(tuple((number, hashes[number]) for number in part) for part in folds.parts),
+            scored=folds.scored,
+            sites=tuple(site.id for site in group.sites),
+            sides=tuple(CollectedSide(site.id, side, *self.thinning(site, side)) for site, side in group.sides),
+            chains=tuple(site.id for site in group.chain_sites),
+            batch=self.batch,
+            separate=self.separate,
+            memory=self.options.memory,
+            provider=self.options.runtime.provider,
+        )
+
+    def groups(self) -> Iterator[list[Site]]:
+        """Yield neighbouring sites whose moments, bases and activations fit in the memory allowed.
+
+        The weights of a shared input are together. Sites that do not fit are a group all the same.
+        """
+        group: list[Site] = []
+        held, needs = 0, self.needs
+        for sites in self._inseparable():
+            need = sum(needs[site.id] for site in sites)
+            if group and held + need > self.options.memory:
+                yield group
+                group, held = [], 0
+            group.extend(sites)
+            held += need
+        if group:
+            yield group
+
+    def fitted_to_memory(self) -> CollectionSetup:
+        """Return the setup with as much at a time as lets one group hold all sites, or with single samples.
+
+        The choice does not depend on the machine's cores, so neither do the results.
+        """
+        for batch, concurrent_batches in ((4, 2), (2, 2), (1, 2)):
+            smaller = replace(self, batch=min(batch, self.batch), concurrent_batches=concurrent_batches)
+            if sum(smaller.needs.values()) <= self.options.memory:
+                return smaller
+        return replace(self, batch=1, concurrent_batches=1)
+
+    def _inseparable(self) -> Iterator[list[Site]]:
+        """Yield every site, with all weights of its shared input where the first of them stands."""
+        sites = {site.id: site for site in self.inventory.sites}
+        members_by_site = {
+            member: shared.members for shared in self.inventory.shared_inputs for member in shared.members
+        }
+        for key in list(sites):
+            together = [sites.pop(member) for member in members_by_site.get(key, (key,)) if member in sites]
+            if together:
+                yield together
+
+    @property
+    def needs(self) -> dict[str, int]:
+        """Site id -> bytes: moments and bases of every fold, and z, e of the batches at hand."""
+        runs = BYTES_PER_ACTIVATION * self.batch * self.concurrent_batches
+        return {
+            site.id: sum(32 * FOLDS * site.groups * width_of(site, side) ** 2 for side in sides)
+            + runs * self.observed.bytes[site.id]
+            for site, sides in zip(self.inventory.sites, looked_at(self.inventory).values(), strict=True)
+        }

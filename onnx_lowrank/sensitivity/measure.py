@@ -1,0 +1,112 @@
+"""From calibration samples to curves: collect, decompose, score, probe, in the mode that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from onnx_lowrank.collection.objective import Objective
+from onnx_lowrank.collection.positions import observe_positions
+from onnx_lowrank.errors import GoalError
+from onnx_lowrank.metrics import Metric, first_outputs
+from onnx_lowrank.metrics.custom import from_file
+from onnx_lowrank.metrics.divergence import DivergenceKind, divergence_kind
+from onnx_lowrank.options import Options
+from onnx_lowrank.progress import Progress
+from onnx_lowrank.runtime.batching import batch_size
+from onnx_lowrank.samples import Samples
+from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup, OpenModel
+from onnx_lowrank.sensitivity.curves import merged
+from onnx_lowrank.sensitivity.decompose import decompose_plain
+from onnx_lowrank.sensitivity.modes import mode_of
+from onnx_lowrank.types import Curve
+from onnx_lowrank.weights.inventory import Inventory
+
+
+def kind_of(opened: OpenModel, metric: Metric | None, samples: Samples) -> DivergenceKind:
+    """Return the divergence that fits a metric and the model's outputs."""
+    return divergence_kind(metric, first_outputs(opened.runner, samples.feeds))
+
+
+def calibrate(
+    opened: OpenModel,
+    samples: Samples,
+    inventory: Inventory,
+    options: Options,
+    progress: Progress,
+    kind: DivergenceKind,
+) -> Calibrated:
+    """Return the sites decomposed on `samples`, deterministic for the options' seed. Raises DataError, MetricError."""
+    return calibrate_on(opened, samples, inventory, options, progress, objective_of(opened, samples, options, kind))
+
+
+def calibrate_on(
+    opened: OpenModel,
+    samples: Samples,
+    inventory: Inventory,
+    options: Options,
+    progress: Progress,
+    objective: Objective,
+) -> Calibrated:
+    """Return the sites decomposed for an objective."""
+    outside = inventory.part(bodies=False) if inventory.bodies else inventory
+    setup = calibration_setup(opened, samples, outside, options, objective)
+    done = mode_of(options).calibrated(setup, progress)
+    return done if len(outside.sites) == len(inventory.sites) else _with_bodies(done, inventory, options)
+
+
+def calibration_setup(
+    opened: OpenModel, samples: Samples, inventory: Inventory, options: Options, objective: Objective
+) -> CalibrationSetup:
+    """Return all that calibration works on; a few samples are run to see where the sites work."""
+    batch = batch_size(opened.runner, samples.feeds)
+    observed = observe_positions(opened.model, inventory, samples.feeds, options)
+    return CalibrationSetup(opened, samples, inventory, objective, options, observed, batch)
+
+
+def _with_bodies(done: Calibrated, inventory: Inventory, options: Options) -> Calibrated:
+    """Add the sites inside If, Loop and Scan: nothing can be observed in there, but their weights can be replaced."""
+    inside = inventory.part(bodies=True)
+    many = f"{len(inside.sites)} of {len(inventory.sites)} weights are used inside If, Loop or Scan"
+    if not mode_of(options).measures:
+        return replace(done, notes=(*done.notes, f"{many}: left as they are, no gradient gets there"))
+    plain = decompose_plain(inside, multiple=options.rank_multiple)
+    note = f"{many}, where nothing can be observed: plain SVD, and their losses are measured"
+    return replace(
+        done,
+        decomposed=merged(inventory, done.decomposed, plain),
+        fallback={**done.fallback, **{site.id: "used inside a body" for site in inside.sites}},
+        notes=(*done.notes, note),
+    )
+
+
+def objective_of(opened: OpenModel, samples: Samples, options: Options, kind: DivergenceKind) -> Objective:
+    """Return what the loss is; with labels only where the signed term is asked for. Raises MetricError, GoalError."""
+    outputs = first_outputs(opened.runner, samples.feeds)
+    counting = {name: values for name, values in outputs.items() if not options.outputs or name in options.outputs}
+    objective = Objective.of(opened.model, kind, counting, options.seed)
+    if not (options.signed or mode_of(options).labelled):
+        return objective
+    custom = from_file(options.loss).function if options.loss else None
+    if custom is not None and samples.labels is None:
+        raise GoalError("a loss of your own needs labels with the calibration samples")
+    objective = replace(objective, labels=samples.labels, custom=custom, signed=True)
+    if not objective.has_slope:
+        raise GoalError(
+            "the first-order term is zero here: without labels the loss is the distance to the original's own outputs,"
+            " and they are no class scores; give labels with --data, and --loss where they are no class numbers"
+        )
+    return objective
+
+
+def probe(
+    opened: OpenModel, inventory: Inventory, calibrated: Calibrated, options: Options, progress: Progress
+) -> tuple[tuple[Curve, ...], str]:
+    """Return the curves with predicted losses, and their unit."""
+    curves = mode_of(options).probed(opened.model, inventory, calibrated, options, progress)
+    return curves, calibrated.objective.unit
+
+
+def predicted_notes(options: Options, curves: Sequence[Curve], unit: str) -> list[str]:
+    """Return where the predicted losses come from, and how far they hold."""
+    return [f"predicted rise of the loss: {unit}, {mode_of(options).source_of_losses(curves)}"]
