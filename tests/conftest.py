@@ -1,4 +1,4 @@
-"""What every test shares: a hypothesis profile (deterministic, no deadline), a still clock, and both widths of int8."""
+"""What every test shares: hypothesis profiles (`suite`: deterministic; `thorough`: many examples), a still clock, and both widths of int8."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from onnx_lowrank.types import Interval
 
 settings.register_profile(
     "suite",
-    max_examples=30,
+    max_examples=20,
     deadline=None,
     derandomize=True,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+settings.register_profile("thorough", settings.get_profile("suite"), max_examples=200, derandomize=False)
 settings.load_profile("suite")
 
 
