@@ -1,4 +1,4 @@
-"""What every test shares: hypothesis profiles (`suite`: deterministic; `thorough`: many examples), a still clock, and both widths of int8."""
+"""What every test shares: profiles of hypothesis, garbage kept apart, a still clock, and both widths of int8."""
 
 from __future__ import annotations
 
