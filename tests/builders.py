@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from onnx_lowrank.options import Options, Runtime
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Samples
-from onnx_lowrank.schemes import Factors, by_name
+from onnx_lowrank.schemes import SCHEMES, Factors, by_name
 from onnx_lowrank.types import Array, Choice, Cost, Feed, Form, Moments, Option, Plan, Ranks, Site
 from onnx_lowrank.weights.find import find_sites
 from onnx_lowrank.weights.inventory import Inventory
@@ -220,14 +221,18 @@ def factored(
 
 
 def full_rank(scheme: str, shape: tuple[int, ...], groups: int = 1) -> Ranks:
-    """Return the ranks at which a scheme is exact."""
-    rows, kernel = shape[0] // groups, int(np.prod(shape[2:]))
-    before, after = min(shape[1], rows * kernel), min(rows, shape[1] * kernel)
-    if scheme == "channelwise":
-        return (min(rows, kernel),)
-    if scheme == "separable":
-        return (min(shape[1] * shape[2], rows * int(np.prod(shape[3:]))),)
-    return {"kernel-last": (before,), "tucker-2": (before, after)}.get(scheme, (after,))
+    """Return the ranks at which a scheme is exact: of every cut between stages the smaller of what lies on its sides.
+
+    Rank 1 everywhere tells both: the first stage's outputs are the blocks that have the rank, each with such a share.
+    """
+    stages = [stage for stage, _ in by_name(scheme).layout(shape, lowest(scheme, shape, groups), groups)]
+    sizes = [math.prod(stage) // stages[0][0] for stage in stages]
+    return tuple(min(math.prod(sizes[:cut]), math.prod(sizes[cut:])) for cut in range(1, len(sizes)))
+
+
+def lowest(scheme: str, shape: tuple[int, ...], groups: int = 1) -> Ranks:
+    """Return rank 1 at every cut: one a side that the scheme projects, else one."""
+    return (1,) * max(len(by_name(scheme).sides(shape, groups)), 1)
 
 
 def ladder(scheme: str, shape: tuple[int, ...], groups: int = 1) -> list[Ranks]:
@@ -237,15 +242,23 @@ def ladder(scheme: str, shape: tuple[int, ...], groups: int = 1) -> list[Ranks]:
 
 
 def fitting(shape: tuple[int, ...], groups: int = 1) -> list[str]:
-    """Return the schemes made for a canonical shape."""
-    if int(np.prod(shape[2:])) == 1:
-        return ["svd"]
-    if groups > 1:
-        return ["kernel-first", "kernel-last"]
-    two = len(shape) > 3 and shape[2] > 1 and int(np.prod(shape[3:])) > 1
-    many = int(np.prod(shape[2:])) > 9 and 1 < shape[1] <= shape[0]
-    more = {"separable": two, "channelwise": many}
-    return ["kernel-first", "kernel-last", "tucker-2", *(name for name, made in more.items() if made)]
+    """Return the schemes made for a canonical shape: those that save at one as it is, but with many channels."""
+    rows, columns, *kernel = shape
+    wide = (64 * rows, 64 * columns if columns > 1 else 1, *kernel)
+    return [scheme.name for scheme in SCHEMES if scheme.ranks(wide, 1, groups)]
+
+
+def summed(scheme: str, shape: tuple[int, ...], groups: int = 1) -> bool:
+    """Return whether the error of a scheme is a sum, of what the projections of several sides lose by themselves."""
+    return len(by_name(scheme).sides(shape, groups)) > 1
+
+
+def may_rise(scheme: str, shape: tuple[int, ...], groups: int = 1) -> bool:
+    """Return whether the true error of a scheme may rise with its rank: no outputs are projected behind a kernel.
+
+    What its components add at the places that a kernel looks at is not orthogonal then.
+    """
+    return math.prod(shape[2:]) > 1 and "out" not in by_name(scheme).sides(shape, groups)
 
 
 def fits(site: Site) -> list[str]:

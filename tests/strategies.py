@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from builders import ANY, build, constant, node, normal, value, weight
+from builders import ANY, build, constant, fitting, node, normal, value, weight
 from hypothesis import assume
 from hypothesis import strategies as st
 
@@ -35,6 +36,8 @@ SEEDS = st.integers(0, 10**6)
 WIDTHS = st.integers(2, 7)
 SMALL = st.integers(1, 3)
 LONG = st.integers(10, 12)
+FEW_TAPS = ((), (3,), (3, 3))
+"""Kernels as the strategies here draw them unless they are told to draw long ones."""
 
 
 @st.composite
@@ -304,6 +307,20 @@ CASES = {
 """Every operator of OPS has its nodes here; a law asserts it."""
 
 
-def all_cases(op: str) -> st.SearchStrategy[Case]:
+MANY_TAPS = {
+    "Conv": functools.partial(convs, long=True),
+    "ConvTranspose": functools.partial(conv_transposes, long=True),
+}
+"""Operators with a kernel, with one of many taps."""
+SEEN_WHOLE = {**CASES, "Conv": functools.partial(convs, unpadded_points=True)}
+"""Nodes whose moments are of what their weights see: no padding in front of a 1×1 kernel."""
+
+
+def all_cases(op: str, cases: Mapping[str, Callable[[], st.SearchStrategy[Case]]] = CASES) -> st.SearchStrategy[Case]:
     """Nodes of an operator, kernels of many taps among them."""
-    return CASES[op]() | CASES[op](long=True) if op in ("Conv", "ConvTranspose") else CASES[op]()
+    return cases[op]() | MANY_TAPS[op]() if op in MANY_TAPS else cases[op]()
+
+
+def made_for(op: str, scheme: str) -> st.SearchStrategy[Case]:
+    """Nodes of an operator with kernels of the size that a scheme is made for."""
+    return CASES[op]() if any(scheme in fitting((8, 8, *kernel)) for kernel in FEW_TAPS) else MANY_TAPS[op]()

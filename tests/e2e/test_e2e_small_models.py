@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,18 +16,24 @@ from onnx_lowrank.errors import DataError, GoalError, MetricError, ModelError, P
 from onnx_lowrank.graph.model_io import content_hash, load
 from onnx_lowrank.options import Compact, Gate, Lossless
 from onnx_lowrank.pipeline import DataSources, apply, compare, inspect, optimize
+from onnx_lowrank.results.result import Result
 from onnx_lowrank.results.saved_plan import SavedChoice, SavedPlan
-from onnx_lowrank.types import Verdict, Why
+from onnx_lowrank.types import Why
 
 pytestmark = pytest.mark.usefixtures("no_timing")
+LOOSE = Gate(max_drop=10.0, observed=True)
+SAME = Gate(max_drop=0.0, observed=True)
 confirm_module = importlib.import_module("onnx_lowrank.pipeline.confirm")
 
 
-def images(count: int, seed: int) -> dict[str, np.ndarray]:
+Data = dict[str, np.ndarray]
+
+
+def images(count: int, seed: int) -> Data:
     return {"x": normal([count, 4, 8, 8], seed)}
 
 
-def labelled(model: onnx.ModelProto, count: int, seed: int) -> dict[str, np.ndarray]:
+def labelled(model: onnx.ModelProto, count: int, seed: int) -> Data:
     """Return vectors with the model's own decisions as labels: its top1 is 1."""
     width = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
     x = normal([count, width], seed)
@@ -37,15 +44,21 @@ def low_rank_mlp() -> onnx.ModelProto:
     return mlp([24, 32, 32, 6], [3, 5, 2], 11)
 
 
+def compacted(
+    model: onnx.ModelProto | Path,
+    data: Data | DataSources,
+    output: Path | None = None,
+    *,
+    dry_run: bool = False,
+    **chosen: object,
+) -> Result:
+    """Ask for the smallest model that is no worse at all."""
+    return optimize(model, data, Compact(gate=SAME), options(**chosen), output=output, dry_run=dry_run)
+
+
 def test_compact_finds_the_true_rank(tmp_path: Path):
     model = low_rank_mlp()
-    result = optimize(
-        model,
-        labelled(model, 150, 1),
-        Compact(gate=Gate(max_drop=0.0, observed=True)),
-        options(),
-        output=tmp_path / "out.onnx",
-    )
+    result = compacted(model, labelled(model, 150, 1), tmp_path / "out.onnx")
     assert result, result.reason
     ranks = {c.weight: c.option.ranks[0] for c in result.plan.factored}
     assert ranks.keys() == {"fc0", "fc1", "fc2"}
@@ -87,7 +100,7 @@ def test_a_convnet_with_constant_weights_ends_small(tmp_path: Path):
 def test_the_saved_model_says_where_it_comes_from():
     model = low_rank_mlp()
     model.doc_string = "kept"
-    result = optimize(model, labelled(model, 100, 1), Compact(gate=Gate(max_drop=0.0, observed=True)), options(seed=5))
+    result = compacted(model, labelled(model, 100, 1), seed=5)
     props = {p.key: p.value for p in result.model.metadata_props}
     assert f'"source_sha256": "{content_hash(model)}"' in props["onnx_lowrank"]
     assert '"algorithm": "compact"' in props["onnx_lowrank"]
@@ -107,13 +120,7 @@ def full_rank_noise() -> onnx.ModelProto:
 
 def test_full_rank_noise_ends_unchanged_and_nothing_is_written(tmp_path: Path):
     model = full_rank_noise()
-    result = optimize(
-        model,
-        labelled(model, 200, 2),
-        Compact(gate=Gate(max_drop=0.0, observed=True)),
-        options(),
-        output=tmp_path / "out.onnx",
-    )
+    result = compacted(model, labelled(model, 200, 2), tmp_path / "out.onnx")
     assert not result
     assert "plans passed; the nearest: top1 is worse" in result.reason
     assert result.model == model
@@ -126,13 +133,16 @@ def test_full_rank_noise_ends_unchanged_and_nothing_is_written(tmp_path: Path):
         result.save(tmp_path / "out.onnx")
 
 
-LOOSE = Gate(max_drop=10.0, observed=True)
 NET = convnet([4, 16, 16], [None, None], 5, 3)
+
+
+def shrunk(goal: Lossless, output: Path | None = None, **chosen: object) -> Result:
+    return optimize(NET, images(40, 1), goal, options(metric="relative-l2", **chosen), output=output)
 
 
 def achieved(goal: Lossless, path: Path) -> float:
     """Run it and return the share (or bytes) really reached, counted in the file."""
-    result = optimize(NET, images(40, 1), goal, options(metric="relative-l2"), output=path)
+    result = shrunk(goal, path)
     assert result, result.reason
     if goal.keep is not None:
         assert result.after.parameters == elements(load(path))
@@ -161,21 +171,16 @@ def test_lossless_stays_within_its_bytes(size: int, tmp_path: Path):
 def test_an_unreachable_budget_names_the_smallest_and_that_works(kind: str, tmp_path: Path):
     goal = Lossless(**{kind: 10 if kind == "target_size" else 0.01, "gate": LOOSE})
     with pytest.raises(GoalError, match="cannot be reached: the smallest") as caught:
-        optimize(NET, images(40, 1), goal, options(metric="relative-l2", rank_multiple=2), output=tmp_path / "m.onnx")
+        shrunk(goal, tmp_path / "m.onnx", rank_multiple=2)
     assert list(tmp_path.iterdir()) == []
     text = str(caught.value).split(" is ")[1].split(";")[0].removesuffix(" bytes").replace(",", "")
     named = int(text) if kind == "target_size" else float(text)
-    result = optimize(
-        NET, images(40, 1), Lossless(**{kind: named, "gate": LOOSE}), options(metric="relative-l2", rank_multiple=2),
-        output=tmp_path / "m.onnx",
-    )  # fmt: skip
+    result = shrunk(replace(goal, **{kind: named}), tmp_path / "m.onnx", rank_multiple=2)
     assert result, result.reason
     if kind == "keep":
         assert elements(load(tmp_path / "m.onnx")) / elements(NET) <= named
         with pytest.raises(GoalError, match="cannot be reached"):
-            optimize(
-                NET, images(40, 1), replace(goal, keep=named - 0.002), options(metric="relative-l2", rank_multiple=2)
-            )
+            shrunk(replace(goal, keep=named - 0.002), rank_multiple=2)
 
 
 def test_all_of_it_is_the_original_or_smaller():
@@ -198,26 +203,24 @@ def test_where_every_input_is_zero_nothing_can_be_asked_for():
     assert "by these calibration samples: the only weight is not reached by the data" in result.reason
 
 
-def never(verdict: Verdict) -> Verdict:
-    return replace(verdict, word="failed", reason="not from disk")
+def fail_from_disk(monkeypatch: pytest.MonkeyPatch, times: float) -> list[object]:
+    """Let the first `times` models fail when they are judged from their files; return a list that gets every call."""
+    real, calls = confirm_module.reopen, []
+
+    def reopen(*args):
+        reloaded, notes = real(*args)
+        calls.append(args)
+        failed = replace(reloaded.verdict, word="failed", reason="not from disk")
+        return (replace(reloaded, verdict=failed) if len(calls) <= times else reloaded), notes
+
+    monkeypatch.setattr(confirm_module, "reopen", reopen)
+    return calls
 
 
 def test_what_passes_in_memory_but_not_from_disk_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     model = low_rank_mlp()
-    real = confirm_module.reopen
-
-    def reopen(*args):
-        reloaded, notes = real(*args)
-        return replace(reloaded, verdict=never(reloaded.verdict)), notes
-
-    monkeypatch.setattr(confirm_module, "reopen", reopen)
-    result = optimize(
-        model,
-        labelled(model, 100, 1),
-        Compact(gate=Gate(max_drop=0.0, observed=True)),
-        options(),
-        output=tmp_path / "out.onnx",
-    )
+    fail_from_disk(monkeypatch, math.inf)
+    result = compacted(model, labelled(model, 100, 1), tmp_path / "out.onnx")
     assert any(trial.verdict.passed for trial in result.trials)
     assert not result
     assert list(tmp_path.iterdir()) == []
@@ -226,21 +229,8 @@ def test_what_passes_in_memory_but_not_from_disk_is_not_published(tmp_path: Path
 
 def test_the_next_best_is_published_where_the_best_fails_from_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     model = low_rank_mlp()
-    real, calls = confirm_module.reopen, []
-
-    def reopen(*args):
-        reloaded, notes = real(*args)
-        calls.append(1)
-        return (replace(reloaded, verdict=never(reloaded.verdict)) if len(calls) == 1 else reloaded), notes
-
-    monkeypatch.setattr(confirm_module, "reopen", reopen)
-    result = optimize(
-        model,
-        labelled(model, 100, 1),
-        Compact(gate=Gate(max_drop=0.0, observed=True)),
-        options(),
-        output=tmp_path / "out.onnx",
-    )
+    calls = fail_from_disk(monkeypatch, 1)
+    result = compacted(model, labelled(model, 100, 1), tmp_path / "out.onnx")
     assert result
     assert len(calls) == 2
     costs = sorted(t.plan.cost.parameters for t in result.trials if t.verdict.passed)
@@ -266,26 +256,13 @@ def test_an_exception_in_the_middle_leaves_nothing(where: str, tmp_path: Path, m
     (tmp_path / "out.onnx").write_bytes(b"an older model")
     model = low_rank_mlp()
     with pytest.raises(ZeroDivisionError, match=where):
-        optimize(
-            model,
-            labelled(model, 100, 1),
-            Compact(gate=Gate(max_drop=0.0, observed=True)),
-            options(),
-            output=tmp_path / "out.onnx",
-        )
+        compacted(model, labelled(model, 100, 1), tmp_path / "out.onnx")
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("out.onnx", b"an older model")]
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path):
     model = low_rank_mlp()
-    result = optimize(
-        model,
-        labelled(model, 100, 1),
-        Compact(gate=Gate(max_drop=0.0, observed=True)),
-        options(),
-        output=tmp_path / "o.onnx",
-        dry_run=True,
-    )
+    result = compacted(model, labelled(model, 100, 1), tmp_path / "o.onnx", dry_run=True)
     assert result
     assert result.output is None
     assert list(tmp_path.iterdir()) == []
@@ -296,26 +273,13 @@ def test_a_dry_run_writes_nothing(tmp_path: Path):
 def test_a_dry_run_needs_no_place_to_write(tmp_path: Path):
     model = low_rank_mlp()
     target = tmp_path / "missing" / "o.onnx"
-    assert optimize(
-        model,
-        labelled(model, 60, 1),
-        Compact(gate=Gate(max_drop=0.0, observed=True)),
-        options(),
-        output=target,
-        dry_run=True,
-    )
+    assert compacted(model, labelled(model, 60, 1), target, dry_run=True)
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path):
     model = low_rank_mlp()
     with pytest.raises(ModelError, match=r"cannot write to .*missing"):
-        optimize(
-            model,
-            labelled(model, 60, 1),
-            Compact(gate=Gate(max_drop=0.0, observed=True)),
-            options(),
-            output=tmp_path / "missing" / "o.onnx",
-        )
+        compacted(model, labelled(model, 60, 1), tmp_path / "missing" / "o.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -370,13 +334,7 @@ def test_a_candidate_that_gives_nan_fails_where_the_original_is_finite(tmp_path:
 
 def test_no_weight_to_factor_is_a_clear_no(tmp_path: Path):
     model = build([node("Relu", ["x"], ["y"])], [value("x", ["n", 4])], [value("y", ["n", 4])], {})
-    result = optimize(
-        model,
-        {"x": normal([10, 4], 0)},
-        Compact(gate=Gate(max_drop=0.0, observed=True)),
-        options(),
-        output=tmp_path / "o.onnx",
-    )
+    result = compacted(model, {"x": normal([10, 4], 0)}, tmp_path / "o.onnx")
     assert not result
     assert "no weight of this model can be factored" in result.reason
     assert list(tmp_path.iterdir()) == []
@@ -394,13 +352,7 @@ def test_external_data_and_a_test_set(tmp_path: Path):
     onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     model = low_rank_mlp()
     sources = DataSources(data=labelled(model, 80, 1), validation=labelled(model, 60, 2), test=labelled(model, 50, 3))
-    result = optimize(
-        tmp_path / "m.onnx",
-        sources,
-        Compact(gate=Gate(max_drop=0.0, observed=True)),
-        options(),
-        output=tmp_path / "out.onnx",
-    )
+    result = compacted(tmp_path / "m.onnx", sources, tmp_path / "out.onnx")
     assert result
     assert result.original.sha256 == content_hash(model)
     assert (result.verdict.samples, result.test.samples) == (60, 50)
@@ -442,15 +394,15 @@ def test_apply_needs_the_same_model_and_its_data(tmp_path: Path):
 def test_compare_is_the_judge_of_any_two_models():
     model = low_rank_mlp()
     data = labelled(model, 60, 4)
-    same = compare(model, model, data, Gate(max_drop=0.0, observed=True), options())
+    same = compare(model, model, data, SAME, options())
     assert same
     assert (same.verdict.drop.estimate, same.before) == (0.0, same.after)
-    worse = compare(model, mlp([24, 32, 32, 6], [3, 5, 2], 12), data, Gate(max_drop=0.0, observed=True), options())
+    worse = compare(model, mlp([24, 32, 32, 6], [3, 5, 2], 12), data, SAME, options())
     assert not worse
     assert "top1 is worse" in worse.verdict.reason
     other = build([node("Relu", ["z"], ["y"])], [value("z", ["n", 24])], [value("y", ["n", 24])], {})
     with pytest.raises(ModelError, match="the models differ in their inputs"):
-        compare(model, other, data, Gate(max_drop=0.0, observed=True), options())
+        compare(model, other, data, SAME, options())
 
 
 def test_inspect_sees_low_rank_without_data():

@@ -113,9 +113,9 @@ def test_decisions_are_the_golden_ones(name: str):
 def test_another_blas_kernel_takes_the_same_decisions():
     """OpenBLAS's oldest kernel on x86, which sums in another order than what this processor takes; elsewhere as it is.
 
-    A process of its own: OpenBLAS chooses when it is loaded.
+    A process of its own, and no more than one: OpenBLAS chooses when it is loaded.
     """
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE), "-k", "golden_ones"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", str(HERE), "-k", "golden_ones"]
     environment = {**os.environ, "OPENBLAS_CORETYPE": "Prescott", "OPENBLAS_NUM_THREADS": "2"}
     environment.pop("UPDATE_GOLDEN", None)
     done = subprocess.run(command, cwd=HERE.parents[1], env=environment, capture_output=True, text=True, check=False)

@@ -17,6 +17,7 @@ from builders import (
     full_rank,
     ladder,
     linear,
+    lowest,
     normal,
     observed,
     run,
@@ -106,7 +107,8 @@ def test_offered_ranks_save_and_are_all_that_save(ends: tuple[int, int], kernel:
         every = itertools.product(*(range(1, r + 1) for r in full_rank(scheme.name, shape)))
         cost = {r: sum(math.prod(s) for s, _ in scheme.layout(shape, r)) for r in every}
         whole = (shape[1], shape[0])  # to keep all channels of a side as they are is another scheme's option
-        step = -(-multiple // shape[1]) if scheme.name == "channelwise" else multiple  # a rank is one of every channel
+        width = scheme.layout(shape, lowest(scheme.name, shape))[0][0][0]  # of rank 1: one of every block
+        step = -(-multiple // width)
         saving = [
             r for r in cost
             if all(k % step == 0 for k in r) and cost[r] < math.prod(shape)

@@ -5,7 +5,7 @@ What is small in these tests is taken all the same: only here size is no reason.
 
 from __future__ import annotations
 
-import warnings
+import importlib
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 from builders import factored, fits, found_in, full_rank, ops, run
+from onnx.backend.test.case import node
 from onnx.backend.test.loader import load_model_tests
 from onnx.reference import ReferenceEvaluator
 
@@ -43,23 +44,21 @@ Taken = tuple[str, int, onnx.ModelProto, dict[str, Array], list[Array]]
 
 
 @cache
-def cases() -> tuple[Any, ...]:
-    with warnings.catch_warnings():  # those of the cases of other operators
-        warnings.simplefilter("ignore")
-        return tuple(load_model_tests(kind="node"))
+def cases(op: str) -> tuple[Any, ...]:
+    """Return the tests of this operator: importing its module makes them, while those of all operators take seconds."""
+    importlib.import_module(f"{node.__name__}.{op.lower()}")
+    models = [(case, case.model.graph.node) for case in node._NodeTestCases if case.model is not None]
+    return tuple(case for case, nodes in models if len(nodes) == 1 and nodes[0].op_type == op and case.data_sets)
 
 
 def taken(op: str) -> Iterator[Taken]:
     """Yield every test of one node of this operator, with one of its inputs constant: what is fed, what is expected."""
-    for case in cases():
-        nodes = case.model.graph.node if case.model is not None else ()
-        if len(nodes) != 1 or nodes[0].op_type != op or case.data_sets is None:
-            continue
+    for case in cases(op):
         given, expected = case.data_sets[0]
         names = [value.name for value in case.model.graph.input]
         for slot in SLOTS[op][: len(names)]:
             model = onnx.ModelProto.FromString(case.model.SerializeToString())
-            name = nodes[0].input[slot]
+            name = model.graph.node[0].input[slot]
             array = given[names.index(name)]
             model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
             model.graph.input.remove(next(v for v in model.graph.input if v.name == name))
