@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
-import logging
 import platform
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,9 +16,10 @@ from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.model_io import PROTOBUF_LIMIT, main_opset, store
 from onnx_lowrank.graph.traversal import all_nodes
 from onnx_lowrank.options import Runtime, Then
+from onnx_lowrank.quantization.quantizer_calls import guarded
 from onnx_lowrank.quantization.weight_only import weights_rounded
 from onnx_lowrank.runtime.batching import batch_size, batches, join
-from onnx_lowrank.runtime.runner import ORT_ERRORS, Runner, first_line
+from onnx_lowrank.runtime.runner import Runner, first_line
 from onnx_lowrank.types import Feed
 
 STATIC_OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "Relu", "Clip")
@@ -46,12 +43,6 @@ QUANTISED = (
     *("QLinearMatMul", "QGemm", "QAttention", "MatMulNBits", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"),
     *("DynamicQuantizeLSTM",),
 )
-QUANTIZER_ERRORS: tuple[type[Exception], ...] = (
-    *ORT_ERRORS,
-    *(OSError, TypeError, KeyError, IndexError, AttributeError, AssertionError),
-    *(onnx.checker.ValidationError, onnx.shape_inference.InferenceError, onnx.version_converter.ConvertError),
-)
-"""What onnxruntime.quantization raises, whatever it trips over: caught around the calls into it alone."""
 
 
 class Reader:
@@ -105,17 +96,17 @@ def quantised(model: onnx.ModelProto, then: Then, feeds: Sequence[Feed]) -> onnx
 def _by_onnxruntime(model: onnx.ModelProto, then: Then, feeds: Sequence[Feed], folder: Path) -> onnx.ModelProto:
     """Return what onnxruntime.quantization makes of a model, by way of files in `folder`."""
     source, prepared, target = (folder / f"{name}.onnx" for name in ("float", "prepared", "int8"))
-    with _refusing(then):
+    with guarded(then):
         recent = _recent(model)
     store(recent, source)
-    with _refusing(then):
+    with guarded(then):
         _prepare(source, prepared)
     if then == "quantize-dynamic":
-        with _refusing(then):
+        with guarded(then):
             _dynamic(prepared, target)
     else:
         ranges = _joined(model, feeds)
-        with _refusing(then):
+        with guarded(then):
             _static(prepared, target, ranges)
     return onnx.load(str(target))
 
@@ -239,37 +230,3 @@ def _named(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
         del there[:]
         there.extend(values)
     return made
-
-
-@contextlib.contextmanager
-def _refusing(then: Then) -> Iterator[None]:
-    """Turn what onnxruntime raises in here into ModelError, one line, and let it write nothing."""
-    try:
-        with _quiet():
-            yield
-    except QUANTIZER_ERRORS as error:
-        raise ModelError(f"--then {then}: onnxruntime cannot quantise this model: {first_line(error)}") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep onnxruntime.quantization from writing: it warns by the root logger and prints. Others may log meanwhile."""
-    root = logging.getLogger()
-    handler = logging.NullHandler()  # without any, its first warning would install one for good
-    root.addHandler(handler)
-    root.addFilter(_not_of_the_quantizer)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        root.removeFilter(_not_of_the_quantizer)
-        root.removeHandler(handler)
-
-
-def _not_of_the_quantizer(record: logging.LogRecord) -> bool:
-    return "onnxruntime" not in Path(record.pathname).parts
