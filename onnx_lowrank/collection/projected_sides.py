@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from onnx_lowrank.numerics.kronecker_metric import SideName
 from onnx_lowrank.ops import Call
-from onnx_lowrank.schemes import SCHEMES, ranks_of
+from onnx_lowrank.schemes import fitting
 from onnx_lowrank.types import Site
 from onnx_lowrank.weights.inventory import Inventory
 
 
 def sides_of(site: Site, multiple: int = 1) -> tuple[SideName, ...]:
     """Return the sides that the schemes of a site project on: both of a kernel, the smaller one of a matrix."""
-    fitting = (s for s in SCHEMES if ranks_of(s, site, multiple))
-    return tuple(dict.fromkeys(side for s in fitting for side in s.sides(site.shape, site.groups)))
+    schemes = (scheme for scheme, _ in fitting(site, multiple))
+    return tuple(dict.fromkeys(side for scheme in schemes for side in scheme.sides(site.shape, site.groups)))
 
 
 def looked_at(inventory: Inventory, multiple: int = 1) -> dict[str, tuple[SideName, ...]]:

@@ -17,7 +17,7 @@ from onnx_lowrank.collection.site_group import SiteGroup
 from onnx_lowrank.numerics.gram import LARGE
 from onnx_lowrank.numerics.kronecker_metric import Basis, SideName, rises, tails
 from onnx_lowrank.numerics.linalg import Workers
-from onnx_lowrank.schemes import SCHEMES, Factors, Scheme, largest, ranks_of
+from onnx_lowrank.schemes import Factors, Scheme, fitting, largest, ranks_of
 from onnx_lowrank.types import SHARED, Array, Ranks, Site
 
 _Pair: TypeAlias = tuple[Site, Scheme]
@@ -54,10 +54,8 @@ def _projecting(group: SiteGroup) -> list[_Pair]:
     return [
         (site, scheme)
         for site in group.sites
-        for scheme in SCHEMES
-        if (sides := scheme.sides(site.shape, site.groups))
-        and ranks_of(scheme, site, group.multiple)
-        and not (plain and len(sides) > 1)
+        for scheme, _ in fitting(site, group.multiple)
+        if (sides := scheme.sides(site.shape, site.groups)) and not (plain and len(sides) > 1)
     ]
 
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from onnx_lowrank.collection.projected_sides import looked_at, sides_of
 from onnx_lowrank.collection.sample_cache import CacheKey
 from onnx_lowrank.numerics.kronecker_metric import SideName, TwoSidedMetric
-from onnx_lowrank.schemes import SCHEMES, ChainScheme, ranks_of
+from onnx_lowrank.schemes import ChainScheme, fitting
 from onnx_lowrank.types import Ranks, SharedInput, Site
 from onnx_lowrank.weights.inventory import Inventory
 
@@ -48,8 +48,8 @@ class SiteGroup:
         chains = (
             ChainPair(site, scheme, tuple(ranks))
             for site in (sites if metric == "joint" else ())
-            for scheme in SCHEMES
-            if isinstance(scheme, ChainScheme) and (ranks := ranks_of(scheme, site, multiple))
+            for scheme, ranks in fitting(site, multiple)
+            if isinstance(scheme, ChainScheme)
         )
         sides = tuple((site, side) for site in sites for side in looked[site.id])
         return SiteGroup(here, sides, tuple(chains), metric, multiple)

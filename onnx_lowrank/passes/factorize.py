@@ -22,7 +22,7 @@ from onnx_lowrank.graph.names import Fresh, all_names
 from onnx_lowrank.graph.traversal import bodies, reads
 from onnx_lowrank.ops import StagePosition, first_output, write_chain
 from onnx_lowrank.schemes import Factors
-from onnx_lowrank.types import Array, Chain, Option, Plan, Site, Stage
+from onnx_lowrank.types import OWN, Array, Chain, Option, Plan, Site, Stage
 from onnx_lowrank.weights.inventory import Inventory
 from onnx_lowrank.weights.storage import Storage, Stored
 from onnx_lowrank.weights.transforms import tensor_of
@@ -42,6 +42,10 @@ def rewrite(
     for choice in plan.factored:
         if choice.site not in sites:
             raise PlanError(f"the plan factors {choice.weight!r}, which cannot be factored in this model")
+        if choice.option.form.storage != OWN:
+            raise PlanError(
+                f"the plan stores {choice.weight!r} as {choice.option.form.storage!r}, which is not known here"
+            )
         if not choice.option.shared_input:
             chain = factors[choice.site, choice.option.scheme].chain(choice.option.ranks)
             _write(sites[choice.site], inventory, chain, names, new, tensors)

@@ -24,6 +24,7 @@ from onnx_lowrank.schemes import Factors, by_name, ranks_of, shared_ranks
 from onnx_lowrank.sensitivity import Decomposed, decompose_plain
 from onnx_lowrank.sensitivity.decompose import shared_input_of
 from onnx_lowrank.sensitivity.measure import calibrate
+from onnx_lowrank.sensitivity.modes import mode_of
 from onnx_lowrank.types import SHARED, Choice, Form, Option, Plan, Ranks, Site
 from onnx_lowrank.version import __version__
 from onnx_lowrank.weights.find import find_sites
@@ -71,7 +72,7 @@ def apply(
         )
     names = {choice.weight for choice in saved.choices}
     inventory = find_sites(loaded.model, multiple=saved.rank_multiple).sharing(options.shares)
-    if saved.sensitivity != "joint":  # there, what samples are run in depends on all sites
+    if not mode_of(options).needs_gradients:  # where they are, what samples are run in depends on all sites
         inventory = replace(inventory, sites=tuple(site for site in inventory.sites if site.weight in names))
     progress = progress or Silent()
     split = _samples(saved, loaded, data, validation, options, progress)

@@ -25,6 +25,7 @@ from onnx_lowrank.progress import Progress
 from onnx_lowrank.results.parts import Measured
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.sensitivity import cost_curves
+from onnx_lowrank.sensitivity.modes import mode_of
 
 NO_SITES = "no weight of this model can be factored; the reasons are listed with the weights"
 
@@ -105,8 +106,8 @@ def _allowed(session: Session, goal: Goal, target: Target) -> Goal:
         spare(target.output, session.loaded.files)
     if goal.resource == "latency" and options.then:
         raise GoalError("a goal of time and --then do not go together: what is timed is the float model; leave one out")
-    if isinstance(goal, Lossless) and goal.cap and (options.inter_layer or options.sensitivity == "paper"):
-        switch = "--inter-layer" if options.inter_layer else "--sensitivity paper"
+    if isinstance(goal, Lossless) and goal.cap and (options.inter_layer or mode_of(options).layerwise):
+        switch = "--inter-layer" if options.inter_layer else f"--sensitivity {options.sensitivity}"
         raise GoalError(f"{switch} knows one budget: give --target-latency, or the other target, by itself")
     if session.random and not goal.gate.observed:
         return replace(goal, gate=replace(goal.gate, observed=True))

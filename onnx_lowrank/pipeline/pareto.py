@@ -20,6 +20,7 @@ from onnx_lowrank.plan import Problem
 from onnx_lowrank.plan.allocate import curve_plans
 from onnx_lowrank.plan.interlayer import between
 from onnx_lowrank.plan.problem import amount
+from onnx_lowrank.sensitivity.modes import mode_of
 from onnx_lowrank.types import Plan
 
 MEASURED = 10
@@ -64,7 +65,7 @@ def pareto(session: Session, goal: Goal) -> list[Point]:
     priced = session.priced(goal.resource, state)
     problem, before = priced.problem, size_before(session, state, priced.milliseconds)
     search = Search(session, goal, state, problem, Judges(session.judge(goal.gate).whole, None), before)
-    plans = curve_plans(problem, session.options.gamma if session.options.sensitivity == "paper" else None)
+    plans = curve_plans(problem, session.options.gamma if mode_of(session.options).layerwise else None)
     known = {choices for choices, gate in session.trials if gate == goal.gate}
     chosen = _spread(plans, problem)
     points = []

@@ -23,6 +23,7 @@ from onnx_lowrank.plan.allocate import curve_plans, least_loss
 from onnx_lowrank.plan.problem import amount
 from onnx_lowrank.plan.sequence import MILD
 from onnx_lowrank.results.parts import Trial
+from onnx_lowrank.sensitivity.modes import mode_of
 from onnx_lowrank.types import Plan
 from onnx_lowrank.validation.screening import CLOSE, SCREENS, Aim, sequence_of
 
@@ -69,7 +70,7 @@ class CompactPlanner:
 
     def round(self, search: Search, share: float) -> Round:
         """Return the sequence; with later rounds to come only its milder plans, and where it may go on from."""
-        if search.session.options.sensitivity == "paper":
+        if mode_of(search.session.options).layerwise:
             return Round(_first_order(paper_compact(search.problem, search.session.options.gamma), search))
         if search.goal.gate.observed:
             return Round(compact(search.problem), lambda passed: passed[0].plan if share and passed else None)
@@ -98,7 +99,7 @@ class LosslessPlanner:
 
     def round(self, search: Search, share: float) -> Round:
         """Return the plan of the last round; before that nothing is tested, and it goes down in equal steps."""
-        if search.session.options.sensitivity == "paper":
+        if mode_of(search.session.options).layerwise:
             gamma = search.session.options.gamma
             return Round(_first_order(paper_lossless(search.problem, self.budget(search), gamma), search))
         if not share:

@@ -11,7 +11,7 @@ from onnx_lowrank.schemes.shared_factor import cut_shared, factor_shared, shared
 from onnx_lowrank.schemes.spectrum import spectrum
 from onnx_lowrank.schemes.svd import KernelFirst, Svd
 from onnx_lowrank.schemes.tucker import Tucker2
-from onnx_lowrank.types import SHARED, Option, Ranks
+from onnx_lowrank.types import SHARED, Option, Ranks, Site
 
 SCHEMES: tuple[Scheme, ...] = (Svd(), KernelFirst(), KernelLast(), Tucker2(), Separable(), Channelwise())
 """Every scheme, in the order in which ties are decided."""
@@ -32,6 +32,7 @@ __all__ = [
     "by_name",
     "cut_shared",
     "factor_shared",
+    "fitting",
     "largest",
     "preference",
     "product",
@@ -40,6 +41,11 @@ __all__ = [
     "shared_ranks",
     "spectrum",
 ]
+
+
+def fitting(site: Site, multiple: int) -> list[tuple[Scheme, list[Ranks]]]:
+    """Return every scheme that fits a site, with the ranks that it offers."""
+    return [(scheme, ranks) for scheme in SCHEMES if (ranks := ranks_of(scheme, site, multiple))]
 
 
 def by_name(name: str) -> Scheme:

@@ -10,13 +10,12 @@ from onnx_lowrank.collection.positions import ObservedPositions
 from onnx_lowrank.cost import chain_cost, unchanged_cost
 from onnx_lowrank.numerics.rounding import not_above
 from onnx_lowrank.schemes import (
-    SCHEMES,
     Factors,
     Scheme,
     factor_shared,
+    fitting,
     largest,
     preference,
-    ranks_of,
     shared_layout,
     shared_ranks,
 )
@@ -29,6 +28,7 @@ from onnx_lowrank.types import (
     Moments,
     Option,
     Positions,
+    Ranks,
     SharedInput,
     Site,
     Skip,
@@ -100,8 +100,7 @@ def _fit_and_score(
     weight = inventory.weight(site)
     return {
         (site.id, scheme.name): scheme.factor(weight, metric, score, largest(ranks), site.groups)
-        for scheme in SCHEMES
-        if (ranks := ranks_of(scheme, site, multiple))
+        for scheme, ranks in fitting(site, multiple)
     }
 
 
@@ -125,8 +124,8 @@ def cost_curves(inventory: Inventory, multiple: int) -> tuple[Curve, ...]:
 
     def options(site: Site) -> Iterator[Option]:
         yield Option(UNCHANGED, unchanged_cost(site, ()))
-        for scheme in SCHEMES:
-            for ranks in ranks_of(scheme, site, multiple):
+        for scheme, offered in fitting(site, multiple):
+            for ranks in offered:
                 layout = scheme.layout(site.shape, ranks, site.groups)
                 yield Option(Form(scheme.name, ranks), chain_cost(site, layout, ()))
         if site.id in shared_inputs:
@@ -178,7 +177,11 @@ def _curve(
     shared: SharedInput | None = None,
 ) -> Curve:
     dense = Option(UNCHANGED, unchanged_cost(site, positions))
-    options = [option for scheme in SCHEMES for option in _options(site, scheme, positions, factors, multiple)]
+    options = [
+        option
+        for scheme, ranks in fitting(site, multiple)
+        for option in _options(site, scheme, ranks, positions, factors)
+    ]
     together = [] if shared is None else shared_options(site, shared, positions, multiple, factors)
     return Curve(site.id, (dense, *undominated(options), *together))
 
@@ -186,9 +189,9 @@ def _curve(
 def _options(
     site: Site,
     scheme: Scheme,
+    offered: Sequence[Ranks],
     positions: Sequence[Positions],
     factors: Mapping[tuple[str, str], Factors],
-    multiple: int,
 ) -> list[Option]:
     return [
         Option(
@@ -196,7 +199,7 @@ def _options(
             chain_cost(site, scheme.layout(site.shape, ranks, site.groups), positions),
             factors[site.id, scheme.name].error(ranks),
         )
-        for ranks in ranks_of(scheme, site, multiple)
+        for ranks in offered
     ]
 
 

@@ -14,7 +14,7 @@ from onnx_lowrank.graph.constants import PASSES
 from onnx_lowrank.graph.model_io import main_opset
 from onnx_lowrank.graph.view import GraphView, Use, read_graph, tensor_ranks
 from onnx_lowrank.ops import Call, by_type, first_output, op_name
-from onnx_lowrank.schemes import SCHEMES, ranks_of
+from onnx_lowrank.schemes import fitting
 from onnx_lowrank.types import Site, Skip, Why
 from onnx_lowrank.weights.inventory import Inventory
 from onnx_lowrank.weights.shared_input import find_shared_inputs
@@ -197,7 +197,7 @@ def _slices(model: onnx.ModelProto, used: Sequence[Call]) -> tuple[Why, str] | N
 
 def _size(shape: tuple[int, ...], used: Sequence[Call], multiple: int) -> tuple[Why, str] | None:
     site = _site("", shape, used, None, "")
-    if any(ranks_of(scheme, site, multiple) for scheme in SCHEMES):
+    if fitting(site, multiple):
         return None
     return Why.TOO_SMALL, f"breaks even at rank {site.break_even:.3g}, ranks are multiples of {multiple}"
 

@@ -14,20 +14,23 @@ import onnx
 import pytest
 from builders import build, node, normal, options, run, value, weight
 
+from onnx_lowrank import ops, schemes
 from onnx_lowrank.errors import DataError, MetricError
 from onnx_lowrank.gradient import GradientRunner, build_gradient
 from onnx_lowrank.gradient.rules import table
 from onnx_lowrank.metrics import selection
+from onnx_lowrank.ops.op import Written
 from onnx_lowrank.options import Compact, Gate, Runtime
 from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.samples import Reader, detect
 from onnx_lowrank.samples.reader import is_file_of
 from onnx_lowrank.samples.records import Raw, Record
+from onnx_lowrank.types import Form, Positions, Why
 
 pytestmark = pytest.mark.usefixtures("no_timing")
 
-SAMPLES, SHAPE, CHANNELS, CLASSES = 100, (4, 4, 4), 16, 6
+SAMPLES, SHAPE, CHANNELS, HIDDEN, CLASSES = 100, (4, 4, 4), 16, 32, 6
 ALPHA, BETA, BIAS = 0.5, 0.75, 2.0
 
 
@@ -104,15 +107,88 @@ def toy_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "RULES", {**table.RULES, ("", "LRN"): lrn_of_one_channel})
 
 
+# An operator: a class, and its entry in OPS
+
+
+class FusedMatMul(ops.Op):
+    """onnxruntime's y = α x Wᵀ, W (out, in); α belongs to the last stage."""
+
+    op_type = "com.microsoft.FusedMatMul"
+
+    def refuse(self, call, shape):
+        flags = tuple(call.attributes.get(name, 0) for name in ("transA", "transB", "transBatchA", "transBatchB"))
+        if call.slot == 1 and len(shape) == 2 and flags == (0, 1, 0, 0):
+            return None
+        return Why.OPERATOR, "FusedMatMul: only x Wᵀ of a matrix W"
+
+    def canonical(self, call, weight):
+        return weight
+
+    def stored(self, call, stage, *, position="whole"):
+        return stage.weight
+
+    def node(self, call, stage, at, names):
+        attributes = {"transB": 1, "alpha": self.scale(call) if at.last else 1.0}
+        name = names(f"{call.name}.{at.index}")
+        operands = [at.input, at.weight]
+        made = onnx.helper.make_node(
+            "FusedMatMul", operands, [at.output], name, None, "com.microsoft", None, **attributes
+        )
+        return Written((made,))
+
+    def scale(self, call):
+        return float(call.attributes.get("alpha", 1.0))
+
+    def positions(self, call, x, y, kernel):
+        return Positions(calls=float(np.prod(x[:-1])))
+
+    def vectors(self, call, x, kernel):
+        return x.reshape(-1, x.shape[-1])
+
+    def results(self, call, y):
+        return y.reshape(-1, y.shape[-1])
+
+    def macs(self, node, left, right, out):
+        return float(np.prod(out) * left[-1])
+
+
+@pytest.fixture
+def toy_op(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The type of an operator that can be factored while the test runs."""
+    assert ops.by_type(FusedMatMul.op_type) is None
+    monkeypatch.setattr(ops, "OPS", (*ops.OPS, FusedMatMul()))
+    return FusedMatMul.op_type
+
+
+# A scheme: a class, and its entry in SCHEMES
+
+
+class EvenRanks(schemes.Svd):
+    """Plain pairs at even ranks: as good as svd there, and before it where ties are decided."""
+
+    name = "even-ranks"
+
+    def ranks(self, shape, multiple, groups=1):
+        return [ranks for ranks in super().ranks(shape, multiple, groups) if ranks[0] % 2 == 0]
+
+
+@pytest.fixture
+def toy_scheme(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a scheme that exists while the test runs."""
+    monkeypatch.setattr(schemes, "SCHEMES", (EvenRanks(), *schemes.SCHEMES))
+    return EvenRanks.name
+
+
 # A model and samples that need them
 
 
 def toy_model() -> onnx.ModelProto:
-    """Conv of rank 3, LRN over one channel, Conv of rank 4, and a Gemm to class scores."""
+    """Conv of rank 3, LRN over one channel, Conv of rank 4, FusedMatMul of rank 6, and a Gemm to class scores."""
     weights = {
         "before": weight((CHANNELS, SHAPE[0], 3, 3), 1, rank=3),
         "after": weight((CHANNELS, CHANNELS, 3, 3), 2, rank=4),
-        "head": weight((CLASSES, CHANNELS * SHAPE[1] * SHAPE[2]), 3),
+        "fused": weight((HIDDEN, CHANNELS * SHAPE[1] * SHAPE[2]), 4, rank=6),
+        "head": weight((CLASSES, HIDDEN), 3),
     }
     nodes = [
         node("Conv", ["x", "before"], ["a"], "conv0", pads=[1, 1, 1, 1]),
@@ -120,9 +196,14 @@ def toy_model() -> onnx.ModelProto:
         node("Conv", ["b", "after"], ["c"], "conv1", pads=[1, 1, 1, 1]),
         node("Relu", ["c"], ["d"]),
         node("Flatten", ["d"], ["flat"]),
-        node("Gemm", ["flat", "head"], ["y"], "gemm", transB=1),
+        onnx.helper.make_node(
+            "FusedMatMul", ["flat", "fused"], ["e"], "fuse", None, "com.microsoft", None, alpha=2.0, transB=1
+        ),
+        node("Gemm", ["e", "head"], ["y"], "gemm", transB=1),
     ]
-    return build(nodes, [value("x", ["n", *SHAPE])], [value("y", ["n", CLASSES])], weights)
+    model = build(nodes, [value("x", ["n", *SHAPE])], [value("y", ["n", CLASSES])], weights)
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    return model
 
 
 @pytest.fixture
@@ -138,18 +219,37 @@ def run_toys(data: Path, metric: str) -> Result:
     return optimize(toy_model(), data, goal, options(metric=metric), dry_run=True)
 
 
-def test_a_run_with_a_toy_of_every_kind(toy_metric: str, toy_reader: Reader, toy_rule: None, toy_file: Path):
+def test_a_run_with_a_toy_of_every_kind(
+    toy_metric: str, toy_reader: Reader, toy_rule: None, toy_op: str, toy_scheme: str, toy_file: Path
+):
     result = run_toys(toy_file, toy_metric)
     assert result.changed, result.reason
     assert result.verdict.metric == toy_metric
     assert result.verdict.original.estimate == SameParity.best
-    assert {choice.weight for choice in result.plan.factored} >= {"before", "after"}
+    taken = {choice.weight: choice.option.form for choice in result.plan.factored}
+    assert taken.keys() >= {"before", "after", "fused"}
+    assert taken["fused"] == Form(toy_scheme, (6,))
+    assert sum(made.op_type == "FusedMatMul" for made in result.model.graph.node) == 2
     assert not [note for note in result.notes if "no gradient" in note]
 
 
 def test_without_the_toy_metric_its_name_is_unknown(toy_reader: Reader, toy_rule: None, toy_file: Path):
     with pytest.raises(MetricError, match="unknown metric 'same-parity'"):
         run_toys(toy_file, SameParity.name)
+
+
+def test_without_the_toy_op_its_weight_is_left_alone(
+    toy_metric: str, toy_reader: Reader, toy_rule: None, toy_file: Path
+):
+    skips = {skip.weight: skip.detail for skip in run_toys(toy_file, toy_metric).skips}
+    assert skips["fused"] == "com.microsoft.FusedMatMul"
+
+
+def test_without_the_toy_scheme_another_takes_its_place(
+    toy_metric: str, toy_reader: Reader, toy_rule: None, toy_op: str, toy_file: Path
+):
+    plan = run_toys(toy_file, toy_metric).plan
+    assert {c.weight: c.option.form for c in plan.factored}["fused"] == Form("svd", (6,))
 
 
 def test_without_the_toy_reader_its_files_are_of_no_form(toy_metric: str, toy_rule: None, toy_file: Path):
