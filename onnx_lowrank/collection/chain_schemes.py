@@ -74,7 +74,7 @@ def fit_chains(
             continue
         inner, outer = (sum((sides[i] for sides in known[1:]), start=known[0][i]) for i in range(2))
         metrics = [(inner.Z - x.Z, outer.E - y.E) for x, y in known]
-        weight = group.inventory.stored(pair.site)  # a view: factors may keep it
+        weight = group.weight(pair.site)  # a view: factors may keep it
         factor = functools.partial(_factors, pair.scheme, weight, pair.ranks[-1])
         *folds, final = workers.each(factor, [*metrics, (inner.Z, outer.E)])
         fits.append(ChainFit(pair, tuple(folds), final))

@@ -108,8 +108,8 @@ def _collect_group(
 
     for number, run in enumerate(batches(feeds, batch)):
         odd = take(group, run, [options.seed, number])
-        for index, one in enumerate(run if odd and len(run) > 1 else ()):
-            take(odd, [one], [options.seed, number, index])  # only the samples that are not finite are left out
+        for index, sample in enumerate(run if odd and len(run) > 1 else ()):
+            take(odd, [sample], [options.seed, number, index])  # only the samples that are not finite are left out
         if progress:
             progress(len(run))
     return moments
@@ -138,34 +138,37 @@ def _moments(
     samples: int,
 ) -> Moments | None:
     """Return what one batch gives at a site, None where that is not finite."""
-    kernel = site.shape[2:]
     total: Moments | None = None
     for call in inventory.calls[site.id]:
-        x = values[call.data]
-        if call.observable == "outputs":
-            one = _looked_up(call, site, x, values[call.output], samples)
-            if not _finite(one.C):
-                return None
-            total = one if total is None else total + one
-            continue
-        vectors = np.asarray(call.vectors(x, kernel), np.float64)
-        with np.errstate(all="ignore"):
-            A = vectors.T @ vectors  # of a tied output layer that is H
-        if not _finite(A):
+        seen = _at_call(call, site, values, rng, samples)
+        if seen is None:
             return None
-        if call.transposed:
-            one = Moments(A=np.zeros(site.shape[1]), C=np.zeros_like(A), H=A, samples=samples)
-            total = one if total is None else total + one
-            continue
-        one = Moments(A=A, positions=len(vectors), samples=samples)
-        if math.prod(kernel) > 1:
-            one = _with_kernel(call, site, one, x, values[call.output], values.get(call.input(2)), rng)
-            if not _finite(one.C):
-                return None
-        total = one if total is None else total + one
+        total = seen if total is None else total + seen
     if total is None:
         raise KeyError(site.id)
     return total
+
+
+def _at_call(
+    call: Call, site: Site, values: Mapping[str, Array], rng: np.random.Generator, samples: int
+) -> Moments | None:
+    """Return what one batch gives at one call of a site, None where that is not finite."""
+    kernel, x = site.shape[2:], values[call.data]
+    if call.observable == "outputs":
+        looked_up = _looked_up(call, site, x, values[call.output], samples)
+        return looked_up if _finite(looked_up.C) else None
+    vectors = np.asarray(call.vectors(x, kernel), np.float64)
+    with np.errstate(all="ignore"):
+        A = vectors.T @ vectors  # of a tied output layer that is H
+    if not _finite(A):
+        return None
+    if call.transposed:
+        return Moments(A=np.zeros(site.shape[1]), C=np.zeros_like(A), H=A, samples=samples)
+    inputs = Moments(A=A, positions=len(vectors), samples=samples)
+    if math.prod(kernel) == 1:
+        return inputs
+    both = _with_kernel(call, site, inputs, x, values[call.output], values.get(call.input(2)), rng)
+    return both if _finite(both.C) else None
 
 
 def _finite(moment: Array | None) -> bool:
@@ -185,7 +188,7 @@ def _looked_up(call: Call, site: Site, x: Array, y: Array, samples: int) -> Mome
 def _with_kernel(
     call: Call,
     site: Site,
-    one: Moments,
+    inputs: Moments,
     x: Array,
     y: Array,
     bias: Array | None,
@@ -202,11 +205,11 @@ def _with_kernel(
     picks = np.sort(np.argsort(keys, kind="stable")[:room])
     patches = call.patches(x, site.shape[2:], picks, count)
     return Moments(
-        A=one.A,
+        A=inputs.A,
         C=C,
         patches=None if patches is None else patches.astype(np.float32),
         keys=None if patches is None else keys[picks],
         positions=count,
-        samples=one.samples,
+        samples=inputs.samples,
         room=room,
     )

@@ -74,7 +74,7 @@ def _scores(site: Site, scheme: Scheme, projected: Projected, fitted: Fitted, gr
     rise, deviation = rises(tail)
     krons = {side: fitted.krons[site.id, side] for side in sides}
     errors = {side: kron / kron[0] if kron[0] > 0 else np.zeros_like(kron) for side, kron in krons.items()}
-    weight, most = group.inventory.stored(site), largest(ranks)  # a view: schemes copy what they change
+    weight, most = group.weight(site), largest(ranks)  # a view: schemes copy what they change
     if group.metric == "weights":
         plain = scheme.factor(weight, None, None, most, site.groups)
         errors = {sides[0]: np.array([plain.error((rank,)) for rank in range(most[0] + 1)])}

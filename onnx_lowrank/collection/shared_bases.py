@@ -96,7 +96,7 @@ def score_shared(
 
 def _weights(group: SiteGroup, shared: SharedInput) -> list[Array]:
     by_id = {site.id: site for site in group.sites}
-    return [group.inventory.stored(by_id[member]) for member in shared.members]
+    return [group.weight(by_id[member]) for member in shared.members]
 
 
 def _added(members: Sequence[SideMoments]) -> SideMoments:

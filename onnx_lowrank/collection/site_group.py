@@ -10,7 +10,7 @@ from onnx_lowrank.collection.projected_sides import looked_at, sides_of
 from onnx_lowrank.collection.sample_cache import CacheKey
 from onnx_lowrank.numerics.kronecker_metric import SideName, TwoSidedMetric
 from onnx_lowrank.schemes import ChainScheme, fitting
-from onnx_lowrank.types import Ranks, SharedInput, Site
+from onnx_lowrank.types import Array, Ranks, SharedInput, Site
 from onnx_lowrank.weights.inventory import Inventory
 
 Side: TypeAlias = tuple[Site, SideName]
@@ -32,9 +32,14 @@ class ChainPair:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SiteGroup:
-    """inventory: with these sites alone. sides: all that are looked at, in the sites' order. multiple: of ranks."""
+    """inventory: of the whole model. shared_inputs: those all of whose weights are in the group.
+
+    sides: all that are looked at, in the sites' order. multiple: of ranks.
+    """
 
     inventory: Inventory
+    sites: tuple[Site, ...]
+    shared_inputs: tuple[SharedInput, ...]
     sides: tuple[Side, ...]
     chains: tuple[ChainPair, ...]
     metric: TwoSidedMetric
@@ -52,22 +57,16 @@ class SiteGroup:
             if isinstance(scheme, ChainScheme)
         )
         sides = tuple((site, side) for site in sites for side in looked[site.id])
-        return SiteGroup(here, sides, tuple(chains), metric, multiple)
+        return SiteGroup(inventory, here.sites, here.shared_inputs, sides, tuple(chains), metric, multiple)
 
-    @property
-    def sites(self) -> tuple[Site, ...]:
-        """The sites themselves."""
-        return self.inventory.sites
+    def weight(self, site: Site) -> Array:
+        """Return a site's weight, read-only: the one array that all share who hold it."""
+        return self.inventory.stored(site)
 
     @property
     def projected(self) -> list[Side]:
         """The sides that schemes of the sites themselves project: without inputs that only a shared factor does."""
         return [(site, side) for site, side in self.sides if side in sides_of(site, self.multiple)]
-
-    @property
-    def shared_inputs(self) -> tuple[SharedInput, ...]:
-        """The shared inputs all of whose weights are in the group."""
-        return self.inventory.shared_inputs
 
     @property
     def sharing(self) -> list[Site]:

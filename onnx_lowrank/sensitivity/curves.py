@@ -50,41 +50,51 @@ def joint_curves(inventory: Inventory, observed: ObservedPositions, joint: Joint
     factors: dict[tuple[str, str], Factors] = {}
     shared_inputs = shared_input_of(inventory)
     for site in inventory.sites:
-        mine = {name: scored for (owner, name), scored in joint.scored.items() if owner == site.id}
-        if not mine:
+        by_scheme = {name: scores for (owner, name), scores in joint.scored.items() if owner == site.id}
+        if not by_scheme:
             continue
         positions = observed.positions[site.id]
-        whole = max(float(scored.rise.max()) for scored in mine.values())
-        options = [
-            _option(
-                scored,
-                name,
-                i,
-                chain_cost(site, by_name(name).layout(site.shape, ranks, site.groups), positions),
-                whole,
-            )
-            for name, scored in mine.items()
-            for i, ranks in enumerate(scored.ranks)
-            if name != SHARED
-        ]
-        kept = undominated(options, lambda option: option.loss)
-        if SHARED in mine:
-            kept += _together(site, shared_inputs[site.id], mine[SHARED], positions, whole)
-        curves.append(Curve(site.id, (Option(UNCHANGED, unchanged_cost(site, positions)), *kept)))
-        tails[site.id] = _columns(kept, {name: s.tails for name, s in mine.items()}, mine)
-        if all(s.slopes is not None for s in mine.values()):
-            slopes[site.id] = _columns(kept, {n: s.slopes for n, s in mine.items() if s.slopes is not None}, mine)
-        factors |= {(site.id, name): scored.factors for name, scored in mine.items()}
-    dead = tuple(
+        options = _options(site, positions, by_scheme, shared_inputs.get(site.id))
+        curves.append(Curve(site.id, (Option(UNCHANGED, unchanged_cost(site, positions)), *options)))
+        tails[site.id] = _columns(options, {name: s.tails for name, s in by_scheme.items()}, by_scheme)
+        known = {name: s.slopes for name, s in by_scheme.items() if s.slopes is not None}
+        if len(known) == len(by_scheme):
+            slopes[site.id] = _columns(options, known, by_scheme)
+        factors |= {(site.id, name): scores.factors for name, scores in by_scheme.items()}
+    return JointCurves(Decomposed(tuple(curves), factors, _skips(inventory, joint)), tails, slopes)
+
+
+def _skips(inventory: Inventory, joint: JointScores) -> tuple[Skip, ...]:
+    """Return the sites that stay as they are, with the reason."""
+    dead = [
         Skip(s.weight, s.node, s.op, s.shape, Why.UNREACHED, "on these samples it has no effect on the output")
         for s in joint.dead
-    )
-    dead += tuple(
+    ]
+    dead += [
         Skip(s.weight, s.node, s.op, s.shape, Why.OVERFLOW, joint.overflowing[s.id])
         for s in inventory.sites
         if s.id in joint.overflowing
-    )
-    return JointCurves(Decomposed(tuple(curves), factors, dead), tails, slopes)
+    ]
+    return tuple(dead)
+
+
+def _options(
+    site: Site, positions: Sequence[Positions], by_scheme: Mapping[str, Scores], shared: SharedInput | None
+) -> list[Option]:
+    """Return what is worth offering of all schemes, and all that is shared with other weights."""
+    whole = max(float(scores.rise.max()) for scores in by_scheme.values())
+    options = [
+        _option(
+            scores, name, i, chain_cost(site, by_name(name).layout(site.shape, ranks, site.groups), positions), whole
+        )
+        for name, scores in by_scheme.items()
+        for i, ranks in enumerate(scores.ranks)
+        if name != SHARED
+    ]
+    best = undominated(options, lambda option: option.loss)
+    if SHARED in by_scheme and shared is not None:
+        best += _together(site, shared, by_scheme[SHARED], positions, whole)
+    return best
 
 
 def _option(scored: Scores, name: str, index: int, cost: Cost, whole: float) -> Option:
@@ -129,8 +139,8 @@ def _columns(options: Sequence[Option], arrays: Mapping[str, Array], mine: Mappi
     return np.column_stack([np.zeros(count), *picked])
 
 
-def merged(inventory: Inventory, one: Decomposed, other: Decomposed) -> Decomposed:
+def merged(inventory: Inventory, first: Decomposed, other: Decomposed) -> Decomposed:
     """Return both together, curves in the order of the sites."""
-    curves = {curve.site: curve for curve in (*one.curves, *other.curves)}
+    curves = {curve.site: curve for curve in (*first.curves, *other.curves)}
     ordered = tuple(curves[site.id] for site in inventory.sites if site.id in curves)
-    return Decomposed(ordered, {**one.factors, **other.factors}, (*one.dead, *other.dead))
+    return Decomposed(ordered, {**first.factors, **other.factors}, (*first.dead, *other.dead))
