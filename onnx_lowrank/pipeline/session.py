@@ -55,11 +55,10 @@ class Judges(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checked:
-    """The original, metric and samples looked over before any work. varying: what differs between two runs, or ""."""
+    """The original, metric and samples looked over before any work: what was measured, and what belongs on top."""
 
     measured: Measured
     warnings: tuple[str, ...]
-    varying: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,12 +149,11 @@ class Session:
 
     def _checked(self, metric: Metric) -> Checked:
         options, validation, runner = self.options, self.split.validation, self.loaded.runner
-        varying = varies(self.loaded.model, runner, validation)
-        if varying and not options.allow_random:
-            refuse_random(self.loaded.model, varying)
-        said = [f"not deterministic ({varying}): judged against its own spread"] if varying else []
+        if self.varying and not options.allow_random:
+            refuse_random(self.loaded.model, self.varying)
+        said = [f"not deterministic ({self.varying}): judged against its own spread"] if self.varying else []
         warnings, measured = check_metric(metric, validation, runner, options.seed, weak=options.allow_weak_baseline)
-        return Checked(measured, (*said, *warnings), varying)
+        return Checked(measured, (*said, *warnings))
 
     def look_over(self, gate: Gate) -> str:
         """Return why nothing can be certified by the samples there are, or "". Raises like `checked`."""
@@ -165,10 +163,15 @@ class Session:
         return too_few(metric, gate, self.checked(gate).measured, validation.units, grouped=grouped)
 
     @property
+    def varying(self) -> str:
+        """What differs between two runs of the original; empty where nothing does."""
+        validation = self.split.validation
+        return self._once("varying", lambda: varies(self.loaded.model, self.loaded.runner, validation))
+
+    @property
     def spread(self) -> bool:
-        """Whether candidates are judged against the original's own spread, as far as it was looked at."""
-        checked: Checked | None = self._known.get("checked")
-        return checked is not None and bool(checked.varying)
+        """Whether candidates are judged against the original's own spread."""
+        return bool(self.varying)
 
     def judge(self, gate: Gate) -> Judges:
         """Return the judges on validation; the original is measured once a gate."""
