@@ -32,8 +32,8 @@ TINY = 1e-300
 class SideMoments:
     """Sums over positions, float64: Z (d, d) of z zᵀ and E (d, d) of e eᵀ. Additive, so shards merge with `+`.
 
-    Of a grouped weight the diagonal blocks, a group each: (groups, d, d). turned: those where the transposed weight is
-    read; on its inputs, which are the outputs of the weight, what is projected is Wᵀ g, and e is the input.
+    Of a grouped weight the diagonal blocks, a group each: (groups, d, d). transposed: those where the transposed weight
+    is read; on its inputs, which are the outputs of the weight, what is projected is Wᵀ g, and e is the input.
     """
 
     Z: Array
@@ -44,20 +44,24 @@ class SideMoments:
 
     def __add__(self, other: SideMoments) -> SideMoments:
         """Return the moments of both sets of samples together."""
-        turned = (
+        transposed = (
             self.transposed + other.transposed
             if self.transposed and other.transposed
             else self.transposed or other.transposed
         )
         return SideMoments(
-            self.Z + other.Z, self.E + other.E, self.positions + other.positions, self.samples + other.samples, turned
+            self.Z + other.Z,
+            self.E + other.E,
+            self.positions + other.positions,
+            self.samples + other.samples,
+            transposed,
         )
 
     def __sub__(self, part: SideMoments) -> SideMoments:
         """Return the moments without those of a part of the samples."""
-        turned = self.transposed - part.transposed if self.transposed and part.transposed else self.transposed
+        transposed = self.transposed - part.transposed if self.transposed and part.transposed else self.transposed
         return SideMoments(
-            self.Z - part.Z, self.E - part.E, self.positions - part.positions, self.samples - part.samples, turned
+            self.Z - part.Z, self.E - part.E, self.positions - part.positions, self.samples - part.samples, transposed
         )
 
     @property
@@ -111,21 +115,21 @@ def in_metric(moments: SideMoments, side: SideName, gram: Array, metric: TwoSide
     count, unit = max(moments.positions, 1), np.broadcast_to(np.eye(gram.shape[-1]), gram.shape)
     E = count * (unit if side == "out" else gram)
     Z = moments.Z if metric == "inputs" else count * (gram if side == "out" else unit)
-    turned = moments.transposed if metric == "inputs" else None  # plain ‖W − Ŵ‖ is the same either way
-    if turned is not None:
-        turned = replace(turned, Z=max(turned.positions, 1) * (gram if side == "out" else unit))
-    return SideMoments(Z, E, moments.positions, moments.samples, turned)
+    transposed = moments.transposed if metric == "inputs" else None  # plain ‖W − Ŵ‖ is the same either way
+    if transposed is not None:
+        transposed = replace(transposed, Z=max(transposed.positions, 1) * (gram if side == "out" else unit))
+    return SideMoments(Z, E, moments.positions, moments.samples, transposed)
 
 
 def bases(moments: SideMoments, side: SideName, gram: Array, rank: int, shrinks: Sequence[float]) -> list[Basis]:
     """Return the best basis (d, rank) for every shrinkage; `gram` (d, d) is W Wᵀ on the outputs, Wᵀ W on the inputs.
 
     The root is taken of the matrix that is shrunk towards the identity, so it can always be inverted. Any root will
-    do: another one turns the eigenvectors by what it is turned itself. With groups, of every group by itself: moments
+    do: another one rotates the eigenvectors as it is rotated itself. With groups, of every group by itself: moments
     and gram (groups, d, d).
     """
     if gram.ndim == 3:
-        return _grouped([bases(moments.group(g), side, one, rank, shrinks) for g, one in enumerate(gram)])
+        return _grouped([bases(moments.group(g), side, block, rank, shrinks) for g, block in enumerate(gram)])
     moments = _single_product(moments)
     count = max(moments.positions, 1)
     rooted, through = (moments.E, moments.Z) if side == "out" else (moments.Z, moments.E)
@@ -136,13 +140,13 @@ def _grouped(parts: Sequence[Sequence[Basis]]) -> list[Basis]:
     """Return the bases of all groups as one, for every shrinkage."""
     return [
         Basis(
-            one[0].side,
-            np.concatenate([basis.read for basis in one]),
-            np.concatenate([basis.write for basis in one]),
-            one[0].shrink,
-            len(one),
+            of_shrink[0].side,
+            np.concatenate([basis.read for basis in of_shrink]),
+            np.concatenate([basis.write for basis in of_shrink]),
+            of_shrink[0].shrink,
+            len(of_shrink),
         )
-        for one in zip(*parts, strict=True)
+        for of_shrink in zip(*parts, strict=True)
     ]
 
 
@@ -157,12 +161,12 @@ def _single_product(moments: SideMoments) -> SideMoments:
     ways = (moments, moments.transposed)
     Z = [way.Z / max(way.samples, 1) for way in ways]
     E = [way.E / max(way.positions, 1) for way in ways]
-    sizes = [max(float(np.linalg.norm(one)), TINY) for one in Z]
+    sizes = [max(float(np.linalg.norm(z)), TINY) for z in Z]
     Z, E = (
-        [one / size for one, size in zip(Z, sizes, strict=True)],
+        [z / size for z, size in zip(Z, sizes, strict=True)],
         [e * size for e, size in zip(E, sizes, strict=True)],
     )
-    of_z, of_e = (np.array([[np.vdot(one, other) for other in each] for one in each]) for each in (Z, E))
+    of_z, of_e = (np.array([[np.vdot(a, b) for b in moment] for a in moment]) for moment in (Z, E))
     values, vectors = np.linalg.eig(of_e @ of_z)
     u = np.abs(vectors[:, int(np.argmax(values.real))].real)
     v = of_z @ u
@@ -172,9 +176,9 @@ def _single_product(moments: SideMoments) -> SideMoments:
 def _basis(rooted: Array, through: Array, side: SideName, gram: Array, rank: int, shrink: float) -> Basis:
     root = linalg.lower_root(rooted + max(shrink * float(rooted.trace()) / len(rooted), TINY) * np.eye(len(rooted)))
     through = through + shrink * float(through.trace()) / max(float(gram.trace()), TINY) * gram
-    _, turned = linalg.eigen(root.T @ through @ root)
-    turned = turned[:, :rank]
-    onto, back = root @ turned, linalg.solve_upper(root.T, turned)
+    _, vectors = linalg.eigen(root.T @ through @ root)
+    vectors = vectors[:, :rank]
+    onto, back = root @ vectors, linalg.solve_upper(root.T, vectors)
     return Basis(side, onto, back, shrink) if side == "out" else Basis(side, back, onto, shrink)
 
 
@@ -226,7 +230,7 @@ def tails(projected: Array, ranks: Sequence[int]) -> Array:
 def rises(tail: Array) -> tuple[Array, Array]:
     """Return (ranks,) ½ E_s tail² and its standard error, of (samples, ranks) tails with sampled targets."""
     with np.errstate(all="ignore"):  # likewise
-        each = 0.5 * tail**2
-        count = len(each)
-        error = each.std(0, ddof=1) / np.sqrt(count) if count > 1 else np.full(each.shape[1], np.inf)
-        return each.mean(0), error
+        squares = 0.5 * tail**2
+        count = len(squares)
+        error = squares.std(0, ddof=1) / np.sqrt(count) if count > 1 else np.full(squares.shape[1], np.inf)
+        return squares.mean(0), error
