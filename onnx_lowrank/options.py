@@ -139,8 +139,8 @@ class Lossless:
     min_speedup: float | None = None
 
     def __post_init__(self) -> None:
-        given = [v for v in (self.keep, self.target_size, self.target_macs) if v is not None]
-        if len(given) > 1 or not (given or self.target_latency is not None):
+        targets = [v for v in (self.keep, self.target_size, self.target_macs) if v is not None]
+        if len(targets) > 1 or not (targets or self.target_latency is not None):
             raise GoalError(
                 "lossless needs exactly one of keep, target size and target MACs, or a target latency, alone or with"
                 " one of them: give --keep 0.6, say"
@@ -264,8 +264,8 @@ class Options:
             raise GoalError(f"--continuation must be 1 step or more, not {self.continuation}")
         if self.signed and "--signed" not in self._switches:
             raise GoalError(f"--signed belongs to --sensitivity joint: {self.sensitivity} knows no gradient")
-        for name, given in (("--inter-layer", self.inter_layer), ("--continuation", self.continuation > 1)):
-            if given and name not in self._switches:
+        for name, wanted in (("--inter-layer", self.inter_layer), ("--continuation", self.continuation > 1)):
+            if wanted and name not in self._switches:
                 raise GoalError(f"{name} belongs to --sensitivity joint, not to {self.sensitivity}")
         if self.loss is not None and not self.signed and "--loss" not in self._switches:
             raise GoalError("--loss is only used with --signed or --sensitivity paper: add one, or leave it out")

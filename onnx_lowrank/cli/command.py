@@ -15,9 +15,9 @@ class Command(click.Command):
         options = {name for param in params for name in (*param.opts, *param.secondary_opts) if name.startswith("-")}
         for param in params:
             value = typed.get(param.name or "")
-            for each in value if isinstance(value, (list, tuple)) else (value,):
-                if isinstance(each, str):
-                    _refuse(param, each, options, ctx)
+            for text in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(text, str):
+                    _refuse(param, text, options, ctx)
         return super().parse_args(ctx, args)
 
 

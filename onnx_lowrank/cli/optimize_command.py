@@ -201,9 +201,9 @@ def _goal(values: dict[str, Any]) -> Goal:
         if resource != "parameters":
             raise click.UsageError(f"--minimize {resource} is a goal of the compact algorithm: give a target instead")
         return usage(lambda: Lossless(gate=gate, min_speedup=speedup, **targets))
-    given = [name for name, value in targets.items() if value is not None]
-    if given:
-        option = "--" + given[0].replace("_", "-")
+    set_targets = [name for name, value in targets.items() if value is not None]
+    if set_targets:
+        option = "--" + set_targets[0].replace("_", "-")
         raise click.UsageError(f"{option} is a goal of the lossless algorithm: add --algorithm lossless")
     return usage(lambda: Compact(gate=gate, resource=resource, min_speedup=speedup))
 

@@ -51,7 +51,7 @@ def _lies_in(model: Path) -> list[Path]:
     try:
         return model_files(model)
     except (DecodeError, OSError, ValueError, onnx.checker.ValidationError):
-        return [model]  # what is wrong with it is told where it is read
+        return [model]  # what is wrong with it is reported where it is read
 
 
 def _inside(place: Path) -> Iterator[Path]:
@@ -63,7 +63,7 @@ def _inside(place: Path) -> Iterator[Path]:
             if entry.is_dir():
                 yield from entry.iterdir()
     except OSError:
-        return  # what cannot be listed cannot be read either: told where it is read
+        return  # what cannot be listed cannot be read either: reported where it is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +119,12 @@ class Outputs:
         return [path for path, state in self.before.items() if _state(path) != state]
 
     def _look(self, option: str, path: Path, exists: str) -> None:
-        there = os.path.lexists(path)
+        present = os.path.lexists(path)
         mine = identity(path)
         for name, other in self.places():
             if (name, other) != (option, path) and identity(other) == mine:
                 raise ModelError(f"{name} and {option} would write the same file, {path}: give each a place of its own")
-        for name, other in self._taken(there):
+        for name, other in self._taken(present):
             if identity(other) == mine:
                 raise ModelError(
                     f"{option} would write over {name}, {path}: what is read is never overwritten; choose another place"
@@ -132,20 +132,20 @@ class Outputs:
         kind = special(path)
         if kind:
             raise ModelError(f"{option}: {path} is {kind}; give the name of a file")
-        if there and not self.force:
+        if present and not self.force:
             raise ModelError(f"{exists}; give --force to replace it, or another place with {option}")
 
-    def _taken(self, there: bool) -> Iterator[tuple[str, Path]]:
+    def _taken(self, present: bool) -> Iterator[tuple[str, Path]]:
         """Yield the files that are read; what is not there cannot be one of them, so models need not be opened."""
-        return self.inputs.files() if there else iter(())
+        return self.inputs.files() if present else iter(())
 
 
 def _state(path: Path) -> State:
     try:
-        found = path.lstat()  # a link is replaced, not followed
+        status = path.lstat()  # a link is replaced, not followed
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _check_place(option: str, path: Path) -> None:

@@ -26,5 +26,5 @@ def leading_to(nodes: Sequence[onnx.NodeProto], tensors: Iterable[str]) -> list[
         for index, node in enumerate(nodes)
     ]
     with gs.logger.G_LOGGER.suppress():
-        kept = gs.Graph(bare, outputs=named(dict.fromkeys(tensors))).cleanup().nodes
-    return [nodes[int(node.name)] for node in kept]
+        useful = gs.Graph(bare, outputs=named(dict.fromkeys(tensors))).cleanup().nodes
+    return [nodes[int(node.name)] for node in useful]

@@ -49,7 +49,7 @@ def upstream(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
 
 
 def overridable(
-    model: onnx.ModelProto, weights: Iterable[str], made: Mapping[str, Array] | None = None
+    model: onnx.ModelProto, weights: Iterable[str], computed: Mapping[str, Array] | None = None
 ) -> onnx.ModelProto:
     """Return a copy in which each of these weights is an optional input: fed, it is replaced; left out, it stays.
 
@@ -60,7 +60,7 @@ def overridable(
     copy.CopyFrom(model)
     copy.ir_version = max(copy.ir_version, 4)
     wanted = set(weights)
-    _stored_instead(copy, made or {})
+    _stored_instead(copy, computed or {})
     stored = {tensor.name: tensor for tensor in copy.graph.initializer}
     for node in [n for n in copy.graph.node if constant_value(n) is not None and n.output[0] in wanted]:
         tensor = copy.graph.initializer.add()
@@ -88,8 +88,8 @@ def with_weights(model: onnx.ModelProto, weights: Mapping[str, Array]) -> onnx.M
     """Return a copy in which these weights, by tensor name, hold other numbers: stored ones, or made of a constant."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    made = {name for node in copy.graph.node if constant_value(node) is None for name in node.output}
-    _stored_instead(copy, {name: np.ascontiguousarray(weights[name]) for name in weights if name in made})
+    computed = {name for node in copy.graph.node if constant_value(node) is None for name in node.output}
+    _stored_instead(copy, {name: np.ascontiguousarray(weights[name]) for name in weights if name in computed})
     for tensor in copy.graph.initializer:
         if tensor.name in weights:
             tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(weights[tensor.name]), tensor.name))

@@ -28,9 +28,9 @@ def identity(path: Path) -> Identity:
     real = os.path.realpath(path)
     for way in (path, Path(real)):  # a way through what is not there, none/../file, leads to a file all the same
         with suppress(OSError):
-            found = way.stat()
-            if found.st_ino:  # some file systems of Windows number nothing
-                return found.st_dev, found.st_ino, ""
+            status = way.stat()
+            if status.st_ino:  # some file systems of Windows number nothing
+                return status.st_dev, status.st_ino, ""
     folder, name = os.path.split(real)
     if not name:
         return 0, 0, folder
@@ -39,7 +39,7 @@ def identity(path: Path) -> Identity:
 
 
 def special(path: Path) -> str:
-    """Return what stands there where it is no regular file: "a device", say; empty for a file and for nothing."""
+    """Return what a path is where it is no regular file: "a device", say; empty for a file, or where nothing is."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -49,7 +49,7 @@ def special(path: Path) -> str:
 
 
 def _among_devices(path: Path) -> bool:
-    """Tell whether a path stands for an open file, like /dev/stdout: replacing it would replace the system's link."""
+    """Return whether a path stands for an open file, like /dev/stdout: replacing it would replace the system's link."""
     folder = Path(os.path.realpath(path.parent))
     return folder == DEVICES[0] or any(root in (folder, *folder.parents) for root in DEVICES[1:])
 

@@ -211,8 +211,8 @@ def _objection(model: onnx.ModelProto | Path, level: Level) -> str:
     if level is Level.LOADS:  # opening it is left to onnxruntime
         return ""
     try:
-        given = str(model) if isinstance(model, Path) else model
-        onnx.checker.check_model(given, full_check=level is Level.FULL)
+        target = str(model) if isinstance(model, Path) else model
+        onnx.checker.check_model(target, full_check=level is Level.FULL)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return ""

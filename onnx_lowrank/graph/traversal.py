@@ -44,16 +44,16 @@ def fed_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 def bodies(graph: onnx.GraphProto, above: str = "") -> Iterator[tuple[str, onnx.NodeProto, onnx.GraphProto]]:
     """Yield every graph below this one, under a name of its own, with the node that holds it; outer ones first."""
     for node in graph.node:
-        for name, each in inner_graphs(node, above):
-            yield name, node, each
-            yield from bodies(each, f"{name} > ")
+        for name, inner in inner_graphs(node, above):
+            yield name, node, inner
+            yield from bodies(inner, f"{name} > ")
 
 
 def inner_graphs(node: onnx.NodeProto, above: str = "") -> Iterator[tuple[str, onnx.GraphProto]]:
     """Yield the graphs that a node holds itself, each under the name that `bodies` gives it."""
     for attribute in node.attribute:
-        for index, each in enumerate([attribute.g] if attribute.HasField("g") else attribute.graphs):
-            yield f"{above}{place_of(node)}#{attribute.name}{index or ''}", each
+        for index, inner in enumerate([attribute.g] if attribute.HasField("g") else attribute.graphs):
+            yield f"{above}{place_of(node)}#{attribute.name}{index or ''}", inner
 
 
 def place_of(holder: onnx.NodeProto) -> str:

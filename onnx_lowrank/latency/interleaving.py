@@ -40,7 +40,7 @@ def rounds_of(
         row = np.empty(len(timed))
         for index in order:
             row[index] = turn(*timed[index], clock)
-        rows.append(np.maximum(row, 1e-9))  # a clock may stand still between two calls
+        rows.append(np.maximum(row, 1e-9))  # a clock may not advance between two calls
         if len(rows) >= LEAST_PAIRS and (clock() - start >= seconds or _tight(np.array(rows), against)):
             break
     return np.array(rows)

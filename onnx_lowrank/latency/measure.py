@@ -1,4 +1,4 @@
-"""One call by one scheme, or siblings with one first factor: as it is and at a few ranks, in turns with the model."""
+"""One call by one scheme, or a shared input with one first factor: unchanged and at a few ranks, beside the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from onnx_lowrank.latency.interleaving import rounds_of, shares
 from onnx_lowrank.latency.micro_model import DATA, FIRST, Scene, chain_model, dense_model
-from onnx_lowrank.options import Options
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.runtime.timing import Runs
 from onnx_lowrank.schemes import Factors
@@ -26,7 +26,7 @@ class Group:
 
 
 def measure_group(
-    original: Runs, feed: Feed, scene: Scene, factors: Sequence[Factors], tried: Sequence[Ranks], options: Options
+    original: Runs, feed: Feed, scene: Scene, factors: Sequence[Factors], tried: Sequence[Ranks], runtime: Runtime
 ) -> Group:
     """Return the times of the scene's calls as they are and as chains of these ranks; `factors`: one a call.
 
@@ -34,9 +34,12 @@ def measure_group(
     """
     models = [
         dense_model(scene),
-        *(chain_model(scene, [each.chain(ranks) for each in factors], factors[0].scheme, ranks) for ranks in tried),
+        *(
+            chain_model(scene, [site_factors.chain(ranks) for site_factors in factors], factors[0].scheme, ranks)
+            for ranks in tried
+        ),
     ]
-    runners = [Runner(model, runtime=options.runtime, spin=True, outputs=[FIRST]) for model in models]
+    runners = [Runner(model, runtime=runtime, spin=True, outputs=[FIRST]) for model in models]
     data = {DATA: scene.input}
     rounds = rounds_of([(original, feed), *((runner, data) for runner in runners)], against=1)
     _, dense, *chains = shares(rounds)

@@ -1,6 +1,6 @@
 """A micro-model: one node, as it is or rewritten as a chain, on the data it really gets, its weights not warm.
 
-Siblings that share a first factor are timed together: all of their nodes, as they are and with the one first stage.
+Weights with a shared first factor are timed together: all of their nodes, as they are and with the one first stage.
 
 In the whole model other weights pass through the caches between two uses of one; a node run over and over has its own
 at hand. So a micro-model holds several copies of the node, each with weights of its own, together about as large as the
@@ -37,10 +37,11 @@ COLD = 2**27
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scene:
-    """One node, or siblings, and what they are given. steps: constant nodes between stored weights and nodes, in order.
+    """One node, or those of a shared input, and their inputs.
 
-    data: name of the activations; outputs: those of the nodes' outputs; weights: those of the stored weights. turned:
-    what is factored is the transpose of what the node reads.
+    transforms: constant nodes between stored weights and nodes, in order. data: name of the activations; outputs: those
+    of the nodes' outputs; weights: those of the stored weights. transposed: what is factored is the transpose of what
+    the node reads.
     """
 
     model: onnx.ModelProto
@@ -65,9 +66,18 @@ class Scene:
             nodes.append(node)
             transforms |= {step.output[0]: step for step in _steps(model, node, captured)}
         copies = copies_of(sum(captured[weight].nbytes for weight in weights), model.ByteSize())
-        outputs = tuple(call.output for call in calls)
-        given = (data, outputs, tuple(weights), captured, copies, calls[0].transposed)
-        return Scene(model, tuple(nodes), tuple(transforms.values()), *given)
+
+        return Scene(
+            model=model,
+            nodes=tuple(nodes),
+            transforms=tuple(transforms.values()),
+            data=data,
+            outputs=tuple(call.output for call in calls),
+            weights=tuple(weights),
+            captured=captured,
+            copies=copies,
+            transposed=calls[0].transposed,
+        )
 
     @property
     def input(self) -> Array:
@@ -82,18 +92,18 @@ def copies_of(weight_bytes: int, model_bytes: int) -> int:
 
 def _steps(model: onnx.ModelProto, node: onnx.NodeProto, captured: Captured) -> tuple[onnx.NodeProto, ...]:
     """Return the nodes that make an input of `node` from stored weights alone, those that store one left out."""
-    constant, made = set(captured.stored), {}
-    for each in model.graph.node:
-        if each.input and constant.issuperset(name for name in each.input if name):
-            constant.update(each.output)
-            made.update(dict.fromkeys(each.output, each))
+    constant, producer = set(captured.stored), {}
+    for candidate in model.graph.node:
+        if candidate.input and constant.issuperset(name for name in candidate.input if name):
+            constant.update(candidate.output)
+            producer.update(dict.fromkeys(candidate.output, candidate))
     wanted: list[onnx.NodeProto] = []
-    ahead = [name for name in node.input if name in made]
+    ahead = [name for name in node.input if name in producer]
     while ahead:
-        step = made[ahead.pop()]
+        step = producer[ahead.pop()]
         if step not in wanted:
             wanted.insert(0, step)
-            ahead.extend(name for name in step.input if name in made)
+            ahead.extend(name for name in step.input if name in producer)
     return tuple(wanted)
 
 

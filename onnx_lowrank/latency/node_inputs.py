@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.graph.editing import expose
-from onnx_lowrank.options import Options
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.types import Array, Feed
 from onnx_lowrank.weights.inventory import Inventory
@@ -32,21 +32,21 @@ class Captured:
 
 
 def typical(feeds: Sequence[Feed]) -> Feed:
-    """Return the sample of median size, the first of equals: it stands for all where lengths vary."""
+    """Return the sample of median size, the first of equals: it represents all where lengths vary."""
     sizes = [sum(array.size for array in feed.values()) for feed in feeds]
     return feeds[sizes.index(sorted(sizes)[(len(sizes) - 1) // 2])]
 
 
-def capture(model: onnx.ModelProto, inventory: Inventory, feed: Feed, options: Options) -> Captured:
-    """Return what every call of every site in the main graph is given on `feed`. Raises RuntimeProblem."""
+def capture(model: onnx.ModelProto, inventory: Inventory, feed: Feed, runtime: Runtime) -> Captured:
+    """Return what every call of every site in the main graph reads on `feed`. Raises RuntimeProblem."""
     calls = [call for site in inventory.sites for call in inventory.calls[site.id]]
     names = list(dict.fromkeys(name for call in calls for name in call.inputs if name))
-    made = {name for node in model.graph.node for name in node.output}
-    made |= {tensor.name for tensor in model.graph.initializer}
-    wanted = [name for name in names if name in made and name not in inventory.weights and name not in feed]
-    runner = Runner(expose(model, wanted), runtime=options.runtime, outputs=wanted, optimize=False)
-    given = {name: np.asarray(feed[name]) for name in names if name in feed}
-    return Captured(inventory.weights, given | runner.run(feed))
+    in_graph = {name for node in model.graph.node for name in node.output}
+    in_graph |= {tensor.name for tensor in model.graph.initializer}
+    wanted = [name for name in names if name in in_graph and name not in inventory.weights and name not in feed]
+    runner = Runner(expose(model, wanted), runtime=runtime, outputs=wanted, optimize=False)
+    inputs = {name: np.asarray(feed[name]) for name in names if name in feed}
+    return Captured(inventory.weights, inputs | runner.run(feed))
 
 
 def has_subnormals(array: Array) -> bool:

@@ -42,9 +42,10 @@ class Timed:
 
 @dataclass(slots=True, eq=False)
 class Stopwatch:
-    """Measures when first asked, on the sample of median size; holds what it has measured.
+    """Measures on the first request, on the sample of median size; keeps what it has measured.
 
-    groups: of a call, or siblings, by a scheme, under what decides their time. scale: of all milliseconds of weights.
+    groups: what was measured of a call, or of the calls of a shared input, under what decides the time: its key. scale:
+    the factor on all milliseconds of weights.
     """
 
     model: onnx.ModelProto
@@ -65,10 +66,10 @@ class Stopwatch:
         feeds: Sequence[Feed],
         options: Options,
     ) -> Stopwatch:
-        """Run the model once and keep what its nodes are given; nothing is timed yet. Raises RuntimeProblem."""
+        """Run the model once and keep the inputs of its nodes; nothing is timed yet. Raises RuntimeProblem."""
         feed = typical(feeds)
         original = Runner(model, runtime=options.runtime, spin=True)
-        captured = capture(model, inventory, feed, options)
+        captured = capture(model, inventory, feed, options.runtime)
         return Stopwatch(model, inventory, observed, feed, options, captured, original)
 
     def timed(self, curves: Sequence[Curve], factors: Mapping[tuple[str, str], Factors], progress: Progress) -> Timed:
@@ -88,16 +89,16 @@ class Stopwatch:
         if self.scale is None:
             self.scale = self._scale(curves, shares, factors)
         unit = original * self.scale
-        kept, made, untimed = {}, [], {}
+        places, timed, untimed = {}, [], {}
         for curve, share in zip(curves, shares, strict=True):
             if isinstance(share, str):
                 untimed[sites[curve.site].weight] = share
                 share = [0.0] + [1.0] * (len(curve.options) - 1)
-            kept[curve.site] = tuple(i for i, s in enumerate(share) if i == 0 or s < share[0])
-            made.append(
-                replace(curve, options=tuple(_clocked(curve.options[i], share[i] * unit) for i in kept[curve.site]))
+            places[curve.site] = tuple(i for i, s in enumerate(share) if i == 0 or s < share[0])
+            timed.append(
+                replace(curve, options=tuple(_clocked(curve.options[i], share[i] * unit) for i in places[curve.site]))
             )
-        return Timed(tuple(made), kept, original, untimed)
+        return Timed(tuple(timed), places, original, untimed)
 
     def _scale(
         self,
@@ -118,7 +119,7 @@ class Stopwatch:
         if not choices:
             return 1.0
         fastest = rewrite(self.model, self.inventory, Plan(tuple(choices)), factors)
-        return scale_of(self.original, self.feed, fastest, predicted, self.options)
+        return scale_of(self.original, self.feed, fastest, predicted, self.options.runtime)
 
     @property
     def weights(self) -> dict[str, str]:
@@ -126,7 +127,7 @@ class Stopwatch:
         return {site.id: site.weight for site in self.inventory.sites}
 
     def _shares(self, site: Site, curve: Curve, factors: Mapping[tuple[str, str], Factors]) -> list[float] | str:
-        """Return the share (options,) of the original's time that every option takes, or why nobody can tell."""
+        """Return the share (options,) of the original's time that every option takes, or why that is unknown."""
         names = sorted({option.scheme for option in curve.options if not (option.dense or option.shared_input)})
         totals = [0.0] * len(curve.options)
         for call in self.inventory.calls[site.id]:
@@ -134,8 +135,8 @@ class Stopwatch:
             dense, key = [], self._key(site, call)
             for scheme in map(by_name, names):
                 tried = self._tried(site, scheme)
-                given = [factors[site.id, scheme.name]]
-                group = self._group((key, scheme.name), [site], [call], given, tried)
+                call_factors = [factors[site.id, scheme.name]]
+                group = self._group((key, scheme.name), [site], [call], call_factors, tried)
                 if isinstance(group, str):
                     return group
                 dense.append(group.dense)
@@ -153,7 +154,7 @@ class Stopwatch:
         shares: Sequence[list[float] | str],
         factors: Mapping[tuple[str, str], Factors],
     ) -> None:
-        """Fill in what siblings take that share a first factor; where nobody can tell, they are no faster together.
+        """Fill in the time of weights with a shared first factor; where it is not known, they are no faster together.
 
         All together are timed against all of them as they are; each gets its own part of what they took.
         """
@@ -175,23 +176,25 @@ class Stopwatch:
     def _ratios_together(
         self, shared: SharedInput, ranks: Sequence[Ranks], factors: Mapping[tuple[str, str], Factors]
     ) -> list[float]:
-        """Return the time of a family with one first factor over that of its weights as they are, for all ranks."""
-        here = {site.id: site for site in self.inventory.sites}
-        sites = [here[member] for member in shared.members]
+        """Return the time of a shared input's weights with one first factor over the unchanged time, for all ranks."""
+        sites_by_id = {site.id: site for site in self.inventory.sites}
+        sites = [sites_by_id[member] for member in shared.members]
         calls = [self.inventory.calls[member][0] for member in shared.members]
-        macs = [self._macs_together(shared, each) for each in ranks]
+        macs = [self._macs_together(shared, rank) for rank in ranks]
         tried = [ranks[i] for i in spread(macs)]
         key = (SHARED, *(self._key(site, call) for site, call in zip(sites, calls, strict=True)))
         group = self._group(key, sites, calls, [factors[member, SHARED] for member in shared.members], tried)
         if isinstance(group, str):
             return [1.0] * len(ranks)
-        known = [self._macs_together(shared, each) for each in tried]
+        known = [self._macs_together(shared, rank) for rank in tried]
         return [float(ratio) for ratio in between(known, group.ratios, macs)]
 
     def _macs_together(self, shared: SharedInput, ranks: Ranks) -> float:
         known = {site.id: site for site in self.inventory.sites}
-        layouts = ((known[m], shared_layout(shared, m, ranks), self.observed.positions[m]) for m in shared.members)
-        return sum(chain_cost(*each).macs for each in layouts)
+        return sum(
+            chain_cost(known[m], shared_layout(shared, m, ranks), self.observed.positions[m]).macs
+            for m in shared.members
+        )
 
     def _tried(self, site: Site, scheme: Scheme) -> list[Ranks]:
         ranks = scheme.ranks(site.shape, self.options.rank_multiple, site.groups)
@@ -199,7 +202,7 @@ class Stopwatch:
 
     def _macs(self, site: Site, scheme: Scheme, ranks: Sequence[Ranks]) -> list[float]:
         positions = self.observed.positions[site.id]
-        return [chain_cost(site, scheme.layout(site.shape, each, site.groups), positions).macs for each in ranks]
+        return [chain_cost(site, scheme.layout(site.shape, rank, site.groups), positions).macs for rank in ranks]
 
     def _group(
         self,
@@ -209,21 +212,21 @@ class Stopwatch:
         factors: Sequence[Factors],
         tried: Sequence[Ranks],
     ) -> Group | str:
-        """Return what was measured of a call, or of siblings, by a scheme: now or for others of the same shapes."""
+        """Return the times of calls by a scheme: measured now, or already for calls of the same shapes."""
         if key not in self.groups:
             try:
                 scene = Scene.of(self.model, calls, [site.weight for site in sites], self.captured)
-                self.groups[key] = measure_group(self.original, self.feed, scene, factors, tried, self.options)
+                self.groups[key] = measure_group(self.original, self.feed, scene, factors, tried, self.options.runtime)
             except (ModelError, RuntimeProblem) as error:
                 self.groups[key] = str(error)
         return self.groups[key]
 
     def _key(self, site: Site, call: Call) -> Hashable:
-        """Return what decides a call's time: operator, shapes, types, attributes; numbers only where they crawl."""
-        given = [self.captured[name] for name in call.inputs if name in self.captured]
-        shapes = tuple((array.shape, array.dtype.str) for array in given)
+        """Return what decides a call's time: operator, shapes, types, attributes; values only where subnormal."""
+        arrays = [self.captured[name] for name in call.inputs if name in self.captured]
+        shapes = tuple((array.shape, array.dtype.str) for array in arrays)
         attributes = tuple(sorted((name, repr(value)) for name, value in call.attributes.items()))
-        own = site.id if any(has_subnormals(array) for array in given) else ""
+        own = site.id if any(has_subnormals(array) for array in arrays) else ""
         return call.op_type, call.slot, call.opset, shapes, attributes, site.shape, own
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.latency.interleaving import rounds_of
-from onnx_lowrank.options import Options
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.runtime.timing import Runs
 from onnx_lowrank.types import Feed
@@ -23,14 +23,14 @@ MOST = 1.5
 """A scale is no more than this, and no less than its inverse."""
 
 
-def scale_of(original: Runs, feed: Feed, fastest: onnx.ModelProto, predicted: float, options: Options) -> float:
+def scale_of(original: Runs, feed: Feed, fastest: onnx.ModelProto, predicted: float, runtime: Runtime) -> float:
     """Return what `fastest` saves over what it was `predicted` to save, as a share of the original's time.
 
     Raises RuntimeProblem.
     """
     if predicted < LEAST:
         return 1.0
-    runner = Runner(fastest, runtime=options.runtime, spin=True)
+    runner = Runner(fastest, runtime=runtime, spin=True)
     rounds = rounds_of([(original, feed), (runner, feed)], against=0)
     saved = 1.0 - float(np.median(rounds[:, 1] / rounds[:, 0]))
     return min(max(saved / predicted, 1 / MOST), MOST)

@@ -11,7 +11,7 @@ from onnx_lowrank.numerics.kronecker_metric import SideName
 from onnx_lowrank.types import Array
 
 LARGE = 2**21
-"""Weights with more parameters than this are worked on one at a time: half a dozen float64 copies are held."""
+"""Weights with more parameters than this are processed one at a time: float64 takes six copies of each."""
 
 
 def add_gram(total: Array, vectors: Array, scale: int) -> None:

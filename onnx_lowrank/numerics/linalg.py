@@ -59,15 +59,15 @@ class Workers:
         return list(self._pool.map(function, items))
 
     def map_striped(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """Return the results, the items dealt to the threads beforehand: for work that takes little."""
-        found: list[R | None] = [None] * len(items)
+        """Return the results, the items divided among the threads beforehand: for work that takes little."""
+        results: list[R | None] = [None] * len(items)
 
         def some(first: int) -> None:
             for index in range(first, len(items), self._count):
-                found[index] = function(items[index])
+                results[index] = function(items[index])
 
         list(self._pool.map(some, range(min(self._count, len(items)))))
-        return cast("list[R]", found)
+        return cast("list[R]", results)
 
 
 def trim() -> None:

@@ -78,5 +78,5 @@ def call_of(node: onnx.NodeProto, slot: int, opset: int, shape: tuple[int, ...] 
     if op is None:
         raise KeyError(op_name(node))
     outputs = tuple(node.output)
-    given = attributes_of(node)
-    return Call(op, node.name, tuple(node.input), first_output(node), given, slot, opset, shape, outputs)
+    attributes = attributes_of(node)
+    return Call(op, node.name, tuple(node.input), first_output(node), attributes, slot, opset, shape, outputs)

@@ -26,13 +26,13 @@ def write_chain(call: Call, stages: NamedStages, names: Names) -> Written:
         final = index == len(stages) - 1 and not stage.passed
         output = call.output if final else names(f"{call.output}.inner{index}")
         at = StageSite(index, len(stages), current, weight, output, linear=bool(stage.passed))
-        made = [call.op.node(call, stage, at, names)]
+        parts = [call.op.node(call, stage, at, names)]
         if stage.passed:
-            made.append(_joined(call, stage, at, names))
-            output = made[-1].nodes[-1].output[0]
+            parts.append(_joined(call, stage, at, names))
+            output = parts[-1].nodes[-1].output[0]
             if at.last:
-                made.append(call.op.finish(call, output, names))
-        for written in made:
+                parts.append(call.op.finish(call, output, names))
+        for written in parts:
             nodes.extend(written.nodes)
             extra |= written.extra
         current = output

@@ -83,10 +83,10 @@ class Conv(Op):
         """Return the receptive fields of output positions, counted over (batch, *spatial)."""
         strides = call.integers("strides", (1,) * len(kernel))
         dilations = call.integers("dilations", (1,) * len(kernel))
-        reach = tuple(d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True))
-        pads = self._pads(call, x.shape[2:], reach, strides)
+        window = tuple(d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True))
+        pads = self._pads(call, x.shape[2:], window, strides)
         padded = np.pad(x, [(0, 0), (0, 0), *pads])
-        windows = sliding_window_view(padded, reach, axis=tuple(range(2, x.ndim)))
+        windows = sliding_window_view(padded, window, axis=tuple(range(2, x.ndim)))
         windows = windows[(slice(None), slice(None), *(slice(None, None, s) for s in strides))]
         extent = (windows.shape[0], *windows.shape[2 : x.ndim])
         if math.prod(extent) != count:
@@ -98,15 +98,15 @@ class Conv(Op):
         return np.ascontiguousarray(picked[(slice(None), slice(None), *every)])
 
     def _pads(
-        self, call: Call, extent: tuple[int, ...], reach: tuple[int, ...], strides: tuple[int, ...]
+        self, call: Call, extent: tuple[int, ...], window: tuple[int, ...], strides: tuple[int, ...]
     ) -> list[tuple[int, int]]:
         auto = call.attributes.get("auto_pad", b"NOTSET")
         auto = auto.decode() if isinstance(auto, bytes) else auto
-        axes = len(reach)
+        axes = len(window)
         if auto == "VALID":
             return [(0, 0)] * axes
         if auto in ("SAME_UPPER", "SAME_LOWER"):
-            total = [max((-(-n // s) - 1) * s + r - n, 0) for n, r, s in zip(extent, reach, strides, strict=True)]
+            total = [max((-(-n // s) - 1) * s + r - n, 0) for n, r, s in zip(extent, window, strides, strict=True)]
             small = [(t // 2, t - t // 2) for t in total]
             return small if auto == "SAME_UPPER" else [(after, before) for before, after in small]
         pads = call.integers("pads", (0,) * (2 * axes))

@@ -120,10 +120,10 @@ class Gemm(Op):
         def times(factor: float, of: str) -> str:
             if factor == 1:
                 return of
-            constant, made = names(f"{of}.factor"), names(f"{of}.scaled")
+            constant, product = names(f"{of}.factor"), names(f"{of}.scaled")
             extra[constant] = np.array(factor, np.float32)
-            nodes.append(onnx.helper.make_node("Mul", [of, constant], [made], made))
-            return made
+            nodes.append(onnx.helper.make_node("Mul", [of, constant], [product], product))
+            return product
 
         terms = [times(self.scale(call), tensor)]
         if call.input(2):

@@ -46,8 +46,8 @@ class MatMul(Op):
 
     def canonical(self, call: Call, weight: Array) -> Array:
         """Return W as (out, in), of slices as (slices · out, in)."""
-        turned = np.swapaxes(weight, -1, -2) if call.slot == 1 else weight
-        return turned.reshape(-1, turned.shape[-1])
+        matrices = np.swapaxes(weight, -1, -2) if call.slot == 1 else weight
+        return matrices.reshape(-1, matrices.shape[-1])
 
     def stored(self, call: Call, stage: Stage, *, position: StagePosition = "whole") -> Array:
         """Return the factor as the side asks for."""

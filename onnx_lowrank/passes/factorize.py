@@ -1,9 +1,9 @@
 """A graph and a plan -> a new graph: the only place that factors one (int8 comes after, in `quantize`).
 
 Contract. Before: every site of the plan was found in this very model. After: the nodes of a factored site are replaced
-where they stood by chains of the same operator, ending in the same output tensor; a first factor that siblings share
-stands where the first of them stood; weights nobody reads any more are gone; everything else of the file (names,
-opsets, metadata, documentation, other nodes) is as it was.
+in their places by chains of the same operator, ending in the same output tensor; a shared first factor is at the place
+of the first of its nodes; weights that are no longer read are removed; everything else of the file (names, opsets,
+metadata, documentation, other nodes) is as it was.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from onnx_lowrank.weights.storage import Storage, Stored
 from onnx_lowrank.weights.transforms import tensor_of
 
 SUBNORMAL_CUTOFF = 1e-20
-"""Far below what float64, let alone float32, resolves beside the largest entry."""
+"""Relative to the largest entry of a factor; far below the resolution of float64, let alone float32."""
 
 
 def rewrite(
     model: onnx.ModelProto, inventory: Inventory, plan: Plan, factors: Mapping[tuple[str, str], Factors]
 ) -> onnx.ModelProto:
-    """Return a copy of `model` with the plan's sites factored. Raises PlanError for a site that is not in `found`."""
+    """Return a copy of `model` with the plan's sites factored. Raises PlanError for a site not in `inventory`."""
     names = Fresh(all_names(model))
     sites = {site.id: site for site in inventory.sites}
     new = _New()
@@ -52,14 +52,14 @@ def rewrite(
     for members, option in _shared_inputs(plan, inventory):
         chains = [factors[member, option.scheme].chain(option.ranks) for member in members]
         _write_shared([sites[member] for member in members], inventory, chains, names, new, tensors)
-    kept = onnx.ModelProto()
-    kept.CopyFrom(model)
-    for body, _, inner in reversed(list(bodies(kept.graph))):  # what is spliced is copied: innermost first
+    rewritten = onnx.ModelProto()
+    rewritten.CopyFrom(model)
+    for body, _, inner in reversed(list(bodies(rewritten.graph))):  # what is spliced is copied: innermost first
         _splice(inner, new.nodes.get(body, {}))
-    _splice(kept.graph, new.nodes.get("", {}), new.first)
-    _remove_dead(kept, {choice.weight for choice in plan.factored})
-    _store(kept, tensors)
-    return kept
+    _splice(rewritten.graph, new.nodes.get("", {}), new.first)
+    _remove_dead(rewritten, {choice.weight for choice in plan.factored})
+    _store(rewritten, tensors)
+    return rewritten
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +93,7 @@ def _write(
         new.first.extend(before)
         before = []
     for call, body in zip(calls, inventory.bodies.get(site.id, ("",) * len(calls)), strict=True):
-        written = write_chain(call, named, names)  # what the factors come through stands before the first
+        written = write_chain(call, named, names)  # the nodes that unpack factors stand before the first
         new.nodes.setdefault(body, {})[call.output] = [*before, *written.nodes]
         before = []
         tensors.extend(_constant(array, storage, name) for name, array in written.extra.items())
@@ -113,7 +113,7 @@ def _constant(array: Array, storage: Storage, name: str) -> onnx.TensorProto:
 
 
 def _shared_inputs(plan: Plan, inventory: Inventory) -> list[tuple[tuple[str, ...], Option]]:
-    """Return the siblings that share a first factor, with what they take. Raises PlanError where not all take it."""
+    """Return the members that share a first factor, with their option. Raises PlanError where not all take it."""
     chosen = {choice.site: choice for choice in plan.factored}
     members_by_site = {member: shared.members for shared in inventory.shared_inputs for member in shared.members}
     shared_inputs = {
@@ -141,7 +141,7 @@ def _write_shared(
     new: _New,
     tensors: list[onnx.TensorProto],
 ) -> None:
-    """Write the shared stage before the first sibling, in the order of the graph, and each one's own where it stood."""
+    """Write the shared stage before the first member, in the order of the graph, and each member's own in its place."""
     stages = _settled_together(inventory.sources[sites[0].id].storage, chains)
     first = _stored(sites[0], inventory, stages[0], "first", f"{sites[0].weight}.shared", names)
     tensors.extend(first.tensors)
@@ -154,27 +154,29 @@ def _write_shared(
         shared, *rest = written.nodes
         if inner:
             rest[0].input[:] = [inner if name == shared.output[0] else name for name in rest[0].input]
-        kept = rest if inner else [shared, *rest]
+        own_nodes = rest if inner else [shared, *rest]
         inner = inner or shared.output[0]
-        new.nodes.setdefault(site.body, {})[call.output] = [*before, *own.nodes, *kept]
+        new.nodes.setdefault(site.body, {})[call.output] = [*before, *own.nodes, *own_nodes]
         before = []
-        read = {name for node in kept for name in node.input}
+        read = {name for node in own_nodes for name in node.input}
         storage = inventory.sources[site.id].storage
         tensors.extend(_constant(array, storage, name) for name, array in written.extra.items() if name in read)
 
 
 def _settled_together(storage: Storage, chains: Sequence[Chain]) -> list[Stage]:
-    """Return the shared stage and every sibling's own: balanced as one chain, of all outputs one after the other."""
+    """Return the shared stage and every member's own: balanced as one chain whose outputs are concatenated."""
     first, lasts = chains[0].stages[0], [chain.stages[-1].weight for chain in chains]
     if not all(np.array_equal(chain.stages[0].weight, first.weight) for chain in chains):
-        raise PlanError("the factors of siblings do not begin with the same one: give those that were made together")
-    shared, stacked = storage.settled(Chain((first, Stage(np.concatenate(lasts))))).stages
+        raise PlanError(
+            "the factors of a shared input do not begin with the same one: give those that were made together"
+        )
+    shared, joined = storage.settled(Chain((first, Stage(np.concatenate(lasts))))).stages
     ends = np.cumsum([len(last) for last in lasts])[:-1]
-    return [shared, *(Stage(weight) for weight in np.split(stacked.weight, ends))]
+    return [shared, *(Stage(weight) for weight in np.split(joined.weight, ends))]
 
 
 def _without_subnormals(weight: Array) -> Array:
-    """Return a factor with entries below DUST of its largest as zeros.
+    """Return a factor with entries below SUBNORMAL_CUTOFF of its largest as zeros.
 
     A channel that is dead in the original comes out as 1e-25 or less, and what it computes is subnormal: processors
     take up to a hundred times as long for that (one 1×1 Conv of PP-OCR ran 65 ms instead of .6).

@@ -42,7 +42,7 @@ def _chosen(model: onnx.ModelProto) -> list[Function]:
     bodies = {(function.domain, function.name): function for function in model.functions}
     calls = function_calls(model)
     uses = read_graph(model)
-    given = {
+    fed_large = {
         (use.node.domain, use.node.op_type)
         for name, where in uses.uses.items()
         for use in where
@@ -52,7 +52,7 @@ def _chosen(model: onnx.ModelProto) -> list[Function]:
     for key in bodies:
         holds = any(_is_large(tensor, 0) for tensor in _held(key, bodies))
         again = calls[key] > 1 and any(_is_large(tensor, SMALL) for tensor in _held(key, bodies))
-        if calls[key] and (holds or key in given) and not again and _factors(key, bodies):
+        if calls[key] and (holds or key in fed_large) and not again and _factors(key, bodies):
             chosen.append(key)
     return chosen
 
@@ -66,13 +66,13 @@ def _is_large(tensor: onnx.TensorProto, least: int) -> bool:
 
 def _held(key: Function, bodies: Bodies) -> list[onnx.TensorProto]:
     """Return the constants in a function and in those that it calls."""
-    held = []
+    constants = []
     for node in bodies[key].node:
         value = constant_value(node)
-        held.extend([value] if value is not None else [])
+        constants.extend([value] if value is not None else [])
         if (node.domain, node.op_type) in bodies:
-            held.extend(_held((node.domain, node.op_type), bodies))
-    return held
+            constants.extend(_held((node.domain, node.op_type), bodies))
+    return constants
 
 
 def _factors(key: Function, bodies: Bodies) -> bool:

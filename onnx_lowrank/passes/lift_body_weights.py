@@ -56,8 +56,8 @@ def _movable(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
 
 
 def _read_by_operators(graph: onnx.GraphProto) -> Iterator[str]:
-    for each in [graph, *(inner for _, _, inner in bodies(graph))]:
-        for node in each.node:
+    for scope in [graph, *(inner for _, _, inner in bodies(graph))]:
+        for node in scope.node:
             if node.domain in ("", "ai.onnx") and by_type(node.op_type) is not None:
                 yield from node.input[:2]
 
@@ -72,6 +72,6 @@ def _remove(graph: onnx.GraphProto, name: str) -> None:
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
-    for each in [graph, *(inner for _, _, inner in bodies(graph))]:
-        for node in each.node:
+    for scope in [graph, *(inner for _, _, inner in bodies(graph))]:
+        for node in scope.node:
             node.input[:] = [new if name == old else name for name in node.input]

@@ -1,4 +1,4 @@
-"""What a model goes through before its weights are looked for, each pass held to what it promises."""
+"""What a model goes through before its weights are looked for, each pass checked against what it promises."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def prepared(original: onnx.ModelProto) -> Prepared:
 
 def _ensure(original: onnx.ModelProto, model: onnx.ModelProto, names: tuple[str, ...]) -> None:
     for what in ("input", "output"):
-        before, after = ([value.name for value in getattr(each.graph, what)] for each in (original, model))
+        before, after = ([value.name for value in getattr(proto.graph, what)] for proto in (original, model))
         if before != after:
             raise BrokenContractError(f"the graph's {what}s are {after}, and were {before}")
     left = sorted(set(names) & {function.name for function in model.functions})

@@ -35,8 +35,8 @@ def _sorted(needs: list[list[int]]) -> list[int]:
     missing = [len(need) for need in needs]
     users: list[list[int]] = [[] for _ in needs]
     for index, need in enumerate(needs):
-        for each in need:
-            users[each].append(index)
+        for needed in need:
+            users[needed].append(index)
     ready = [index for index, count in enumerate(missing) if not count]
     order = []
     while ready:

@@ -62,7 +62,7 @@ def apply(
         outputs=saved.outputs,
         groups=saved.groups,
     )
-    loaded = LoadedModel.of(model, options)
+    loaded = LoadedModel.of(model, options.runtime)
     if output is not None:
         spare(Path(output), loaded.files)
     if loaded.sha256 != saved.model_sha256:
@@ -126,7 +126,7 @@ def _decomposed(
     done = calibrate(loaded, split.calibration, inventory, options, progress, saved.divergence).decomposed
 
     def factors(plan: Plan) -> Mapping[tuple[str, str], Factors]:
-        return refitted(loaded, split, inventory, plan, done.factors, options) if saved.refit else done.factors
+        return refitted(loaded, split, inventory, plan, done.factors, options.runtime) if saved.refit else done.factors
 
     return done, factors
 

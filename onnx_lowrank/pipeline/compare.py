@@ -47,30 +47,32 @@ def compare(
     A metric that compares with the first model itself (cosine, say) needs a gate with `max_drop` above 0 to pass.
     """
     gate, options, progress = gate or Gate(), options or Options(), progress or Silent()
-    one, other = LoadedModel.of(first, options), LoadedModel.of(second, options)
-    same_interface(one.runner, other.runner)
+    original, candidate = (LoadedModel.of(model, options.runtime) for model in (first, second))
+    same_interface(original.runner, candidate.runner)
     is_random = isinstance(samples, RandomData)
-    data = read(samples, one.runner.inputs, groups=options.groups, seed=options.seed)
+    data = read(samples, original.runner.inputs, groups=options.groups, seed=options.seed)
     if is_random:
         gate = replace(gate, observed=True)
-    metric, why = choose(options, data, first_outputs(one, data.feeds))
+    metric, why = choose(options, data, first_outputs(original, data.feeds))
     refuse_impossible(metric, gate)
-    random = varies(one.model, one.runner, data)
+    random = varies(original.model, original.runner, data)
     if random and not options.allow_random:
-        refuse_random(one.model, random)
-    warnings, _ = check_metric(metric, data, one.runner, options.seed, weak=options.allow_weak_baseline)
-    judge = make_judge(one, data, metric, gate, options, spread=bool(random))
+        refuse_random(original.model, random)
+    warnings, _ = check_metric(metric, data, original.runner, options.seed, weak=options.allow_weak_baseline)
+    judge = make_judge(original, data, metric, gate, options, spread=bool(random))
     with progress.step("comparing", 2 * len(data)) as advance:
-        verdict = judge.judge(other.runner, advance)
+        verdict = judge.judge(candidate.runner, advance)
     with progress.step("timing", 1) as advance:
-        runners = [Runner(s.model, runtime=options.runtime, spin=True) for s in (one, other)]
+        runners = [Runner(s.model, runtime=options.runtime, spin=True) for s in (original, candidate)]
         latency = interleaved(runners[0], runners[1], timed_feeds(data.feeds), seed=options.seed)
         advance(1)
-    sizes = [_size(loaded, data.feeds, options) for loaded in (one, other)]
+    sizes = [_size(loaded, data.feeds, options) for loaded in (original, candidate)]
     warnings += [RANDOM_WARNING] if is_random else []
-    said = [note for loaded in (one, other) for note in standing_notes(loaded.standing, loaded.source)]
+    said = [note for loaded in (original, candidate) for note in standing_notes(loaded.standing, loaded.source)]
     notes = (*said, *data.notes)
-    return Comparison(one.source, other.source, verdict, sizes[0], sizes[1], latency, why, notes, tuple(warnings))
+    return Comparison(
+        original.source, candidate.source, verdict, sizes[0], sizes[1], latency, why, notes, tuple(warnings)
+    )
 
 
 def _size(loaded: LoadedModel, feeds: Sequence[Feed], options: Options) -> Size:

@@ -1,4 +1,4 @@
-"""From a plan that held in memory to a file that holds: stamped, reopened, judged again, timed, tested, published."""
+"""From a plan that passed in memory to a file that passes: stamped, reopened, judged, timed, tested, published."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.types import Certificate, Plan, Verdict
 from onnx_lowrank.version import __version__
 
-NO_GAIN = "the stack is no smaller than int8 alone: factoring gained nothing that int8 has not"
+NO_GAIN = "the factors with int8 behind them are no smaller than int8 alone: factoring gained nothing that int8 has not"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def confirm(search: Search, trial: Trial, tests: int, target: Target) -> Confirm
     while True:
         _stamp(search, candidate, trial.plan, claim)
         with on_disk(candidate, target.output) as stage:
-            reloaded, file_notes = reopen(stage, session.loaded, search.judge, session.options)
+            reloaded, file_notes = reopen(stage, session.loaded, search.judge, session.options.runtime)
             size = replace(trial.size, bytes=stage.bytes)
             if not reloaded.verdict.passed or too_large(search, size):
                 origin = trial.plan.origin
@@ -87,8 +87,8 @@ def confirm(search: Search, trial: Trial, tests: int, target: Target) -> Confirm
             steps, notes = _steps(search, trial, Step(BOTH, size, reloaded.verdict, test, latency))
             if target.output is not None:
                 publish(stage, session.loaded, target.before_writing)
-        found = Measured(reloaded.verdict, test, latency, steps)
-        return Confirmed(reloaded.model, size, found, claim, target.output, (*notes, *file_notes))
+        measurements = Measured(reloaded.verdict, test, latency, steps)
+        return Confirmed(reloaded.model, size, measurements, claim, target.output, (*notes, *file_notes))
 
 
 def too_large(search: Search, size: Size) -> bool:

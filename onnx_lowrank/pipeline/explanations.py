@@ -48,7 +48,7 @@ def nearest(trials: Sequence[Trial]) -> Trial:
 
 
 def blame(steps: Sequence[Step]) -> str:
-    """Say what the steps of a failed stack do by themselves: which of them broke it."""
+    """Say what factoring and post-quantisation do by themselves where both together failed: which is the cause."""
     said = []
     for step in steps:
         if step.name in ALONE:

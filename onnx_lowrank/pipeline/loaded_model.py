@@ -14,7 +14,7 @@ from onnx_lowrank.errors import DataError, GoalError, MetricError, ModelError
 from onnx_lowrank.graph import model_io
 from onnx_lowrank.graph.model_io import Standing
 from onnx_lowrank.metrics import Metric, choose_metric, impossible_goal
-from onnx_lowrank.options import Gate, Options
+from onnx_lowrank.options import Gate, Options, Runtime
 from onnx_lowrank.passes.prepare import prepared
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime.batching import batch_size
@@ -24,7 +24,7 @@ from onnx_lowrank.types import Feed, Outputs
 from onnx_lowrank.validation import Judge
 
 PREVIEW, PREVIEW_LEAST, PREVIEW_LEVEL = 5, 100, 0.999
-"""A first glance takes a fifth of the validation samples, at least 100, and intervals of this level."""
+"""A preview takes a fifth of the validation samples, at least 100, and intervals of this level."""
 RANDOM_WARNING = (
     "calibrated and validated on random data: nothing here says how the model does on real inputs; give --data"
 )
@@ -52,7 +52,7 @@ class LoadedModel:
     model: what is worked on: the original, but with its nodes in order, with functions that hold weights `inlined`
     (their names), and with so many weights `moved` out of the bodies of If, Loop and Scan. files: those it was read
     from, which nothing may overwrite; none for a model given as an object. standing: how far the original passes
-    onnx.checker, which is what the result is held to.
+    onnx.checker, which the result must pass as well.
     """
 
     model: onnx.ModelProto
@@ -67,10 +67,10 @@ class LoadedModel:
     standing: Standing = field(default_factory=Standing)
 
     @staticmethod
-    def of(model: onnx.ModelProto | Path | str, options: Options) -> LoadedModel:
+    def of(model: onnx.ModelProto | Path | str, runtime: Runtime) -> LoadedModel:
         """Load and open a model. Raises ModelError, RuntimeProblem."""
         read = read_model(model)
-        runner = Runner(read.model, runtime=options.runtime)
+        runner = Runner(read.model, runtime=runtime)
         standing = model_io.standing(read.model if isinstance(model, onnx.ModelProto) else Path(model))
         ready, sha256 = prepared(read.model), model_io.content_hash(read.model)
         return LoadedModel(
@@ -172,10 +172,10 @@ def make_judge(
 def make_preview(
     loaded: LoadedModel, samples: Samples, metric: Metric, gate: Gate, options: Options, *, spread: bool = False
 ) -> Judge | None:
-    """Return the judge of a first glance, at a part of the samples and at a level that no chance survives.
+    """Return the judge of a preview: a part of the samples, at a level so high that chance does not decide.
 
-    A candidate whose drop's interval lies above the allowed drop even there need not see the rest; one that passes
-    the glance has still to pass the whole set. None where the set is too small to save anything.
+    A candidate whose drop's interval lies above the allowed drop even there is not run on the rest; one that passes the
+    preview still has to pass on the whole set. None where the set is too small to save anything.
     """
     count = max(len(samples) // PREVIEW, PREVIEW_LEAST)
     if 2 * count > len(samples):
@@ -189,9 +189,12 @@ def batch_of(loaded: LoadedModel, feeds: Sequence[Feed]) -> int:
     return batch_size(loaded.runner, feeds)
 
 
-def same_interface(one: Runner, other: Runner) -> None:
+def same_interface(original: Runner, candidate: Runner) -> None:
     """Raise ModelError where two models differ in inputs or outputs."""
-    for kind, first, second in (("input", one.inputs, other.inputs), ("output", one.outputs, other.outputs)):
+    for kind, first, second in (
+        ("input", original.inputs, candidate.inputs),
+        ("output", original.outputs, candidate.outputs),
+    ):
         if [(s.name, s.type) for s in first] != [(s.name, s.type) for s in second]:
             raise ModelError(
                 f"the models differ in their {kind}s: {_names(first)} against {_names(second)};"

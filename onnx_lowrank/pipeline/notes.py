@@ -14,7 +14,7 @@ from onnx_lowrank.weights.inventory import Inventory
 
 
 def loading_notes(loaded: LoadedModel, inventory: Inventory) -> list[str]:
-    """Return what was done to a model so that its weights can be factored, and what its result is held to."""
+    """Return what was done to a model so that its weights can be factored, and which check its result must pass."""
     notes = [*held_notes(loaded.standing), *preparation_notes(loaded.inlined, loaded.moved)]
     integers = sum(site.itemsize == 1 for site in inventory.sites)
     return [*notes, *([quantised_note(integers)] if integers else [])]
@@ -34,7 +34,7 @@ def standing_notes(standing: Standing, which: str) -> list[str]:
 
 
 def held_notes(standing: Standing) -> list[str]:
-    """Return the same of an original, with what its result is held to."""
+    """Return the same of an original, with the check that its result must pass."""
     held = "to the basic check" if standing.level is Level.BASIC else "to that"
     return [f"{note}: the result is held {held}" for note in standing_notes(standing, "the original")]
 
@@ -90,11 +90,11 @@ def inventory_notes(inventory: Inventory, feeds: Sequence[Feed]) -> list[str]:
         names = [call.data for call in inventory.calls[site.id] if call.observable == "outputs"]
         if not names:
             continue
-        given = [feed[name].reshape(-1) for feed in feeds for name in names if name in feed]
+        indices = [feed[name].reshape(-1) for feed in feeds for name in names if name in feed]
         rows = site.shape[1]
-        seen = len(np.unique(np.concatenate(given) % rows)) if given else 0
+        seen = len(np.unique(np.concatenate(indices) % rows)) if indices else 0
         if seen < rows:
-            known = f"{seen:,} of the {rows:,} rows" if given else f"an unknown part of the {rows:,} rows"
+            known = f"{seen:,} of the {rows:,} rows" if indices else f"an unknown part of the {rows:,} rows"
             notes.append(
                 f"{site.node}: calibration looks up {known} of its table; what factoring does to the others is not"
                 f" measured: give samples that hold them, for validation too, or --exclude '{site.weight}'"

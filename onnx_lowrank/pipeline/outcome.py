@@ -43,19 +43,21 @@ def unchanged(
     )
 
 
-def changed(session: Session, goal: Goal, ledger: Ledger, trial: Trial, found: Confirmed) -> Result:
+def changed(session: Session, goal: Goal, ledger: Ledger, trial: Trial, confirmed: Confirmed) -> Result:
     """Return the smaller model that a plan gave, with everything that was looked at."""
-    verdict = found.measured.verdict
+    verdict = confirmed.measured.verdict
     reason = "" if verdict is None else verdict.claim(len(ledger.trials))
-    result = unchanged(session, goal, reason, ledger.noting(*found.notes), found.measured)
-    return replace(result, model=found.model, made=Made(trial.plan, found.size, found.certificate, found.output))
+    result = unchanged(session, goal, reason, ledger.noting(*confirmed.notes), confirmed.measured)
+    return replace(
+        result, model=confirmed.model, made=Made(trial.plan, confirmed.size, confirmed.certificate, confirmed.output)
+    )
 
 
-def refuted(session: Session, goal: Goal, ledger: Ledger, found: Refuted) -> Result:
+def refuted(session: Session, goal: Goal, ledger: Ledger, refutation: Refuted) -> Result:
     """Return the original: the test samples contradict what validation found."""
-    reason = explanations.refuted(found.verdict, found.test, found.steps)
-    measured = Measured(test=found.test, steps=found.steps)
-    return unchanged(session, goal, reason, ledger.noting(*found.notes), measured)
+    reason = explanations.refuted(refutation.verdict, refutation.test, refutation.steps)
+    measured = Measured(test=refutation.test, steps=refutation.steps)
+    return unchanged(session, goal, reason, ledger.noting(*refutation.notes), measured)
 
 
 def nothing(session: Session, goal: Goal, state: SensitivityState, ledger: Ledger) -> Result:

@@ -52,7 +52,7 @@ class Point:
 def pareto(session: Session, goal: Goal) -> list[Point]:
     """Return the curve, largest model first; what was measured for a goal is not measured again.
 
-    The plans are chosen as the study's options say: with terms between weights, or by the paper's rule. Raises
+    The plans are chosen as the session's options say: with terms between weights, or by the paper's rule. Raises
     GoalError where no weight can be factored, and for continuation, which has no one collection.
     """
     refusal = no_curve(session.options)

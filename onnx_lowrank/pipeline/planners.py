@@ -32,7 +32,7 @@ EXPECTED, BEFORE = 7, 3
 QUANTIZED_SCREENS = (4, 0.15)
 """SCREENS and CLOSE where every plan has to be quantised first."""
 Proposals = Generator[Plan, bool, None]
-"""Plans to measure, in order; told of each whether it passed."""
+"""Plans to measure, in order; whether each passed is sent back."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,7 +114,7 @@ class LosslessPlanner:
         return sorted(passed, key=lambda t: (t.verdict.drop.estimate, float(rounded(np.asarray(t.plan.loss)))))
 
     def budget(self, search: Search) -> float:
-        """Return what the sites may cost. Raises GoalError like `budget_of`; what int8 can reach shows later."""
+        """Return what the sites may cost. Raises GoalError like `budget_of`; what int8 attains shows later."""
         goal = _lossless(search.goal)
         if search.measures_files:
             alone = search.session.quantizer.alone().ByteSize()

@@ -57,28 +57,28 @@ class PostQuantizer:
             return factored
         if self._last is None or self._last[0] != key:
             self._last = (key, self._quantised(factored))
-        made = onnx.ModelProto()
-        made.CopyFrom(self._last[1])
-        return made
+        copy = onnx.ModelProto()
+        copy.CopyFrom(self._last[1])
+        return copy
 
     def alone(self) -> onnx.ModelProto:
         """Return the original after the same step, made once; known to load. Raises ModelError."""
         if self._original is None:
-            made = self._quantised(self.loaded.model)
+            model = self._quantised(self.loaded.model)
             try:
-                Runner(made, runtime=self.options.runtime)
+                Runner(model, runtime=self.options.runtime)
             except ModelError as error:
                 raise ModelError(f"--then {self.options.then}: after it {error}; leave --then out") from error
-            self._original = made
+            self._original = model
         return self._original
 
     def _quantised(self, model: onnx.ModelProto) -> onnx.ModelProto:
         if self.options.then is None:
             raise ValueError("nothing comes after factoring")
         with self.clock.step("quantising", 1) as advance:
-            made = quantised(model, self.options.then, self.feeds)
+            result = quantised(model, self.options.then, self.feeds)
             advance(1)
-        return made
+        return result
 
     def int8(self, judge: Judge, before: Size) -> Step:
         """Return what the step does to the original by itself."""

@@ -1,4 +1,4 @@
-"""`--target-size` of a stack: int8 files are measured, not predicted, and the budget of the factors follows."""
+"""`--target-size` with post-quantisation: int8 files are measured, not predicted; the factors' budget follows."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from onnx_lowrank.graph.model_io import main_opset
 from onnx_lowrank.graph.traversal import reads
 from onnx_lowrank.numerics import linalg
 from onnx_lowrank.ops import Call, call_of
-from onnx_lowrank.options import Options
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.runtime.batching import batch_size, batches, join
@@ -81,8 +81,8 @@ class _Sums:
         if energy <= 0:
             return [np.zeros_like(self.D) for _ in ridges]
         values, vectors = linalg.eigen(self.G)
-        turned = self.D @ vectors
-        return [(turned / (values + ridge * energy)) @ vectors.T for ridge in ridges]
+        rotated = self.D @ vectors
+        return [(rotated / (values + ridge * energy)) @ vectors.T for ridge in ridges]
 
     def gain(self, step: Array) -> float:
         """Return by how much L + Δ lowers Σ‖y − L α v‖² on these samples."""
@@ -95,7 +95,7 @@ def refit(
     plan: Plan,
     factors: Mapping[FactorKey, Factors],
     feeds: Sequence[Feed],
-    options: Options,
+    runtime: Runtime,
     *,
     ridges: Sequence[float] = RIDGES,
     batch: int = 1,
@@ -106,13 +106,13 @@ def refit(
     Sites that do not feed each other share a pass over the feeds, through the original and the candidate, each cut to
     what leads there; `passes` counts them, `progress` gets the samples of each. A factor stays where its sums are not
     finite, where the candidate has other shapes than the original, or where no ridge helps (so with one sample).
-    Raises PlanError for a site that is not in `found`, ModelError or RuntimeProblem where onnxruntime refuses.
+    Raises PlanError for a site that is not in `inventory`, ModelError or RuntimeProblem where onnxruntime refuses.
     """
     refitted = dict(factors)
     candidate = rewrite(model, inventory, plan, factors)
     for group in _groups(model, inventory, plan, factors):
         ends = _ends(candidate, group)
-        halves = _collect(model, candidate, group, ends, feeds, options, batch, progress)
+        halves = _collect(model, candidate, group, ends, feeds, runtime, batch, progress)
         for target in group:
             last = _solve(target.last, [half[target.key] for half in halves], ridges)
             if last is None:
@@ -166,10 +166,10 @@ def _targets(inventory: Inventory, plan: Plan, factors: Mapping[FactorKey, Facto
             raise PlanError(f"the plan factors {choice.weight!r}, which cannot be factored in this model")
         key = (choice.site, choice.option.scheme)
         calls, storage = inventory.calls[choice.site], inventory.sources[choice.site].storage
-        if choice.site in inventory.bodies or (
-            choice.option.shared_input and storage.narrow
-        ):  # nothing in there can be looked
-            continue  # at; what siblings share is balanced for all of them at once
+        if choice.site in inventory.bodies:  # tensors in bodies cannot be observed
+            continue
+        if choice.option.shared_input and storage.narrow:  # a shared first factor is balanced for all members at once
+            continue
         chain = storage.seen(factors[key].chain(choice.option.ranks))
         last = chain.stages[-1]
         tied = any(call.transposed for call in calls)
@@ -182,7 +182,7 @@ def _ends(candidate: onnx.ModelProto, group: Sequence[_Target]) -> dict[str, Cal
     calls = {call.output: call for target in group for call in target.calls}
     opset = main_opset(candidate)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in candidate.graph.initializer}
-    for node in candidate.graph.node:  # what factors of narrow types come through
+    for node in candidate.graph.node:  # the nodes that unpack factors of narrow types
         if node.op_type in ("Cast", "DequantizeLinear") and node.input[0] in shapes:
             shapes[node.output[0]] = shapes[node.input[0]]
     ends = {}
@@ -200,15 +200,15 @@ def _collect(
     group: Sequence[_Target],
     ends: Mapping[str, Call],
     feeds: Sequence[Feed],
-    options: Options,
+    runtime: Runtime,
     batch: int,
     progress: Callable[[int], None] | None,
 ) -> list[dict[FactorKey, _Sums]]:
     """Return the sums of every site in the group over the even samples and over the odd ones."""
     calls = [call for target in group for call in target.calls]
     wanted = [name for call in calls for name in (call.output, call.input(2)) if name]
-    original = _runner(model, wanted, options)
-    compressed = _runner(candidate, [end.data for end in ends.values()], options)
+    original = _runner(model, wanted, runtime)
+    compressed = _runner(candidate, [end.data for end in ends.values()], runtime)
     halves = []
     for half in range(2):
         sums = {t.key: _Sums(np.zeros((t.last.shape[1],) * 2), np.zeros(t.last.shape)) for t in group}
@@ -225,11 +225,11 @@ def _collect(
     return halves
 
 
-def _runner(model: onnx.ModelProto, tensors: Sequence[str], options: Options) -> Runner:
+def _runner(model: onnx.ModelProto, tensors: Sequence[str], runtime: Runtime) -> Runner:
     """Return a session that computes these tensors (inputs of the graph aside) and nothing behind them."""
     inputs = {value.name for value in model.graph.input} - {tensor.name for tensor in model.graph.initializer}
     names = [name for name in dict.fromkeys(tensors) if name not in inputs]
-    return Runner(upstream(model, names), runtime=options.runtime, outputs=names)
+    return Runner(upstream(model, names), runtime=runtime, outputs=names)
 
 
 def _seen(
@@ -256,12 +256,13 @@ def _wide(array: Array) -> Array:
 
 def _solve(last: Array, halves: Sequence[_Sums], ridges: Sequence[float]) -> Array | None:
     """Return the refitted factor (out, rank), None where the old one should stay."""
-    one, other = halves
-    both = one + other
+    first_half, second_half = halves
+    both = first_half + second_half
     if not both.finite:
         return None
     gains = [
-        other.gain(here) + one.gain(there) for here, there in zip(one.steps(ridges), other.steps(ridges), strict=True)
+        second_half.gain(on_first) + first_half.gain(on_second)
+        for on_first, on_second in zip(first_half.steps(ridges), second_half.steps(ridges), strict=True)
     ]
     best = int(np.argmax(gains))
     return last + both.steps([ridges[best]])[0] if gains[best] > 0 else None
@@ -281,12 +282,12 @@ def refitted(
     split: Split,
     inventory: Inventory,
     plan: Plan,
-    made: Mapping[FactorKey, Factors],
-    options: Options,
+    factors: Mapping[FactorKey, Factors],
+    runtime: Runtime,
 ) -> dict[FactorKey, Factors]:
     """Return a plan's factors with the last ones refitted on a part of the calibration samples."""
     feeds: Sequence[Feed] = split.calibration.feeds
     count = min(len(feeds), REFITTED)
     chosen = [feeds[i * len(feeds) // count] for i in range(count)]
     batch = batch_size(loaded.runner, chosen)
-    return refit(loaded.model, inventory, plan, made, chosen, options, batch=batch)
+    return refit(loaded.model, inventory, plan, factors, chosen, runtime, batch=batch)

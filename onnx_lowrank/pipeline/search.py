@@ -46,11 +46,11 @@ class Search:
         return getattr(self.goal, "target_size", None) is not None and self.session.quantizer.active
 
     def candidate(self, plan: Plan) -> onnx.ModelProto:
-        """Return the model that a plan stands for, after all steps: what is judged and saved."""
+        """Return the model of a plan after all steps: what is judged and saved."""
         return self.session.quantizer.on(self.factored(plan), plan.choices)
 
     def factored(self, plan: Plan) -> onnx.ModelProto:
-        """Return the model that a plan stands for, factored and nothing else."""
+        """Return the model of a plan, factored and nothing else."""
         session = self.session
         return rewrite(session.loaded.model, session.inventory, plan, session.factors(plan, self.state))
 

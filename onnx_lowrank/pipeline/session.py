@@ -100,7 +100,7 @@ class Session:
         options = options or Options()
         clock = Clock(progress or Silent())
         sources = samples if isinstance(samples, DataSources) else DataSources(data=samples)  # type: ignore[arg-type]
-        loaded = LoadedModel.of(model, options)
+        loaded = LoadedModel.of(model, options.runtime)
         split = read_samples(loaded, sources, options, clock)
         inventory = find_sites(
             loaded.model, include=options.include, exclude=options.exclude, multiple=options.rank_multiple
@@ -176,10 +176,13 @@ class Session:
     def judge(self, gate: Gate) -> Judges:
         """Return the judges on validation; the original is measured once a gate."""
         metric, _ = self.metric(gate)
-        given = (self.loaded, self.split.validation, metric, gate, self.options)
+        validation = self.split.validation
         return self._once(
             ("judges", gate),
-            lambda: Judges(make_judge(*given, spread=self.spread), make_preview(*given, spread=self.spread)),
+            lambda: Judges(
+                make_judge(self.loaded, validation, metric, gate, self.options, spread=self.spread),
+                make_preview(self.loaded, validation, metric, gate, self.options, spread=self.spread),
+            ),
         )
 
     def test_judge(self, gate: Gate) -> Judge | None:
@@ -210,8 +213,8 @@ class Session:
     @property
     def state(self) -> SensitivityState | None:
         """What was collected; None before `collect`."""
-        found: SensitivityState | None = self._known.get("state")
-        return found
+        state: SensitivityState | None = self._known.get("state")
+        return state
 
     @property
     def divergence(self) -> DivergenceKind:
@@ -263,19 +266,19 @@ class Session:
 
     def shrink(self, state: SensitivityState, plan: Plan) -> SensitivityState:
         """Go one step of continuation: collect again on the plan's model."""
-        there = go_on(self.loaded, self.inventory, state, plan, self.options, self.clock)
-        return replace(there, curves=self._signed(there.curves, there.calibrated))
+        shrunk = go_on(self.loaded, self.inventory, state, plan, self.options, self.clock)
+        return replace(shrunk, curves=self._signed(shrunk.curves, shrunk.calibrated))
 
     def factors(self, plan: Plan, state: SensitivityState) -> dict[FactorKey, Factors]:
         """Return the factors of a plan: as they were decomposed, or refitted on the compressed prefix."""
-        made = dict(state.calibrated.decomposed.factors)
+        decomposed = dict(state.calibrated.decomposed.factors)
         if not self.options.refit:
-            return made
-        return self._once(("refitted", plan.choices), lambda: self._refitted(plan, made))
+            return decomposed
+        return self._once(("refitted", plan.choices), lambda: self._refitted(plan, decomposed))
 
-    def _refitted(self, plan: Plan, made: dict[FactorKey, Factors]) -> dict[FactorKey, Factors]:
+    def _refitted(self, plan: Plan, decomposed: dict[FactorKey, Factors]) -> dict[FactorKey, Factors]:
         with self.clock.step("refitting", 1) as advance:
-            factors = refitted(self.loaded, self.split, self.inventory, plan, made, self.options)
+            factors = refitted(self.loaded, self.split, self.inventory, plan, decomposed, self.options.runtime)
             advance(1)
         return factors
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import onnx
 
 from onnx_lowrank.graph.model_io import Level, StagedModel, check, load, staged
-from onnx_lowrank.options import Options
+from onnx_lowrank.options import Options, Runtime
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.types import Certificate, Feed, Plan, Verdict
@@ -85,15 +85,15 @@ class Reloaded:
     verdict: Verdict
 
 
-def reopen(stage: StagedModel, loaded: LoadedModel, judge: Judge, options: Options) -> tuple[Reloaded, list[str]]:
+def reopen(stage: StagedModel, loaded: LoadedModel, judge: Judge, runtime: Runtime) -> tuple[Reloaded, list[str]]:
     """Check the file, open it, judge it. Raises ModelError where it does not pass the checker or cannot be loaded."""
     notes = checked(stage.path, loaded)
-    runner = Runner(stage.path, runtime=options.runtime)
+    runner = Runner(stage.path, runtime=runtime)
     return Reloaded(runner, load(stage.path), judge.judge(runner)), notes
 
 
 def checked(path: Path, loaded: LoadedModel) -> list[str]:
-    """Hold a file to the level that the original meets. Return what there is to say where that is not the full one.
+    """Check a file at the level that the original passes. Return a note where that is not the full check.
 
     Raises ModelError where it is below. Opening it with onnxruntime comes next, and is the lowest level.
     """

@@ -8,7 +8,7 @@ number together with the rank; here only its rule for the ranks is compared, on 
 
 *The paper* (Zhang et al., arXiv 2412.06867): choose ranks by the first-order change of the loss ⟨G, δ⟩ alone.
 
-- From its abstract: factor error and loss are one problem, with a perturbation range for the error, posed as a
+- From its abstract: factor error and loss are one problem, with a trust range for the error, stated as a
   numerical rank deficiency with inequality constraints; "lossless" takes the best accuracy while it compresses,
   "compact" the smallest size that keeps the performance; no fine-tuning. From a summary of it (sciencestack.ai): both
   are greedy. From docs/method.md, section 1: ⟨G_i, δ_i⟩ ≤ 0, ‖W_i − L_i R_i‖ ≤ ε_i and 0 < k_i < nm / (n + m).
@@ -16,7 +16,7 @@ number together with the rank; here only its rule for the ranks is compared, on 
   ties (every slope is 0 without labels) to the least error where lossless, to the least cost where compact; how
   lossless goes on to a budget; and γ itself, which has no value here that would be the paper's.
 
-All of them look at every weight by itself: options that tie a site to its siblings are not taken.
+All of them look at every weight by itself: options of a shared input are not taken.
 
 Meant for curves of the plain SVD (`error` = ‖δ‖² / ‖W‖²). The rules take the slope as it is: its standard error and the
 second order (`Option.loss`), which the paper leaves out, are left out here.
@@ -136,7 +136,7 @@ def _cost(problem: Problem, picks: Sequence[int]) -> float:
 
 
 def _within(curve: Curve, gamma: float) -> list[int]:
-    """Return the options inside the perturbation range that save parameters (0 < k < nm / (n + m))."""
+    """Return the options inside the trust range that save parameters (0 < k < nm / (n + m))."""
     dense = curve.dense.cost.parameters
     return [
         i

@@ -19,24 +19,25 @@ RESOLUTION = 0.002
 def compact(problem: Problem) -> Generator[Plan, bool, None]:
     """Yield plans to measure; send back whether each held. The smallest that held is the answer.
 
-    Goes up from the smallest reachable cost (taken to fail) in BOLD steps until a plan holds, then bisects between it
-    and the last that failed. A plan often costs less than its budget, so the bracket closes on costs, not on budgets.
+    Goes up from the smallest possible cost (assumed to fail) in INITIAL_STEPS equal steps until a plan holds, then
+    bisects between it and the last that failed. A plan often costs less than its budget, so the bracket closes on
+    costs, not on budgets.
     """
     low, high = problem.smallest, problem.dense
-    span, found = high - low, False
+    span, any_held = high - low, False
     seen: set[object] = set()
     for step in range(STEPS):
         if high - low <= RESOLUTION * span:
             return
-        bold = step < INITIAL_STEPS and not found
-        budget = problem.smallest + span * (step + 1) / (INITIAL_STEPS + 1) if bold else (low + high) / 2
-        plan = least_loss(problem, budget, f"proposal {step + 1}" if bold else f"bisection {step + 1}")
+        rising = step < INITIAL_STEPS and not any_held
+        budget = problem.smallest + span * (step + 1) / (INITIAL_STEPS + 1) if rising else (low + high) / 2
+        plan = least_loss(problem, budget, f"proposal {step + 1}" if rising else f"bisection {step + 1}")
         if plan is None or not plan.factored or plan.choices in seen:
             low = max(low, budget)
             continue
         seen.add(plan.choices)
         held = yield plan
-        found = found or held
+        any_held = any_held or held
         if held:
             high = min(budget, amount(plan.cost, problem.resource))
         else:

@@ -1,8 +1,8 @@
 """The quadratic choice: what truncations of different sites do to the loss together.
 
 docs/method.md, section 3.8: the rise of a choice is ½ E_s (Σ_i ⟨Γ_s, δ_i⟩)², whose cross terms between sites the sum of
-`Option.loss` leaves out. With t_i = −⟨Γ_s, δ_i⟩ of every option, a site's share against the others as they stand is
-½ E t_i² + E t_i Σ_{j≠i} t_j: a knapsack again, solved a few rounds long. The cross terms come from few samples and are
+`Option.loss` leaves out. With t_i = −⟨Γ_s, δ_i⟩ of every option, a site's share, given the choices of the others, is
+½ E t_i² + E t_i Σ_{j≠i} t_j: a knapsack again, solved in a few rounds. The cross terms come from few samples and are
 noisy (docs/method.md, section 3.8: mostly worse than none in the ablation), so validation decides about such a plan.
 """
 
@@ -100,7 +100,7 @@ def _descended(
 ) -> list[int]:
     """Swap one site at a time to its best option that fits, while the joint rise falls.
 
-    alone: (options,) whether an option of the site ties it to no siblings; those that are tied stay.
+    alone: (options,) whether an option of the site is the site's alone; options of a shared input stay.
     """
     picks = list(start)
     total = sum((t[:, pick] for t, pick in zip(columns, picks, strict=True)), np.zeros(1))
@@ -114,10 +114,10 @@ def _descended(
             share = np.where(own & (spent - cost[now] + cost <= budget), _share(t, total - t[:, now]), np.inf)
             share[now] = _share(t[:, [now]], total - t[:, now])[0]
             least = GAIN * float(np.mean(total**2))
-            found = int(np.argmin(np.where(share <= share.min() + least, cost, np.inf)))
-            if share[now] - share[found] > 2 * least:
-                total, picks[site] = total + t[:, found] - t[:, now], found
-                spent += float(cost[found] - cost[now])
+            best = int(np.argmin(np.where(share <= share.min() + least, cost, np.inf)))
+            if share[now] - share[best] > 2 * least:
+                total, picks[site] = total + t[:, best] - t[:, now], best
+                spent += float(cost[best] - cost[now])
         if picks == before:
             break
     return picks

@@ -1,7 +1,7 @@
 """The multiple-choice knapsack: exactly one option a group, least loss within a budget. Pure arrays.
 
-Some options of several groups may be tied: all of them are taken, or none (siblings with one first factor). A tie costs
-a few columns and equations more, however many options its groups have of their own.
+Some options of several groups may be tied: all of them are taken, or none (a shared input with one first factor). A tie
+costs a few columns and equations more, however many options its groups have of their own.
 
 Losses that differ by rounding alone are equal (`rounding`): on any processor the solver is given the same numbers.
 Solved exactly by HiGHS (scipy.optimize.milp); where that ends without a solution, by the Lagrangian relaxation
@@ -41,13 +41,13 @@ def solve(losses: Sequence[Array], costs: Sequence[Array], budget: float, ties: 
     prepared = _prepared(losses, costs, budget, ties)
     if prepared is None:
         return None
-    kept, groups = prepared
-    if not kept:
+    indices, groups = prepared
+    if not indices:
         return []
     near = lagrangian(groups, budget)
     exact = _milp(groups, budget, scale=_total(groups.losses, near))
     picks = near if exact is None or _total(groups.losses, exact) > _total(groups.losses, near) else exact
-    return [int(k[pick]) for k, pick in zip(kept, picks, strict=True)]
+    return [int(k[pick]) for k, pick in zip(indices, picks, strict=True)]
 
 
 def relaxed(
@@ -57,10 +57,10 @@ def relaxed(
     prepared = _prepared(losses, costs, budget, ties)
     if prepared is None:
         return None
-    kept, groups = prepared
-    if not kept:
+    indices, groups = prepared
+    if not indices:
         return []
-    return [int(k[pick]) for k, pick in zip(kept, lagrangian(groups, budget), strict=True)]
+    return [int(k[pick]) for k, pick in zip(indices, lagrangian(groups, budget), strict=True)]
 
 
 def least_cost(costs: Sequence[Array], ties: Sequence[Tie] = ()) -> float:
@@ -90,19 +90,19 @@ def _prepared(
     losses = [loss - loss.min() for loss in map(rounded, losses)]
     if least_cost(costs, ties) > budget * (1 + SLACK):
         return None
-    kept, free = [], []
+    indices, free = [], []
     for loss, cost, tied in zip(losses, costs, _tied(len(losses), ties), strict=True):
         own = np.array([i for i in range(len(loss)) if i not in tied])
         own = own[_undominated(loss[own], cost[own])]
-        kept.append(np.array([*own, *sorted(tied)]))
+        indices.append(np.array([*own, *sorted(tied)]))
         free.append(len(own))
-    starts = [n + np.searchsorted(k[n:], np.arange(k.max() + 1)) for n, k in zip(free, kept, strict=True)]
+    starts = [n + np.searchsorted(k[n:], np.arange(k.max() + 1)) for n, k in zip(free, indices, strict=True)]
     moved = [
         Tie(tie.groups, np.column_stack([starts[g][tie.rows[:, i]] for i, g in enumerate(tie.groups)])) for tie in ties
     ]
-    return kept, Groups(
-        [loss[k] for loss, k in zip(losses, kept, strict=True)],
-        [cost[k] for cost, k in zip(costs, kept, strict=True)],
+    return indices, Groups(
+        [loss[k] for loss, k in zip(losses, indices, strict=True)],
+        [cost[k] for cost, k in zip(costs, indices, strict=True)],
         free,
         moved,
     )
@@ -115,12 +115,12 @@ def _total(values: Sequence[Array], picks: Sequence[int]) -> float:
 def _undominated(loss: Array, cost: Array) -> Array:
     """Return the indices of options that no other beats in both, by rising cost; of ties, rounding aside, the first."""
     order = np.lexsort((loss, cost))
-    best, kept = np.inf, []
+    best, indices = np.inf, []
     for index in order:
         if not not_above(best, loss[index]):
-            kept.append(index)
+            indices.append(index)
             best = loss[index]
-    return np.array(kept)
+    return np.array(indices)
 
 
 def _milp(groups: Groups, budget: float, scale: float) -> list[int] | None:
@@ -207,7 +207,8 @@ def _improved(groups: Groups, budget: float, picks: list[int]) -> list[int]:
     free = place < np.asarray(groups.free)[group]
     rows = [(tie, row) for tie in groups.ties for row in range(len(tie.rows))]
     cost, loss = (
-        np.concatenate([*each, *(tie.summed(each) for tie in groups.ties)]) for each in (groups.costs, groups.losses)
+        np.concatenate([*per_group, *(tie.summed(per_group) for tie in groups.ties)])
+        for per_group in (groups.costs, groups.losses)
     )
     while True:
         extra = cost - _held(groups.costs, groups.ties, picks, sizes)

@@ -58,7 +58,7 @@ class Problem:
 
     @property
     def ties(self) -> list[Tie]:
-        """The options that siblings take together or not at all. Raises ValueError for one that a sibling lacks."""
+        """The options that all members of a shared input take, or none. Raises ValueError where a member lacks one."""
         places = {curve.site: group for group, curve in enumerate(self.curves)}
         rows: dict[tuple[str, ...], dict[tuple[str, Ranks], dict[str, int]]] = {}
         for curve in self.curves:
@@ -66,8 +66,8 @@ class Problem:
                 if option.shared_input:
                     row = rows.setdefault(option.shared_input, {}).setdefault((option.scheme, option.ranks), {})
                     row[curve.site] = index
-        for shared, found in rows.items():
-            if any(row.keys() != set(shared) for row in found.values()):
+        for shared, by_form in rows.items():
+            if any(row.keys() != set(shared) for row in by_form.values()):
                 names = ", ".join(shared)
                 raise ValueError(
                     f"weights of a shared input take the same options together: {names} have different ones"
@@ -75,9 +75,9 @@ class Problem:
         return [
             Tie(
                 tuple(places[site] for site in shared),
-                np.array([[row[site] for site in shared] for row in found.values()]),
+                np.array([[row[site] for site in shared] for row in by_form.values()]),
             )
-            for shared, found in rows.items()
+            for shared, by_form in rows.items()
         ]
 
     def best(self, budget: float, origin: str, loss: Callable[[Option], float] | None = None) -> Plan | None:
@@ -94,28 +94,28 @@ class Problem:
         picks = within_all(losses, budgets, solver, self.ties)
         if picks is None:
             return None
-        costs = [np.stack(each) for each in zip(*(cost for cost, _ in budgets), strict=True)]
+        costs = [np.stack(site_costs) for site_costs in zip(*(cost for cost, _ in budgets), strict=True)]
         return self.plan(settled(picks, losses, costs, self.curves), origin)
 
     def uniform(self, budget: float) -> Plan | None:
         """Return the plan that gives every site the same share of its cost, the largest share that fits.
 
-        Every site by itself: siblings do not share a factor here.
+        Every site by itself: no first factor is shared here.
         """
         low, high = 0.0, 1.0
-        found: list[int] | None = None
+        best: list[int] | None = None
         for _ in range(40):
             share = (low + high) / 2
             picks = [self._within(curve, share) for curve in self.curves]
             if self._within_budgets(picks, budget):
-                low, found = share, picks
+                low, best = share, picks
             else:
                 high = share
-        return None if found is None else self.plan(found, "uniform")
+        return None if best is None else self.plan(best, "uniform")
 
     def _within_budgets(self, picks: Sequence[int], budget: float) -> bool:
         spent = sum((c.options[p].cost for c, p in zip(self.curves, picks, strict=True)), Cost())
-        return all(amount(spent, each) <= most for each, most in ((self.resource, budget), *self.caps))
+        return all(amount(spent, resource) <= most for resource, most in ((self.resource, budget), *self.caps))
 
     def _within(self, curve: Curve, share: float) -> int:
         """Return the option of least error within a share of the dense cost, or the cheapest."""

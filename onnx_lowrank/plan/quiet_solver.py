@@ -1,4 +1,4 @@
-"""A solver that writes to the process's standard output, whatever its options say: held back where that is asked for.
+"""HiGHS writes to the process's standard output, whatever its options are: suppressed where that is asked for.
 
 (`HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();`, scipy 1.17.) Only file descriptor 1 itself
 can be turned away, and with it whatever other threads write meanwhile. So a library leaves it alone; the command line,
@@ -25,10 +25,10 @@ def hold_back() -> None:
 def silent() -> Iterator[None]:
     """Hold back what HiGHS writes to the process's standard output, where `hold_back` was called; else do nothing."""
     try:
-        kept = os.dup(1) if _held_back else None
+        saved_stdout = os.dup(1) if _held_back else None
     except OSError:  # no standard output at all
-        kept = None
-    if kept is None:
+        saved_stdout = None
+    if saved_stdout is None:
         yield
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -37,6 +37,6 @@ def silent() -> Iterator[None]:
         os.dup2(nowhere, 1)
         yield
     finally:
-        os.dup2(kept, 1)
-        os.close(kept)
+        os.dup2(saved_stdout, 1)
+        os.close(saved_stdout)
         os.close(nowhere)

@@ -59,14 +59,14 @@ def undominated(divergences: Sequence[float], expected: float) -> list[int]:
     """
     values = rounded(np.asarray(divergences, np.float64))
     values = np.where(values < NOISE * values.max(), 0.0, values)
-    least, kept = math.inf, []
+    least, indices = math.inf, []
     for index in reversed(range(len(values))):
         if values[index] < least:
             least = float(values[index])
-            kept.append(index)
-    kept.reverse()
-    thinned = kept[:1]
-    for index in kept[1:]:
+            indices.append(index)
+    indices.reverse()
+    thinned = indices[:1]
+    for index in indices[1:]:
         if values[index] >= expected or values[index] >= THIN * values[thinned[-1]]:
             thinned.append(index)
     return thinned

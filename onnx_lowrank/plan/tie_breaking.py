@@ -21,10 +21,13 @@ def settled(
     """Return the picks by the rule, losing and costing no more.
 
     losses: (options,) a site. costs: (resources, options) a site, of all resources that a budget binds, the first one
-    first. Options taken together with siblings stay as they are.
+    first. Options of a shared input stay as they are.
     """
     values = [rounded(loss) for loss in losses]
-    chosen = [_preferred(*each) for each in zip(picks, values, costs, curves, strict=True)]
+    chosen = [
+        _preferred(pick, value, cost, curve)
+        for pick, value, cost, curve in zip(picks, values, costs, curves, strict=True)
+    ]
     alike: dict[object, list[int]] = {}
     for site, (value, cost, curve) in enumerate(zip(values, costs, curves, strict=True)):
         if not any(option.shared_input for option in curve.options):

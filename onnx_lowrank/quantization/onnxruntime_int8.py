@@ -30,7 +30,7 @@ instead of .04 and crepe took .56 of the original's time instead of .44 (efficie
 without Relu and Clip, ranges before them ruin efficientnet: its decisions changed in .54 of the samples, not in .09.
 """
 DYNAMIC_OPS = ("MatMul", "Gather", "LSTM", "Attention", "EmbedLayerNormalization")
-"""Gemm is turned into MatMul. Not Conv: onnxruntime's ConvInteger took 5.6 times as long as the float original."""
+"""Gemm is converted to MatMul. Not Conv: onnxruntime's ConvInteger took 5.6 times as long as the float original."""
 CALIBRATED = 128
 """Samples that the ranges of activations are found on, at most: spread over the calibration samples."""
 OLDEST = 13
@@ -58,8 +58,8 @@ class Reader:
 
 def refusal(model: onnx.ModelProto) -> str:
     """Return why a model cannot be quantised, "" where it can be tried."""
-    if there := quantised_ops(model):
-        return f"the model is quantised already (it has {there[0]}): give the float model it was made from"
+    if present := quantised_ops(model):
+        return f"the model is quantised already (it has {present[0]}): give the float model it was made from"
     if model.ByteSize() >= PROTOBUF_LIMIT:
         return f"the model has {model.ByteSize() / 1e9:.1f} GB, and onnxruntime quantises models below 2 GB"
     return ""
@@ -83,14 +83,14 @@ def quantised(model: onnx.ModelProto, then: Then, feeds: Sequence[Feed]) -> onnx
         return _weights(model)
     try:
         with tempfile.TemporaryDirectory(prefix="onnx-lowrank-") as folder:
-            made = _by_onnxruntime(model, then, feeds, Path(folder))
+            int8_model = _by_onnxruntime(model, then, feeds, Path(folder))
     except OSError as error:
         raise ModelError(f"--then {then}: cannot write a temporary file: {first_line(error)}; make room") from error
-    if not quantised_ops(made):
+    if not quantised_ops(int8_model):
         other = "quantize" if then == "quantize-dynamic" else "quantize-dynamic"
         ops = ", ".join(STATIC_OPS[:5] if then == "quantize" else ("MatMul", "Gemm", "Gather", "LSTM"))
         raise ModelError(f"--then {then}: nothing here can be quantised ({ops} in float32 can): try --then {other}")
-    return _named(made, model)
+    return _named(int8_model, model)
 
 
 def _by_onnxruntime(model: onnx.ModelProto, then: Then, feeds: Sequence[Feed], folder: Path) -> onnx.ModelProto:
@@ -114,12 +114,12 @@ def _by_onnxruntime(model: onnx.ModelProto, then: Then, feeds: Sequence[Feed], f
 def _weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with int8 weights. Raises ModelError where there are none to take."""
     try:
-        made = weights_rounded(_recent(model))
+        rounded = weights_rounded(_recent(model))
     except onnx.version_converter.ConvertError as error:
         raise ModelError(f"--then quantize-weights: onnx cannot bring it to opset 13: {first_line(error)}") from error
-    if not any(tensor.data_type == onnx.TensorProto.INT8 for tensor in made.graph.initializer):
+    if not any(tensor.data_type == onnx.TensorProto.INT8 for tensor in rounded.graph.initializer):
         raise ModelError("--then quantize-weights: no weight of 256 numbers or more in float32 is read directly here")
-    return made
+    return rounded
 
 
 def settings(then: Then) -> dict[str, str]:
@@ -167,7 +167,7 @@ def _static(source: Path, target: Path, feeds: Sequence[Feed]) -> None:
 
 
 def _dynamic(source: Path, target: Path) -> None:
-    # behind an operator that shape inference does not know it has to be told: only float32 is quantised here
+    # behind an operator unknown to shape inference the type must be given: only float32 is quantised here
     extra = {"MatMulConstBOnly": True, "DefaultTensorType": int(onnx.TensorProto.FLOAT)}
     quantize_dynamic(
         str(source), str(target), op_types_to_quantize=list(DYNAMIC_OPS), per_channel=True,
@@ -205,28 +205,28 @@ def _without_listed(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _named(made: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
+def _named(model: onnx.ModelProto, source: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with the source's identity: metadata, documentation, inputs and outputs as they were declared.
 
     Raises ModelError where an input or output was lost.
     """
     for field in ("producer_name", "producer_version", "domain", "model_version", "doc_string"):
-        setattr(made, field, getattr(source, field))
-    del made.metadata_props[:]
-    made.metadata_props.extend(source.metadata_props)
-    made.graph.name, made.graph.doc_string = source.graph.name, source.graph.doc_string
-    used = {node.domain for node in all_nodes(made)} | {"", "ai.onnx"}
-    kept = [entry for entry in made.opset_import if entry.domain in used]
-    del made.opset_import[:]
-    made.opset_import.extend(kept)
-    del made.graph.value_info[:]
+        setattr(model, field, getattr(source, field))
+    del model.metadata_props[:]
+    model.metadata_props.extend(source.metadata_props)
+    model.graph.name, model.graph.doc_string = source.graph.name, source.graph.doc_string
+    used = {node.domain for node in all_nodes(model)} | {"", "ai.onnx"}
+    opsets = [entry for entry in model.opset_import if entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
+    del model.graph.value_info[:]
     constants = {tensor.name for tensor in source.graph.initializer}
-    for there, wanted in ((made.graph.input, source.graph.input), (made.graph.output, source.graph.output)):
+    for current, wanted in ((model.graph.input, source.graph.input), (model.graph.output, source.graph.output)):
         values = [value for value in wanted if value.name not in constants]
-        if sorted(v.name for v in there) != sorted(v.name for v in values):
+        if sorted(v.name for v in current) != sorted(v.name for v in values):
             raise ModelError(
                 "the model's inputs or outputs did not survive onnxruntime's quantisation: leave --then out"
             )
-        del there[:]
-        there.extend(values)
-    return made
+        del current[:]
+        current.extend(values)
+    return model

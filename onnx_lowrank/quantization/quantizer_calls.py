@@ -1,4 +1,4 @@
-"""Calls into onnxruntime.quantization: what they raise is a refusal, and what they write is held back."""
+"""Calls into onnxruntime.quantization: what they raise becomes a refusal, and what they print is suppressed."""
 
 from __future__ import annotations
 

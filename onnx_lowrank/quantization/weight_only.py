@@ -56,9 +56,9 @@ def weights_rounded(model: onnx.ModelProto) -> onnx.ModelProto:
     for node in (node for node in model.graph.node if not rounded.keys() & set(node.output)):
         table = node.op_type == TABLE and node.input[0] in rounded
         nodes.extend(_looked_up(node, names[node.input[0]], fresh) if table else [node])
-    kept = [tensor for tensor in model.graph.initializer if tensor.name not in rounded]
-    tensors = [tensor for name, one in rounded.items() for tensor in _stored(one, *names[name])]
-    for field, values in (("node", nodes), ("initializer", [*kept, *tensors])):
+    others = [tensor for tensor in model.graph.initializer if tensor.name not in rounded]
+    tensors = [tensor for name, weight in rounded.items() for tensor in _stored(weight, *names[name])]
+    for field, values in (("node", nodes), ("initializer", [*others, *tensors])):
         copy.graph.ClearField(field)
         getattr(copy.graph, field).extend(values)
     listed = [value for value in copy.graph.input if value.name in rounded]
@@ -70,7 +70,7 @@ def weights_rounded(model: onnx.ModelProto) -> onnx.ModelProto:
 def _rounded(model: onnx.ModelProto) -> dict[str, Rounded]:
     view = read_graph(model)
     outputs = {value.name for value in model.graph.output} | set(view.inner)
-    found = {}
+    rounded = {}
     for name, tensor in view.weights.items():
         uses = view.uses.get(name, [])
         axes = {_axis(use, name, len(tensor.dims)) for use in uses}
@@ -79,8 +79,8 @@ def _rounded(model: onnx.ModelProto) -> dict[str, Rounded]:
         array = onnx.numpy_helper.to_array(tensor)
         tables = {use.node.op_type == TABLE for use in uses}
         if array.size >= LEAST and len(tables) == 1 and np.isfinite(array).all():
-            found[name] = _one(array, int(next(iter(axes)) or 0), tables.pop())
-    return found
+            rounded[name] = _one(array, int(next(iter(axes)) or 0), tables.pop())
+    return rounded
 
 
 def _axis(use: Use, name: str, dims: int) -> int | None:
@@ -102,16 +102,16 @@ def _one(array: Array, axis: int, table: bool) -> Rounded:
     return Rounded(q, scale if table else scale.reshape(-1), axis, table)
 
 
-def _stored(one: Rounded, integers: str, scales: str) -> list[onnx.TensorProto]:
-    return [onnx.numpy_helper.from_array(one.q, integers), onnx.numpy_helper.from_array(one.scale, scales)]
+def _stored(weight: Rounded, integers: str, scales: str) -> list[onnx.TensorProto]:
+    return [onnx.numpy_helper.from_array(weight.q, integers), onnx.numpy_helper.from_array(weight.scale, scales)]
 
 
 def _unpacking(rounded: Mapping[str, Rounded], names: Names) -> list[onnx.NodeProto]:
     """Return the nodes that give every weight but a table under its old name."""
     return [
-        onnx.helper.make_node("DequantizeLinear", list(names[name]), [name], name=f"{name}.unpacked", axis=one.axis)
-        for name, one in rounded.items()
-        if not one.table
+        onnx.helper.make_node("DequantizeLinear", list(names[name]), [name], name=f"{name}.unpacked", axis=weight.axis)
+        for name, weight in rounded.items()
+        if not weight.table
     ]
 
 

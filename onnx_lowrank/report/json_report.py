@@ -48,7 +48,7 @@ def _text(kind: str, content: dict[str, Any]) -> str:
 
 def result_json(result: Result) -> str:
     """Return the report of `optimize`; `sensitivity` holds every site's probes and options."""
-    original, request, found = result.original, result.request, result.findings
+    original, request, findings = result.original, result.request, result.findings
     content: dict[str, Any] = {
         "changed": result.changed,
         "reason": result.reason,
@@ -65,7 +65,7 @@ def result_json(result: Result) -> str:
         "divergence": request.divergence,
         "metric": request.metric,
         **plain(result.measured),
-        **plain(found),
+        **plain(findings),
         "algorithm": request.goal.name,
     }
     content["predicted_latency_ratio"] = plain(result.predicted_ratio)
@@ -89,7 +89,7 @@ def result_json(result: Result) -> str:
                 for o in curve.options
             ],
         }
-        for curve in found.curves
+        for curve in findings.curves
     ]
     return _text("report", content)
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 def titled(title: str, *columns: str) -> Table:
     """Return a table whose first column is text and whose others are numbers."""
-    made = Table(
+    table = Table(
         title=title,
         title_justify="left",
         title_style="bold",
@@ -17,5 +17,5 @@ def titled(title: str, *columns: str) -> Table:
         collapse_padding=True,
     )
     for index, column in enumerate(columns):
-        made.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
-    return made
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    return table

@@ -1,4 +1,4 @@
-"""What each step of a stack does by itself, beside both together."""
+"""What factoring and post-quantisation each do by themselves, beside both together."""
 
 from __future__ import annotations
 

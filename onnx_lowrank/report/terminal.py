@@ -132,7 +132,7 @@ def _sites_table(result: Result) -> Table:
 
 
 def _numbered(shared_inputs: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], int]:
-    """Return a number for every family, from 1, as they come."""
+    """Return a number for every shared input, from 1, in order."""
     return {shared: number for number, shared in enumerate(dict.fromkeys(shared_inputs), 1)}
 
 
@@ -149,7 +149,7 @@ def _taken(result: Result) -> list[tuple[Curve | None, Option]]:
 
 
 def _beyond(curve: Curve | None, option: Option) -> bool:
-    """Return whether an option lies beyond the perturbation range: what it loses was measured."""
+    """Return whether an option lies beyond the trust range: its loss was measured."""
     return curve is not None and curve.trust_range is not None and not option.dense and option.error > curve.trust_range
 
 
@@ -213,13 +213,13 @@ def render_comparison(comparison: Comparison) -> Iterator[RenderableType]:
     _latency_row(table, comparison.latency)
     yield table
     outputs = _table("Outputs", "output", "relative L2", "cosine", "max error", "NaN or Inf")
-    for each in verdict.differences:
+    for difference in verdict.differences:
         outputs.add_row(
-            escape(numbers.shorten(each.name, NAME_WIDTH)),
-            numbers.small(each.relative_l2),
-            f"{each.cosine:.6f}",
-            numbers.small(each.max_error),
-            "none" if each.finite else "YES",
+            escape(numbers.shorten(difference.name, NAME_WIDTH)),
+            numbers.small(difference.relative_l2),
+            f"{difference.cosine:.6f}",
+            numbers.small(difference.max_error),
+            "none" if difference.finite else "YES",
         )
     yield outputs
     yield from _notes([comparison.metric, *comparison.notes, *_verdict_notes(verdict, "compared")])

@@ -27,7 +27,7 @@ class WeightRow:
 class Inspection:
     """What a model holds: factorable weights, largest first, and the others with their reasons.
 
-    families: weights that read the same tensor and may share their first factor, in the order of the graph.
+    shared_inputs: weights that read the same tensor and may share their first factor, in the order of the graph.
     """
 
     source: str

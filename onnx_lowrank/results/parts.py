@@ -37,9 +37,9 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One of the models that a stack is made of or compared with: FACTORED, INT8 (of the original) or BOTH.
+    """A model that factoring with post-quantisation is compared with: FACTORED, INT8 (of the original) or BOTH.
 
-    Judged against the original like the stack itself; `test` and `latency` where the stack passed.
+    Judged against the original like the whole; `test` and `latency` where both steps together passed.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Samples together in one call: which fit together, how they are joined and told apart, how many at a time."""
+"""Samples together in one call: which fit together, how they are joined and split again, how many at a time."""
 
 from __future__ import annotations
 
@@ -68,17 +68,17 @@ def batch_size(runner: Runner, feeds: Sequence[Feed], most: int = 8) -> int:
     rows = sum(rows_of(feed) for feed in pair)
     if any(not isinstance(a, np.ndarray) or not a.ndim or a.shape[0] != rows for a in together.values()):
         return 1
-    for one, other in zip(alone, split(together, pair), strict=True):
-        if not all(_same(one[name], other[name]) for name in one):
+    for by_itself, in_batch in zip(alone, split(together, pair), strict=True):
+        if not all(_same(by_itself[name], in_batch[name]) for name in by_itself):
             return 1
     return most
 
 
-def _same(one: Array, other: Array) -> bool:
-    if one.shape != other.shape:
+def _same(first: Array, second: Array) -> bool:
+    if first.shape != second.shape:
         return False
-    if not np.issubdtype(one.dtype, np.floating):
-        return bool(np.array_equal(one, other))
-    scale = float(np.abs(one[np.isfinite(one)]).max(initial=0.0))
-    rtol, atol = (1e-3, 1e-4) if one.dtype.itemsize >= 4 else (1e-2, 2e-3)  # half precision has three digits
-    return bool(np.allclose(one, other, rtol=rtol, atol=atol * scale, equal_nan=True))
+    if not np.issubdtype(first.dtype, np.floating):
+        return bool(np.array_equal(first, second))
+    scale = float(np.abs(first[np.isfinite(first)]).max(initial=0.0))
+    rtol, atol = (1e-3, 1e-4) if first.dtype.itemsize >= 4 else (1e-2, 2e-3)  # half precision has three digits
+    return bool(np.allclose(first, second, rtol=rtol, atol=atol * scale, equal_nan=True))

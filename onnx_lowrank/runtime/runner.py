@@ -94,7 +94,7 @@ def cuda_devices() -> int:
 def provider_works(provider: str) -> bool:
     """Return whether a session can really be made on `provider`.
 
-    A library of CUDA that does not load is told by onnxruntime's default logger, see `log_nothing`.
+    A library of CUDA that does not load is reported by onnxruntime's default logger, see `log_nothing`.
     """
     if provider not in ort.get_available_providers():
         return False
@@ -204,9 +204,9 @@ class Runner:
         The feed may hold arrays and such values. Raises RuntimeProblem like `run`.
         """
         wrap = ort.OrtValue.ortvalue_from_numpy
-        given = {k: wrap(np.ascontiguousarray(v)) if isinstance(v, np.ndarray) else v for k, v in feed.items()}
+        inputs = {k: wrap(np.ascontiguousarray(v)) if isinstance(v, np.ndarray) else v for k, v in feed.items()}
         try:
-            values = self._session.run_with_ort_values(self._names, given)
+            values = self._session.run_with_ort_values(self._names, inputs)
         except ORT_ERRORS as error:
             raise RuntimeProblem(f"onnxruntime cannot run the model on these inputs: {first_line(error)}") from error
         return dict(zip(self._names, values, strict=True))

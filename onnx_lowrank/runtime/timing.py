@@ -114,7 +114,7 @@ def turn(runner: Runs, feed: Feed, clock: Callable[[], float]) -> float:
 
 def _summary(times: Array) -> Timing:
     """Return the medians of (pairs, 2) seconds."""
-    floor = np.maximum(times, 1e-9)  # a clock may stand still between two calls
+    floor = np.maximum(times, 1e-9)  # a clock may not advance between two calls
     ratio = median_interval(np.log(floor[:, 1] / floor[:, 0]), LEVEL)
     milliseconds = np.median(times, axis=0) * 1e3
     return Timing(

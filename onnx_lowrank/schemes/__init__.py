@@ -56,7 +56,7 @@ def by_name(name: str) -> Scheme:
 def preference(option: Option) -> tuple[int, float, int, Ranks]:
     """Return what sorts options that lose the same: fewest parameters, fewest MACs, the order of SCHEMES, low ranks.
 
-    What siblings share comes last; dense comes before all that costs as much.
+    The shared first factor comes last; dense comes before all that costs as much.
     """
     names = [scheme.name for scheme in SCHEMES]
     place = len(names) if option.scheme == SHARED else -1 if option.dense else names.index(option.scheme)

@@ -5,7 +5,7 @@ decomposition each: a convolution in g groups, then a dense 1×1. Here g = in, a
 weight (out, k) of a channel becomes W_i write_i read_iᵀ, the best in the metric of its taps and of the gradients B at
 the outputs, by the eigenvectors of A_i^½ (W_iᵀ B W_i) A_i^½. A_i is the second moment of the channel's k taps where
 patches are known, else a multiple of the identity. What channels lose adds up in the output, and they are correlated:
-the basis is approximate; its losses are measured on samples (`calibration.through`), its errors on patches.
+the basis is approximate; its losses are measured on samples (`collection.chain_components`), its errors on patches.
 
 Against the best of the other schemes at equal parameters, g = 2 … in: on matrices and 1×1 kernels slices lose 1.2 to
 1.9 times as much (A ⊗ B, medians of 64 weights of two networks), on 1×3 and 3×3 kernels they lose more as well. On
@@ -35,10 +35,10 @@ FEW_TAPS = 9
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Channels:
-    """The weight as it is given, and a projection write_i read_iᵀ of the taps of every input channel i.
+    """A weight, and a projection write_i read_iᵀ of the taps of every input channel i.
 
-    read, write: (in, k, r), strongest first. The outputs' factor, about as large as the weight, is made when it is
-    asked for. errors: (r + 1,) relative squared error at every rank.
+    read, write: (in, k, r), strongest first. The outputs' factor, about as large as the weight, is computed when
+    it is needed. errors: (r + 1,) relative squared error at every rank.
     """
 
     weight: Array
@@ -115,8 +115,8 @@ class Channelwise(Unprojected):
         Their errors are those in this metric, were channels not correlated: of A the diagonal.
         """
         read, write, energies = _bases(weight, None, B)
-        each = energies.sum(0) if A is None else A.diagonal() @ energies
-        return _cut(weight, read, write, linalg.relative(linalg.tails(each)), most)
+        summed = energies.sum(0) if A is None else A.diagonal() @ energies
+        return _cut(weight, read, write, linalg.relative(linalg.tails(summed)), most)
 
 
 def _cut(weight: Array, read: Array, write: Array, errors: Array, most: Ranks) -> Channels:
@@ -136,10 +136,10 @@ def _by_channel(moments: Moments | None) -> Array | None:
 def _bases(weight: Array, inputs: Array | None, B: Array | None) -> tuple[Array, Array, Array]:
     """Return read and write (in, k, r), W_i ≈ W_i write_i read_iᵀ, and every component's energy (in, r).
 
-    float32: three folds of several sites are held. In no metric of the taps read is write.
+    float32: three folds of several sites are in memory. Without a metric of the taps, read and write are the same.
     """
-    found = [_basis(weight[:, i], None if inputs is None else inputs[i], B) for i in range(weight.shape[1])]
-    reads, writes, energies = zip(*found, strict=True)
+    channels = [_basis(weight[:, i], None if inputs is None else inputs[i], B) for i in range(weight.shape[1])]
+    reads, writes, energies = zip(*channels, strict=True)
     read = np.stack(reads)
     return read, read if inputs is None else np.stack(writes), np.stack(energies)
 

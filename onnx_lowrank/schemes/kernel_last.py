@@ -53,8 +53,8 @@ class KernelLast:
         rows, columns, kernel = shape[0] // groups, shape[1], math.prod(shape[2:])
         if kernel == 1:
             return []
-        most, each = min(columns, rows * kernel), columns + rows * kernel
-        return saving_ranks(most, rows * columns * kernel, each, multiple_in(multiple, groups))
+        most, per_rank = min(columns, rows * kernel), columns + rows * kernel
+        return saving_ranks(most, rows * columns * kernel, per_rank, multiple_in(multiple, groups))
 
     def layout(self, shape: tuple[int, ...], ranks: Ranks, groups: int = 1) -> Layout:
         """Return (rank, in, 1…) then (out, rank, *k)."""
@@ -67,8 +67,8 @@ class KernelLast:
     ) -> NestedPair:
         """Return the pair in the metric of the input channels."""
         parts = np.split(np.asarray(weight, np.float64), groups)
-        found = [self._one(w, of_group(fit, g, groups), of_group(score, g, groups), most) for g, w in enumerate(parts)]
-        pair = found[0][0] if groups == 1 else joined(found)
+        pairs = [self._one(w, of_group(fit, g, groups), of_group(score, g, groups), most) for g, w in enumerate(parts)]
+        pair = pairs[0][0] if groups == 1 else joined(pairs)
         return replace(pair, errors=enveloped(pair.errors))
 
     def _one(self, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks) -> tuple[NestedPair, float]:

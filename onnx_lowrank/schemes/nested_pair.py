@@ -75,6 +75,6 @@ def joined(pairs: Sequence[tuple[NestedPair, float]]) -> NestedPair:
     whole = sum(energy for _, energy in pairs)
     lost = sum((pair.errors * energy for pair, energy in pairs), np.zeros_like(pairs[0][0].errors))
     first, last = (np.concatenate([getattr(pair, part) for pair, _ in pairs]) for part in ("first", "last"))
-    one = pairs[0][0]
+    first_pair = pairs[0][0]
     errors = lost / whole if whole > 0 else np.zeros_like(lost)
-    return NestedPair(one.scheme, first, last, errors, one.owns, len(pairs))
+    return NestedPair(first_pair.scheme, first, last, errors, first_pair.owns, len(pairs))

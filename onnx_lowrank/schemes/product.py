@@ -29,7 +29,9 @@ def _merged(first: Stage, last: Stage) -> Array:
     """Return the product of a grouped stage and one that takes all of its groups: groups share the inputs out."""
     firsts = np.split(first.full.astype(np.float64), first.groups)
     lasts = np.split(last.full.astype(np.float64), first.groups, axis=1)
-    return np.concatenate([composed(second, one) for one, second in zip(firsts, lasts, strict=True)], axis=1)
+    return np.concatenate(
+        [composed(last_block, first_block) for first_block, last_block in zip(firsts, lasts, strict=True)], axis=1
+    )
 
 
 def _of_group(weights: list[Array]) -> Array:

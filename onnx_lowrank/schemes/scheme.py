@@ -109,9 +109,9 @@ def ranks_of(scheme: Scheme, site: Site, multiple: int) -> list[Ranks]:
     return [] if scheme.splits and site.whole else scheme.ranks(site.shape, multiple, site.groups)
 
 
-def saving_ranks(most: int, dense: int, each: int, multiple: int) -> list[Ranks]:
-    """Return the multiples of `multiple` up to `most` at which `each` parameters a rank stay below `dense`."""
-    limit = min(most, math.ceil(dense / each) - 1)
+def saving_ranks(most: int, dense: int, per_rank: int, multiple: int) -> list[Ranks]:
+    """Return the multiples of `multiple` up to `most` at which `per_rank` parameters a rank stay below `dense`."""
+    limit = min(most, math.ceil(dense / per_rank) - 1)
     return [(rank,) for rank in range(multiple, limit + 1, multiple)]
 
 

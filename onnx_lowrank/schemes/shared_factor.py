@@ -1,8 +1,8 @@
-"""Siblings as U_i (V x): V of rank k projects the input that they share, each has a second factor of its own.
+"""Weights of a shared input as U_i (V x): V of rank k projects the input, each weight has its own second factor.
 
-All of them together are one stacked matrix W = [W_1; …; W_n], (Σ out, in), factored by a projection on its inputs. In
+Together they are one matrix W = [W_1; …; W_n], (Σ out, in), factored by a projection on its inputs. In
 the joint metric that is the best Π for ½ Σ_i tr(B_i δ_i A δ_iᵀ): A is the one of the shared input, and on the inputs
-the B_i add as Σ W_iᵀ B_i W_i (what two siblings do to each other is left out, as it is between all weights). In the
+the B_i add as Σ W_iᵀ B_i W_i (interactions between the members are left out, as they are between all weights). In the
 metric of the inputs it is the truncated SVD of W A^½, in none that of W.
 """
 
@@ -23,7 +23,7 @@ MATRICES: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
 
 def shared_ranks(shared: SharedInput, multiple: int) -> list[Ranks]:
-    """Return the ranks at which a family costs fewer parameters than its weights, rising."""
+    """Return the ranks at which the weights of a shared input cost fewer parameters than they do now, rising."""
     rows = sum(shared.outs)
     return saving_ranks(min(rows, shared.inner), rows * shared.inner, rows + shared.inner, multiple)
 
@@ -52,10 +52,10 @@ def factor_shared(
 
     weights: (out, in) each. Errors are each member's own, on `score`; None: with inputs that are all alike.
     """
-    stacked = np.concatenate([np.asarray(weight, np.float64) for weight in weights])
-    pair = Svd().factor(stacked, fit, score, most)
+    concatenated = np.concatenate([np.asarray(weight, np.float64) for weight in weights])
+    pair = Svd().factor(concatenated, fit, score, most)
     lasts = np.split(pair.last, np.cumsum([len(weight) for weight in weights])[:-1])
-    A = np.eye(stacked.shape[1]) if score is None else score.A
+    A = np.eye(concatenated.shape[1]) if score is None else score.A
     errors = (_errors(np.asarray(w, np.float64), pair.first, last, A) for w, last in zip(weights, lasts, strict=True))
     return _pairs(pair.first, lasts, errors, most)
 

@@ -4,7 +4,7 @@ Minimises E‖(W − Ŵ) x‖² over all Ŵ of rank k (Eckart–Young in the met
 U holds the leading left singular vectors of W A^½, which are the eigenvectors of W A Wᵀ = E y yᵀ, the second moment of
 the site's own outputs. So Ŵ = U_k U_kᵀ W needs no inverse of A, and for a convolution no Gram of its k×k patches.
 
-With few samples the directions that they do not reach look free. So A is shrunk towards a multiple of the identity,
+With few samples, directions without data look free. So A is shrunk towards a multiple of the identity,
 A + λ tr(A)/n, and λ is the one of `SHRINK` whose basis loses least on samples that it was not fitted on.
 
 A grouped weight is block-diagonal: every group has a pair of its own, all of one rank.
@@ -84,10 +84,10 @@ def _factor(
     name: str, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks, groups: int
 ) -> NestedPair:
     parts = np.split(np.asarray(weight, np.float64), groups)
-    found = [
+    pairs = [
         _one(name, part, of_group(fit, g, groups), of_group(score, g, groups), most) for g, part in enumerate(parts)
     ]
-    return found[0][0] if groups == 1 else joined(found)
+    return pairs[0][0] if groups == 1 else joined(pairs)
 
 
 def _one(name: str, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks) -> tuple[NestedPair, float]:
@@ -107,8 +107,8 @@ def _cut(name: str, weight: Array, basis: Basis, errors: Array, most: Ranks, gro
     (rank,) = most
     matrices = np.asarray(weight, np.float64).reshape(groups, weight.shape[0] // groups, -1)
     read, write = (side[:, :, :rank] for side in basis.blocks())
-    turned = np.swapaxes(read, 1, 2)
-    first, last = (turned @ matrices, write) if basis.side == "out" else (turned, matrices @ write)
+    read_transposed = np.swapaxes(read, 1, 2)
+    first, last = (read_transposed @ matrices, write) if basis.side == "out" else (read_transposed, matrices @ write)
     first, last = first.reshape(-1, *weight.shape[1:]), pointwise(last.reshape(-1, last.shape[2]), weight.ndim - 2)
     return NestedPair.kept(name, first, last, errors, most, groups=groups)
 

@@ -24,7 +24,7 @@ def tied_pair(
     fitted = _moments(fit, gram)
     tried = bases(fitted, "out", gram, rank, shrinks if fit is not None and score is not None else shrinks[:1])
     errors = [_relative(kronecker(basis, _moments(score or fit, gram))) for basis in tried]
-    best = first_least([float(np.log(np.maximum(each, TINY)).sum()) for each in errors], CLOSE * rank)
+    best = first_least([float(np.log(np.maximum(error, TINY)).sum()) for error in errors], CLOSE * rank)
     return tried[best], errors[best]
 
 
@@ -35,8 +35,8 @@ def _moments(moments: Moments | None, gram: Array) -> SideMoments:
     if moments is None:
         return plain
     C = plain.Z if moments.C is None else _share(moments.C, moments.C)
-    turned = None if moments.H is None else SideMoments(_share(gram, gram @ moments.H), moments.H, 1, 1)
-    return SideMoments(C, unit, 1, 1, turned)
+    transposed = None if moments.H is None else SideMoments(_share(gram, gram @ moments.H), moments.H, 1, 1)
+    return SideMoments(C, unit, 1, 1, transposed)
 
 
 def _share(moment: Array, energy: Array) -> Array:

@@ -74,8 +74,8 @@ def _most_lost(pairs: Array, n: int, difference: float, observed: float) -> Arra
     low, high = np.full(len(pairs), -1), pairs.astype(np.int64)
     while (low < high).any():
         middle = (low + high + 1) // 2
-        there = tango_statistic(middle, pairs - middle, n, difference) <= observed + slack
-        low, high = np.where(there, middle, low), np.where(there, high, middle - 1)
+        low_enough = tango_statistic(middle, pairs - middle, n, difference) <= observed + slack
+        low, high = np.where(low_enough, middle, low), np.where(low_enough, high, middle - 1)
     return low
 
 

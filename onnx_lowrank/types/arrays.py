@@ -1,4 +1,4 @@
-"""Arrays, and what they are called where they flow in and out."""
+"""Arrays, and the names of their types at the inputs and outputs of a model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
 Feed: TypeAlias = Mapping[str, Array]
-"""What one call of the model is given: input name -> array, ready to run."""
+"""The inputs of one call of the model: input name -> array, ready to run."""
 Outputs: TypeAlias = Mapping[str, Sequence[Array]]
 """Output name -> one array a sample, as the model returned it for that sample."""

@@ -78,7 +78,7 @@ class Option:
 class Probe:
     """One measured substitution at a site: relative squared error there, and the divergence of the model's output.
 
-    `predicted` is what the curvature said of it on the same samples (None: there was no prediction).
+    `predicted` is the prediction from the curvature on the same samples (None: there was no prediction).
     """
 
     error: float
@@ -91,8 +91,8 @@ class Probe:
 class Curve:
     """All options of a site, dense first, then by falling cost; `probes` is what their losses were measured on.
 
-    `trust_range` is: the largest relative error at which prediction and measurement agreed; beyond
-    it options carry the measured loss. None where nothing was predicted.
+    `trust_range` is the largest relative error at which prediction and measurement agreed; beyond it options carry the
+    measured loss. None where nothing was predicted.
     """
 
     site: str

@@ -62,7 +62,7 @@ class Site:
 
     `shape` is canonical: (out, in, *spatial); `id` is the output tensor of the first node that uses the weight,
     `sharers` the output tensors of all of them (rewritten together or not at all). With `groups` W is block-diagonal:
-    `in` counts the channels of one group, `out` those of all. `whole`: its axes cannot be dealt to different stages.
+    `in` counts the channels of one group, `out` those of all. `whole`: its axes cannot be divided among stages.
     `itemsize`: bytes of a number of a factor, `dense_itemsize` of the weight itself (0: the same). Of integers,
     `scale_bytes` are those of a scale and its zero point, one for each channel of `scale_axis` (None: one for the whole
     weight). `body`: the If, Loop or Scan body whose nodes use it, empty in the main graph.
@@ -96,9 +96,9 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class SharedInput:
-    """Siblings: matrices that multiply one and the same input, so that one first factor can serve them all.
+    """Matrices that multiply one and the same input, so that one first factor can serve them all.
 
-    `members` are the sites' ids in the order of the graph, `outs` their outputs, `inner` the inputs of each.
+    `members` are the sites' ids in the order of the graph, `outs` their numbers of outputs, `inner` that of inputs.
     """
 
     members: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What a comparison on held-out samples says."""
+"""The result of a comparison on held-out samples."""
 
 from __future__ import annotations
 

@@ -23,22 +23,22 @@ def varies(model: onnx.ModelProto, runner: Runner, samples: Samples) -> str:
 
     Dropout in training mode counts, although onnxruntime takes it out: other runtimes do not.
     """
-    if found := [name for name in random_operators(model) if name.startswith("Dropout")]:
-        return f"{found[0]} is in training mode"
+    if dropouts := [name for name in random_operators(model) if name.startswith("Dropout")]:
+        return f"{dropouts[0]} is in training mode"
     for feed in samples.feeds[:TWICE]:
-        one, other = runner.run(feed), runner.run(feed)
-        for name, first in one.items():
-            second = other[name]
+        first_run, second_run = runner.run(feed), runner.run(feed)
+        for name, first in first_run.items():
+            second = second_run[name]
             if numeric(first) and (first.shape != second.shape or not _close(first, second)):
                 return f"output {name!r} differs between two runs on the same sample"
     return ""
 
 
-def _close(one: Array, other: Array) -> bool:
-    if one.dtype.kind != "f":
-        return bool(np.array_equal(one, other))
-    size = float(np.abs(one[np.isfinite(one)]).max(initial=0.0))
-    return bool(np.allclose(one, other, rtol=1e-3, atol=1e-4 * size, equal_nan=True))
+def _close(first: Array, second: Array) -> bool:
+    if first.dtype.kind != "f":
+        return bool(np.array_equal(first, second))
+    size = float(np.abs(first[np.isfinite(first)]).max(initial=0.0))
+    return bool(np.allclose(first, second, rtol=1e-3, atol=1e-4 * size, equal_nan=True))
 
 
 def random_operators(model: onnx.ModelProto) -> list[str]:
@@ -64,9 +64,17 @@ def _constants_that_are_true(model: onnx.ModelProto) -> set[str]:
 
 def refuse_random(model: onnx.ModelProto, why: str) -> None:
     """Raise ModelError for an original that gives other outputs at every run."""
-    found = random_operators(model)
-    named = f"it draws numbers in {', '.join(found[:3])}" if found else "no operator that draws numbers was found"
-    mend = "Dropout in training mode: export it in evaluation mode" if any("Dropout" in f for f in found) else "mend it"
+    random_nodes = random_operators(model)
+    named = (
+        f"it draws numbers in {', '.join(random_nodes[:3])}"
+        if random_nodes
+        else "no operator that draws numbers was found"
+    )
+    mend = (
+        "Dropout in training mode: export it in evaluation mode"
+        if any("Dropout" in f for f in random_nodes)
+        else "mend it"
+    )
     raise ModelError(
         f"the original is not deterministic: {why}; {named};"
         f" {mend}, or judge it against its own spread with --allow-random"

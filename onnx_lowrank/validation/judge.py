@@ -45,7 +45,7 @@ Watch = Callable[[Sequence[Mapping[str, Array]], Sequence[Mapping[str, Array]]],
 class Judge:
     """Judges candidates against one original, on one set, by one metric and gate; the original runs once.
 
-    `feeds` may be lazy; outputs are held a batch at a time, all of them only for a metric that is `whole`.
+    `feeds` may be lazy; outputs are in memory a batch at a time, all of them only for a metric that is `whole`.
     groups: (n,) numbers from 0 of the sources that samples share. outputs: those that count besides the metric's own;
     None: every one that holds numbers. spread: the original is not deterministic, so what compares with it is measured
     against its own second run. Raises DataError or MetricError, one line, where samples, labels and metric do not fit.

@@ -32,7 +32,7 @@ from onnx_lowrank.validation import KEPT_BYTES, Reference
 LOOKED_AT = 128
 """Validation samples that the metric is tried on first."""
 SHUFFLES = 39
-"""How often outputs are dealt to other samples: the original beats all of them by chance in 1 of 40 cases."""
+"""How often outputs are shuffled among the samples: the original beats all of them by chance in 1 of 40 cases."""
 OVERSURE = 0.5
 """How much surer of itself than right an original may be: more is what wrong preprocessing looks like."""
 ENOUGH = 30
@@ -48,7 +48,7 @@ GO_ON = "mend the samples or the metric, or go on with --allow-weak-baseline"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tried:
-    """The original's outputs on some validation samples, and the metric's values: as they are, and dealt wrongly."""
+    """The original's outputs on some validation samples, and the metric's values: as they are, and shuffled."""
 
     metric: Metric
     outputs: Outputs
@@ -64,14 +64,14 @@ class Tried:
 
     @property
     def better(self) -> bool:
-        """Whether the original beats its own outputs dealt to other samples, every time; with few samples, ever."""
+        """Whether the original beats its own outputs shuffled among the samples, every time; with few samples, ever."""
         sign = 1.0 if self.metric.higher_is_better else -1.0
         enough = all if self.count >= ENOUGH else any
         return enough(sign * (self.value - other) > 1e-12 * max(abs(self.value), abs(other)) for other in self.shuffled)
 
     @property
     def hopeful(self) -> bool:
-        """Whether more samples may show the original to be better: it is, than most of what was dealt."""
+        """Whether more samples may show the original to be better: it is, than most of the shuffled ones."""
         sign = 1.0 if self.metric.higher_is_better else -1.0
         return 2 * sum(sign * (self.value - other) > 0 for other in self.shuffled) > len(self.shuffled)
 

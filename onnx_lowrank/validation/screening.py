@@ -61,44 +61,44 @@ class Screening:
     def _measured(self, candidate: Runner) -> Screened:
         values: list[Array] = []
         base = self.judge.baseline()
-        found = self.judge.compared(
+        comparison = self.judge.compared(
             candidate, watch=lambda a, b: values.append(self.divergence.values(listed(a), listed(b)))
         )
-        changed = None if found.agreement is None else float(np.mean(found.agreement < 1))
+        changed = None if comparison.agreement is None else float(np.mean(comparison.agreement < 1))
         drops = None
         if (
             self.labelled
-            and not isinstance(found.measured.values, float)
+            and not isinstance(comparison.measured.values, float)
             and not isinstance(base.measured.values, float)
         ):
-            worse, better = worse_and_better(self.judge.metric, base.measured, found.measured)
+            worse, better = worse_and_better(self.judge.metric, base.measured, comparison.measured)
             drops = worse - better
         divergences = np.minimum(np.concatenate(values), FARTHEST)  # inf where a candidate is not finite
         return Screened(len(divergences), float(np.mean(divergences)), changed, drops)
 
 
-def expected_bounds(found: Sequence[Screened], n: int, alpha: float) -> list[float]:
+def expected_bounds(screened: Sequence[Screened], n: int, alpha: float) -> list[float]:
     """Return, for every plan screened, the bound of its drop that `n` validation samples may be expected to certify.
 
     Decisions change as √divergence: the few changes seen are pooled over all plans by that law, and one more is added,
     for none seen is not none. Where there are no decisions, the drops themselves are taken.
     """
-    roots = [math.sqrt(max(each.divergence, 0.0)) for each in found]
+    roots = [math.sqrt(max(plan.divergence, 0.0)) for plan in screened]
     z = float(stats.norm.ppf(1 - alpha))
-    changed = [each.changed for each in found]
-    if all(each is not None for each in changed) and any(roots):
-        one = 1 / max(each.samples for each in found)
-        rate = (sum(each for each in changed if each is not None) + one) / sum(roots)
-        lost = [float(each.drops.mean()) for each in found if each.drops is not None]
-        net = min(max(sum(lost) / sum(roots), NET * rate), rate) if len(lost) == len(found) else NET * rate
+    changed = [plan.changed for plan in screened]
+    if all(share is not None for share in changed) and any(roots):
+        one_more = 1 / max(plan.samples for plan in screened)
+        rate = (sum(share for share in changed if share is not None) + one_more) / sum(roots)
+        lost = [float(plan.drops.mean()) for plan in screened if plan.drops is not None]
+        net = min(max(sum(lost) / sum(roots), NET * rate), rate) if len(lost) == len(screened) else NET * rate
         return [net * root + z * math.sqrt(rate * root / n) for root in roots]
-    return [_bound_of(each, n, z) for each in found]
+    return [_bound_of(plan, n, z) for plan in screened]
 
 
-def _bound_of(each: Screened, n: int, z: float) -> float:
-    if each.drops is None:
-        return each.divergence
-    return float(each.drops.mean() + z * each.drops.std() / math.sqrt(n))
+def _bound_of(plan: Screened, n: int, z: float) -> float:
+    if plan.drops is None:
+        return plan.divergence
+    return float(plan.drops.mean() + z * plan.drops.std() / math.sqrt(n))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +123,8 @@ def sequence_of(
     losses = [max(plan.loss, 0.0) for plan in curve]
     if screening is None:
         return [exact(curve[i]) for i in candidates(losses, costs, _middle(losses), aim.close)]
-    at, found, expected = _bisected(curve, screening, aim)
-    divergences = interpolated(losses, at, [each.divergence for each in found])
+    at, screened, expected = _bisected(curve, screening, aim)
+    divergences = interpolated(losses, at, [result.divergence for result in screened])
     chosen = candidates(divergences, costs, expected, aim.close)
     while chosen[0] and screening.measure(exact(curve[chosen[0]])).divergence > SURPRISE * divergences[expected]:
         chosen.insert(0, chosen[0] // 2)  # what was predicted to be mild is not
@@ -136,17 +136,17 @@ def sequence_of(
 def _bisected(curve: Sequence[Plan], screening: Screening, aim: Aim) -> tuple[list[int], list[Screened], int]:
     """Return the plans measured on the way to where the answer is expected, and that place."""
     at: list[int] = []
-    found: list[Screened] = []
+    screened: list[Screened] = []
     low, high = 0, len(curve)
     while low < high and len(at) < aim.steps:
         middle = (low + high) // 2
         at.append(middle)
-        found.append(screening.measure(curve[middle]))
-        if expected_bounds(found, aim.n, aim.alpha)[-1] <= aim.allowed:
+        screened.append(screening.measure(curve[middle]))
+        if expected_bounds(screened, aim.n, aim.alpha)[-1] <= aim.allowed:
             low = middle + 1
         else:
             high = middle
-    return at, found, max(low - 1, 0)
+    return at, screened, max(low - 1, 0)
 
 
 def _middle(losses: Sequence[float]) -> int:

@@ -45,8 +45,8 @@ class Grid:
         used = (int(q.min()), int(q.max())) if q.size else (0, 0)
         if len(points) == 1 and points <= middles:
             (middle,) = points
-            reach = REDUCED if max(middle - used[0], used[1] - middle) <= REDUCED else 127
-            return Grid(middle - reach, middle + reach, middle, axis, scale)
+            span = REDUCED if max(middle - used[0], used[1] - middle) <= REDUCED else 127
+            return Grid(middle - span, middle + span, middle, axis, scale)
         if used[1] - used[0] <= 2 * REDUCED:
             least, most = (-REDUCED, REDUCED) if least < 0 else (0, 2 * REDUCED - 1)
         return Grid(least, most, None, axis, scale)
@@ -68,9 +68,9 @@ class Grid:
 
     def seen(self, weight: Array) -> Array:
         """Return the numbers that the integers of a factor stand for, float64."""
-        made = self.quantised(weight)
-        shifted = made.q - self._along(made.zero, weight.ndim)
-        return np.asarray(shifted * self._along(made.scale, weight.ndim), np.float64)
+        integers = self.quantised(weight)
+        shifted = integers.q - self._along(integers.zero, weight.ndim)
+        return np.asarray(shifted * self._along(integers.scale, weight.ndim), np.float64)
 
     def _usable(self, scale: Array) -> Array:
         """Round to the scales' type; a channel of zeros, or of next to nothing, has scale 1."""

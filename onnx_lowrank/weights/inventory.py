@@ -20,7 +20,8 @@ class Inventory:
 
     calls: site id -> the calls that share its weight. parameters: elements of all weights (index tensors aside).
     sources: site id -> where its weight comes from. bodies: site id -> the body that each of its calls is in; sites
-    of the main graph are not in it. siblings: all families of the graph, whether or not all members are in `sites`.
+    of the main graph are not in it. all_shared_inputs: those of the graph, whether or not all members are in
+    `sites`.
     """
 
     sites: tuple[Site, ...]
@@ -37,12 +38,12 @@ class Inventory:
 
     @property
     def shared_inputs(self) -> tuple[SharedInput, ...]:
-        """The families that are here with all their members."""
-        here = {site.id for site in self.sites}
-        return tuple(shared for shared in self.all_shared_inputs if here.issuperset(shared.members))
+        """The shared inputs of which all members are among the sites."""
+        ids = {site.id for site in self.sites}
+        return tuple(shared for shared in self.all_shared_inputs if ids.issuperset(shared.members))
 
     def sharing(self, allowed: bool) -> Inventory:
-        """Return the same, without siblings where they are not allowed to share a first factor."""
+        """Return the same, without shared inputs where weights are not allowed to share a first factor."""
         return self if allowed else replace(self, all_shared_inputs=())
 
     def part(self, *, bodies: bool) -> Inventory:
@@ -54,7 +55,7 @@ class Inventory:
         return self.stored(site).astype(np.float64)
 
     def stored(self, site: Site) -> Array:
-        """Return the same as it arrives at the operator, read-only: one array, as long as anybody holds it.
+        """Return the same as it arrives at the operator, read-only: one array, as long as it is referenced.
 
         Reading a tensor copies it, and factors of several schemes and folds keep the weight.
         """

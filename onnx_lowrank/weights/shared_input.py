@@ -1,8 +1,8 @@
-"""Siblings: weights that multiply the same tensor (Q, K and V; gate and up), so that they can share a first factor.
+"""Shared inputs: weights that multiply the same tensor (Q, K and V; gate and up), and can share a first factor.
 
-y_i = U_i (V x): V is stored and computed once. Only matrices of the same form do: MatMul or Gemm, one node each in the
-main graph, the same side and flags, stored as floats of one type. Integers do not: a scale for every factor is found
-for the factors of one weight alone.
+y_i = U_i (V x): V is stored and computed once. Only matrices of the same form can share: MatMul or Gemm, one node each
+in the main graph, the same side and flags, stored as floats of one type. Integers cannot: the scales of factors are
+computed for the factors of one weight.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ def find_shared_inputs(
     storages: Mapping[str, Storage],
     multiple: int,
 ) -> tuple[SharedInput, ...]:
-    """Return the families of the main graph, in its order, that some rank (of `multiple`) would make smaller."""
+    """Return the shared inputs of the main graph, in its order, that some rank (of `multiple`) makes smaller."""
     place = {first_output(node): index for index, node in enumerate(model.graph.node) if node.output}
     groups: dict[Hashable, list[Site]] = {}
     for site in sites:
         if not why_alone(site, calls[site.id], storages[site.id]):
             groups.setdefault(_form(site, calls[site.id][0], storages[site.id]), []).append(site)
-    made = []
+    shared_inputs = []
     for group in (group for group in groups.values() if len(group) > 1):
         ordered = sorted(group, key=lambda site: place[calls[site.id][0].output])
         members, outs = (tuple(site.id for site in ordered), tuple(site.shape[0] for site in ordered))
-        made.append(SharedInput(members, outs, ordered[0].shape[1]))
-    made = [shared for shared in made if shared_ranks(shared, multiple)]
-    return tuple(sorted(made, key=lambda shared: place[calls[shared.members[0]][0].output]))
+        shared_inputs.append(SharedInput(members, outs, ordered[0].shape[1]))
+    shared_inputs = [shared for shared in shared_inputs if shared_ranks(shared, multiple)]
+    return tuple(sorted(shared_inputs, key=lambda shared: place[calls[shared.members[0]][0].output]))
 
 
 def unshared_notes(
@@ -45,20 +45,21 @@ def unshared_notes(
     storages: Mapping[str, Storage],
     shared_inputs: Sequence[SharedInput],
 ) -> list[str]:
-    """Return sentences about the matrices that read what others read, and are no siblings of any; one a reason."""
-    members_by_site = {member for shared in shared_inputs for member in shared.members}
+    """Return sentences about the matrices that share an input and cannot share a factor: one for every reason."""
+    members = {member for shared in shared_inputs for member in shared.members}
     readers: dict[str, set[str]] = {}
     matrices = [site for site in sites if calls[site.id][0].op.shares_input and not site.body]
     for site in matrices:
         for call in calls[site.id]:
             readers.setdefault(call.data, set()).add(site.id)
-    found: dict[str, list[str]] = {}
-    for site in (site for site in matrices if site.id not in members_by_site):
+    names_by_reason: dict[str, list[str]] = {}
+    for site in (site for site in matrices if site.id not in members):
         if any(len(readers[call.data]) > 1 for call in calls[site.id]):
             why = why_alone(site, calls[site.id], storages[site.id]) or "no other has its form, or no rank would save"
-            found.setdefault(why, []).append(site.weight)
+            names_by_reason.setdefault(why, []).append(site.weight)
     return [
-        f"{_some(names)} what other weights read, but shares no first factor: {why}" for why, names in found.items()
+        f"{_some(names)} what other weights read, but shares no first factor: {why}"
+        for why, names in names_by_reason.items()
     ]
 
 
@@ -80,5 +81,5 @@ def why_alone(site: Site, calls: Sequence[Call], storage: Storage) -> str:
 
 
 def _form(site: Site, call: Call, storage: Storage) -> Hashable:
-    """Return what must agree between siblings. A vector is no other form: rows or columns follow from the side."""
+    """Return what must agree between weights of a shared input. A vector has no form of its own: the side decides."""
     return call.op_type, call.op.form(call), call.data, site.shape[1], storage

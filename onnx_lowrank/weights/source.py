@@ -29,7 +29,7 @@ class WeightSource:
 
     entries: the tensors that the operators read; where all of them are replaced, so is the weight. steps: the nodes
     that make them of the stored tensor, `constants` what else these read. dense: bytes of one of its own numbers, where
-    they may not be those of the factors. turned: entries that hold the transpose.
+    they may not be those of the factors. transposed: entries that hold the transpose.
     """
 
     storage: Storage
@@ -86,8 +86,8 @@ def source_of(
     dequantize = next((transform for transform in transforms if transform.op_type == "DequantizeLinear"), None)
     try:
         storage, constants = Storage(int(tensor.data_type), casts), _read_by(transforms, view, opset)
-        turned = tie.entries.intersection(entries)
-        source = WeightSource(storage, entries, transforms, constants, opset, transposed=turned)
+        transposed = tie.entries.intersection(entries)
+        source = WeightSource(storage, entries, transforms, constants, opset, transposed=transposed)
         shape = source.shape(tensor)
         if dequantize is None:
             return source
@@ -98,11 +98,11 @@ def source_of(
 
 def _read_by(transforms: Sequence[onnx.NodeProto], view: GraphView, opset: int) -> dict[str, Array]:
     """Return what steps read besides the weight. Raises NotComputable where one is not."""
-    found = {}
+    values = {}
     for name in {name for transform in transforms for name in transform.input[1:] if name}:
         root, before = view.constant[name]
-        found[name] = apply_transforms(read(view.weights[root]), before, _read_by(before, view, opset), opset)
-    return found
+        values[name] = apply_transforms(read(view.weights[root]), before, _read_by(before, view, opset), opset)
+    return values
 
 
 def _unhandled(elem: int, transforms: Sequence[onnx.NodeProto]) -> tuple[Why, str] | None:
@@ -157,7 +157,7 @@ def _channels(source: WeightSource, tensor: onnx.TensorProto, node: onnx.NodePro
     """Return the axis of (out, in, *spatial) that has a scale for each of its channels; 2 where none has."""
     place = list(source.transforms).index(node)
     shape = replace(source, transforms=source.transforms[:place]).shape(tensor)
-    axis = int(1 if (given := attribute(node, "axis")) is None else given) % len(shape)
+    axis = int(1 if (declared := attribute(node, "axis")) is None else declared) % len(shape)
     if source.constants[node.input[1]].size != shape[axis]:
         return 2
     numbers = np.arange(shape[axis], dtype=np.int32).reshape([-1 if i == axis else 1 for i in range(len(shape))])

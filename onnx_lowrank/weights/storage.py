@@ -103,29 +103,29 @@ class Storage:
             name, nodes = names(hint), []
             tensors = [tensor_of(layout(stage), self.elem, name)]
         for elem in self.casts:
-            made = names(f"{hint}.cast")
-            nodes.append(onnx.helper.make_node("Cast", [name], [made], made, to=elem))
-            name = made
+            cast = names(f"{hint}.cast")
+            nodes.append(onnx.helper.make_node("Cast", [name], [cast], cast, to=elem))
+            name = cast
         return Stored(name, tuple(tensors), tuple(nodes))
 
     def _integers(
         self, grid: Grid, stage: Stage, layout: Laying, hint: str, names: Callable[[str], str]
     ) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
         """Return integers, scales and zero points, and the node that makes numbers of them."""
-        made = grid.quantised(stage.weight)
+        integers = grid.quantised(stage.weight)
         kind = onnx.helper.tensor_dtype_to_np_dtype(self.elem)
-        given = [names(hint), names(f"{hint}.scale"), names(f"{hint}.zero")]
+        inputs = [names(hint), names(f"{hint}.scale"), names(f"{hint}.zero")]
         tensors = [
-            tensor_of(layout(replace(stage, weight=made.q)).astype(kind), self.elem, given[0]),
-            tensor_of(made.scale, self.scale, given[1]),
-            tensor_of(made.zero.astype(kind), self.elem, given[2]),
+            tensor_of(layout(replace(stage, weight=integers.q)).astype(kind), self.elem, inputs[0]),
+            tensor_of(integers.scale, self.scale, inputs[1]),
+            tensor_of(integers.zero.astype(kind), self.elem, inputs[2]),
         ]
         attributes: dict[str, Any] = {}
         if grid.axis is not None:  # where the channels are in the operator's own layout
             shape = [2 if axis == grid.axis else 1 for axis in range(stage.weight.ndim)]
             attributes["axis"] = layout(Stage(np.zeros(shape), stage.owns)).shape.index(2)
         output = names(f"{hint}.float")
-        return tensors, [onnx.helper.make_node("DequantizeLinear", given, [output], output, **attributes)]
+        return tensors, [onnx.helper.make_node("DequantizeLinear", inputs, [output], output, **attributes)]
 
 
 def balanced(chain: Chain, first_share: float) -> Chain:

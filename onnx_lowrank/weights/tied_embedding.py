@@ -76,6 +76,6 @@ def _multiplies(use: Use, opset: int, *, transposed: bool) -> bool:
     op = by_type(op_name(use.node))
     if op is None or transposed_type(op.op_type) is None or use.slot > 1:
         return False
-    given = TABLE.T if transposed else TABLE
-    call = call_of(use.node, use.slot, opset, given.shape)
-    return np.array_equal(call.canonical(given), TABLE)
+    table = TABLE.T if transposed else TABLE
+    call = call_of(use.node, use.slot, opset, table.shape)
+    return np.array_equal(call.canonical(table), TABLE)

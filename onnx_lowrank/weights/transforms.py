@@ -1,6 +1,6 @@
 """What a stored weight becomes on its way to the operator: Cast, Transpose, Reshape and their like, DequantizeLinear.
 
-bfloat16 is held as float32 with the values that bfloat16 has: numpy has no such type of its own.
+bfloat16 is stored as float32 with the values that bfloat16 has: numpy has no such type of its own.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _quantised(array: Array, node: onnx.NodeProto, constants: Mapping[str, Array
     if zero.dtype not in (np.int8, np.uint8):
         raise NotComputable(node, f"numbers of {zero.dtype}")
     ends = np.iinfo(zero.dtype)
-    with np.errstate(all="ignore"):  # whether the weight is finite is asked elsewhere
+    with np.errstate(all="ignore"):  # `unsuitable.not_finite` checks whether the weight is finite
         return np.asarray(np.clip(np.rint(array / scale) + zero, ends.min, ends.max), zero.dtype)
 
 
@@ -144,7 +144,7 @@ def _computed(array: Array, node: onnx.NodeProto, constants: Mapping[str, Array]
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     feed = {"given": array, **{name: constants[name] for name in names[1:] if name}}
     try:
-        (made,) = ReferenceEvaluator(model).run(None, feed)
+        (result,) = ReferenceEvaluator(model).run(None, feed)
     except EVALUATOR_ERRORS as error:
         raise NotComputable(node, type(error).__name__) from error
-    return np.asarray(made)
+    return np.asarray(result)

@@ -54,7 +54,7 @@ class Times:
     ratios: Sequence[float] = ()
     last: int = 0
 
-    def group(self, original: Any, feed: Any, scene: Any, factors: Any, tried: Any, options: Any) -> Group:
+    def group(self, original: Any, feed: Any, scene: Any, factors: Any, tried: Any, runtime: Any) -> Group:
         whole = sum(scene.captured[weight].size for weight in scene.weights)
         sizes = [chained(factors, ranks) / whole for ranks in tried]
         return Group(DENSE, tuple(self.chain(float(size)) for size in sizes), 0.01)

@@ -193,7 +193,7 @@ def test_time_is_measured_of_all_siblings_together(monkeypatch: pytest.MonkeyPat
     """A chain takes its share of the parameters; the first factor is in it once."""
     scenes = []
 
-    def group(original, feed, scene, factors, tried, options):
+    def group(original, feed, scene, factors, tried, runtime):
         scenes.append(scene)
         whole = sum(scene.captured[weight].size for weight in scene.weights)
         return Group(0.1 * len(scene.weights), tuple(chained(factors, ranks) / whole for ranks in tried), 0.01)

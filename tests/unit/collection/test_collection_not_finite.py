@@ -62,7 +62,7 @@ def sources(samples: dict[str, Array]) -> DataSources:
 
 def calibrated(model: onnx.ModelProto, feeds: list[Feed], **changes: object) -> Calibrated:
     chosen = options(**changes)
-    loaded = LoadedModel.of(model, chosen)
+    loaded = LoadedModel.of(model, chosen.runtime)
     samples = Samples(feeds, None, "the test", tuple(map(str, range(len(feeds)))))
     return calibrate(loaded, samples, found_in(model), chosen, Silent(), kind_of(loaded, None, samples))
 

@@ -70,7 +70,7 @@ def identity():
 def scene_of(model, x):
     inventory = find_sites(model, multiple=1)
     (site,) = inventory.sites
-    captured = capture(model, inventory, {"x": x}, OPTIONS)
+    captured = capture(model, inventory, {"x": x}, OPTIONS.runtime)
     return inventory, site, Scene.of(model, inventory.calls[site.id], [site.weight], captured)
 
 
@@ -123,7 +123,7 @@ def test_a_node_that_is_not_in_the_main_graph_is_refused():
     model, x = matmul()
     inventory = find_sites(model, multiple=1)
     (site,) = inventory.sites
-    captured = capture(model, inventory, {"x": x}, OPTIONS)
+    captured = capture(model, inventory, {"x": x}, OPTIONS.runtime)
     call = replace(inventory.calls[site.id][0], output="elsewhere")
     with pytest.raises(ModelError, match="no node of the main graph"):
         Scene.of(model, [call], [site.weight], captured)
@@ -153,7 +153,7 @@ def test_subnormal_numbers_crawl():
 def test_what_a_node_is_given_is_captured():
     model, x = conv()
     inventory = find_sites(model, multiple=1)
-    captured = capture(model, inventory, {"x": x}, OPTIONS)
+    captured = capture(model, inventory, {"x": x}, OPTIONS.runtime)
     np.testing.assert_array_equal(captured["r"], run(expose(model, ["r"]), {"x": x})["r"])
     assert captured["W"].shape == (10, 8, 3, 3)
 
@@ -163,7 +163,7 @@ def test_siblings_are_copied_together_and_get_one_first_stage():
     inventory = find_sites(model, multiple=1)
     (shared,) = inventory.shared_inputs
     sites = {site.id: site for site in inventory.sites}
-    captured = capture(model, inventory, {"x": x}, OPTIONS)
+    captured = capture(model, inventory, {"x": x}, OPTIONS.runtime)
     calls = [inventory.calls[member][0] for member in shared.members]
     scene = Scene.of(model, calls, [sites[member].weight for member in shared.members], captured)
     assert scene.copies > 1

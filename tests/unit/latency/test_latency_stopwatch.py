@@ -25,7 +25,7 @@ class Fake:
     def __init__(self, each=1.0, dense=0.1):
         self.each, self.dense, self.scenes = each, dense, []
 
-    def __call__(self, original, feed, scene, factors, tried, options):
+    def __call__(self, original, feed, scene, factors, tried, runtime):
         self.scenes.append(scene)
         whole = sum(scene.captured[weight].size for weight in scene.weights)
         sizes = [chained(factors, ranks) / whole for ranks in tried]
@@ -81,7 +81,7 @@ def test_all_weights_are_scaled_by_what_the_fastest_model_saves(monkeypatch):
 )
 def test_the_scale_is_what_is_saved_over_what_was_predicted(monkeypatch, ratio, predicted, scale):
     monkeypatch.setattr(anchor, "rounds_of", lambda timed, against: np.array([[1.0, ratio], [3.0, 3 * ratio]]))
-    found = anchor.scale_of(None, {}, mlp([4, 4], [None], 0), predicted, options())
+    found = anchor.scale_of(None, {}, mlp([4, 4], [None], 0), predicted, options().runtime)
     assert found == pytest.approx(scale)
 
 

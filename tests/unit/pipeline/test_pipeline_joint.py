@@ -34,13 +34,13 @@ def samples_of(feeds: list[Feed], labels: object = None) -> Samples:
 def stand_of(
     model: onnx.ModelProto, feeds: list[Feed], *, labels: object = None, chosen: Options
 ) -> tuple[LoadedModel, Inventory, SensitivityState]:
-    loaded, samples, found = LoadedModel.of(model, chosen), samples_of(feeds, labels), found_in(model)
+    loaded, samples, found = LoadedModel.of(model, chosen.runtime), samples_of(feeds, labels), found_in(model)
     done = calibrate(loaded, samples, found, chosen, Silent(), kind_of(loaded, None, samples))
     return loaded, found, SensitivityState(done, *probe(loaded, found, done, chosen, Silent()))
 
 
 def calibrated(model: onnx.ModelProto, feeds: list[Feed], *, labels: object = None, chosen: Options) -> Calibrated:
-    loaded, samples = LoadedModel.of(model, chosen), samples_of(feeds, labels)
+    loaded, samples = LoadedModel.of(model, chosen.runtime), samples_of(feeds, labels)
     return calibrate(loaded, samples, found_in(model), chosen, Silent(), kind_of(loaded, None, samples))
 
 

@@ -52,7 +52,7 @@ def prepared(model: onnx.ModelProto, picks: Picks) -> tuple[Any, Plan, dict[tupl
 def errors(model: onnx.ModelProto, picks: Picks, x: Array, **changes: Any) -> tuple[float, float]:
     """Return the relative squared error of y on `x`, truncated and repaired."""
     found, plan, factors = prepared(model, picks)
-    new = refit(model, found, plan, factors, feeds_of(x), options(), **changes)
+    new = refit(model, found, plan, factors, feeds_of(x), options().runtime, **changes)
     assert new.keys() == factors.keys()
     expected = run(model, {"x": x})["y"]
     candidates = [rewrite(model, found, plan, each) for each in (factors, new)]
@@ -105,7 +105,7 @@ def test_the_outputs_error_falls_on_convolutions():
 
 def test_samples_that_were_not_seen_gain_too():
     found, plan, factors = prepared(MLP, HARD)
-    new = refit(MLP, found, plan, factors, feeds_of(X[:100]), options())
+    new = refit(MLP, found, plan, factors, feeds_of(X[:100]), options().runtime)
     expected = run(MLP, {"x": X[100:]})["y"]
     before, after = (
         relative_squared(expected, run(rewrite(MLP, found, plan, each), {"x": X[100:]})["y"]) for each in (factors, new)
@@ -120,7 +120,7 @@ def test_it_is_the_ridge_solution_by_hand():
     model = build(nodes, [value("x", ["n", 10])], [value("y", ["n", 8])], {"W": W, "b": normal([8], 3)})
     found, plan, factors = prepared(model, {"y": ("svd", 3)})
     x = correlated(60, 10, 4)
-    new = refit(model, found, plan, factors, feeds_of(x), options(), ridges=(ridge,))
+    new = refit(model, found, plan, factors, feeds_of(x), options().runtime, ridges=(ridge,))
     first, last = (stage.weight.astype(np.float64) for stage in factors["y", "svd"].chain((3,)).stages)
     u, y = alpha * x.astype(np.float64) @ first.T, alpha * x.astype(np.float64) @ W.T.astype(np.float64)
     shrink = ridge * np.trace(u.T @ u) / 3 * np.eye(3)
@@ -163,7 +163,7 @@ def test_strides_pads_and_a_bias_that_is_no_constant():
     found, plan, factors = prepared(model, picks)
     x, given = normal([30, 4, 9, 9], 1), normal([10], 7)
     feeds = [{"x": x[i : i + 1], "given": given} for i in range(len(x))]
-    new = refit(model, found, plan, factors, feeds, options())
+    new = refit(model, found, plan, factors, feeds, options().runtime)
     expected = run(model, {"x": x, "given": given})["y"]
     before, after = (
         relative_squared(expected, run(rewrite(model, found, plan, each), {"x": x, "given": given})["y"])
@@ -186,7 +186,7 @@ def test_a_shared_weight_is_fitted_to_all_its_calls():
     assert passes(model, found, plan, factors) == 1
     before, after = errors(model, picks, X)
     assert after < before
-    new = refit(model, found, plan, factors, feeds_of(X), options(), ridges=(0.01,))
+    new = refit(model, found, plan, factors, feeds_of(X), options().runtime, ridges=(0.01,))
     values = run(upstream(model, ["h", "r", "y"]), {"x": X})
     middle = run(upstream(rewrite(model, found, plan, factors), ["r"]), {"x": X})["r"]
     first, last = (stage.weight.astype(np.float64) for stage in factors["h", "svd"].chain((6,)).stages)
@@ -201,7 +201,7 @@ def test_a_later_site_sees_the_refitted_prefix():
     """The second site of a chain: the solution by hand needs the candidate with the first one refitted."""
     found, plan, factors = prepared(MLP, {"h0": ("svd", 6), "h1": ("svd", 6)})
     ridge = 0.01
-    new = refit(MLP, found, plan, factors, feeds_of(X), options(), ridges=(ridge,))
+    new = refit(MLP, found, plan, factors, feeds_of(X), options().runtime, ridges=(ridge,))
     half = dict(factors) | {("h0", "svd"): new["h0", "svd"]}
     r0 = run(upstream(rewrite(MLP, found, plan, half), ["r0"]), {"x": X})["r0"].astype(np.float64)
     bias = next(onnx.numpy_helper.to_array(t) for t in MLP.graph.initializer if t.name == "b1")
@@ -219,7 +219,7 @@ def test_dense_sites_are_never_touched_and_the_given_factors_stay():
     old = dict(factors)
     chain = factors["h0", "svd"].chain((6,))
     kept = [stage.weight.copy() for stage in chain.stages]
-    new = refit(MLP, found, plan, factors, feeds_of(X), options())
+    new = refit(MLP, found, plan, factors, feeds_of(X), options().runtime)
     assert MLP.SerializeToString(deterministic=True) == original
     assert factors == old
     for stage, weights in zip(factors["h0", "svd"].chain((6,)).stages, kept, strict=True):
@@ -234,7 +234,7 @@ def test_factors_at_other_ranks_are_as_they_were():
     found, _, factors = prepared(MLP, {"h0": ("svd", 8)})
     plan = plan_of({"h0": ("svd", (5,))}, found)
     old = factors["h0", "svd"]
-    new = refit(MLP, found, plan, factors, feeds_of(X), options())["h0", "svd"]
+    new = refit(MLP, found, plan, factors, feeds_of(X), options().runtime)["h0", "svd"]
     assert new.scheme == "svd"
     assert new.error((5,)) == old.error((5,))
     assert new.chain((5,)).layout == old.chain((5,)).layout
@@ -257,7 +257,7 @@ def test_kernel_last_sites_stay():
     model = convnet([6, 12, 12], [None, None], 6, 2)
     found, plan, factors = prepared(model, {"c0": ("kernel-last", 2), "c1": ("kernel-first", 4)})
     assert passes(model, found, plan, factors) == 1
-    new = refit(model, found, plan, factors, feeds_of(normal([20, 6, 8, 8], 1)), options())
+    new = refit(model, found, plan, factors, feeds_of(normal([20, 6, 8, 8], 1)), options().runtime)
     assert new["c0", "kernel-last"] is factors["c0", "kernel-last"]
     assert new["c1", "kernel-first"] is not factors["c1", "kernel-first"]
 
@@ -265,7 +265,7 @@ def test_kernel_last_sites_stay():
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_few_samples_with_a_large_ridge_stay_near_the_old_factor(count: int):
     found, plan, factors = prepared(MLP, HARD)
-    new = refit(MLP, found, plan, factors, feeds_of(X[:count]), options(), ridges=(1e6,))
+    new = refit(MLP, found, plan, factors, feeds_of(X[:count]), options().runtime, ridges=(1e6,))
     for key, old in factors.items():
         last = old.chain((6,)).stages[1].weight
         np.testing.assert_allclose(new[key].chain((6,)).stages[1].weight, last, rtol=0, atol=1e-4)
@@ -274,14 +274,14 @@ def test_few_samples_with_a_large_ridge_stay_near_the_old_factor(count: int):
 @pytest.mark.parametrize("x", [X[:1], X[:0], np.zeros((6, 24), np.float32)], ids=["one", "none", "zeros"])
 def test_samples_that_say_nothing_change_nothing(x: Array):
     found, plan, factors = prepared(MLP, {"h0": ("svd", 6)})
-    assert refit(MLP, found, plan, factors, feeds_of(x), options()) == factors
+    assert refit(MLP, found, plan, factors, feeds_of(x), options().runtime) == factors
 
 
 def test_sums_that_are_not_finite_change_nothing():
     x = X[:20].copy()
     x[3, 2] = np.inf
     found, plan, factors = prepared(MLP, HARD)
-    assert refit(MLP, found, plan, factors, feeds_of(x), options()) == factors
+    assert refit(MLP, found, plan, factors, feeds_of(x), options().runtime) == factors
 
 
 def test_shapes_that_depend_on_values_change_nothing():
@@ -296,7 +296,7 @@ def test_shapes_that_depend_on_values_change_nothing():
     weights = {"W": weight((12, 12), 1), "V": weight((12, 12), 2), "edge": np.float32(0.3)}
     model = build(nodes, [value("x", ["n", 12])], [value("y", [ANY, 12])], weights)
     found, plan, factors = prepared(model, {"h": ("svd", 3), "y": ("svd", 3)})
-    new = refit(model, found, plan, factors, [{"x": x} for x in np.split(correlated(240, 12, 5), 6)], options())
+    new = refit(model, found, plan, factors, [{"x": x} for x in np.split(correlated(240, 12, 5), 6)], options().runtime)
     assert new["h", "svd"] is not factors["h", "svd"]
     assert new["y", "svd"] is factors["y", "svd"]
 
@@ -314,7 +314,7 @@ def test_branches_share_a_pass_and_progress_counts_them():
     found, plan, factors = prepared(model, picks)
     assert passes(model, found, plan, factors) == 2
     seen: list[int] = []
-    new = refit(model, found, plan, factors, feeds_of(X[:21]), options(), batch=4, progress=seen.append)
+    new = refit(model, found, plan, factors, feeds_of(X[:21]), options().runtime, batch=4, progress=seen.append)
     assert sum(seen) == 2 * 21
     assert not any(new[key] is factors[key] for key in factors)
 
@@ -341,7 +341,7 @@ def test_a_plan_for_another_model_is_a_plan_error():
     found, plan, factors = prepared(MLP, HARD)
     other = mlp([8, 8], [None], 1)
     with pytest.raises(PlanError, match="'fc0', which cannot be factored in this model"):
-        refit(other, found_in(build([], [], [], {})), plan, factors, feeds_of(X), options())
+        refit(other, found_in(build([], [], [], {})), plan, factors, feeds_of(X), options().runtime)
     assert passes(MLP, found, plan, factors) == 3
     assert passes(MLP, found, plan_of({}, found), factors) == 0
 

@@ -57,7 +57,7 @@ def test_the_last_factor_comes_closer(name: str):
     found, site = the_site(model)
     plan = plan_of({site.id: (scheme, (4,))}, found)
     plain = {(site.id, scheme): by_name(scheme).factor(found.weight(site), None, None, (4,))}
-    repaired = refit(model, found, plan, plain, feeds, options())
+    repaired = refit(model, found, plan, plain, feeds, options().runtime)
 
     def error(factors: dict[tuple[str, str], object]) -> float:
         changed = rewrite(model, found, plan, factors)

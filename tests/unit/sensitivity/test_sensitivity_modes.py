@@ -49,7 +49,11 @@ def test_a_switch_is_refused_by_the_modes_that_do_not_know_it(mode, switch: str)
 @pytest.mark.parametrize("mode", MODES, ids=[mode.name for mode in MODES])
 def test_a_mode_runs_backward_and_measures_only_if_it_says_so(mode):
     model, chosen = mlp([12, 16, 8], [None, None], 1), options(sensitivity=mode.name, metric="top-1")
-    loaded, found, samples = LoadedModel.of(model, chosen), found_in(model), samples_of(feeds_of(normal([32, 12], 2)))
+    loaded, found, samples = (
+        LoadedModel.of(model, chosen.runtime),
+        found_in(model),
+        samples_of(feeds_of(normal([32, 12], 2))),
+    )
     done = calibrate(loaded, samples, found, chosen, Silent(), "kl")
     assert (done.joint is not None) == mode.needs_gradients
     assert bool(done.slopes) == mode.labelled
@@ -64,7 +68,7 @@ def test_factors_depend_on_samples_only_where_a_mode_says_so(mode):
     nodes = [node("MatMul", ["x", "W"], ["y"], "fc")]
     model = build(nodes, [value("x", ["n", 8])], [value("y", ["n", 6])], {"W": weight((8, 6), 1)})
     chosen = options(sensitivity=mode.name)
-    loaded, found = LoadedModel.of(model, chosen), found_in(model)
+    loaded, found = LoadedModel.of(model, chosen.runtime), found_in(model)
     factors = []
     for seed in (1, 2):
         samples = samples_of(feeds_of(normal([16, 8], seed) * np.arange(1, 9, dtype=np.float32)))

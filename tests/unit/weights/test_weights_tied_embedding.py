@@ -252,7 +252,7 @@ def test_the_predicted_rise_is_the_measured_one(seed: int):
     """
     model, chosen = language_model(falling(seed)), options()
     feeds = feeds_of(texts(384, 3))
-    loaded, found = LoadedModel.of(model, chosen), found_in(model)
+    loaded, found = LoadedModel.of(model, chosen.runtime), found_in(model)
     samples = Samples(feeds, None, "the test", tuple(map(str, range(len(feeds)))))
     done = calibrate(loaded, samples, found, chosen, Silent(), kind_of(loaded, None, samples))
     assert done.joint is not None
@@ -305,7 +305,7 @@ def test_both_nodes_of_a_tied_table_are_timed_on_their_own():
     found, feed = found_in(model), {"x": texts(2, 3)}
     site = next(site for site in found.sites if site.id == "rows")
     chain = by_name("svd").factor(found.weight(site), None, None, (8,)).chain((8,))
-    captured = capture(model, found, feed, chosen)
+    captured = capture(model, found, feed, chosen.runtime)
     scenes = [Scene.of(model, [call], ["E"], captured) for call in found.calls["rows"]]
     made = [chain_model(scene, [chain], "svd", (8,)) for scene in scenes]
     kinds = [[n.op_type for n in micro.graph.node][:2] for micro in made]
