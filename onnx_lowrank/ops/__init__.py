@@ -10,7 +10,8 @@ from onnx_lowrank.ops.einsum import Einsum
 from onnx_lowrank.ops.gather import Gather
 from onnx_lowrank.ops.gemm import Gemm
 from onnx_lowrank.ops.matmul import MatMul
-from onnx_lowrank.ops.op import Call, Names, Op, StagePosition, attributes_of, first_output, op_name
+from onnx_lowrank.ops.nodes import attributes_of, first_output, op_name
+from onnx_lowrank.ops.op import Call, Names, Op, StagePosition
 from onnx_lowrank.ops.recurrent import Recurrent
 from onnx_lowrank.ops.transposed import TRANSPOSED, Transposed
 

@@ -10,18 +10,8 @@ import numpy as np
 import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 
-from onnx_lowrank.ops.op import (
-    Call,
-    Names,
-    Op,
-    Refusal,
-    StagePosition,
-    StageSite,
-    Written,
-    channel_vectors,
-    node_name,
-    single,
-)
+from onnx_lowrank.ops.nodes import channel_vectors, node_name, single
+from onnx_lowrank.ops.op import Call, Names, Op, Refusal, StagePosition, StageSite, Written
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 GEOMETRY = ("strides", "dilations")

@@ -10,19 +10,8 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.ops.conv import channel_bias
-from onnx_lowrank.ops.op import (
-    Call,
-    Names,
-    Op,
-    Refusal,
-    StagePosition,
-    StageSite,
-    Written,
-    attributes_of,
-    channel_vectors,
-    node_name,
-    single,
-)
+from onnx_lowrank.ops.nodes import attributes_of, channel_vectors, node_name, single
+from onnx_lowrank.ops.op import Call, Names, Op, Refusal, StagePosition, StageSite, Written
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 NEUTRAL = {"strides": 1, "dilations": 1, "output_padding": 0}

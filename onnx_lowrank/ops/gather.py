@@ -7,20 +7,8 @@ import math
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.op import (
-    Call,
-    Names,
-    Observable,
-    Op,
-    Refusal,
-    StagePosition,
-    StageSite,
-    Written,
-    as_vectors,
-    attributes_of,
-    node_name,
-    single,
-)
+from onnx_lowrank.ops.nodes import as_vectors, attributes_of, node_name, single
+from onnx_lowrank.ops.op import Call, Names, Observable, Op, Refusal, StagePosition, StageSite, Written
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 

@@ -9,18 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.op import (
-    Call,
-    Names,
-    Op,
-    Refusal,
-    StagePosition,
-    StageSite,
-    Written,
-    as_vectors,
-    attributes_of,
-    node_name,
-)
+from onnx_lowrank.ops.nodes import as_vectors, attributes_of, node_name
+from onnx_lowrank.ops.op import Call, Names, Op, Refusal, StagePosition, StageSite, Written
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 OPTIONAL_BIAS = 11

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.op import Call, Names, Observable, Op, StageSite, Written, as_vectors, node_name, single
+from onnx_lowrank.ops.nodes import as_vectors, node_name, single
+from onnx_lowrank.ops.op import Call, Names, Observable, Op, StageSite, Written
 from onnx_lowrank.types import Array, Positions, Stage
 
 

@@ -51,17 +51,7 @@ def apply(
     DataError, ModelError.
     """
     saved = plan if isinstance(plan, SavedPlan) else read_plan(Path(plan))
-    options = replace(
-        options or Options(),
-        sensitivity=saved.sensitivity,
-        seed=saved.seed,
-        rank_multiple=saved.rank_multiple,
-        refit=saved.refit,
-        then=saved.then,
-        shared_input=saved.shared_input,
-        outputs=saved.outputs,
-        groups=saved.groups,
-    )
+    options = _as_saved(saved, options or Options())
     loaded = LoadedModel.of(model, options.runtime)
     if output is not None:
         spare(Path(output), loaded.files)
@@ -70,10 +60,7 @@ def apply(
             f"the plan was made for another model (sha256 {saved.model_sha256[:12]}…, this one has"
             f" {loaded.sha256[:12]}…): give the model it was made for"
         )
-    names = {choice.weight for choice in saved.choices}
-    inventory = find_sites(loaded.model, multiple=saved.rank_multiple).sharing(options.shares)
-    if not mode_of(options).needs_gradients:  # where they are, what samples are run in depends on all sites
-        inventory = replace(inventory, sites=tuple(site for site in inventory.sites if site.weight in names))
+    inventory = _inventory(saved, loaded, options)
     progress = progress or Silent()
     split = _samples(saved, loaded, data, validation, options, progress)
     quantizer = PostQuantizer(loaded, split.calibration.feeds if split is not None else (), options, progress)
@@ -90,6 +77,30 @@ def apply(
         if output is not None:
             publish(stage, loaded, before_writing)
     return rewritten
+
+
+def _as_saved(saved: SavedPlan, options: Options) -> Options:
+    """Return the options under which the plan was made, but for where and with how much memory it runs."""
+    return replace(
+        options,
+        sensitivity=saved.sensitivity,
+        seed=saved.seed,
+        rank_multiple=saved.rank_multiple,
+        refit=saved.refit,
+        then=saved.then,
+        shared_input=saved.shared_input,
+        outputs=saved.outputs,
+        groups=saved.groups,
+    )
+
+
+def _inventory(saved: SavedPlan, loaded: LoadedModel, options: Options) -> Inventory:
+    """Return the sites that factors have to be made of: all where gradients are run, as all of them share a run."""
+    inventory = find_sites(loaded.model, multiple=saved.rank_multiple).sharing(options.shares)
+    if mode_of(options).needs_gradients:
+        return inventory
+    names = {choice.weight for choice in saved.choices}
+    return replace(inventory, sites=tuple(site for site in inventory.sites if site.weight in names))
 
 
 def _samples(

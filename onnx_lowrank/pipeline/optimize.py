@@ -25,6 +25,7 @@ from onnx_lowrank.progress import Progress
 from onnx_lowrank.results.parts import Measured
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.sensitivity import cost_curves
+from onnx_lowrank.sensitivity.calibrated import SensitivityState
 from onnx_lowrank.sensitivity.modes import mode_of
 
 NO_SITES = "no weight of this model can be factored; the reasons are listed with the weights"
@@ -78,6 +79,11 @@ def meet_goal(
     if not state.curves:
         return unchanged(session, goal, no_curve(state.calibrated.decomposed.dead))
 
+    return _reached(session, goal, state, target)
+
+
+def _reached(session: Session, goal: Goal, state: SensitivityState, target: Target) -> Result:
+    """Plan, rewrite, judge and save: the first plan that holds from its file, or the original with the reason."""
     aim, ledger = goal, Ledger()
     for _ in range(1 + (CORRECTIONS if session.options.continuation == 1 else 0)):
         held, ledger = searched(session, aim, state, ledger)

@@ -10,7 +10,8 @@ from onnx_lowrank.pipeline.confirm import Confirmed, Refuted, too_large
 from onnx_lowrank.pipeline.ledger import Ledger, size_before
 from onnx_lowrank.pipeline.loaded_model import RANDOM_WARNING
 from onnx_lowrank.pipeline.search import Search
-from onnx_lowrank.pipeline.session import Judges, Session
+from onnx_lowrank.pipeline.session import Session
+from onnx_lowrank.pipeline.session_values import Judges
 from onnx_lowrank.results.parts import Findings, Made, Measured, Original, Request, Trial
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.sensitivity.calibrated import SensitivityState

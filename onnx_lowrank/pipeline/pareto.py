@@ -15,7 +15,8 @@ from onnx_lowrank.errors import GoalError
 from onnx_lowrank.options import Goal, Options
 from onnx_lowrank.pipeline.ledger import size_before
 from onnx_lowrank.pipeline.search import Search
-from onnx_lowrank.pipeline.session import Judges, Session
+from onnx_lowrank.pipeline.session import Session
+from onnx_lowrank.pipeline.session_values import Judges
 from onnx_lowrank.plan import Problem
 from onnx_lowrank.plan.allocate import curve_plans
 from onnx_lowrank.plan.interlayer import between

@@ -24,7 +24,7 @@ from onnx_lowrank.errors import PlanError
 from onnx_lowrank.graph.editing import upstream
 from onnx_lowrank.graph.model_io import main_opset
 from onnx_lowrank.graph.traversal import reads
-from onnx_lowrank.numerics import linalg
+from onnx_lowrank.numerics.ridge import RidgeSums, refitted_factor
 from onnx_lowrank.ops import Call, call_of
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.passes.factorize import rewrite
@@ -60,35 +60,6 @@ class _Target:
         return weight.reshape(weight.shape[:2]).astype(np.float64)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Sums:
-    """G: (rank, rank) and D: (out, rank) of the module's text, float64. Additive."""
-
-    G: Array
-    D: Array
-
-    def __add__(self, other: _Sums) -> _Sums:
-        return _Sums(self.G + other.G, self.D + other.D)
-
-    @property
-    def finite(self) -> bool:
-        """Whether they can be solved for."""
-        return bool(np.isfinite(self.G).all() and np.isfinite(self.D).all())
-
-    def steps(self, ridges: Sequence[float]) -> list[Array]:
-        """Return Δ (out, rank) for every ridge; zero where nothing was seen."""
-        energy = float(np.trace(self.G)) / len(self.G)
-        if energy <= 0:
-            return [np.zeros_like(self.D) for _ in ridges]
-        values, vectors = linalg.eigen(self.G)
-        rotated = self.D @ vectors
-        return [(rotated / (values + ridge * energy)) @ vectors.T for ridge in ridges]
-
-    def gain(self, step: Array) -> float:
-        """Return by how much L + Δ lowers Σ‖y − L α v‖² on these samples."""
-        return float(2 * np.vdot(step, self.D) - np.vdot(step @ self.G, step))
-
-
 def refit(
     model: onnx.ModelProto,
     inventory: Inventory,
@@ -114,7 +85,7 @@ def refit(
         ends = _ends(candidate, group)
         halves = _collect(model, candidate, group, ends, feeds, runtime, batch, progress)
         for target in group:
-            last = _solve(target.last, [half[target.key] for half in halves], ridges)
+            last = refitted_factor(target.last, [half[target.key] for half in halves], ridges)
             if last is None:
                 continue
             old = target.chain.stages[-1]
@@ -203,7 +174,7 @@ def _collect(
     runtime: Runtime,
     batch: int,
     progress: Callable[[int], None] | None,
-) -> list[dict[FactorKey, _Sums]]:
+) -> list[dict[FactorKey, RidgeSums]]:
     """Return the sums of every site in the group over the even samples and over the odd ones."""
     calls = [call for target in group for call in target.calls]
     wanted = [name for call in calls for name in (call.output, call.input(2)) if name]
@@ -211,7 +182,7 @@ def _collect(
     compressed = _runner(candidate, [end.data for end in ends.values()], runtime)
     halves = []
     for half in range(2):
-        sums = {t.key: _Sums(np.zeros((t.last.shape[1],) * 2), np.zeros(t.last.shape)) for t in group}
+        sums = {t.key: RidgeSums(np.zeros((t.last.shape[1],) * 2), np.zeros(t.last.shape)) for t in group}
         for run in batches((feeds[i] for i in range(half, len(feeds), 2)), batch):
             feed = join(run)
             values, inner = {**feed, **original.run(feed)}, compressed.run(feed)
@@ -239,33 +210,19 @@ def _seen(
     kernel: tuple[int, ...],
     values: Mapping[str, Array],
     inner: Mapping[str, Array],
-) -> _Sums:
+) -> RidgeSums:
     """Return the sums of one call: `values` are the original's, `inner` the candidate's."""
     y = np.asarray(call.linear(_wide(values[call.output]), values.get(call.input(2))), np.float64)
     v = np.asarray(end.vectors(_wide(inner[end.data]), kernel), np.float64) * call.scale
     if len(v) != len(y):  # shapes that depend on values: nothing to compare
-        return _Sums(np.full((v.shape[1],) * 2, np.nan), np.full(last.shape, np.nan))
+        return RidgeSums(np.full((v.shape[1],) * 2, np.nan), np.full(last.shape, np.nan))
     with np.errstate(all="ignore"):  # what is not finite is seen in the sums
-        return _Sums(v.T @ v, (y - v @ last.T).T @ v)
+        return RidgeSums(v.T @ v, (y - v @ last.T).T @ v)
 
 
 def _wide(array: Array) -> Array:
     """Return half precision as single: what follows is subtracted and summed."""
     return array.astype(np.float32) if array.dtype.itemsize < 4 else array
-
-
-def _solve(last: Array, halves: Sequence[_Sums], ridges: Sequence[float]) -> Array | None:
-    """Return the refitted factor (out, rank), None where the old one should stay."""
-    first_half, second_half = halves
-    both = first_half + second_half
-    if not both.finite:
-        return None
-    gains = [
-        second_half.gain(on_first) + first_half.gain(on_second)
-        for on_first, on_second in zip(first_half.steps(ridges), second_half.steps(ridges), strict=True)
-    ]
-    best = int(np.argmax(gains))
-    return last + both.steps([ridges[best]])[0] if gains[best] > 0 else None
 
 
 def _put(candidate: onnx.ModelProto, end: Call, stage: Stage) -> None:

@@ -10,7 +10,8 @@ import onnx
 from onnx_lowrank.options import Goal
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline.budget import FILE_BYTES, RANK_BYTES
-from onnx_lowrank.pipeline.session import Judges, Session
+from onnx_lowrank.pipeline.session import Session
+from onnx_lowrank.pipeline.session_values import Judges
 from onnx_lowrank.plan import Problem
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.results.parts import Size, Trial

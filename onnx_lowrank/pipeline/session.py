@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import onnx
 
 from onnx_lowrank.latency import Stopwatch
-from onnx_lowrank.metrics import Measured, Metric, choose_metric
+from onnx_lowrank.metrics import Metric, choose_metric
 from onnx_lowrank.metrics.divergence import DivergenceKind
 from onnx_lowrank.options import Gate, Options, Resource, Then
 from onnx_lowrank.pipeline.loaded_model import (
@@ -26,6 +26,7 @@ from onnx_lowrank.pipeline.loaded_model import (
 from onnx_lowrank.pipeline.notes import inventory_notes, loading_notes, narrow_notes, untimed_note
 from onnx_lowrank.pipeline.post_quantize import PostQuantizer
 from onnx_lowrank.pipeline.refit import refitted
+from onnx_lowrank.pipeline.session_values import Checked, Judges, Priced
 from onnx_lowrank.pipeline.staging import timed_feeds
 from onnx_lowrank.plan import Problem, signed
 from onnx_lowrank.progress import Clock, Progress, Silent
@@ -44,30 +45,6 @@ from onnx_lowrank.weights.find import find_sites
 from onnx_lowrank.weights.inventory import Inventory
 
 T = TypeVar("T")
-
-
-class Judges(NamedTuple):
-    """whole: on all validation samples. preview: on a part, for what is hopeless even there; None: no part would do."""
-
-    whole: Judge
-    preview: Judge | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Checked:
-    """The original, metric and samples looked over before any work: what was measured, and what belongs on top."""
-
-    measured: Measured
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Priced:
-    """A rank-choice problem; milliseconds: of the original, 0 unless time is the resource; notes: what has no time."""
-
-    problem: Problem
-    milliseconds: float = 0.0
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,11 +13,12 @@ from typing import Any
 from onnx_lowrank.results.comparison import Comparison
 from onnx_lowrank.results.inspection import Inspection
 from onnx_lowrank.results.result import Result
-from onnx_lowrank.types import Option
+from onnx_lowrank.types import Curve, Option
 from onnx_lowrank.version import __version__
 
-FORMAT = 2
-"""2: a verdict has a word and a bound with its confidence; warnings and a certificate are new."""
+FORMAT = 3
+"""3: what is shared is called shared_input and shared_inputs, provider and threads are in options.runtime.
+2: a verdict has a word and a bound with its confidence; warnings and a certificate are new."""
 LEFT_OUT = {"curves"}
 
 
@@ -69,29 +70,31 @@ def result_json(result: Result) -> str:
         "algorithm": request.goal.name,
     }
     content["predicted_latency_ratio"] = plain(result.predicted_ratio)
-    content["sensitivity"] = [
-        {
-            "site": curve.site,
-            "probes": plain(curve.probes),
-            "range": plain(curve.trust_range),
-            "options": [
-                {
-                    "scheme": o.scheme,
-                    "ranks": list(o.ranks),
-                    "shared_input": list(o.shared_input),
-                    "error": o.error,
-                    "loss": o.loss,
-                    "deviation": plain(o.deviation),
-                    "slope": o.slope,
-                    "slope_deviation": o.slope_deviation,
-                    **plain(o.cost),
-                }
-                for o in curve.options
-            ],
-        }
-        for curve in findings.curves
-    ]
+    content["sensitivity"] = [_curve(curve) for curve in findings.curves]
     return _text("report", content)
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    """Return a site's probes and options."""
+    return {
+        "site": curve.site,
+        "probes": plain(curve.probes),
+        "range": plain(curve.trust_range),
+        "options": [
+            {
+                "scheme": o.scheme,
+                "ranks": list(o.ranks),
+                "shared_input": list(o.shared_input),
+                "error": o.error,
+                "loss": o.loss,
+                "deviation": plain(o.deviation),
+                "slope": o.slope,
+                "slope_deviation": o.slope_deviation,
+                **plain(o.cost),
+            }
+            for o in curve.options
+        ],
+    }
 
 
 def comparison_json(comparison: Comparison) -> str:

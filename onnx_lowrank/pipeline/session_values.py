@@ -1,0 +1,34 @@
+"""What a session computes once: values with names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from onnx_lowrank.metrics import Measured
+from onnx_lowrank.plan import Problem
+from onnx_lowrank.validation import Judge
+
+
+class Judges(NamedTuple):
+    """whole: on all validation samples. preview: on a part, for what is hopeless even there; None: no part would do."""
+
+    whole: Judge
+    preview: Judge | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checked:
+    """The original, metric and samples looked over before any work: what was measured, and what belongs on top."""
+
+    measured: Measured
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Priced:
+    """A rank-choice problem; milliseconds: of the original, 0 unless time is the resource; notes: what has no time."""
+
+    problem: Problem
+    milliseconds: float = 0.0
+    notes: tuple[str, ...] = ()
