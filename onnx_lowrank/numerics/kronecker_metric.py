@@ -229,7 +229,7 @@ def tails(projected: Array, ranks: Sequence[int]) -> Array:
 
 def rises(tail: Array) -> tuple[Array, Array]:
     """Return (ranks,) ½ E_s tail² and its standard error, of (samples, ranks) tails with sampled targets."""
-    with np.errstate(all="ignore"):  # likewise
+    with np.errstate(all="ignore"):  # what is not finite shows in the result
         squares = 0.5 * tail**2
         count = len(squares)
         error = squares.std(0, ddof=1) / np.sqrt(count) if count > 1 else np.full(squares.shape[1], np.inf)

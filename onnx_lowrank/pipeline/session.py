@@ -55,7 +55,7 @@ class Judges(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checked:
-    """The original, metric and samples looked over before any work. varying: what differs between two runs, or ""."""
+    """The original, metric and samples, checked before any work. varying: what differs between two runs, or ""."""
 
     measured: Measured
     warnings: tuple[str, ...]
@@ -73,7 +73,7 @@ class Priced:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Session:
-    """What is measured once and used for every goal: each value is computed when first asked for, whatever the order.
+    """What is measured once and used for every goal: each value is computed on first use, whatever the order.
 
     trials: (choices, gate) -> what was measured. Make one with `Session.of`. Raises LowRankError (ModelError,
     DataError, MetricError, GoalError, RuntimeProblem).
@@ -141,7 +141,7 @@ class Session:
         return "" if known is None else known[1]
 
     def checked(self, gate: Gate) -> Checked:
-        """Look at the original, the metric and the samples before any work.
+        """Check the original, the metric and the samples before any work.
 
         Raises ModelError for an original that is not deterministic, MetricError for a metric that measures nothing.
         """
@@ -153,9 +153,9 @@ class Session:
         varying = varies(self.loaded.model, runner, validation)
         if varying and not options.allow_random:
             refuse_random(self.loaded.model, varying)
-        said = [f"not deterministic ({varying}): judged against its own spread"] if varying else []
+        notes = [f"not deterministic ({varying}): judged against its own spread"] if varying else []
         warnings, measured = check_metric(metric, validation, runner, options.seed, weak=options.allow_weak_baseline)
-        return Checked(measured, (*said, *warnings), varying)
+        return Checked(measured, (*notes, *warnings), varying)
 
     def look_over(self, gate: Gate) -> str:
         """Return why nothing can be certified by the samples there are, or "". Raises like `checked`."""
@@ -166,7 +166,7 @@ class Session:
 
     @property
     def spread(self) -> bool:
-        """Whether candidates are judged against the original's own spread, as far as it was looked at."""
+        """Whether candidates are judged against the original's own spread; False before `checked`."""
         checked: Checked | None = self._known.get("checked")
         return checked is not None and bool(checked.varying)
 
@@ -231,7 +231,7 @@ class Session:
         return SensitivityState(calibrated, self._signed(curves, calibrated), unit)
 
     def _signed(self, curves: tuple[Curve, ...], calibrated: Calibrated) -> tuple[Curve, ...]:
-        """Return the curves with the cross-fitted first-order term, where it is asked for."""
+        """Return the curves with the cross-fitted first-order term, with `--signed`."""
         if not self.options.signed or not calibrated.slopes:
             return curves
         halves = {
@@ -281,7 +281,7 @@ class Session:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user has to know of model and samples, as far as they were looked at."""
+        """The notes to the user on model and samples, as far as they were checked."""
         loading = (*self.split.notes, *loading_notes(self.loaded, self.inventory))
         if self.state is None:
             return loading
@@ -292,6 +292,6 @@ class Session:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What belongs beside any claim, as far as it was looked at."""
+        """The warnings to show beside every claim; none before `checked`."""
         checked: Checked | None = self._known.get("checked")
         return checked.warnings if checked is not None else ()
