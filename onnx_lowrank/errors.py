@@ -1,4 +1,4 @@
-"""What can go wrong for a user: every message says what, where and what to do."""
+"""Errors for users: every message says what, where and what to do."""
 
 
 class LowRankError(Exception):

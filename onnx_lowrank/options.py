@@ -26,13 +26,13 @@ SENSITIVITIES: dict[Sensitivity, tuple[str, frozenset[str]]] = {
 
 
 LEAST_SPEEDUP = 1.02
-"""What a goal of latency has to show where nothing else is asked for."""
+"""The speedup that a goal of latency has to show by default."""
 LEAST_MEMORY = 2**24
 """Below this a bound on memory bounds nothing."""
 
 
 MAX_DROP, TOLERANCE = 0.01, 0.05
-"""What may be lost where nobody says: of a metric, and (the mean relative error) of an output that is no decision."""
+"""Allowed by default: the drop of a metric, and the mean relative error of an output that is no decision."""
 CONFIDENCE = 0.95
 
 
@@ -272,6 +272,6 @@ class Options:
 
 
 def unknown_sensitivity(name: str) -> str:
-    """Say that no mode has this name, and which there are."""
+    """Return the message that no mode has this name, with those that exist."""
     *first, last = (f"{known!r} ({what})" for known, (what, _) in SENSITIVITIES.items())
     return f"unknown sensitivity {name!r}: take {', '.join(first)} or {last}"

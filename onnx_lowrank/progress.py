@@ -1,4 +1,4 @@
-"""How long steps tell how far they are; the command line draws it, the library stays silent."""
+"""How long steps report their progress; the command line shows it, the library stays silent."""
 
 from __future__ import annotations
 

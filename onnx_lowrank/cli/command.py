@@ -9,7 +9,7 @@ class Command(click.Command):
     """A command none of whose options and arguments takes an empty text, or another option's name, as its value."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse, after a look at the values as they were typed: the type of a path makes "." of an empty text."""
+        """Parse, after a check of the values as they were typed: the type of a path makes "." of an empty text."""
         typed, _, _ = self.make_parser(ctx).parse_args(args=list(args))
         params = self.get_params(ctx)
         options = {name for param in params for name in (*param.opts, *param.secondary_opts) if name.startswith("-")}

@@ -1,4 +1,4 @@
-"""How the command line speaks: tables on standard output, progress and errors on standard error."""
+"""Output of the command line: tables on standard output, progress and errors on standard error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class Bars:
-    """Progress bars with an ETA, gone when their step is done."""
+    """Progress bars with an ETA, removed when their step is done."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -95,7 +95,7 @@ def one_line_errors(command: Callable[..., T]) -> Callable[..., T]:
 
 
 def watched(outputs: Outputs) -> Outputs:
-    """Remember what this command writes, so that an end before its time can say how far it came."""
+    """Remember what this command writes, so that an interrupted one can report what was written."""
     click.get_current_context().meta[WATCHED] = outputs
     return outputs
 

@@ -26,7 +26,7 @@ class Stop:
             raise KeyboardInterrupt
 
     def over(self) -> None:
-        """Unwind no more: all is cleaned up, and what is left is to say so and to go."""
+        """Raise no more: all is cleaned up, and only the message and the exit are left."""
         self.ended = True
         atexit.register(_deaf)
 

@@ -172,7 +172,7 @@ def optimize(model: Path, output: Path | None, **values: Any) -> None:
 
 
 def _outputs(model: Path, target: Path | None, values: dict[str, Any]) -> Outputs:
-    """Return what the run will write, looked over before any work. Raises ModelError."""
+    """Return what the run will write, checked before any work. Raises ModelError."""
     inputs = Inputs(
         models={"MODEL": model},
         samples={f"--{name}": values[name] for name in ("data", "validation", "test")},

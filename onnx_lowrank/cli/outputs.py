@@ -96,7 +96,7 @@ class Outputs:
                 yield option, data_file(path)
 
     def ready(self, option: str) -> None:
-        """Look again at what an option writes, and remember how it was. Raises ModelError: it must not be written."""
+        """Check again what an option writes, and remember its state. Raises ModelError: it must not be written."""
         for name, path in self.places():
             if name == option:
                 self._look(name, path, f"{path} was made by something else during the run, and is left as it is")

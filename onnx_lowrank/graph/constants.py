@@ -1,4 +1,4 @@
-"""Constants of a graph, and the operators that hand one on."""
+"""Constants of a graph, and the operators that forward one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PASSES = {
     *("Identity", "Cast", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Flatten"),
     *("QuantizeLinear", "DequantizeLinear"),
 }
-"""Operators that hand a constant on, in another form at most; whatever else they read must be constant, too."""
+"""Operators that forward a constant, at most in another form; their other inputs must be constant, too."""
 
 
 NUMBERS: Mapping[str, type[np.generic]] = {"value_int": np.int64, "value_ints": np.int64}

@@ -24,12 +24,12 @@ DEVICES = (Path("/dev"), Path("/proc"), Path("/sys"))
 
 
 def identity(path: Path) -> Identity:
-    """Return the same for two paths just where they are one file, there already or still to be made."""
+    """Return a value that two paths share if and only if they are one file, existing or not yet."""
     real = os.path.realpath(path)
-    for way in (path, Path(real)):  # a way through what is not there, none/../file, leads to a file all the same
+    for way in (path, Path(real)):  # a path through a missing folder, none/../file, is a file all the same
         with suppress(OSError):
             status = way.stat()
-            if status.st_ino:  # some file systems of Windows number nothing
+            if status.st_ino:  # some file systems of Windows have no file numbers
                 return status.st_dev, status.st_ino, ""
     folder, name = os.path.split(real)
     if not name:

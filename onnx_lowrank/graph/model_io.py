@@ -126,7 +126,7 @@ def staged(model: onnx.ModelProto, target: Path) -> Iterator[StagedModel]:
 
 
 class StagedModel:
-    """A model on disk that is not yet where the user wants it."""
+    """A model on disk that is not yet in the user's place."""
 
     def __init__(self, path: Path, files: list[Path], target: Path) -> None:
         self.path = path
@@ -172,7 +172,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 class Level(IntEnum):
-    """What a model meets, each level with all that are below it; onnxruntime itself takes more than onnx.checker."""
+    """The checks that a model passes, each level with all below it; onnxruntime accepts more than onnx.checker."""
 
     LOADS = 0
     BASIC = 1
@@ -181,7 +181,7 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The level that a model meets, and the first line of why it is not a higher one."""
+    """The level that a model passes, and the first line of why it is not a higher one."""
 
     level: Level = Level.FULL
     why: str = ""

@@ -1,4 +1,4 @@
-"""A view of a graph: constant weights, and every input that each of them reaches.
+"""A view of a graph: constant weights, and every input that reads each of them.
 
 It refers to the model's own protobuf nodes and tensors: nothing is copied, and nothing is changed.
 """
@@ -16,7 +16,7 @@ from onnx_lowrank.graph.traversal import bodies, fed_inputs, function_calls, pla
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One input of one node. `steps`: the nodes that a constant comes through, Identity aside.
+    """One input of one node. `transforms`: the nodes between the stored constant and the input, Identity aside.
 
     body: which If, Loop or Scan body the node is in, as `bodies` calls it; empty in the main graph.
     """
@@ -37,10 +37,10 @@ class GraphView:
     """Constant tensors by name, and where they go.
 
     weights: root name -> its tensor, an initializer's or a Constant node's; chains of PASSES are followed to the root.
-    uses: root name -> the inputs it reaches, in graph order, those in bodies last.
+    uses: root name -> the inputs that read it, in graph order, those in bodies last.
     inner: root that a body returns as it is -> the node that holds the body.
     hidden: tensors that live inside subgraphs and local functions.
-    constant: every tensor that comes of a root alone -> the root, and the steps to it.
+    constant: every tensor that is computed from a root alone -> the root, and the nodes in between.
     fed: tensors that depend on what the inputs hold, not on their shapes alone.
     """
 
@@ -92,7 +92,7 @@ def _fed(model: onnx.ModelProto) -> set[str]:
 
 
 def tensor_ranks(model: onnx.ModelProto) -> dict[str, int]:
-    """Return how many axes tensors have, as far as the file and shape inference tell."""
+    """Return how many axes tensors have, as far as the file and shape inference show."""
     try:
         inferred = onnx.shape_inference.infer_shapes(model).graph
     except (onnx.shape_inference.InferenceError, ValueError):  # broken, or beyond what protobuf can copy
@@ -119,7 +119,7 @@ class _Origins:
                 self.known[node.output[0]] = (root, transforms if node.op_type == "Identity" else (*transforms, node))
 
     def passes(self, node: onnx.NodeProto) -> bool:
-        """Whether a node only hands a constant on, to other nodes alone."""
+        """Whether a node only forwards a constant, to other nodes alone."""
         return (
             node.op_type in PASSES
             and node.domain in ("", "ai.onnx")

@@ -24,7 +24,7 @@ def spread(macs: Sequence[float], most: int = TRIED) -> list[int]:
 def rising(values: Sequence[float]) -> list[float]:
     """Return the nearest sequence, in least squares, that never falls (pool adjacent violators).
 
-    Noise of a measurement must not make more work look faster than less.
+    Noise of a measurement must not make more work appear faster than less.
     """
     pools: list[tuple[float, int]] = []
     for value in values:

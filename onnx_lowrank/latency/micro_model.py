@@ -182,7 +182,7 @@ class _Moved:
     index: int
 
     def error(self, ranks: Ranks) -> float:
-        """Return 0: nobody asks."""
+        """Return 0: it is not used."""
         return 0.0
 
     def chain(self, ranks: Ranks) -> Chain:

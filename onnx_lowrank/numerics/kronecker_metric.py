@@ -229,8 +229,8 @@ def tails(projected: Array, ranks: Sequence[int]) -> Array:
 
 def rises(tail: Array) -> tuple[Array, Array]:
     """Return (ranks,) ½ E_s tail² and its standard error, of (samples, ranks) tails with sampled targets."""
-    with np.errstate(all="ignore"):  # likewise
-        losses = 0.5 * tail**2
-        count = len(losses)
-        error = losses.std(0, ddof=1) / np.sqrt(count) if count > 1 else np.full(losses.shape[1], np.inf)
-        return losses.mean(0), error
+    with np.errstate(all="ignore"):  # what is not finite shows in the result
+        squares = 0.5 * tail**2
+        count = len(squares)
+        error = squares.std(0, ddof=1) / np.sqrt(count) if count > 1 else np.full(squares.shape[1], np.inf)
+        return squares.mean(0), error

@@ -55,7 +55,7 @@ def _joined(call: Call, stage: Stage, at: StageSite, names: Names) -> Written:
 
 
 def row_order(stage: Stage) -> Array:
-    """Return (out,) which of [passing rows, computed rows] stands at every row, int64."""
+    """Return (out,) which of [passing rows, computed rows] is at every row, int64."""
     order = np.empty(stage.rows, np.int64)
     passed = np.asarray(stage.passed, np.int64)
     order[passed] = np.arange(len(passed))

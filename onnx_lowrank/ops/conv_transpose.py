@@ -85,7 +85,7 @@ class ConvTranspose(Op):
     def patches(self, call: Call, x: Array, kernel: tuple[int, ...], picks: Array, count: int) -> Array | None:
         """Return the inputs that every kernel element brings to an output, zero where it brings none.
 
-        None where what is cut off the output is not said as pads.
+        None where the cropping of the output is not given as pads.
         """
         axes = len(kernel)
         if "output_shape" in call.attributes or call.attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", "NOTSET"):

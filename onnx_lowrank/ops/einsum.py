@@ -65,7 +65,7 @@ class Equation:
         return "" if self.summed and self.kept else "nothing is multiplied and summed"
 
     def spelled(self, axes: int) -> Equation:
-        """Return the equation for data of so many axes, with letters for what the dots stand for."""
+        """Return the equation for data of so many axes, with letters in the place of the dots."""
         free = [c for c in string.ascii_letters if c not in self.data + self.weight + self.output]
         dots = "".join(free[: axes - len(self.data.replace(DOTS, ""))])
         return Equation(self.data.replace(DOTS, dots), self.weight, self.output.replace(DOTS, dots))
@@ -75,7 +75,7 @@ def split_equation(equation: bytes | str) -> tuple[str, str, str]:
     """Return the two operands' letters and the output's; the second empty where there are not two."""
     text = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
     inputs, arrow, output = text.partition("->")
-    if not arrow:  # what stands once, in alphabetical order, after the dots
+    if not arrow:  # letters that occur once, in alphabetical order, after the dots
         letters = inputs.replace(",", "").replace(DOTS, "")
         output = (DOTS if DOTS in inputs else "") + "".join(sorted(c for c in letters if letters.count(c) == 1))
     terms = inputs.split(",")

@@ -16,7 +16,7 @@ class Gather(Op):
     """The table (rows, width) is canonically (width, rows): a short table of rows is looked up, the rest are MatMuls.
 
     Only tables with more rows than their width: their factors come from the outputs alone (schemes project the smaller
-    side), and a smaller table is not worth it.
+    side), and a smaller table saves too little.
     """
 
     op_type = "Gather"

@@ -76,7 +76,7 @@ class Gemm(Op):
         return float(call.attributes.get("alpha", 1.0))
 
     def form(self, call: Call) -> Hashable:
-        """Return the side and both flags: the first factor reads the data as they say."""
+        """Return the side and both flags: they decide how the first factor reads the data."""
         return call.slot, *(int(call.attributes.get(name, 0)) for name in ("transA", "transB"))
 
     def node(self, call: Call, stage: Stage, at: StageSite, names: Names) -> Written:
@@ -99,7 +99,7 @@ class Gemm(Op):
         return Written((node,), extra)
 
     def channel_axis(self, call: Call, at: StageSite) -> int | None:
-        """Return the columns, or the rows where W stands on the left; none before the data are as W reads them."""
+        """Return the columns, or the rows where W is on the left; None before the data have the layout of W."""
         return None if at.index == 0 and self._data_flag(call) else 1 if call.slot == 1 else 0
 
     def finish(self, call: Call, tensor: str, names: Names) -> Written:

@@ -62,11 +62,11 @@ class MatMul(Op):
         return Positions(calls=math.prod(rows) / self.groups(call))
 
     def vectors(self, call: Call, x: Array, kernel: tuple[int, ...]) -> Array:
-        """Return rows of x, or its columns where W stands on the left."""
+        """Return rows of x, or its columns where W is on the left."""
         return self._rows(call, x if call.slot == 1 or x.ndim == 1 else np.swapaxes(x, -1, -2))
 
     def results(self, call: Call, y: Array) -> Array:
-        """Return rows of y, or its columns where W stands on the left."""
+        """Return rows of y, or its columns where W is on the left."""
         return self._rows(call, y if call.slot == 1 or y.ndim == 1 else np.swapaxes(y, -1, -2))
 
     def _rows(self, call: Call, x: Array) -> Array:
@@ -88,7 +88,7 @@ class MatMul(Op):
         return single("MatMul", operands, at, node_name(call, at, names))
 
     def channel_axis(self, call: Call, at: StageSite) -> int | None:
-        """Return the last axis, or the one before where W stands on the left; slices have no axis for all rows."""
+        """Return the last axis, or the one before where W is on the left; slices have no axis for all rows."""
         return None if self.groups(call) > 1 else -1 if call.slot == 1 else -2
 
     def macs(self, node: onnx.NodeProto, left: Sequence[int], right: Sequence[int], out: Sequence[int]) -> float:

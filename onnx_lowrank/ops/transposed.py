@@ -77,12 +77,12 @@ class Transposed(Op):
     ) -> tuple[Call, NamedStages, tuple[onnx.NodeProto, ...]]:
         """Return the stages' tensors from the last to the first, as the operator itself reads them.
 
-        Raises ValueError for a stage that lets rows pass through: its transpose lets none.
+        Raises ValueError for a stage that lets rows pass through: its transpose cannot.
         """
         if any(stage.passed for stage, _ in stages):
             raise ValueError(f"{call.name or call.output}: no rows can pass through a transposed stage")
         backward = [(Stage(stage.weight.T), name) for stage, name in reversed(stages)]
-        if self.op_type == "Gemm":  # a flag transposes a factor, or leaves it where the weight stands on the left
+        if self.op_type == "Gemm":  # a flag transposes a factor, or leaves it where the weight is on the left
             flag, value = ("transB", 1) if call.slot == 1 else ("transA", 0)
             return replace(call, op=self.straight, attributes={**call.attributes, flag: value}), backward, ()
         call = call.bound_to(self.straight)

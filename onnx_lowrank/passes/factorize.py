@@ -1,4 +1,4 @@
-"""A graph and a plan -> a new graph: the only place that factors one (int8 comes after, in `quantize`).
+"""A graph and a plan -> a new graph: the only place that factors one (int8 comes after, in `quantization`).
 
 Contract. Before: every site of the plan was found in this very model. After: the nodes of a factored site are replaced
 in their places by chains of the same operator, ending in the same output tensor; a shared first factor is at the place
@@ -187,7 +187,7 @@ def _without_subnormals(weight: Array) -> Array:
 def _splice(
     graph: onnx.GraphProto, replaced: Mapping[str, list[onnx.NodeProto]], first: Sequence[onnx.NodeProto] = ()
 ) -> None:
-    """Put the new nodes where the old ones stood: topological order needs no sorting."""
+    """Put the new nodes in the places of the old ones: the topological order is kept."""
     nodes: list[onnx.NodeProto] = list(first)
     for node in graph.node:
         new = replaced.get(first_output(node)) if node.output else None

@@ -1,4 +1,4 @@
-"""Local functions that hold factorable weights, or are given them, are inlined: only the graph itself is rewritten.
+"""Local functions that hold factorable weights, or get them as inputs, are inlined: only the graph itself is rewritten.
 
 The rest of the file stays as it is. A function that holds a large weight and is called several times is left alone:
 inlined, the weight would be stored as often.

@@ -1,4 +1,4 @@
-"""What a model goes through before its weights are looked for, each pass checked against what it promises."""
+"""The passes over a model before its weights are searched for, each checked against what it promises."""
 
 from __future__ import annotations
 

@@ -68,8 +68,8 @@ def compare(
         advance(1)
     sizes = [_size(loaded, data.feeds, options) for loaded in (original, candidate)]
     warnings += [RANDOM_WARNING] if is_random else []
-    said = [note for loaded in (original, candidate) for note in standing_notes(loaded.standing, loaded.source)]
-    notes = (*said, *data.notes)
+    standing = [note for loaded in (original, candidate) for note in standing_notes(loaded.standing, loaded.source)]
+    notes = (*standing, *data.notes)
     return Comparison(
         original.source, candidate.source, verdict, sizes[0], sizes[1], latency, why, notes, tuple(warnings)
     )

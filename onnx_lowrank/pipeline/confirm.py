@@ -31,7 +31,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Confirmed:
-    """A model that held as reloaded from its file, and is written where it was to be."""
+    """A model that passed as reloaded from its file, and is written to its place."""
 
     model: onnx.ModelProto
     size: Size
@@ -43,7 +43,7 @@ class Confirmed:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Refuted:
-    """A model that held on validation, and that the test samples contradict; nothing is written."""
+    """A model that passed on validation and fails on the test samples; nothing is written."""
 
     verdict: Verdict
     test: Verdict
@@ -59,7 +59,7 @@ class Unconfirmed:
 
 
 def confirm(search: Search, trial: Trial, tests: int, target: Target) -> Confirmed | Refuted | Slow | Unconfirmed:
-    """Return what came of a plan that held, as the `tests`-th of a sequence.
+    """Return the outcome for a plan that passed, as the `tests`-th of a sequence.
 
     The file's metadata say what was measured on the file. Raises ModelError where it does not pass the checker.
     """
@@ -111,7 +111,7 @@ def _stamp(search: Search, candidate: onnx.ModelProto, plan: Plan, claim: Certif
 
 
 def _tested(search: Search, runner: Runner) -> Verdict | None:
-    """Return what the test samples say, None where there are none."""
+    """Return the verdict on the test samples, None where there are none."""
     judge = search.session.test_judge(search.goal.gate)
     if judge is None:
         return None
@@ -120,7 +120,7 @@ def _tested(search: Search, runner: Runner) -> Verdict | None:
 
 
 def _steps(search: Search, trial: Trial, both: Step) -> tuple[tuple[Step, ...], tuple[str, ...]]:
-    """Return what factoring alone and int8 alone do, and both, measured alike; and what there is to say of it."""
+    """Return factoring alone, int8 alone and both, measured in the same way, and the notes on them."""
     session, quantizer = search.session, search.session.quantizer
     if not quantizer.active:
         return (), ()

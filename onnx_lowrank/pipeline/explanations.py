@@ -13,18 +13,18 @@ ALONE = {FACTORED: "factored alone it", INT8: "int8 of the original alone"}
 
 
 def refuted(verdict: Verdict, test: Verdict, steps: Sequence[Step]) -> str:
-    """Say that the test samples contradict what validation found: even the drop's lower end is not allowed."""
+    """Say that the test samples contradict validation: even the lower end of the drop is not allowed."""
     drop = test.drop
-    said = (
+    message = (
         f"a plan held on validation (drop {verdict.drop.estimate:.4g}) but not on the test samples (drop"
         f" {drop.estimate:.4g}, {drop.low:.4g} at the least): give validation samples that resemble them, or more"
     )
     alone = [(step.name, step.test.drop) for step in steps if step.test is not None and step.name in ALONE]
-    return "; there ".join([said, *(f"{ALONE[name]} has a drop of {drop.estimate:.4g}" for name, drop in alone)])
+    return "; there ".join([message, *(f"{ALONE[name]} has a drop of {drop.estimate:.4g}" for name, drop in alone)])
 
 
 def no_curve(dead: Sequence[Skip]) -> str:
-    """Say that nothing is known of any weight on the calibration samples, and what is the matter with most of them."""
+    """Say that no weight can be measured on the calibration samples, and why for most of them."""
     reasons = Counter((skip.why.value, skip.detail) for skip in dead)
     ((why, detail), count), *_ = reasons.most_common(1)
     which = "the only weight is" if len(dead) == 1 else f"{count} of {len(dead)} weights are"
@@ -32,7 +32,7 @@ def no_curve(dead: Sequence[Skip]) -> str:
 
 
 def why_nothing(trials: Sequence[Trial], gate: Gate, *, no_faster: bool = False) -> str:
-    """Say that no plan passed, and how near the nearest came. `no_faster`: time counts, and no option saves any."""
+    """Say that no plan passed, and how close the nearest was. `no_faster`: time counts, and no option saves any."""
     if not trials and no_faster:
         return "no weight gets faster: by measurement every rank of every weight takes at least the time it has"
     if not trials:
@@ -49,10 +49,10 @@ def nearest(trials: Sequence[Trial]) -> Trial:
 
 def blame(steps: Sequence[Step]) -> str:
     """Say what factoring and post-quantisation do by themselves where both together failed: which is the cause."""
-    said = []
+    sentences = []
     for step in steps:
         if step.name in ALONE:
             does = "holds" if step.verdict.passed else "does not hold"
             drop = step.verdict.drop.estimate
-            said.append(f"{ALONE[step.name]} {does} (drop {drop:.4g}, {step.size.bytes:,} bytes)")
-    return "; ".join(said)
+            sentences.append(f"{ALONE[step.name]} {does} (drop {drop:.4g}, {step.size.bytes:,} bytes)")
+    return "; ".join(sentences)

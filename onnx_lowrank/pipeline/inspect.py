@@ -1,4 +1,4 @@
-"""`inspect`: every weight of a model, what could be done with it, and what its energy spectrum looks like. No data."""
+"""`inspect`: every weight of a model, its possible schemes and its energy spectrum. No data."""
 
 from __future__ import annotations
 

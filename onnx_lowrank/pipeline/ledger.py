@@ -37,11 +37,11 @@ class Ledger:
         return replace(self, slow=(*self.slow, slow))
 
     def noting(self, *notes: str) -> Ledger:
-        """Return the ledger with more to say."""
+        """Return the ledger with more notes."""
         return replace(self, notes=(*self.notes, *notes))
 
     def ended(self, gate: Gate) -> bool:
-        """Whether a sequence of tests has come to its end: a plan that could not be certified."""
+        """Whether a sequence of tests has ended: a plan could not be certified."""
         return rule_of(gate).ends and bool(self.trials) and not self.trials[-1].verdict.passed
 
 

@@ -1,4 +1,4 @@
-"""The model under work and its samples: read, looked over, and ready to be measured."""
+"""The model and its samples: read, checked, and ready to be measured."""
 
 from __future__ import annotations
 

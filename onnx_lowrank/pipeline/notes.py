@@ -1,4 +1,4 @@
-"""What a user has to know of model, samples and measurements, in sentences."""
+"""Notes to the user on model, samples and measurements, in sentences."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def preparation_notes(inlined: Sequence[str], moved: int) -> list[str]:
 
 
 def standing_notes(standing: Standing, which: str) -> list[str]:
-    """Return what a user has to know of a model that onnxruntime takes and onnx.checker does not, or not wholly."""
+    """Return the note on a model that onnxruntime loads and onnx.checker does not accept, or not fully."""
     if standing.level is Level.FULL:
         return []
     check = "onnx.checker's full check" if standing.level is Level.BASIC else "onnx.checker"
@@ -40,19 +40,19 @@ def held_notes(standing: Standing) -> list[str]:
 
 
 def inlined_note(names: Sequence[str]) -> str:
-    """Return what a user has to know of local functions that are gone."""
+    """Return the note on local functions that were inlined."""
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     return f"local functions are inlined, so that weights in them can be factored: {shown}"
 
 
 def moved_note(count: int) -> str:
-    """Return what a user has to know of weights that are stored somewhere else."""
+    """Return the note on weights that were moved to the main graph."""
     which = "1 weight is" if count == 1 else f"{count} weights are"
     return f"{which} moved from inside If, Loop or Scan to the main graph, to be factored there"
 
 
 def quantised_note(count: int) -> str:
-    """Return what a user has to know of factors that are integers."""
+    """Return the note on factors that are integers."""
     which = (
         "1 weight is stored as 8-bit integers, and so are its"
         if count == 1
@@ -62,7 +62,7 @@ def quantised_note(count: int) -> str:
 
 
 def narrow_notes(inventory: Inventory, calibrated: Calibrated) -> list[str]:
-    """Say how many samples the widest linear site wants: fewer vectors than dimensions leave directions unseen."""
+    """Say how many samples the widest linear site needs: fewer vectors than dimensions leave directions unseen."""
     samples, positions = calibrated.fitted, calibrated.observed.positions
     observed = [site for site in inventory.sites if site.id in positions and positions[site.id][0].at != "nowhere"]
     linear = [site for site in observed if len(site.shape) == 2]
@@ -84,7 +84,7 @@ def untimed_note(weight: str, why: str) -> str:
 
 
 def inventory_notes(inventory: Inventory, feeds: Sequence[Feed]) -> list[str]:
-    """Return a note for every table of which calibration has not looked up all rows: theirs is no measured loss."""
+    """Return a note for every table of which calibration did not look up all rows: the others have no known loss."""
     notes = []
     for site in (site for site in inventory.sites if not site.body):
         names = [call.data for call in inventory.calls[site.id] if call.observable == "outputs"]

@@ -1,4 +1,4 @@
-"""`optimize`: the whole way from a model and samples to a smaller model that is shown to hold, or to a clear no."""
+"""`optimize`: from a model and samples to a smaller model that is shown to hold, or to the reason for none."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _refuse_unreachable(session: Session, goal: Goal) -> None:
 
 
 def _lower(session: Session, goal: Goal, aim: Goal, ledger: Ledger) -> Goal | None:
-    """Return a lower aim where plans held and missed a target latency; None: no use."""
+    """Return a lower aim where plans held and missed a target latency; None where that cannot help."""
     if not ledger.slow or session.state is None:
         return None
     priced = session.priced(aim.resource, session.state)

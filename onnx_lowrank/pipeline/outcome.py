@@ -20,7 +20,7 @@ from onnx_lowrank.sensitivity.calibrated import SensitivityState
 def unchanged(
     session: Session, goal: Goal, reason: str, ledger: Ledger | None = None, measured: Measured | None = None
 ) -> Result:
-    """Return the original, with everything that was looked at."""
+    """Return the original, with everything that was measured."""
     ledger, state, loaded = ledger or Ledger(), session.state, session.loaded
     milliseconds = ledger.milliseconds if goal.resource == "latency" else 0.0
     dead = () if state is None else state.calibrated.decomposed.dead
@@ -45,7 +45,7 @@ def unchanged(
 
 
 def changed(session: Session, goal: Goal, ledger: Ledger, trial: Trial, confirmed: Confirmed) -> Result:
-    """Return the smaller model that a plan gave, with everything that was looked at."""
+    """Return the smaller model of a plan, with everything that was measured."""
     verdict = confirmed.measured.verdict
     reason = "" if verdict is None else verdict.claim(len(ledger.trials))
     result = unchanged(session, goal, reason, ledger.noting(*confirmed.notes), confirmed.measured)
@@ -55,14 +55,14 @@ def changed(session: Session, goal: Goal, ledger: Ledger, trial: Trial, confirme
 
 
 def refuted(session: Session, goal: Goal, ledger: Ledger, refutation: Refuted) -> Result:
-    """Return the original: the test samples contradict what validation found."""
+    """Return the original: the test samples contradict validation."""
     reason = explanations.refuted(refutation.verdict, refutation.test, refutation.steps)
     measured = Measured(test=refutation.test, steps=refutation.steps)
     return unchanged(session, goal, reason, ledger.noting(*refutation.notes), measured)
 
 
 def nothing(session: Session, goal: Goal, state: SensitivityState, ledger: Ledger) -> Result:
-    """Return the original with the reason; with int8 behind the factors, what each of both does by itself."""
+    """Return the original with the reason; with post-quantisation, what both steps do by themselves."""
     no_faster = goal.resource == "latency" and all(len(curve.options) == 1 for curve in ledger.curves)
     reason = explanations.why_nothing(ledger.trials, goal.gate, no_faster=no_faster)
     quantizer = session.quantizer

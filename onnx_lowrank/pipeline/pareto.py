@@ -25,7 +25,7 @@ from onnx_lowrank.sensitivity.modes import mode_of
 from onnx_lowrank.types import Plan
 
 MEASURED = 10
-"""Plans of the curve that meet the validation samples."""
+"""Plans of the curve that are measured on the validation samples."""
 
 
 @dataclass(frozen=True, slots=True)

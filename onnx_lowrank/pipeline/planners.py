@@ -1,6 +1,6 @@
-"""What each algorithm proposes, and what it calls best: one strategy a kind of goal.
+"""Which plans each algorithm proposes, and which it calls best: one strategy for each kind of goal.
 
-Plans to test are fixed on calibration samples alone, before any of them meets validation (plan/sequence.py).
+Plans to test are fixed on calibration samples alone, before any of them is validated (plan/sequence.py).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Planner(Protocol):
         """Return the trials that passed, best first."""
 
     def budget(self, search: Search) -> float | None:
-        """Return what the sites may cost; None where nothing is asked. Raises GoalError like `budget_of`."""
+        """Return what the sites may cost; None where there is no budget. Raises GoalError like `budget_of`."""
 
 
 class CompactPlanner:
@@ -163,7 +163,7 @@ def planner_of(goal: Goal) -> Planner:
 
 
 def sequence(search: Search) -> list[Plan]:
-    """Return the plans to test for a compact goal, mildest first: fixed before any of them meets validation."""
+    """Return the plans to test for a compact goal, mildest first: fixed before any of them is validated."""
     curve = [plan for plan in curve_plans(search.problem, fine=True) if plan.factored]
     if not curve:
         return []

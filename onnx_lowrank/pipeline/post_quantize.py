@@ -1,4 +1,4 @@
-"""What comes after factoring (`--then`): the model that is judged and saved, and what each step does by itself."""
+"""Post-quantisation (`--then`): the model that is judged and saved, and what each step does by itself."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class PostQuantizer:
         return self.options.then is not None
 
     def on(self, factored: onnx.ModelProto, key: Key) -> onnx.ModelProto:
-        """Return what is made of a factored model: itself where nothing comes after. The last one is kept."""
+        """Return a factored model after post-quantisation, itself where there is none. The last one is kept."""
         if self.options.then is None:
             return factored
         if self._last is None or self._last[0] != key:
@@ -90,10 +90,10 @@ class PostQuantizer:
         return Step(FACTORED, replace(trial.size, bytes=model.ByteSize()), self.judged(model, judge))
 
     def judged(self, model: onnx.ModelProto, judge: Judge) -> Verdict:
-        """Return what a judge says of a model in memory."""
+        """Return a judge's verdict on a model in memory."""
         return judge.judge(Runner(model, runtime=self.options.runtime))
 
 
 def settings_of(options: Options) -> Mapping[str, str]:
-    """Return what a model's provenance says of the step, nothing where there is none."""
+    """Return the step's settings for a model's provenance, nothing where there is no step."""
     return {} if options.then is None else settings(options.then)

@@ -36,7 +36,7 @@ def searched(
             refuse_unexplained([trial.verdict for trial in trials], weak=session.options.allow_weak_baseline)
             best = planner.ranked(trials, search.problem)
             held = [*((search, trial) for trial in best), *held]
-        if ledger.ended(aim.gate):  # what comes after a plan that was not certified has no level left
+        if ledger.ended(aim.gate):  # after a plan that was not certified no level is left for another
             break
         ground = work.ground(best) if number < rounds - 1 else None
         if ground is not None and ground.factored:

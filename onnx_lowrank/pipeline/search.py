@@ -1,4 +1,4 @@
-"""Plans meet measurement: rewritten, previewed on a part of the validation samples, judged on all of them."""
+"""Measurement of plans: rewritten, previewed on a part of the validation samples, judged on all of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from onnx_lowrank.validation.screening import Screening
 class Search:
     """All that measuring a plan for a goal needs; what the session has measured already is not measured again.
 
-    judges: without a preview every plan sees the whole set.
+    judges: without a preview every plan is run on the whole set.
     """
 
     session: Session
@@ -71,7 +71,7 @@ class Search:
         return int(self.candidate(plan).ByteSize()) + names + FILE_BYTES
 
     def trial(self, plan: Plan, progress: Callable[[int], None]) -> Trial:
-        """Return what validation says of a plan: measured, or as it was measured for an earlier goal."""
+        """Return a plan's trial on validation: measured now, or for an earlier goal."""
         key, whole = (plan.choices, self.judge.gate), len(self.judge.reference.feeds)
         known = self.session.trials.get(key)
         if known is None or (self.judges.preview is None and known.verdict.samples < whole):
@@ -79,7 +79,7 @@ class Search:
         return replace(known, plan=plan)
 
     def measure(self, plan: Plan, progress: Callable[[int], None]) -> Trial:
-        """Return what validation says of a plan, measured on the model in memory."""
+        """Return a plan's trial on validation, measured on the model in memory."""
         candidate = self.factored(plan)
         runner = self._runner(candidate)
         hopeless = self._preview(runner, plan, candidate.ByteSize())

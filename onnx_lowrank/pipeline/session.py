@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Session:
-    """What is measured once and used for every goal: each value is computed when first asked for, whatever the order.
+    """What is measured once and used for every goal: each value is computed on first use, whatever the order.
 
     trials: (choices, gate) -> what was measured. Make one with `Session.of`. Raises LowRankError (ModelError,
     DataError, MetricError, GoalError, RuntimeProblem).
@@ -117,7 +117,7 @@ class Session:
         return "" if known is None else known[1]
 
     def checked(self, gate: Gate) -> Checked:
-        """Look at the original, the metric and the samples before any work.
+        """Check the original, the metric and the samples before any work.
 
         Raises ModelError for an original that is not deterministic, MetricError for a metric that measures nothing.
         """
@@ -211,7 +211,7 @@ class Session:
         return SensitivityState(calibrated, self._signed(curves, calibrated), unit)
 
     def _signed(self, curves: tuple[Curve, ...], calibrated: Calibrated) -> tuple[Curve, ...]:
-        """Return the curves with the cross-fitted first-order term, where it is asked for."""
+        """Return the curves with the cross-fitted first-order term, with `--signed`."""
         if not self.options.signed or not calibrated.slopes:
             return curves
         halves = {
@@ -261,7 +261,7 @@ class Session:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user has to know of model and samples, as far as they were looked at."""
+        """The notes to the user on model and samples, as far as they were checked."""
         loading = (*self.split.notes, *loading_notes(self.loaded, self.inventory))
         if self.state is None:
             return loading
@@ -272,6 +272,6 @@ class Session:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What belongs beside any claim, as far as it was looked at."""
+        """The warnings to show beside every claim; none before `checked`."""
         checked: Checked | None = self._known.get("checked")
         return checked.warnings if checked is not None else ()

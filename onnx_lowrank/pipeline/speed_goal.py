@@ -20,7 +20,7 @@ from onnx_lowrank.runtime.timing import Timing, interleaved
 from onnx_lowrank.types import Interval
 
 SECONDS, SECONDS_TO_SHOW = 3.0, 12.0
-"""Wall time of the last measurement: where it only informs, and where something depends on it."""
+"""Wall time of the last measurement: where it only informs, and where a goal depends on it."""
 CORRECTIONS = 2
 """How often the budget of a target latency is corrected by what the last plan was measured at."""
 
@@ -67,11 +67,11 @@ class Slow:
 
 def fastest(slow: Sequence[Slow]) -> Slow:
     """Return the plan of least measured time."""
-    return min(slow, key=lambda each: each.timing.ratio.estimate)
+    return min(slow, key=lambda plan: plan.timing.ratio.estimate)
 
 
 def none_fast_enough(slow: Sequence[Slow]) -> str:
-    """Say in one line what the fastest of the plans that held was measured at."""
+    """Say in one line how fast the fastest of the plans that held is."""
     best = fastest(slow)
     plans = "1 plan that held is" if len(slow) == 1 else f"{len(slow)} plans that held are"
     of_them = "" if len(slow) == 1 else "the fastest: "
@@ -79,7 +79,7 @@ def none_fast_enough(slow: Sequence[Slow]) -> str:
 
 
 def corrected(asked: Goal, aimed: Goal, slow: Sequence[Slow], problem: Problem, before: Size) -> Goal | None:
-    """Return a lower aim where plans for `aimed` held but missed the target latency asked for; None: no use.
+    """Return a lower aim where plans for `aimed` held but missed the target latency; None where that cannot help.
 
     What was predicted at `aimed` was measured at more, so the next plans are made for as much less.
     """

@@ -70,7 +70,7 @@ def on_disk(model: onnx.ModelProto, output: Path | None) -> Iterator[StagedModel
 
 
 def publish(stage: StagedModel, loaded: LoadedModel, before_writing: Callable[[], None] | None = None) -> None:
-    """Move a staged model into place, after a last look: whatever `before_writing` raises, and the input, stop it."""
+    """Move a staged model into place, unless `before_writing` raises or the place is the input's."""
     if before_writing is not None:
         before_writing()
     stage.publish(loaded.files)

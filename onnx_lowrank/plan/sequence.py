@@ -37,7 +37,7 @@ def fixed_sequence(plans: Sequence[Plan]) -> Generator[Plan, bool, None]:
 def candidates(divergences: Sequence[float], costs: Sequence[float], expected: int, close: float) -> list[int]:
     """Return which plans of a curve to look at, mildest first: MILD ones, AROUND the `expected` one, the smallest.
 
-    `divergences`: (plans,) as predicted, rising but for noise, which is ironed out; `costs`: what they cost, falling.
+    `divergences`: (plans,) as predicted, rising but for noise, which is smoothed out; `costs`: what they cost, falling.
     close: by which share of the cost neighbours differ where the answer may well lie.
     """
     rising = np.maximum.accumulate(np.asarray(divergences, np.float64))

@@ -1,4 +1,4 @@
-"""Several budgets at once, by the surrogate of one: a weighted sum of what each of them says.
+"""Several budgets at once, by the surrogate of one: a weighted sum of all of them.
 
 A choice of least loss within Σ wᵢ cᵢ / bᵢ ≤ Σ wᵢ that keeps every single budget is the best there is, for all choices
 that keep them are among those it was taken from (surrogate duality: Glover, Operations Research 23(3), 1975). The

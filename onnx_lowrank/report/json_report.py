@@ -24,7 +24,7 @@ LEFT_OUT = {"curves"}
 
 def plain(value: Any) -> Any:
     """Return a value as JSON knows it: dataclasses as objects, numbers that are not finite as null."""
-    if isinstance(value, Option):  # a form is said in the option itself
+    if isinstance(value, Option):  # the fields of the form are written with the option's own
         named = {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.name != "form"}
         return {**plain(value.form), **named}
     if is_dataclass(value) and not isinstance(value, type):

@@ -1,1 +1,1 @@
-"""What the commands hand back, and the saved plan."""
+"""The results of the commands, and the saved plan."""

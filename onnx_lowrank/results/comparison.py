@@ -1,4 +1,4 @@
-"""What `compare` hands back."""
+"""The result of `compare`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `inspect` hands back."""
+"""The result of `inspect`."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ FACTORED, INT8, BOTH = "factored alone", "int8 alone", "both"
 
 @dataclass(frozen=True, slots=True)
 class Original:
-    """The model that was given. `files`: never overwritten; none where it was an object. `held_to`: see `Level`."""
+    """The input model. `files`: never overwritten; none where it was an object. `held_to`: see `Level`."""
 
     source: str
     sha256: str
@@ -66,7 +66,7 @@ class Original:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked for. metric: the one that judged, and why; divergence: the loss that sensitivity was of."""
+    """The request. metric: the one that judged, and why; divergence: the loss that sensitivity predicted."""
 
     goal: Goal
     options: Options
@@ -76,9 +76,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """Everything that was looked at: weights, curves, all plans measured in order, what to know, seconds by step.
+    """Everything that was measured: weights, curves, all plans in order, notes, seconds by step.
 
-    warnings belong beside any claim.
+    warnings are shown beside every claim.
     """
 
     sites: tuple[Site, ...] = ()

@@ -1,4 +1,4 @@
-"""What `optimize` hands back: a model, how it ended in one line, and the parts of what was asked, made and found."""
+"""The result of `optimize`: a model, the outcome in one line, the request, what was made and what was measured."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ class Result:
 
     @property
     def verdict(self) -> Verdict | None:
-        """What validation says of the model as reloaded from disk."""
+        """The verdict of validation on the model as reloaded from disk."""
         return self.measured.verdict
 
     @property
     def test(self) -> Verdict | None:
-        """What the test samples say."""
+        """The verdict on the test samples."""
         return self.measured.test
 
     @property

@@ -123,7 +123,7 @@ def provider_works(provider: str) -> bool:
 def log_nothing() -> None:
     """Have onnxruntime's default logger write fatal errors alone, in the whole process: for the command line.
 
-    Sessions made here are quiet by their own options; what is left is what onnxruntime says outside of any session.
+    Sessions made here are quiet by their own options; this is for what onnxruntime logs outside of any session.
     """
     ort.set_default_logger_severity(4)
 
@@ -165,7 +165,7 @@ class Runner:
         arena: bool = True,
     ) -> None:
         settings = ort.SessionOptions()
-        if not spin:  # threads that spin between runs are in the way of everything but a latency measurement
+        if not spin:  # threads that spin between runs slow down everything else but a latency measurement
             settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         settings.log_severity_level = 4
         settings.enable_cpu_mem_arena = arena

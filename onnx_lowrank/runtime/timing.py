@@ -30,11 +30,11 @@ first calls took 10.9, 10.6, 10.5 and 10.2 ms, the tenth 9.7.
 TURN = 0.02
 """Seconds that are timed then, at least one call."""
 MOST_CALLS = 1000
-"""In a turn, whatever the clock says."""
+"""In a turn, however little time has passed."""
 
 
 class Runs(Protocol):
-    """What is timed: a Runner, or anything with its `run`, that is out of the way `rest` seconds after a call."""
+    """What is timed: a Runner, or anything with its `run` that is idle `rest` seconds after a call."""
 
     @property
     def rest(self) -> float:
@@ -50,7 +50,7 @@ class Runs(Protocol):
 class Timing:
     """Medians of two models' latencies, milliseconds a call, and of their ratio, second to first, pair by pair.
 
-    A ratio under 1 says that the second is faster; if its interval holds 1, nobody can tell. The interval is that
+    A ratio under 1 says that the second is faster; if its interval holds 1, neither is shown. The interval is that
     of the sign test at `ratio.level`: 0 to inf where there are fewer than LEAST_PAIRS pairs.
     """
 

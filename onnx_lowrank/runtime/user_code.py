@@ -1,4 +1,4 @@
-"""Running Python files of the user's: their imports work, and what they raise is one line that says where."""
+"""Running the user's Python files: their imports work, and their exceptions become one line that says where."""
 
 from __future__ import annotations
 

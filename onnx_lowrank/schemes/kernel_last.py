@@ -40,7 +40,7 @@ class KernelLast:
         most: Ranks,
         groups: int = 1,
     ) -> NestedPair:
-        """Return the factors that a basis of the inputs stands for."""
+        """Return the factors of a basis of the inputs."""
         (rank,) = most
         read, write = (side[:, :, :rank] for side in bases["in"].blocks())
         parts = np.split(np.asarray(weight, np.float64), groups)

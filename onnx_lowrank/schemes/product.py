@@ -1,4 +1,4 @@
-"""The weight that a chain stands for."""
+"""The weight that a chain represents."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Factors(Protocol):
         """Return the chain at these ranks."""
 
     def dense(self, ranks: Ranks) -> Array:
-        """Return the product of the chain, (out, in, *spatial): the weight that it stands for."""
+        """Return the product of the chain, (out, in, *spatial): the weight that it represents."""
 
 
 class Scheme(Protocol):
@@ -60,7 +60,7 @@ class Scheme(Protocol):
         most: Ranks,
         groups: int = 1,
     ) -> Factors:
-        """Return the factors that bases stand for; `errors` (r + 1,) of every side are kept as they are."""
+        """Return the factors of these bases; `errors` (r + 1,) of every side are kept as they are."""
 
     def factor(
         self, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks, groups: int = 1
@@ -100,7 +100,7 @@ class Unprojected:
         most: Ranks,
         groups: int = 1,
     ) -> Factors:
-        """Raise: no basis of a side stands for it; see `chained`."""
+        """Raise: its factors are no projection on a side; see `chained`."""
         raise TypeError(f"{self.name}: not cut from a basis of one side")
 
 

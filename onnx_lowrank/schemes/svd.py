@@ -131,7 +131,7 @@ class Svd:
         most: Ranks,
         groups: int = 1,
     ) -> NestedPair:
-        """Return the factors that a basis of either side stands for."""
+        """Return the factors of a basis of either side."""
         ((side, basis),) = bases.items()
         return _cut(self.name, weight, basis, errors[side], most, groups)
 
@@ -171,7 +171,7 @@ class KernelFirst:
         most: Ranks,
         groups: int = 1,
     ) -> NestedPair:
-        """Return the factors that a basis of the outputs stands for."""
+        """Return the factors of a basis of the outputs."""
         return _cut(self.name, weight, bases["out"], errors["out"], most, groups)
 
     def ranks(self, shape: tuple[int, ...], multiple: int, groups: int = 1) -> list[Ranks]:

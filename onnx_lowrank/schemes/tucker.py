@@ -31,7 +31,7 @@ STEPS = 12
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Core:
-    """The weight as it is given, and a projection write readᵀ on either side; the core is made when it is asked for.
+    """A weight, and a projection write readᵀ on either side; the core is computed when it is needed.
 
     read, write: (in, r₁) of the inputs, (out, r₂) of the outputs, strongest first. That large a core beside the weight
     itself, for every fold, would be most of what decomposing holds.
@@ -100,7 +100,7 @@ class Tucker2:
         most: Ranks,
         groups: int = 1,
     ) -> Core:
-        """Return the factors that the bases of both sides stand for."""
+        """Return the factors of the bases of both sides."""
         inner, outer = bases["in"], bases["out"]
         return Core(
             weight,

@@ -11,11 +11,11 @@ from scipy import optimize, stats
 from onnx_lowrank.types import Array, Interval
 
 LEVEL = 0.95
-"""The two-sided level where nobody asks for another."""
+"""The default two-sided level."""
 RESAMPLES = 300
 """Bootstrap resamples of an aggregate: its standard error is then known to 4 %."""
 LEAST_RESAMPLES = 30
-"""Fewer finite resamples than this say nothing."""
+"""Fewer finite resamples than this give no interval."""
 UNSEEN = 3
 """Samples that the bound of an aggregate allows for beyond those seen: the rule of three."""
 

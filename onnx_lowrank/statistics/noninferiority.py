@@ -17,7 +17,7 @@ from scipy import stats
 from onnx_lowrank.types import Array
 
 GAMMA = 1e-4
-"""What is paid for looking only where the nuisance can be."""
+"""The level that is spent on the interval of the nuisance."""
 NUISANCES = 41
 """Values of the nuisance that the largest tail is looked for at, evenly spaced in its square root."""
 LONGEST = 4000

@@ -12,7 +12,7 @@ DENSE = "dense"
 SHARED = "shared"
 """The scheme of weights of a shared input: y_i = U_i (V x)."""
 OWN = "own"
-"""The storage of a weight as the model has it: its element type, and the nodes that it comes through."""
+"""The storage of a weight as the model has it: its element type, and the nodes between it and its operators."""
 
 
 FactorKey: TypeAlias = tuple[str, str]

@@ -52,7 +52,7 @@ allowed, and nothing is claimed. failed: neither."""
 
 @dataclass(frozen=True, slots=True)
 class OutputVerdict:
-    """An output that the metric does not look at: its own drop from the original, and whether that is allowed."""
+    """An output that the metric does not read: its own drop from the original, and whether that is allowed."""
 
     name: str
     metric: str

@@ -1,4 +1,4 @@
-"""What is found beside the metric: candidates that are broken, changes that nobody's metric sees, and what to say."""
+"""Checks beside the metric: broken candidates, changes that no metric shows, and the notes on them."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Comparison:
 def unexplained(metric: Metric, base: Comparison, run: Comparison) -> float:
     """Return the share of samples that a metric calls right before and after although the decision changed.
 
-    A sample that is right has one decision, if right or wrong is what a metric says of decisions: top1, an exact match.
-    Not so top5, which says it of five, nor where a sample holds many decisions (the frames of a text, say).
+    Only where a metric calls one decision a sample right or wrong (top1, exact match): not with top5, which accepts
+    five, nor where a sample holds many decisions (the frames of a text, say).
     """
     values = (base.measured.values, run.measured.values)
     if run.agreement is None or metric.needs_reference or traits_of(metric).accepts_several:
@@ -43,7 +43,7 @@ def unexplained(metric: Metric, base: Comparison, run: Comparison) -> float:
 
 
 def elsewhere(others: Sequence[OutputVerdict]) -> str:
-    """Return why a candidate fails by an output that its metric does not look at; empty where it does not."""
+    """Return why a candidate fails by an output that its metric does not read; empty where it does not."""
     for output in others:
         if not output.passed:
             return (
@@ -60,7 +60,7 @@ def within(bound: float, allowed: float, scale: float) -> bool:
 
 
 def broken(name: str, base: Comparison, run: Comparison) -> str | None:
-    """Return why a candidate fails whatever its metric says."""
+    """Return why a candidate fails whatever the value of its metric."""
     n = run.measured.n
     for output in base.moved:
         if output.void == n:

@@ -35,7 +35,7 @@ from onnx_lowrank.validation.reference import KEPT_BYTES, Reference
 from onnx_lowrank.validation.rules import rule_of
 
 _UNKNOWN = ""
-"""Not yet looked for."""
+"""Not yet searched for."""
 
 Progress = Callable[[int], None]
 """Called with the number of samples done since the last call."""
@@ -135,7 +135,7 @@ class Judge:
         return self.rule.name if self.rule.holds(drop, bound, self.allowed, scale) else "failed"
 
     def _other(self, name: str, metric: Metric, base: Comparison, run: Comparison) -> OutputVerdict:
-        """Return what is to be said of an output that the metric does not look at; its drop is never relative."""
+        """Return the verdict on an output that the metric does not read; its drop is never relative."""
         allowed, gate = allowed_drop(metric, self.gate), Gate(confidence=self.gate.confidence)
         first, second = base.others[name], run.others[name]
         drop = drop_of(metric, first, second, gate.confidence, relative=False)
@@ -197,7 +197,7 @@ class Judge:
         except MetricError:
             if not broken or self._baseline is None:
                 raise
-            return self._baseline.measured.without_number()  # a metric may choke on NaN: the verdict says why
+            return self._baseline.measured.without_number()  # a metric may fail on NaN: the verdict says why
 
     def _notes(self, base: Comparison, run: Comparison, drop: Interval, bound: Bound) -> Iterator[str]:
         yield from notes(self.metric.name, base, run)
@@ -212,7 +212,7 @@ class Judge:
 
 
 def _outputs(candidate: Runner, feeds: Sequence[Feed], *, alone: bool) -> list[dict[str, Array]]:
-    """Return a candidate's outputs; `alone`: it gives others in a batch (int8 with ranges found at run time, say)."""
+    """Return a candidate's outputs; `alone`: a batch would change them (int8 with ranges found at run time, say)."""
     if alone:
         return [candidate.run(feed) for feed in feeds]
     return split(candidate.run(join(feeds)), feeds)

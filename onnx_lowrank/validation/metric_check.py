@@ -30,15 +30,15 @@ from onnx_lowrank.types import Array, Outputs, Verdict
 from onnx_lowrank.validation import KEPT_BYTES, Reference
 
 LOOKED_AT = 128
-"""Validation samples that the metric is tried on first."""
+"""Validation samples that the metric is checked on first."""
 SHUFFLES = 39
 """How often outputs are shuffled among the samples: the original beats all of them by chance in 1 of 40 cases."""
 OVERSURE = 0.5
-"""How much surer of itself than right an original may be: more is what wrong preprocessing looks like."""
+"""How far confidence may exceed accuracy in the original: more is typical of wrong preprocessing."""
 ENOUGH = 30
-"""Samples below which chance may deal outputs as they were."""
+"""Samples below which a shuffle may by chance leave the outputs in place."""
 FEWEST = 8
-"""Samples that are looked at however large their outputs are."""
+"""Samples that are checked however large their outputs are."""
 CAUSES = (
     "likely causes: labels in another class order or shifted, labels of -1, other preprocessing than in training"
     " (scale, mean, channel order), another output than the one meant"
@@ -79,10 +79,10 @@ class Tried:
 def check_metric(
     metric: Metric, samples: Samples, runner: Runner, seed: int, *, weak: bool
 ) -> tuple[list[str], Measured]:
-    """Return warnings for the first screen, and what the original has on the samples looked at.
+    """Return warnings for the first screen, and the original's values on the samples that were checked.
 
     Raises MetricError for a metric that fails, or that measures nothing; `weak` (--allow-weak-baseline) turns the
-    second into a warning. A part of the samples is looked at, and all of them where that leaves hope.
+    second into a warning. A part of the samples is checked, and all of them where that may change the answer.
     """
     tried = _tried(metric, samples, runner, seed, min(LOOKED_AT, len(samples)))
     problem = _problem(tried)
@@ -106,7 +106,7 @@ def _tried(metric: Metric, samples: Samples, runner: Runner, seed: int, wanted: 
     try:
         value = metric.values(outputs, labels, outputs)
     except MetricError as error:
-        if metric.whole and wanted < len(samples):  # one class only among the few, say
+        if metric.whole and wanted < len(samples):  # a single class among the few, for example
             return _tried(metric, samples, runner, seed, len(samples))
         raise MetricError(f"{error}; {_call_text(outputs, labels)}") from error
     rng = np.random.default_rng(seed)
@@ -150,7 +150,7 @@ def _problem(tried: Tried) -> str:
         other = float(np.mean([d for d in tried.shuffled if np.isfinite(d)] or [np.nan]))
         return (
             f"{metric.name} measures nothing here: it is {tried.value:.4g} for the original, and {other:.4g} on average"
-            f" with its outputs dealt to the wrong samples ({n} validation samples)"
+            f" with its outputs shuffled among the samples ({n} validation samples)"
         )
     return _oversure(tried)
 

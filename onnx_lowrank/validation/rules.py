@@ -10,7 +10,7 @@ from onnx_lowrank.validation.findings import within
 
 
 class Rule(Protocol):
-    """One way to decide. ends: what comes after a plan that does not hold has no level left, so nothing is tested."""
+    """One way to decide. ends: after a plan that does not hold no level is left, so no other plan is tested."""
 
     name: Word
     ends: bool

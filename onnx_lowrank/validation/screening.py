@@ -1,6 +1,6 @@
-"""What calibration samples that nothing was fitted on say of plans: which to test on validation, and in which order.
+"""Plans measured on calibration samples that nothing was fitted on: which to test on validation, in which order.
 
-Nothing here sees a validation sample, so tests there keep their level (plan/sequence.py).
+Nothing here uses a validation sample, so tests there keep their level (plan/sequence.py).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ SCREENS, CLOSE = 7, 0.06
 NET = 0.15
 """Of the decisions that change, the share by which more are lost than gained: typical of trained classifiers."""
 SURPRISE = 1 / 16
-"""The first plan is to be milder than this share of the expected divergence, by measurement."""
+"""The first plan has to be milder than this share of the expected divergence, by measurement."""
 FARTHEST = 1e6
-"""What a sample diverges by at most, so that means stay finite."""
+"""The largest divergence of a sample that is counted, so that means stay finite."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +53,7 @@ class Screening:
     known: dict[object, Screened] = field(default_factory=dict)
 
     def measure(self, plan: Plan) -> Screened:
-        """Return what the samples say of a plan, measured once."""
+        """Return a plan's measurement on the samples, made once."""
         if plan.choices not in self.known:
             self.known[plan.choices] = self._measured(self.runner_of(plan))
         return self.known[plan.choices]

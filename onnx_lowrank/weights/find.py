@@ -44,7 +44,7 @@ def find_sites(
 ) -> Inventory:
     """Return every weight of the model, as a Site or as a Skip with its reason.
 
-    `include` and `exclude` are globs on weight and node names; `multiple` is the smallest rank worth having.
+    `include` and `exclude` are globs on weight and node names; `multiple` is the smallest rank to consider.
     """
     view = read_graph(model)
     interface = _Interface.of(model)
@@ -95,7 +95,7 @@ class _Interface:
 
     @staticmethod
     def of(model: onnx.ModelProto) -> _Interface:
-        """Before IR 4 every initializer had to be listed as an input, so being one says nothing."""
+        """Before IR 4 every initializer had to be listed as an input, so being listed means nothing."""
         inputs = frozenset(v.name for v in model.graph.input) if model.ir_version >= 4 else frozenset()
         return _Interface(inputs, frozenset(v.name for v in model.graph.output))
 

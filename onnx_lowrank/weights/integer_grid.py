@@ -24,7 +24,7 @@ class Integers:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Which integers stand for a weight's numbers.
+    """The integers that represent a weight's numbers.
 
     low, high: the integers used. zero: the zero point of all of them, None: each scale has its own. axis: of
     (out, in, *spatial), the one with a scale for each channel, None: one scale for all. scale: the scales' type.
@@ -67,13 +67,13 @@ class Grid:
         return Integers(np.clip(q, self.low, self.high), scale, zero)
 
     def seen(self, weight: Array) -> Array:
-        """Return the numbers that the integers of a factor stand for, float64."""
+        """Return the numbers that the integers of a factor represent, float64."""
         integers = self.quantised(weight)
         shifted = integers.q - self._along(integers.zero, weight.ndim)
         return np.asarray(shifted * self._along(integers.scale, weight.ndim), np.float64)
 
     def _usable(self, scale: Array) -> Array:
-        """Round to the scales' type; a channel of zeros, or of next to nothing, has scale 1."""
+        """Round to the scales' type; a channel of zeros, or of numbers too small for it, has scale 1."""
         rounded = np.asarray(scale, self.scale).astype(np.float64)
         return np.where(rounded < float(np.finfo(self.scale).tiny), 1.0, rounded)
 

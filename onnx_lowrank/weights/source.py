@@ -27,9 +27,9 @@ QUANTISED = ("int", "uint", "float8", "float4")
 class WeightSource:
     """How a weight arrives, and how its factors are to be stored.
 
-    entries: the tensors that the operators read; where all of them are replaced, so is the weight. steps: the nodes
-    that make them of the stored tensor, `constants` what else these read. dense: bytes of one of its own numbers, where
-    they may not be those of the factors. transposed: entries that hold the transpose.
+    entries: the tensors that the operators read; where all of them are replaced, so is the weight. transforms: the
+    nodes that make them of the stored tensor, `constants` what else these read. dense: bytes of one of the weight's own
+    numbers, where they may not be those of the factors. transposed: entries that hold the transpose.
     """
 
     storage: Storage
@@ -42,7 +42,7 @@ class WeightSource:
 
     @property
     def sizes(self) -> dict[str, Any]:
-        """What a Site says of how its numbers are stored."""
+        """The fields of a Site about how its numbers are stored."""
         grid = self.storage.grid
         return {
             "itemsize": self.storage.itemsize,
@@ -106,7 +106,7 @@ def _read_by(transforms: Sequence[onnx.NodeProto], view: GraphView, opset: int) 
 
 
 def _unhandled(elem: int, transforms: Sequence[onnx.NodeProto]) -> tuple[Why, str] | None:
-    """Return why numbers of this type, on this way, are not handled."""
+    """Return why numbers of this type, with these nodes in between, are not handled."""
     kinds = [transform.op_type for transform in transforms]
     after = kinds[kinds.index("QuantizeLinear") + 1 :] if "QuantizeLinear" in kinds else ["DequantizeLinear"]
     if after[:1] != ["DequantizeLinear"]:
@@ -143,7 +143,7 @@ def _quantised(
     if elem not in TYPES:
         return Why.QUANTISED, f"scales of {_called(elem)}: only scales of a float type can be kept"
     zero = source.constants[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(1, q.dtype)
-    if call.refuse(source.shape(tensor)):  # said by whoever asks about the operator
+    if call.refuse(source.shape(tensor)):  # the operator's own refusal is reported by the caller
         return source
     axis = _channels(source, tensor, node, call) if scale.size > 1 else None
     if axis is not None and axis > 1:

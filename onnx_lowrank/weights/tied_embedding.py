@@ -13,14 +13,14 @@ from onnx_lowrank.ops import Call, as_transposed, by_type, call_of, first_output
 from onnx_lowrank.weights.transforms import attribute
 
 TABLE = np.arange(6.0).reshape(3, 2)
-"""Stands for any table: its transpose has another shape."""
+"""An example of a table: its transpose has another shape."""
 
 
 @dataclass(frozen=True, slots=True)
 class TiedEmbedding:
     """nodes: the first outputs of those that multiply by the transposed table; empty where a weight is no such table.
 
-    entries: the tensors that hold it the other way round than the lookup reads it.
+    entries: the tensors that hold the transpose of what the lookup reads.
     """
 
     nodes: frozenset[str] = frozenset()

@@ -1,4 +1,4 @@
-"""What a stored weight becomes on its way to the operator: Cast, Transpose, Reshape and their like, DequantizeLinear.
+"""What a stored weight becomes on its way to the operator: Cast, Transpose, Reshape and the like, DequantizeLinear.
 
 bfloat16 is stored as float32 with the values that bfloat16 has: numpy has no such type of its own.
 """
@@ -129,7 +129,7 @@ def _dequantised(q: Array, node: onnx.NodeProto, constants: Mapping[str, Array])
     """Return scale · (q − zero); the reference evaluator knows the operator from opset 19 on only."""
     scale, zero = _scales(node, constants, q.shape)
     wide = np.float64 if scale.dtype == np.float64 else np.float32  # a product of 9 and 24 bits is rounded once
-    with np.errstate(all="ignore"):  # likewise
+    with np.errstate(all="ignore"):  # as in `_quantised`
         return np.asarray((q.astype(wide) - zero.astype(wide)) * scale.astype(wide), scale.dtype)
 
 

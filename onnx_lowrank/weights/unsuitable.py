@@ -1,4 +1,4 @@
-"""Weights that no operator's rules speak against, and that still cannot be factored: of no use, or no numbers."""
+"""Weights that every operator accepts and that still cannot be factored: unused, or not finite."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _walk(graph: onnx.GraphProto, body: str, places: set[NodePlace]) -> set[str]
 
 
 def leads_nowhere(uses: Sequence[Use], places: Collection[NodePlace]) -> tuple[Why, str] | None:
-    """Return that no output depends on a weight; None where one does. `places`: what `useful` gives."""
+    """Return that no output depends on a weight; None where one does. `places`: the result of `useful_nodes`."""
     if not uses or any((use.body, first_output(use.node)) in places for use in uses):
         return None
     return Why.NOWHERE, "no output depends on it"
