@@ -1,4 +1,4 @@
-"""Calibration: run the model on samples and collect, at every site, what the numerics need."""
+"""Collection: run the model on samples and sum up, at every site, what the numerics need."""
 
 from onnx_lowrank.collection.input_moments import passes, stream_moments
 from onnx_lowrank.collection.positions import ObservedPositions, observe_positions
