@@ -117,6 +117,11 @@ class Compact:
         return "compact"
 
     @property
+    def target_size(self) -> int | None:
+        """The bytes that the saved model may have; None: no target."""
+        return None
+
+    @property
     def speedup(self) -> float | None:
         """The speed-up that has to be shown; None: none."""
         return _speedup(self.min_speedup, self.resource)

@@ -93,7 +93,7 @@ def confirm(search: Search, trial: Trial, tests: int, target: Target) -> Confirm
 
 def too_large(search: Search, size: Size) -> bool:
     """Return whether a file is larger than was asked for."""
-    target = getattr(search.goal, "target_size", None)
+    target = search.goal.target_size
     return target is not None and size.bytes > target
 
 

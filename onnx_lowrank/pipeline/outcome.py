@@ -72,7 +72,7 @@ def nothing(session: Session, goal: Goal, state: SensitivityState, ledger: Ledge
     before, problem = size_before(session, state, ledger.milliseconds), session.priced(goal.resource, state).problem
     search = Search(session, goal, state, problem, Judges(whole, None), before)
     steps = [quantizer.int8(whole, before)]
-    if not ledger.trials and getattr(goal, "target_size", None) and not too_large(search, steps[0].size):
+    if not ledger.trials and goal.target_size and not too_large(search, steps[0].size):
         reason = "int8 alone is within the target size already: nothing has to be factored for it"
     if ledger.trials:
         near = explanations.nearest(ledger.trials)

@@ -44,7 +44,7 @@ class Search:
     @property
     def measures_files(self) -> bool:
         """Whether the budget is bytes of a file that has more than factoring behind it."""
-        return getattr(self.goal, "target_size", None) is not None and self.session.quantizer.active
+        return self.goal.target_size is not None and self.session.quantizer.active
 
     def candidate(self, plan: Plan) -> onnx.ModelProto:
         """Return the model of a plan after all steps: what is judged and saved."""

@@ -1,4 +1,4 @@
-"""onnxruntime sessions and execution providers; the only importer of onnxruntime."""
+"""onnxruntime sessions and execution providers. Beside `quantization`, the only importer of onnxruntime."""
 
 from __future__ import annotations
 
