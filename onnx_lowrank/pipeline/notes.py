@@ -84,7 +84,7 @@ def untimed_note(weight: str, why: str) -> str:
 
 
 def inventory_notes(inventory: Inventory, feeds: Sequence[Feed]) -> list[str]:
-    """Return a note for every table of which calibration has not looked up all rows: for the others no loss is known."""
+    """Return a note for every table of which calibration has not looked up all rows: no loss is known of the others."""
     notes = []
     for site in (site for site in inventory.sites if not site.body):
         names = [call.data for call in inventory.calls[site.id] if call.observable == "outputs"]
