@@ -23,7 +23,7 @@ OUTPUT = "-o"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What a run reads, option or argument -> what was given; None where it was not.
+    """What a run reads, option or argument -> its value; None where it is left out.
 
     models: with their external data. samples: as --data takes them. code: FILE.py:function, or a word that is no file.
     """
@@ -107,7 +107,7 @@ class Outputs:
         return lambda: self.ready(option)
 
     def write(self, option: str, make: Callable[[], str | bytes]) -> None:
-        """Write what is made, if that may still be done; nothing where the option was not given. Raises ModelError."""
+        """Write what is made, if that may still be done; nothing where the option is left out. Raises ModelError."""
         if option not in self.written:
             return
         content = make()

@@ -200,7 +200,7 @@ def standing(model: onnx.ModelProto | Path) -> Standing:
 
 
 def check(path: Path, level: Level = Level.FULL) -> None:
-    """Hold a file to a level of onnx.checker. Raises ModelError with the first line of what it found."""
+    """Check a file at a level of onnx.checker. Raises ModelError with the first line of its message."""
     why = _objection(path, level)
     if why:
         raise ModelError(f"{path.name} does not pass onnx.checker: {why}")

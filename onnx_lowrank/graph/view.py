@@ -108,7 +108,7 @@ def _used(view: GraphView, origins: _Origins, use: Use, name: str) -> None:
 
 
 class _Origins:
-    """The constant behind a tensor, and the steps in between."""
+    """The constant behind a tensor, and the nodes in between."""
 
     def __init__(self, model: onnx.ModelProto, weights: Mapping[str, onnx.TensorProto]) -> None:
         self._returned = {value.name for value in model.graph.output}
@@ -129,7 +129,7 @@ class _Origins:
         )
 
     def of(self, name: str) -> tuple[str, tuple[onnx.NodeProto, ...]] | None:
-        """Return a tensor's root and its steps, first to last; None where no constant is behind it."""
+        """Return a tensor's root and the nodes in between, first to last; None where no constant is behind it."""
         return self.known.get(name)
 
 

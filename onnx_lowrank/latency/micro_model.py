@@ -64,7 +64,7 @@ class Scene:
             if node is None or data not in captured:
                 raise ModelError(f"{call.name or call.output} is no node of the main graph")
             nodes.append(node)
-            transforms |= {step.output[0]: step for step in _steps(model, node, captured)}
+            transforms |= {transform.output[0]: transform for transform in _transforms(model, node, captured)}
         copies = copies_of(sum(captured[weight].nbytes for weight in weights), model.ByteSize())
 
         return Scene(
@@ -90,7 +90,7 @@ def copies_of(weight_bytes: int, model_bytes: int) -> int:
     return max(1, min(MOST_COPIES, -(-min(model_bytes, COLD) // max(weight_bytes, 1))))
 
 
-def _steps(model: onnx.ModelProto, node: onnx.NodeProto, captured: Captured) -> tuple[onnx.NodeProto, ...]:
+def _transforms(model: onnx.ModelProto, node: onnx.NodeProto, captured: Captured) -> tuple[onnx.NodeProto, ...]:
     """Return the nodes that make an input of `node` from stored weights alone, those that store one left out."""
     constant, producer = set(captured.stored), {}
     for candidate in model.graph.node:
@@ -146,7 +146,7 @@ def chain_model(scene: Scene, chains: Sequence[Chain], scheme: str, ranks: Ranks
 
 
 def _made(scene: Scene) -> set[str]:
-    return {name for step in scene.transforms for name in step.output}
+    return {name for transform in scene.transforms for name in transform.output}
 
 
 def _names(scene: Scene, index: int) -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""What a model's nodes are given on a typical sample: the arrays themselves, so that any operator can be run alone."""
+"""The inputs of a model's nodes on a typical sample: the arrays themselves, so that any operator can be run alone."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def add_gram(total: Array, vectors: Array, scale: int) -> None:
 
 def mirror(upper: Array) -> None:
     """Make (…, d, d), of which the lower triangle is zero, symmetric."""
-    with np.errstate(all="ignore"):  # likewise
+    with np.errstate(all="ignore"):  # as in `add_gram`
         upper += np.swapaxes(np.triu(upper, 1), -1, -2)
 
 

@@ -67,7 +67,7 @@ class Gather(Op):
         return single("MatMul", [at.input, at.weight], at, name)
 
     def channel_axis(self, call: Call, at: StageSite) -> int | None:
-        """Return the last axis; what is looked up has no rows that are given."""
+        """Return the last axis; None at the lookup, whose input is indices."""
         return None if at.index == 0 else -1
 
     def counts(self, node: onnx.NodeProto) -> bool:

@@ -222,7 +222,7 @@ def _remove_dead(model: onnx.ModelProto, weights: set[str]) -> None:
 
 
 def _carried(nodes: Sequence[onnx.NodeProto], weights: set[str]) -> set[str]:
-    """Return the tensors that factored weights are handed to, and those that are read on the way."""
+    """Return the tensors that hold factored weights after nodes of PASSES, and those that such nodes read."""
     carried = set(weights)
     for node in nodes:  # in topological order
         if node.op_type in PASSES and node.input[0] in carried:

@@ -89,7 +89,7 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReadModel:
-    """A model as it was given: `source` names it; files: those it was read from, none for an object."""
+    """An opened model: `source` names it; files: those it was read from, none for an object."""
 
     model: onnx.ModelProto
     source: str

@@ -25,7 +25,7 @@ SHRINK = 0.99
 def within_all(
     losses: Sequence[Array], budgets: Sequence[Budget], solver: Solver, ties: Sequence[Tie] = ()
 ) -> list[int] | None:
-    """Return one index a group, of least summed loss found that keeps one budget or two; None where none was found.
+    """Return one index a group, of the least summed loss seen that keeps one budget or two; None where none does.
 
     Raises ValueError for more budgets than two.
     """

@@ -32,7 +32,7 @@ without Relu and Clip, ranges before them ruin efficientnet: its decisions chang
 DYNAMIC_OPS = ("MatMul", "Gather", "LSTM", "Attention", "EmbedLayerNormalization")
 """Gemm is converted to MatMul. Not Conv: onnxruntime's ConvInteger took 5.6 times as long as the float original."""
 CALIBRATED = 128
-"""Samples that the ranges of activations are found on, at most: spread over the calibration samples."""
+"""The most samples for the ranges of activations: spread over the calibration samples."""
 OLDEST = 13
 """The opset that has a scale for every channel."""
 LISTED, OLDEST_IR = 4, 7
@@ -151,7 +151,7 @@ def _activations() -> QuantType:
 
 
 def _joined(model: onnx.ModelProto, feeds: Sequence[Feed]) -> list[Feed]:
-    """Return the samples that ranges are found on, in batches."""
+    """Return the samples for the ranges, in batches."""
     count = min(len(feeds), CALIBRATED)
     chosen = [feeds[i * len(feeds) // count] for i in range(count)]
     size = batch_size(Runner(model, runtime=Runtime(provider="cpu")), chosen)

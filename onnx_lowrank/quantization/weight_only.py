@@ -79,7 +79,7 @@ def _rounded(model: onnx.ModelProto) -> dict[str, Rounded]:
         array = onnx.numpy_helper.to_array(tensor)
         tables = {use.node.op_type == TABLE for use in uses}
         if array.size >= LEAST and len(tables) == 1 and np.isfinite(array).all():
-            rounded[name] = _one(array, int(next(iter(axes)) or 0), tables.pop())
+            rounded[name] = _rounded_weight(array, int(next(iter(axes)) or 0), tables.pop())
     return rounded
 
 
@@ -94,7 +94,7 @@ def _axis(use: Use, name: str, dims: int) -> int | None:
     return None
 
 
-def _one(array: Array, axis: int, table: bool) -> Rounded:
+def _rounded_weight(array: Array, axis: int, table: bool) -> Rounded:
     others = tuple(i for i in range(array.ndim) if i != axis)
     scale = np.abs(array).max(axis=others, keepdims=True).astype(np.float64) / STEPS
     scale = np.maximum(scale, max(ZERO * scale.max(), np.finfo(np.float32).tiny)).astype(np.float32)

@@ -22,7 +22,7 @@ def time_notes(result: Result) -> list[str]:
 
 
 def faster(ratio: Interval) -> str:
-    """Return what a ratio of times says: '1.25 times as fast [1.22, 1.28]', slower, or that nobody can tell."""
+    """Return a ratio of times in words: '1.25 times as fast [1.22, 1.28]', slower, or that neither is shown."""
     speed = f"{1 / ratio.estimate:.2f} times as fast [{1 / ratio.high:.2f}, {1 / max(ratio.low, 1e-9):.2f}]"
     if ratio.high < 1:
         return speed

@@ -67,11 +67,15 @@ class KernelLast:
     ) -> NestedPair:
         """Return the pair in the metric of the input channels."""
         parts = np.split(np.asarray(weight, np.float64), groups)
-        pairs = [self._one(w, of_group(fit, g, groups), of_group(score, g, groups), most) for g, w in enumerate(parts)]
+        pairs = [
+            self._group_pair(w, of_group(fit, g, groups), of_group(score, g, groups), most) for g, w in enumerate(parts)
+        ]
         pair = pairs[0][0] if groups == 1 else joined(pairs)
         return replace(pair, errors=enveloped(pair.errors))
 
-    def _one(self, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks) -> tuple[NestedPair, float]:
+    def _group_pair(
+        self, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks
+    ) -> tuple[NestedPair, float]:
         """Return the pair of one group, and the energy of its outputs."""
         read, write, values = channel_basis(weight, fit)
         first, last = read.T, mixed(weight, write)

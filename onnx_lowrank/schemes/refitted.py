@@ -26,7 +26,7 @@ class Refitted:
         return self.old.scheme
 
     def error(self, ranks: Ranks) -> float:
-        """Return the relative squared error that the decomposition found."""
+        """Return the relative squared error of the decomposition, before refitting."""
         return self.old.error(ranks)
 
     def chain(self, ranks: Ranks) -> Chain:

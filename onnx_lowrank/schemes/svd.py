@@ -85,12 +85,15 @@ def _factor(
 ) -> NestedPair:
     parts = np.split(np.asarray(weight, np.float64), groups)
     pairs = [
-        _one(name, part, of_group(fit, g, groups), of_group(score, g, groups), most) for g, part in enumerate(parts)
+        _group_pair(name, part, of_group(fit, g, groups), of_group(score, g, groups), most)
+        for g, part in enumerate(parts)
     ]
     return pairs[0][0] if groups == 1 else joined(pairs)
 
 
-def _one(name: str, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks) -> tuple[NestedPair, float]:
+def _group_pair(
+    name: str, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks
+) -> tuple[NestedPair, float]:
     """Return the pair of one group, and the energy of its outputs."""
     matrix = weight.reshape(weight.shape[0], -1)
     second = None if score is None else _second_moment(matrix, score)

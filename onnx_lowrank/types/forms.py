@@ -16,7 +16,7 @@ OWN = "own"
 
 
 FactorKey: TypeAlias = tuple[str, str]
-"""Site id and scheme, as factors are kept."""
+"""Site id and scheme: the key of factors."""
 
 
 @dataclass(frozen=True, slots=True)

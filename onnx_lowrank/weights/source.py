@@ -56,7 +56,7 @@ class WeightSource:
         return {name: np.ascontiguousarray(weight.T) if name in self.transposed else weight for name in self.entries}
 
     def value(self, tensor: onnx.TensorProto) -> Array:
-        """Return what arrives at the operators. Raises NotComputable where a step cannot be computed."""
+        """Return what arrives at the operators. Raises NotComputable where a transform cannot be computed."""
         return apply_transforms(read(tensor), self.transforms, self.constants, self.opset)
 
     def shape(self, tensor: onnx.TensorProto) -> tuple[int, ...]:
@@ -97,7 +97,7 @@ def source_of(
 
 
 def _read_by(transforms: Sequence[onnx.NodeProto], view: GraphView, opset: int) -> dict[str, Array]:
-    """Return what steps read besides the weight. Raises NotComputable where one is not."""
+    """Return what transforms read besides the weight. Raises NotComputable where one cannot be computed."""
     values = {}
     for name in {name for transform in transforms for name in transform.input[1:] if name}:
         root, before = view.constant[name]
@@ -176,7 +176,7 @@ def _called(elem: int) -> str:
 
 
 def _form(transforms: Sequence[onnx.NodeProto], view: GraphView) -> list[tuple[object, ...]]:
-    """Return what the steps do, whatever their names."""
+    """Return what the transforms do, whatever their names."""
     return [
         (
             transform.op_type,

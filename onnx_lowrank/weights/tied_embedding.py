@@ -1,4 +1,4 @@
-"""Tables that are looked up and, transposed, multiplied by: which nodes read them so, and through which steps."""
+"""Tables that are looked up and, transposed, multiplied by: which nodes read them so, and through which transforms."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TiedEmbedding:
 
 
 def tied_embedding_of(uses: Sequence[Use], opset: int) -> TiedEmbedding:
-    """Return how the nodes that read a weight tie it; steps that only transpose it for one of them do not count."""
+    """Return how the nodes that read a weight tie it; transforms that only transpose it for one do not count."""
     lookups = [use for use in uses if op_name(use.node) == "Gather" and use.slot == 0]
     if not lookups:
         return TiedEmbedding()
@@ -50,13 +50,13 @@ def tied_embedding_of(uses: Sequence[Use], opset: int) -> TiedEmbedding:
 
 
 def plain(transforms: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Return the steps without the Transpose nodes at their end, Casts aside."""
+    """Return the transforms without the Transpose nodes at their end, Casts aside."""
     end = _end(transforms)
     return [transform for index, transform in enumerate(transforms) if index < end or transform.op_type == "Cast"]
 
 
 def _end(transforms: Sequence[onnx.NodeProto]) -> int:
-    """Return where the steps begin that only transpose and cast."""
+    """Return the index from which transforms only transpose and cast."""
     end = len(transforms)
     while end and (transforms[end - 1].op_type == "Cast" or _transposes(transforms[end - 1])):
         end -= 1

@@ -72,7 +72,7 @@ def attribute(node: onnx.NodeProto, name: str) -> Any:
 def apply_transforms(
     array: Array, transforms: Sequence[onnx.NodeProto], constants: Mapping[str, Array], opset: int
 ) -> Array:
-    """Return what comes out of a chain of steps. Raises NotComputable where a step cannot be computed."""
+    """Return the array after these nodes, applied in order. Raises NotComputable where one cannot be computed."""
     for node in transforms:
         if node.op_type == "Cast":
             array = _cast(array, node)
