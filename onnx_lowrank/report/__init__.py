@@ -1,7 +1,9 @@
 """Results as people and programs read them. Formatting, no decisions."""
 
+from onnx_lowrank.report.comparison_page import render_comparison
+from onnx_lowrank.report.inspection_page import render_inspection
 from onnx_lowrank.report.json_report import comparison_json, inspection_json, result_json
-from onnx_lowrank.report.terminal import render_comparison, render_inspection, render_result
+from onnx_lowrank.report.result_page import render_result
 
 __all__ = [
     "comparison_json",

@@ -1,0 +1,123 @@
+"""What the terminal shows after `optimize`, in 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from onnx_lowrank.report import numbers
+from onnx_lowrank.report.layout import titled
+from onnx_lowrank.report.quantized_steps import step_tables
+from onnx_lowrank.report.tables import (
+    latency_row,
+    metric_row,
+    note_lines,
+    number_of,
+    size_rows,
+    skips_table,
+    verdict_notes,
+    warning_lines,
+)
+from onnx_lowrank.report.time_notes import time_notes
+from onnx_lowrank.results.result import Result
+from onnx_lowrank.types import Curve, Option
+
+
+def render_result(result: Result) -> Iterator[RenderableType]:
+    """Yield what a user sees after `optimize`: what is claimed in the first line, then why."""
+    if result.changed:
+        yield Text(result.reason, style="bold")
+    yield from warning_lines(result.warnings)
+    if result.changed or result.warnings:
+        yield ""
+    if result.changed and result.plan is not None and result.verdict is not None:
+        yield _before_after(result)
+        yield ""
+        yield from step_tables(result)
+        yield _sites_table(result)
+        yield Text("error: relative squared error at the weight's output; loss: what it adds;")
+        yield Text("both predicted from calibration samples")
+        if any(option.shared_input for _, option in _taken(result)):
+            yield Text("shared #1: one first factor for all weights of this number, kept with the first")
+        if any(_beyond(curve, o) for curve, o in _taken(result)):
+            yield Text("* beyond the range in which substituted weights agreed: measured")
+    else:
+        if result.trials:
+            yield _trials_table(result)
+        yield from step_tables(result)
+    yield ""
+    yield skips_table(result.skips, result.before.parameters)
+    yield from note_lines([result.metric, *result.notes, *time_notes(result)])
+    yield from note_lines(verdict_notes(result.verdict, "validation"))
+    yield from note_lines(verdict_notes(result.test, "test"))
+
+
+def _before_after(result: Result) -> Table:
+    table = titled("Before and after", "", "original", "compressed", "")
+    size_rows(table, result.before, result.after)
+    dense = sum(site.parameters for site in result.sites)
+    left = dense - (result.before.parameters - result.after.parameters)
+    table.add_row("  of factorable weights", f"{dense:,}", f"{left:,}", numbers.percent(left, dense))
+    for role, verdict in (("validation", result.verdict), ("test", result.test)):
+        if verdict is not None:
+            metric_row(table, role, verdict)
+    if result.latency is not None:
+        latency_row(table, result.latency)
+        if result.predicted_ratio is not None:
+            table.add_row("  ratio predicted", "", "", f"{result.predicted_ratio:.2f}")
+    return table
+
+
+def _sites_table(result: Result) -> Table:
+    table = titled("Factored weights", "weight", "shape", "scheme", "rank", "kept", "error", "loss")
+    curves = {curve.site: curve for curve in result.curves}
+    sites = {site.id: site for site in result.sites}
+    numbered = number_of(option.shared_input for _, option in _taken(result) if option.shared_input)
+    for choice in result.plan.choices if result.plan else ():
+        site, option = sites[choice.site], choice.option
+        table.add_row(
+            escape(numbers.shorten(site.weight, 21)),
+            numbers.shape(site.shape),
+            _scheme(option, numbered),
+            numbers.rank(option),
+            numbers.percent(option.cost.parameters, site.parameters),
+            numbers.small(option.error),
+            numbers.small(option.loss) + ("*" if _beyond(curves.get(choice.site), option) else ""),
+        )
+    return table
+
+
+def _scheme(option: Option, numbered: Mapping[tuple[str, ...], int]) -> str:
+    if option.shared_input:
+        return f"{option.scheme} #{numbered[option.shared_input]}"
+    return "" if option.dense else option.scheme
+
+
+def _taken(result: Result) -> list[tuple[Curve | None, Option]]:
+    """Return every site's curve with the option that was taken."""
+    curves = {curve.site: curve for curve in result.curves}
+    return [(curves.get(c.site), c.option) for c in (result.plan.choices if result.plan else ())]
+
+
+def _beyond(curve: Curve | None, option: Option) -> bool:
+    """Return whether an option lies beyond the trust range: its loss was measured."""
+    return curve is not None and curve.trust_range is not None and not option.dense and option.error > curve.trust_range
+
+
+def _trials_table(result: Result) -> Table:
+    first = result.trials[0].verdict
+    title = f"Measured on validation, none accepted (allowed: below {first.allowed:g})"
+    table = titled(title, "plan", "parameters", "kept", "drop", "certified")
+    for trial in result.trials:
+        table.add_row(
+            trial.plan.origin.removesuffix(" of a sequence"),
+            f"{trial.size.parameters:,}",
+            numbers.percent(trial.size.parameters, result.before.parameters),
+            numbers.interval(trial.verdict.drop),
+            f"below {numbers.metric(trial.verdict.bound.value)}",
+        )
+    return table
