@@ -18,7 +18,7 @@ def op_name(node: onnx.NodeProto) -> str:
 
 
 def first_output(node: onnx.NodeProto) -> str:
-    """Return the first output that is not left out: what a node is known by."""
+    """Return the first output that is not left out, which identifies a node."""
     return next((str(name) for name in node.output if name), "")
 
 

@@ -1,4 +1,4 @@
-"""What an operator is to this package, and a node bound to its operator."""
+"""The interface of an operator, and a node bound to its operator."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import onnx
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 Names: TypeAlias = Callable[[str], str]
-"""Gives a name that nothing in the graph has yet, from a hint."""
+"""Returns a name that is not yet used in the graph, from a hint."""
 Refusal: TypeAlias = tuple[Why, str]
 Observable: TypeAlias = Literal["both", "inputs", "outputs"]
-"""Which vectors of y = W x can be had from tensors of the graph. A lookup's inputs are one-hot and never formed; what a
+"""Which vectors of y = W x are tensors of the graph. A lookup's inputs are one-hot and never formed; what a
 recurrent cell makes of W x stays inside it."""
 
 StagePosition: TypeAlias = Literal["whole", "first", "inner", "last"]

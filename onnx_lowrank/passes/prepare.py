@@ -12,7 +12,7 @@ from onnx_lowrank.passes.topological_sort import topologically_sorted
 
 
 class BrokenContractError(AssertionError):
-    """A pass did not leave a model as it promises: a bug, not a matter of the model."""
+    """A pass did not leave a model as it promises: a bug in the pass, not a fault of the model."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

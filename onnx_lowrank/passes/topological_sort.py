@@ -1,4 +1,4 @@
-"""Nodes in topological order, as ONNX asks for: some converters append what they add, and onnxruntime does not mind.
+"""Nodes in topological order, as ONNX requires: some converters append new nodes at the end, which onnxruntime accepts.
 
 By hand: graphsurgeon's toposort sorts by depth, so that nodes move which need not, and calls itself for every node of a
 chain, which some hundreds in reverse order are too many for.
@@ -31,7 +31,7 @@ def topologically_sorted(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _sorted(needs: list[list[int]]) -> list[int]:
-    """Return every node after what it needs, the earliest first (Kahn); not all of them where they go in a circle."""
+    """Return every node after what it needs, the earliest first (Kahn); not all of them where there is a cycle."""
     missing = [len(need) for need in needs]
     users: list[list[int]] = [[] for _ in needs]
     for index, need in enumerate(needs):

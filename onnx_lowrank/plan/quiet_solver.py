@@ -1,7 +1,7 @@
 """HiGHS writes to the process's standard output, whatever its options are: suppressed where that is asked for.
 
 (`HighsMipSolverData::transformNewIntegerFeasibleSolution tmpSolver.run();`, scipy 1.17.) Only file descriptor 1 itself
-can be turned away, and with it whatever other threads write meanwhile. So a library leaves it alone; the command line,
+can be redirected, and with it whatever other threads write meanwhile. So a library leaves it alone; the command line,
 whose standard output is its own, asks for it by `hold_back`.
 """
 

@@ -1,4 +1,4 @@
-"""How the factors of a weight are stored: in the type that the weight had, behind the nodes that it came through.
+"""How the factors of a weight are stored: in the weight's own type, behind the same nodes as the weight.
 
 Half precision bounds the range of a factor, integers round relative to what else has the same scale. So before they are
 rounded the two sides of every component of a chain are scaled to the same norm, or all of the norm goes to the side
@@ -28,7 +28,7 @@ ITEMSIZES = {
 }
 """Element type that can be stored -> its bytes."""
 Laying: TypeAlias = Callable[[Stage], Array]
-"""Gives a stage's weight as the operator stores it."""
+"""Returns a stage's weight as the operator stores it."""
 NARROW = frozenset({int(onnx.TensorProto.FLOAT16), int(onnx.TensorProto.BFLOAT16)})
 
 
