@@ -80,7 +80,8 @@ def write(parts: Sequence[Part], lines: Lines) -> None:
     """Write the pages beside the raw lines, and draw their figures; where that cannot be done, say so."""
     for part in parts:
         if not (text := page(part, lines.all(), lines.setting)):
-            print(f"{part.name}: no page, nothing is measured; it is for {', '.join(part.models) or 'models of its own'}")
+            models = ", ".join(part.models) or "models of its own"
+            print(f"{part.name}: no page, nothing is measured; it is for {models}")
             continue
         lines.folder.mkdir(parents=True, exist_ok=True)
         written = [lines.folder / f"{part.name}.md"]
