@@ -17,7 +17,7 @@ from onnx_lowrank.collection.site_group import SiteGroup
 from onnx_lowrank.numerics.gram import LARGE
 from onnx_lowrank.numerics.kronecker_metric import Basis, SideName, rises, tails
 from onnx_lowrank.numerics.linalg import Workers
-from onnx_lowrank.schemes import Factors, Scheme, fitting, largest, ranks_of
+from onnx_lowrank.schemes import Factors, FittedSide, Scheme, fitting, largest, ranks_of
 from onnx_lowrank.types import SHARED, Array, Ranks, Site
 
 _Pair: TypeAlias = tuple[Site, Scheme]
@@ -80,7 +80,8 @@ def _scores(site: Site, scheme: Scheme, projected: Projected, fitted: Fitted, gr
         errors = {sides[0]: np.array([plain.error((rank,)) for rank in range(most[0] + 1)])}
 
     def cut(bases: Mapping[CacheKey, Basis]) -> Factors:
-        return scheme.cut(weight, {side: bases[site.id, side] for side in sides}, errors, most, site.groups)
+        fitted_sides = {side: FittedSide(bases[site.id, side], errors[side]) for side in sides}
+        return scheme.cut(weight, fitted_sides, most, site.groups)
 
     signed = projected.signed.sides
     return Scores(

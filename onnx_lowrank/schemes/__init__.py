@@ -5,7 +5,7 @@ from onnx_lowrank.schemes.kernel_last import KernelLast
 from onnx_lowrank.schemes.nested_pair import NestedPair
 from onnx_lowrank.schemes.product import product
 from onnx_lowrank.schemes.refitted import Refitted
-from onnx_lowrank.schemes.scheme import ChainScheme, Factors, Scheme, largest, ranks_of
+from onnx_lowrank.schemes.scheme import ChainScheme, Factors, FittedSide, FittedSides, Scheme, largest, ranks_of
 from onnx_lowrank.schemes.separable import Separable
 from onnx_lowrank.schemes.shared_factor import cut_shared, factor_shared, shared_layout, shared_ranks
 from onnx_lowrank.schemes.spectrum import spectrum
@@ -21,6 +21,8 @@ __all__ = [
     "ChainScheme",
     "Channelwise",
     "Factors",
+    "FittedSide",
+    "FittedSides",
     "KernelFirst",
     "KernelLast",
     "NestedPair",

@@ -7,15 +7,14 @@ neighbouring positions are correlated. So the *error* is not taken from the eige
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from onnx_lowrank.numerics import linalg
-from onnx_lowrank.numerics.kronecker_metric import Basis, SideName
+from onnx_lowrank.numerics.kronecker_metric import SideName
 from onnx_lowrank.schemes.nested_pair import NestedPair, joined
-from onnx_lowrank.schemes.scheme import multiple_in, of_group, pointwise, saving_ranks
+from onnx_lowrank.schemes.scheme import FittedSides, multiple_in, of_group, pointwise, saving_ranks
 from onnx_lowrank.types import Array, Layout, Moments, Ranks
 
 FLOOR = 1e-4
@@ -32,21 +31,14 @@ class KernelLast:
         """Return the inputs: the kernel comes after the projection."""
         return ("in",)
 
-    def cut(
-        self,
-        weight: Array,
-        bases: Mapping[SideName, Basis],
-        errors: Mapping[SideName, Array],
-        most: Ranks,
-        groups: int = 1,
-    ) -> NestedPair:
+    def cut(self, weight: Array, sides: FittedSides, most: Ranks, groups: int = 1) -> NestedPair:
         """Return the factors of a basis of the inputs."""
         (rank,) = most
-        read, write = (side[:, :, :rank] for side in bases["in"].blocks())
+        read, write = (side[:, :, :rank] for side in sides["in"].basis.blocks())
         parts = np.split(np.asarray(weight, np.float64), groups)
         last = np.concatenate([mixed(part, basis) for part, basis in zip(parts, write, strict=True)])
         first = pointwise(np.swapaxes(read, 1, 2).reshape(groups * rank, -1), weight.ndim - 2)
-        return NestedPair.kept(self.name, first, last, errors["in"], most, owns=last_owns(weight), groups=groups)
+        return NestedPair.kept(self.name, first, last, sides["in"].errors, most, owns=last_owns(weight), groups=groups)
 
     def ranks(self, shape: tuple[int, ...], multiple: int, groups: int = 1) -> list[Ranks]:
         """Return the ranks that save."""

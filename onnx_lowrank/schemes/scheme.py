@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
@@ -30,6 +30,16 @@ class Factors(Protocol):
         """Return the product of the chain, (out, in, *spatial): the weight that it represents."""
 
 
+class FittedSide(NamedTuple):
+    """A side of a weight: a basis fitted for it, and (r + 1,) the relative squared error of every rank in it."""
+
+    basis: Basis
+    errors: Array
+
+
+FittedSides: TypeAlias = Mapping[SideName, FittedSide]
+
+
 class Scheme(Protocol):
     """A way to write W as a product. Ranks are those of every group where W is grouped (block-diagonal).
 
@@ -52,15 +62,8 @@ class Scheme(Protocol):
         None for a `ChainScheme`.
         """
 
-    def cut(
-        self,
-        weight: Array,
-        bases: Mapping[SideName, Basis],
-        errors: Mapping[SideName, Array],
-        most: Ranks,
-        groups: int = 1,
-    ) -> Factors:
-        """Return the factors of these bases; `errors` (r + 1,) of every side are kept as they are."""
+    def cut(self, weight: Array, sides: FittedSides, most: Ranks, groups: int = 1) -> Factors:
+        """Return the factors of the bases of these sides; their errors are kept as they are."""
 
     def factor(
         self, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks, groups: int = 1
@@ -92,14 +95,7 @@ class Unprojected:
         """Return none."""
         return ()
 
-    def cut(
-        self,
-        weight: Array,
-        bases: Mapping[SideName, Basis],
-        errors: Mapping[SideName, Array],
-        most: Ranks,
-        groups: int = 1,
-    ) -> Factors:
+    def cut(self, weight: Array, sides: FittedSides, most: Ranks, groups: int = 1) -> Factors:
         """Raise: its factors are no projection on a side; see `chained`."""
         raise TypeError(f"{self.name}: not cut from a basis of one side")
 

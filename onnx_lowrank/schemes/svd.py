@@ -13,15 +13,14 @@ A grouped weight is block-diagonal: every group has a pair of its own, all of on
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 
 from onnx_lowrank.numerics import linalg
-from onnx_lowrank.numerics.kronecker_metric import Basis, SideName
+from onnx_lowrank.numerics.kronecker_metric import SideName
 from onnx_lowrank.numerics.rounding import CLOSE, first_least
 from onnx_lowrank.schemes.nested_pair import NestedPair, joined
-from onnx_lowrank.schemes.scheme import multiple_in, of_group, pointwise, saving_ranks
+from onnx_lowrank.schemes.scheme import FittedSide, FittedSides, multiple_in, of_group, pointwise, saving_ranks
 from onnx_lowrank.schemes.tied_pair import tied_pair
 from onnx_lowrank.types import Array, Layout, Moments, Ranks
 
@@ -105,15 +104,15 @@ def _group_pair(
     return NestedPair.kept(name, first, pointwise(left, weight.ndim - 2), errors, most), energy
 
 
-def _cut(name: str, weight: Array, basis: Basis, errors: Array, most: Ranks, groups: int) -> NestedPair:
+def _cut(name: str, weight: Array, fitted: FittedSide, most: Ranks, groups: int) -> NestedPair:
     """Return write (readᵀ W) on the outputs, (W write) readᵀ on the inputs of a matrix."""
-    (rank,) = most
+    (rank,), basis = most, fitted.basis
     matrices = np.asarray(weight, np.float64).reshape(groups, weight.shape[0] // groups, -1)
     read, write = (side[:, :, :rank] for side in basis.blocks())
     read_transposed = np.swapaxes(read, 1, 2)
     first, last = (read_transposed @ matrices, write) if basis.side == "out" else (read_transposed, matrices @ write)
     first, last = first.reshape(-1, *weight.shape[1:]), pointwise(last.reshape(-1, last.shape[2]), weight.ndim - 2)
-    return NestedPair.kept(name, first, last, errors, most, groups=groups)
+    return NestedPair.kept(name, first, last, fitted.errors, most, groups=groups)
 
 
 class Svd:
@@ -126,17 +125,10 @@ class Svd:
         """Return the smaller side: both give the same factors. Of groups the outputs, which are apart as they are."""
         return ("out",) if groups > 1 or shape[0] <= math.prod(shape[1:]) else ("in",)
 
-    def cut(
-        self,
-        weight: Array,
-        bases: Mapping[SideName, Basis],
-        errors: Mapping[SideName, Array],
-        most: Ranks,
-        groups: int = 1,
-    ) -> NestedPair:
+    def cut(self, weight: Array, sides: FittedSides, most: Ranks, groups: int = 1) -> NestedPair:
         """Return the factors of a basis of either side."""
-        ((side, basis),) = bases.items()
-        return _cut(self.name, weight, basis, errors[side], most, groups)
+        (side,) = sides.values()
+        return _cut(self.name, weight, side, most, groups)
 
     def ranks(self, shape: tuple[int, ...], multiple: int, groups: int = 1) -> list[Ranks]:
         """Return the ranks that save."""
@@ -151,8 +143,8 @@ class Svd:
     ) -> NestedPair:
         """Return the pair in the metric of the inputs, of a tied table in that of both ways it is read."""
         if any(moments is not None and moments.H is not None for moments in (fit, score)):
-            basis, errors = tied_pair(np.asarray(weight, np.float64), fit, score, min(weight.shape), SHRINK)
-            return _cut(self.name, weight, basis, errors, most, groups)
+            tied = FittedSide(*tied_pair(np.asarray(weight, np.float64), fit, score, min(weight.shape), SHRINK))
+            return _cut(self.name, weight, tied, most, groups)
         return _factor(self.name, weight, fit, score, most, groups)
 
 
@@ -166,16 +158,9 @@ class KernelFirst:
         """Return the outputs: the kernel comes before the projection."""
         return ("out",)
 
-    def cut(
-        self,
-        weight: Array,
-        bases: Mapping[SideName, Basis],
-        errors: Mapping[SideName, Array],
-        most: Ranks,
-        groups: int = 1,
-    ) -> NestedPair:
+    def cut(self, weight: Array, sides: FittedSides, most: Ranks, groups: int = 1) -> NestedPair:
         """Return the factors of a basis of the outputs."""
-        return _cut(self.name, weight, bases["out"], errors["out"], most, groups)
+        return _cut(self.name, weight, sides["out"], most, groups)
 
     def ranks(self, shape: tuple[int, ...], multiple: int, groups: int = 1) -> list[Ranks]:
         """Return the ranks that save."""

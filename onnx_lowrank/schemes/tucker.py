@@ -13,15 +13,14 @@ error by a few per cent at most, and end at the median 1.4 times the loss.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_lowrank.numerics.kronecker_metric import Basis, SideName
+from onnx_lowrank.numerics.kronecker_metric import SideName
 from onnx_lowrank.schemes.kernel_last import KernelLast, channel_basis, mixed
 from onnx_lowrank.schemes.product import product
-from onnx_lowrank.schemes.scheme import pointwise
+from onnx_lowrank.schemes.scheme import FittedSides, pointwise
 from onnx_lowrank.schemes.svd import KernelFirst
 from onnx_lowrank.types import Array, Chain, Layout, Moments, Ranks, Stage
 
@@ -92,24 +91,17 @@ class Tucker2:
         ones = tuple(1 for _ in axes)
         return (((inner, shape[1], *ones), ()), ((outer, inner, *shape[2:]), axes), ((shape[0], outer, *ones), ()))
 
-    def cut(
-        self,
-        weight: Array,
-        bases: Mapping[SideName, Basis],
-        errors: Mapping[SideName, Array],
-        most: Ranks,
-        groups: int = 1,
-    ) -> Core:
+    def cut(self, weight: Array, sides: FittedSides, most: Ranks, groups: int = 1) -> Core:
         """Return the factors of the bases of both sides."""
-        inner, outer = bases["in"], bases["out"]
+        inner, outer = sides["in"].basis, sides["out"].basis
         return Core(
             weight,
             inner.read[:, : most[0]].copy(),
             inner.write[:, : most[0]].copy(),
             outer.read[:, : most[1]].copy(),
             outer.write[:, : most[1]].copy(),
-            errors["in"],
-            errors["out"],
+            sides["in"].errors,
+            sides["out"].errors,
         )
 
     def factor(self, weight: Array, fit: Moments | None, score: Moments | None, most: Ranks, groups: int = 1) -> Core:

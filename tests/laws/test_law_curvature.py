@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_lowrank.numerics.kronecker_metric import SideMoments, bases, in_metric, kronecker, project, rises, tails
-from onnx_lowrank.schemes import KernelFirst, KernelLast, Svd
+from onnx_lowrank.schemes import FittedSide, KernelFirst, KernelLast, Svd
 
 SIZES = st.integers(2, 9)
 SEEDS = st.integers(0, 10**6)
@@ -92,7 +92,7 @@ def test_full_rank_reproduces_the_weight(rows: int, columns: int, shrink: float,
     rank = min(rows, columns)
     for side in ("out", "in"):
         (basis,) = bases(moments_of(W, x, g, side, count), side, gram_of(W, side), rank, [shrink])
-        factors = Svd().cut(W, {side: basis}, {side: np.zeros(rank + 1)}, (rank,))
+        factors = Svd().cut(W, {side: FittedSide(basis, np.zeros(rank + 1))}, (rank,))
         np.testing.assert_allclose(factors.dense((rank,)), W, rtol=0, atol=2e-4)
 
 
@@ -105,7 +105,7 @@ def test_both_kernel_schemes_reproduce_at_full_rank_and_project_below(scheme, si
     z, e = correlated(50, len(gram), seed + 1), correlated(50, len(gram), seed + 2)
     moments = SideMoments(z.T.astype(float) @ z, e.T.astype(float) @ e, 50, 50)
     (basis,) = bases(moments, side, gram, len(gram), [1e-3])
-    factors = scheme.cut(W, {side: basis}, {side: np.zeros(len(gram) + 1)}, (len(gram),))
+    factors = scheme.cut(W, {side: FittedSide(basis, np.zeros(len(gram) + 1))}, (len(gram),))
     np.testing.assert_allclose(factors.dense((len(gram),)), W, rtol=0, atol=1e-5)
     projection = basis.write[:, :1] @ basis.read[:, :1].T
     expected = np.einsum("op,pikl->oikl" if side == "out" else "oikl,ip->opkl",

@@ -26,7 +26,7 @@ from onnx_lowrank.numerics.kronecker_metric import SideMoments, bases, project, 
 from onnx_lowrank.ops import OPS
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
-from onnx_lowrank.schemes import SCHEMES, ChainScheme
+from onnx_lowrank.schemes import SCHEMES, ChainScheme, FittedSide
 from onnx_lowrank.sensitivity.substitution import stored_weight
 from onnx_lowrank.types import Cost, Form, Option, Site
 
@@ -76,7 +76,7 @@ def check(model: onnx.ModelProto, x: np.ndarray, seeded: list[str], seed: int) -
         rank = min(gram.shape[-1], W.size // site.groups // gram.shape[-1])
         assert (rank,) == full_rank(scheme.name, site.shape, site.groups)
         (basis,) = bases(SideMoments(Z, E, len(pairs[0][0]), 1), side, gram, rank, [1e-2])
-        factors = scheme.cut(W, {side: basis}, {side: np.zeros(rank + 1)}, (rank,), site.groups)
+        factors = scheme.cut(W, {side: FittedSide(basis, np.zeros(rank + 1))}, (rank,), site.groups)
         np.testing.assert_allclose(factors.dense((rank,)), W, rtol=0, atol=1e-4)
         v = np.sum([project(basis, z, e, 1) for z, e in pairs], axis=0)
         scale = np.abs(v).sum() + 1e-3

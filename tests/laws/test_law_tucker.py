@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx_lowrank.collection.scores import never_rising
 from onnx_lowrank.numerics.gram import weight_gram
 from onnx_lowrank.numerics.kronecker_metric import SideMoments, bases
-from onnx_lowrank.schemes import KernelFirst, KernelLast, Tucker2
+from onnx_lowrank.schemes import FittedSide, KernelFirst, KernelLast, Tucker2
 from onnx_lowrank.types import Array
 
 SEEDS = st.integers(0, 10**6)
@@ -19,19 +19,19 @@ SEEDS = st.integers(0, 10**6)
 
 def cut(W: Array, seed: int):
     """Return Tucker-2 and both schemes of one side, cut by the same bases."""
-    found, errors = {}, {}
+    found = {}
     for side in ("in", "out"):
         gram = weight_gram(W, side)
         z, e = (normal([60, len(gram)], seed + i + (5 if side == "in" else 0)).astype(float) for i in range(2))
         rank = min(len(gram), W.size // len(gram))
-        (found[side],) = bases(SideMoments(z.T @ z, e.T @ e, 60, 60), side, gram, rank, [1e-3])
-        errors[side] = np.linspace(1, 0, rank + 1) ** 3
+        (basis,) = bases(SideMoments(z.T @ z, e.T @ e, 60, 60), side, gram, rank, [1e-3])
+        found[side] = FittedSide(basis, np.linspace(1, 0, rank + 1) ** 3)
     both = full_rank("tucker-2", W.shape)
     first, last = both[1:], both[:1]
     return (
-        Tucker2().cut(W, found, errors, both),
-        KernelFirst().cut(W, {"out": found["out"]}, errors, first),
-        KernelLast().cut(W, {"in": found["in"]}, errors, last),
+        Tucker2().cut(W, found, both),
+        KernelFirst().cut(W, {"out": found["out"]}, first),
+        KernelLast().cut(W, {"in": found["in"]}, last),
         both,
     )
 
