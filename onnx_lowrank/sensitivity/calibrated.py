@@ -75,6 +75,16 @@ class Calibrated:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ProbeSetup:
+    """All that predicted losses are measured, or checked, with."""
+
+    model: onnx.ModelProto
+    inventory: Inventory
+    calibrated: Calibrated
+    options: Options
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class SensitivityState:
     """Where the work stands: what was collected, and the curves to plan with."""
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import onnx
-
 from onnx_lowrank.collection.joint import joint_scores
 from onnx_lowrank.collection.sample_axis import tells_samples_apart
 from onnx_lowrank.collection.scores import JointScores
@@ -17,7 +15,7 @@ from onnx_lowrank.numerics.kronecker_metric import TwoSidedMetric
 from onnx_lowrank.options import Options
 from onnx_lowrank.plan import Problem
 from onnx_lowrank.progress import Progress
-from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup
+from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup, ProbeSetup
 from onnx_lowrank.sensitivity.curves import joint_curves, merged
 from onnx_lowrank.sensitivity.one_sided import OneSidedMode, measured_curves
 from onnx_lowrank.sensitivity.trust_range import AGREE, measure_trust_range
@@ -86,25 +84,19 @@ class GradientMode:
         both = merged(setup.inventory, done.decomposed, other.decomposed)
         return replace(done, decomposed=both, notes=(*done.notes, note))
 
-    def probed(
-        self,
-        model: onnx.ModelProto,
-        inventory: Inventory,
-        calibrated: Calibrated,
-        options: Options,
-        progress: Progress,
-    ) -> tuple[Curve, ...]:
+    def probed(self, setup: ProbeSetup, progress: Progress) -> tuple[Curve, ...]:
         """Return the curves with how far each is to be trusted, and with measured losses where there is no gradient."""
+        calibrated = setup.calibrated
         curves = calibrated.decomposed.curves
         if calibrated.joint is None:
-            return self.fallback.probed(model, inventory, calibrated, options, progress)
+            return self.fallback.probed(setup, progress)
         if not self.measures:
             return curves
         predicted = tuple(curve for curve in curves if curve.site not in calibrated.fallback)
-        checked = _checked(model, inventory, calibrated, calibrated.joint, predicted, options, progress)
+        checked = _checked(setup, calibrated.joint, predicted, progress)
         if calibrated.fallback:
             others = tuple(curve for curve in curves if curve.site in calibrated.fallback)
-            checked = (*checked, *measured_curves(model, inventory, calibrated, others, options, progress))
+            checked = (*checked, *measured_curves(setup, others, progress))
         by_site = {curve.site: curve for curve in checked}
         return tuple(by_site[curve.site] for curve in curves)
 
@@ -173,26 +165,19 @@ def probe_picks(curves: Sequence[Curve], inventory: Inventory) -> dict[str, list
     return picks
 
 
-def _checked(
-    model: onnx.ModelProto,
-    inventory: Inventory,
-    calibrated: Calibrated,
-    joint: JointScores,
-    curves: tuple[Curve, ...],
-    options: Options,
-    progress: Progress,
-) -> tuple[Curve, ...]:
-    picks: Mapping[str, Sequence[Option]] = probe_picks(curves, inventory)
+def _checked(setup: ProbeSetup, joint: JointScores, curves: tuple[Curve, ...], progress: Progress) -> tuple[Curve, ...]:
+    calibrated = setup.calibrated
+    picks: Mapping[str, Sequence[Option]] = probe_picks(curves, setup.inventory)
     with progress.step("measuring the range", sum(map(len, picks.values()))) as advance:
         return measure_trust_range(
-            model,
-            inventory,
+            setup.model,
+            setup.inventory,
             curves,
             joint,
             picks,
             calibrated.score[:TRUST_SAMPLES],
             calibrated.objective.divergence,
-            options,
+            setup.options,
             batch=calibrated.batch,
             progress=advance,
         )

@@ -15,7 +15,7 @@ from onnx_lowrank.options import Options
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime.batching import batch_size
 from onnx_lowrank.samples import Samples
-from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup, OpenModel
+from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup, OpenModel, ProbeSetup
 from onnx_lowrank.sensitivity.curves import merged
 from onnx_lowrank.sensitivity.decompose import decompose_plain
 from onnx_lowrank.sensitivity.modes import mode_of
@@ -103,7 +103,7 @@ def probe(
     opened: OpenModel, inventory: Inventory, calibrated: Calibrated, options: Options, progress: Progress
 ) -> tuple[tuple[Curve, ...], str]:
     """Return the curves with predicted losses, and their unit."""
-    curves = mode_of(options).probed(opened.model, inventory, calibrated, options, progress)
+    curves = mode_of(options).probed(ProbeSetup(opened.model, inventory, calibrated, options), progress)
     return curves, calibrated.objective.unit
 
 

@@ -8,16 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-import onnx
-
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.options import Options, unknown_sensitivity
 from onnx_lowrank.progress import Progress
-from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup
+from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup, ProbeSetup
 from onnx_lowrank.sensitivity.gradient_mode import GradientMode
 from onnx_lowrank.sensitivity.one_sided import OneSidedMode
 from onnx_lowrank.types import Curve
-from onnx_lowrank.weights.inventory import Inventory
 
 
 class SensitivityMode(Protocol):
@@ -58,14 +55,7 @@ class SensitivityMode(Protocol):
     def calibrated(self, setup: CalibrationSetup, progress: Progress) -> Calibrated:
         """Return the sites decomposed."""
 
-    def probed(
-        self,
-        model: onnx.ModelProto,
-        inventory: Inventory,
-        calibrated: Calibrated,
-        options: Options,
-        progress: Progress,
-    ) -> tuple[Curve, ...]:
+    def probed(self, setup: ProbeSetup, progress: Progress) -> tuple[Curve, ...]:
         """Return the curves with losses."""
 
     def source_of_losses(self, curves: Sequence[Curve]) -> str:

@@ -6,17 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import onnx
-
 from onnx_lowrank.collection.input_moments import passes, stream_moments
-from onnx_lowrank.options import Options
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.samples.splitting import apart
-from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup
+from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup, ProbeSetup
 from onnx_lowrank.sensitivity.decompose import decompose
 from onnx_lowrank.sensitivity.measured_response import PROBES, probe_curves
 from onnx_lowrank.types import Curve
-from onnx_lowrank.weights.inventory import Inventory
 
 SCORED = 64
 """Calibration samples set aside to score ranks on, at most, where nothing is cross-fitted."""
@@ -54,40 +50,27 @@ class OneSidedMode:
             decomposed = decompose(inventory, observed, moments, whiten=self.whiten, multiple=options.rank_multiple)
         return Calibrated(decomposed, observed, setup.samples, setup.objective, len(fit), score, batch)
 
-    def probed(
-        self,
-        model: onnx.ModelProto,
-        inventory: Inventory,
-        calibrated: Calibrated,
-        options: Options,
-        progress: Progress,
-    ) -> tuple[Curve, ...]:
+    def probed(self, setup: ProbeSetup, progress: Progress) -> tuple[Curve, ...]:
         """Return the curves with the losses that substitution measures."""
-        return measured_curves(model, inventory, calibrated, calibrated.decomposed.curves, options, progress)
+        return measured_curves(setup, setup.calibrated.decomposed.curves, progress)
 
     def source_of_losses(self, curves: Sequence[Curve]) -> str:
         """Say where the predicted losses come from."""
         return "measured by substituting weights"
 
 
-def measured_curves(
-    model: onnx.ModelProto,
-    inventory: Inventory,
-    calibrated: Calibrated,
-    curves: tuple[Curve, ...],
-    options: Options,
-    progress: Progress,
-) -> tuple[Curve, ...]:
+def measured_curves(setup: ProbeSetup, curves: tuple[Curve, ...], progress: Progress) -> tuple[Curve, ...]:
     """Return curves with losses that follow from a few substitutions."""
+    calibrated = setup.calibrated
     part = replace(calibrated.decomposed, curves=curves)
     with progress.step("probing sites", PROBES * len(curves)) as advance:
         return probe_curves(
-            model,
-            inventory,
+            setup.model,
+            setup.inventory,
             part,
             calibrated.score[:PROBED],
             calibrated.objective.divergence,
-            options,
+            setup.options,
             batch=calibrated.batch,
             progress=advance,
         )
