@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from onnx_lowrank.numerics.kronecker_metric import SideName
 from onnx_lowrank.ops import Call
 from onnx_lowrank.schemes import fitting
-from onnx_lowrank.types import Site
+from onnx_lowrank.types import SideName, Site
 from onnx_lowrank.weights.inventory import Inventory
 
 

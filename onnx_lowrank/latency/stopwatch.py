@@ -21,7 +21,7 @@ from onnx_lowrank.options import Options
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime.runner import Runner
-from onnx_lowrank.schemes import Factors, Scheme, by_name, shared_layout
+from onnx_lowrank.schemes import Factors, Scheme, by_name, form_of, layout_of, ranks_of, shared_layout
 from onnx_lowrank.types import SHARED, Choice, Curve, Feed, Option, Plan, Ranks, SharedInput, Site
 from onnx_lowrank.weights.inventory import Inventory
 
@@ -197,12 +197,13 @@ class Stopwatch:
         )
 
     def _tried(self, site: Site, scheme: Scheme) -> list[Ranks]:
-        ranks = scheme.ranks(site.shape, self.options.rank_multiple, site.groups)
+        ranks = ranks_of(scheme, site, self.options.rank_multiple)
         return [ranks[i] for i in spread(self._macs(site, scheme, ranks))]
 
     def _macs(self, site: Site, scheme: Scheme, ranks: Sequence[Ranks]) -> list[float]:
         positions = self.observed.positions[site.id]
-        return [chain_cost(site, scheme.layout(site.shape, rank, site.groups), positions).macs for rank in ranks]
+        forms = [form_of(scheme.name, rank, site) for rank in ranks]
+        return [chain_cost(site, layout_of(form, site), positions).macs for form in forms]
 
     def _group(
         self,

@@ -15,7 +15,7 @@ from onnx_lowrank.graph.editing import overridable
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.batching import batches, join
 from onnx_lowrank.runtime.runner import Runner
-from onnx_lowrank.schemes import Factors
+from onnx_lowrank.schemes import Factors, settled_chain
 from onnx_lowrank.schemes.product import product
 from onnx_lowrank.types import Array, Feed, Option, Site, Stage
 from onnx_lowrank.weights.inventory import Inventory
@@ -76,8 +76,12 @@ def stored_weight(inventory: Inventory, site: Site, factors: Factors, option: Op
     Where factors are rounded to be stored it is the product of the rounded ones: the loss of rounding is measured, too.
     """
     storage, ranks = inventory.sources[site.id].storage, option.ranks
-    dense = product(storage.seen(factors.chain(ranks))) if storage.narrow else factors.dense(ranks)
-    return arriving(inventory, site, dense)
+    if not storage.narrow:
+        return arriving(inventory, site, factors.dense(ranks))
+    chain = factors.chain(ranks)
+    if option.form.interpolative:
+        chain = settled_chain(chain, site.groups, ("in",) if option.shared_input else site.identity)
+    return arriving(inventory, site, product(storage.seen(chain)))
 
 
 def arriving(inventory: Inventory, site: Site, dense: Array) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx_lowrank.types.chains import Ranks
 from onnx_lowrank.types.forms import UNCHANGED, Form
@@ -114,6 +114,11 @@ class Choice:
     weight: str
     option: Option
 
+    @property
+    def plain(self) -> Choice:
+        """The same choice with plain factors; its cost is that of the form that was chosen."""
+        return replace(self, option=replace(self.option, form=replace(self.option.form, interpolative=False)))
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -131,6 +136,11 @@ class Plan:
     def cost(self) -> Cost:
         """Cost of all sites together."""
         return sum((choice.option.cost for choice in self.choices), Cost())
+
+    @property
+    def plain(self) -> Plan:
+        """The same plan with plain factors: the same products, whose stages are one node each."""
+        return replace(self, choices=tuple(choice.plain for choice in self.choices))
 
     @property
     def factored(self) -> tuple[Choice, ...]:

@@ -1,0 +1,62 @@
+"""Where the identity of interpolative factors goes: on which side, and how its rows are chosen.
+
+[I; C] and [I D] hold up to an order of channels. In the order of costs: neighbours that take any order (their constants
+are permuted, `graph` says where), neighbouring rows (a Concat or a Split does it), a Gather. Neighbouring rows may have
+larger coefficients than freely chosen ones, and rounding grows with them: up to the bound of the number type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from functools import partial
+from typing import NamedTuple
+
+from onnx_lowrank.numerics.interpolative import free_rows, run_of_rows
+from onnx_lowrank.schemes.interpolative import Choosing, interpolated, possible_sides, stored_sides
+from onnx_lowrank.types import Chain, SideName, Site
+from onnx_lowrank.weights.storage import Storage
+
+RUN_BOUND, NARROW_BOUND = 64.0, 2.0
+"""The largest coefficient of neighbouring rows, in float32 (and float64) and in narrower types."""
+
+
+class Placed(NamedTuple):
+    """A chain with its identities. free: the sides on which neighbours take the channels in another order."""
+
+    chain: Chain
+    free: frozenset[SideName]
+
+
+def placed(chain: Chain, site: Site, storage: Storage, free: Collection[SideName] = ()) -> Placed:
+    """Return a site's plain chain with an identity on every side that counts, each in the cheapest place.
+
+    free: the sides on which any order of channels will do. Plain where rounding allows no identity.
+    """
+    sides = stored_sides(chain.layout, site.groups, site.identity)
+    able = [side for side in possible_sides(chain.layout, site.groups) if side in site.identity]
+    if len(chain.stages) == 2:  # one identity, on either side
+        return _first(chain, able, storage, free)
+    taken: set[SideName] = set()
+    for side in sides:
+        chain, used = _first(chain, [side], storage, free)
+        taken |= used
+    return Placed(chain, frozenset(taken))
+
+
+def _first(chain: Chain, sides: list[SideName], storage: Storage, free: Collection[SideName]) -> Placed:
+    for side, choose, anywhere in _places(sides, storage, free, grouped=chain.stages[0].groups > 1):
+        made = interpolated(chain, side, choose)
+        if made is not None:
+            return Placed(made, frozenset({side}) if anywhere else frozenset())
+    return Placed(chain, frozenset())
+
+
+def _places(
+    sides: list[SideName], storage: Storage, free: Collection[SideName], *, grouped: bool
+) -> Iterator[tuple[SideName, Choosing, bool]]:
+    """Yield places by rising cost. Groups have rows of their own each: together they are no neighbours."""
+    yield from ((side, free_rows, True) for side in sides if side in free)
+    if not grouped:
+        bound = NARROW_BOUND if storage.narrow else RUN_BOUND
+        yield from ((side, partial(run_of_rows, bound=bound), False) for side in sides)
+    yield from ((side, free_rows, False) for side in sides)
