@@ -198,16 +198,19 @@ def observed(model: onnx.ModelProto, inventory: Inventory, feeds: Sequence[Feed]
     return observe_positions(model, inventory, feeds, options())
 
 
-def plan_of(picks: Mapping[str, tuple[str, Ranks]], inventory: Inventory) -> Plan:
+def plan_of(picks: Mapping[str, tuple[str, Ranks]], inventory: Inventory, *, interpolative: bool = False) -> Plan:
     """Return a plan: site id -> (scheme, ranks)."""
     weights = {site.id: site.weight for site in inventory.sites}
-    return Plan(
-        tuple(Choice(s, weights[s], Option(Form(scheme, ranks), Cost())) for s, (scheme, ranks) in picks.items())
-    )
+    forms = {s: Form(scheme, ranks, interpolative=interpolative) for s, (scheme, ranks) in picks.items()}
+    return Plan(tuple(Choice(s, weights[s], Option(form, Cost())) for s, form in forms.items()))
 
 
 def factored(
-    model: onnx.ModelProto, picks: Mapping[str, tuple[str, int | Ranks]], *, multiple: int = 1
+    model: onnx.ModelProto,
+    picks: Mapping[str, tuple[str, int | Ranks]],
+    *,
+    multiple: int = 1,
+    interpolative: bool = False,
 ) -> onnx.ModelProto:
     """Return the model with sites factored by the plain weight: site id -> (scheme, ranks)."""
     found = found_in(model, multiple=multiple)
@@ -217,7 +220,7 @@ def factored(
         (s, scheme): by_name(scheme).factor(found.weight(sites[s]), None, None, ranks, sites[s].groups)
         for s, (scheme, ranks) in chosen.items()
     }
-    return rewrite(model, found, plan_of(chosen, found), factors)
+    return rewrite(model, found, plan_of(chosen, found, interpolative=interpolative), factors)
 
 
 def full_rank(scheme: str, shape: tuple[int, ...], groups: int = 1) -> Ranks:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import NamedTuple
 
 from onnx_lowrank.numerics.interpolative import free_rows, run_of_rows
-from onnx_lowrank.schemes.interpolative import Choosing, interpolated, possible_sides, stored_sides
+from onnx_lowrank.schemes.interpolative import Choosing, interpolated, possible_sides, sides_of
 from onnx_lowrank.types import Chain, SideName, Site
 from onnx_lowrank.weights.storage import Storage
 
@@ -32,9 +32,9 @@ def placed(chain: Chain, site: Site, storage: Storage, free: Collection[SideName
 
     free: the sides on which any order of channels will do. Plain where rounding allows no identity.
     """
-    sides = stored_sides(chain.layout, site.groups, site.identity)
-    able = [side for side in possible_sides(chain.layout, site.groups) if side in site.identity]
-    if len(chain.stages) == 2:  # one identity, on either side
+    sides = sides_of(chain, site.identity)
+    if len(chain.stages) == 2 and sides:  # one identity, on either side
+        able = [side for side in possible_sides(chain.layout, site.groups) if side in site.identity]
         return _first(chain, able, storage, free)
     taken: set[SideName] = set()
     for side in sides:

@@ -12,7 +12,7 @@ import math
 from onnx_lowrank.schemes.channelwise import Channelwise
 from onnx_lowrank.schemes.interpolative import interpolative_layout, stored_sides
 from onnx_lowrank.schemes.kernel_last import KernelLast
-from onnx_lowrank.schemes.scheme import Scheme, thinned
+from onnx_lowrank.schemes.scheme import ChainScheme, Scheme, thinned
 from onnx_lowrank.schemes.separable import Separable
 from onnx_lowrank.schemes.shared_factor import shared_sides
 from onnx_lowrank.schemes.svd import KernelFirst, Svd
@@ -55,13 +55,19 @@ def _saving(
 
 def _layout(scheme: Scheme, shape: tuple[int, ...], groups: int, able: tuple[SideName, ...], ranks: Ranks) -> Layout:
     layout = scheme.layout(shape, ranks, groups)
-    return interpolative_layout(layout, groups, stored_sides(layout, groups, able))
+    return interpolative_layout(layout, groups, _sides(scheme, layout, groups, able))
+
+
+def _sides(scheme: Scheme, layout: Layout, groups: int, able: tuple[SideName, ...]) -> tuple[SideName, ...]:
+    """Return the sides without an identity; a scheme that projects no side has stages that are grouped differently."""
+    return () if isinstance(scheme, ChainScheme) else stored_sides(layout, groups, able)
 
 
 def form_of(scheme: str, ranks: Ranks, site: Site) -> Form:
     """Return the form that a site takes at these ranks: without identity blocks where its operators can do it."""
-    layout = by_name(scheme).layout(site.shape, ranks, site.groups)
-    return Form(scheme, ranks, interpolative=bool(stored_sides(layout, site.groups, site.identity)))
+    made = by_name(scheme)
+    layout = made.layout(site.shape, ranks, site.groups)
+    return Form(scheme, ranks, interpolative=bool(_sides(made, layout, site.groups, site.identity)))
 
 
 def shared_form(shared: SharedInput, ranks: Ranks) -> Form:
@@ -71,6 +77,5 @@ def shared_form(shared: SharedInput, ranks: Ranks) -> Form:
 
 def layout_of(form: Form, site: Site) -> Layout:
     """Return the layout of what a form stores of a site, not computed. Raises KeyError for an unknown scheme."""
-    layout = by_name(form.scheme).layout(site.shape, form.ranks, site.groups)
-    sides = stored_sides(layout, site.groups, site.identity) if form.interpolative else ()
-    return interpolative_layout(layout, site.groups, sides)
+    able = site.identity if form.interpolative else ()
+    return _layout(by_name(form.scheme), site.shape, site.groups, able, form.ranks)

@@ -80,7 +80,7 @@ def stored_weight(inventory: Inventory, site: Site, factors: Factors, option: Op
         return arriving(inventory, site, factors.dense(ranks))
     chain = factors.chain(ranks)
     if option.form.interpolative:
-        chain = settled_chain(chain, site.groups, ("in",) if option.shared_input else site.identity)
+        chain = settled_chain(chain, ("in",) if option.shared_input else site.identity)
     return arriving(inventory, site, product(storage.seen(chain)))
 
 
