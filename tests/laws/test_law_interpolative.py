@@ -157,6 +157,6 @@ def test_an_identity_of_every_group(groups: int, rank: int, more: int, out: bool
     if groups == 1:
         np.testing.assert_array_equal(stage.transposed.full, stage.full.T)
         assert Chain((stage,)).transposed.stages[0].identity == chosen
+    wrong = (*chosen[:-1], 10**6)
     with pytest.raises(ValueError, match="in every group"):
-        wrong = (*chosen[:-1], 10**6)
         replace(stage, passed=wrong if out else (), added=() if out else wrong)
