@@ -21,6 +21,8 @@ from onnx_lowrank.graph.constants import PASSES, constant_value, fixed_constants
 from onnx_lowrank.graph.names import Fresh, all_names
 from onnx_lowrank.graph.traversal import bodies, reads
 from onnx_lowrank.ops import Call, StagePosition, first_output, write_chain
+from onnx_lowrank.passes.absorb_orders import absorb_orders
+from onnx_lowrank.passes.free_orders import FreeOrders
 from onnx_lowrank.passes.placement import Placed, placed, placed_together
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.types import OWN, Array, Chain, Option, Plan, Site, Stage
@@ -58,13 +60,14 @@ def rewrite(
     _splice(rewritten.graph, new.nodes.get("", {}), new.first)
     _remove_dead(rewritten, {choice.weight for choice in plan.factored} | new.folded)
     _store(rewritten, new.tensors)
-    return rewritten
+    return absorb_orders(rewritten, new.orders)[0]
 
 
 @dataclass(frozen=True, eq=False)
 class _New:
     """What is written for a model. nodes: body -> output of the node that they replace -> the new ones; first: those to
-    come before all others. folded: the biases that are now part of factors' own.
+    come before all others. folded: the biases that are now part of factors' own. orders: Gathers that neighbours can do
+    without.
     """
 
     model: onnx.ModelProto
@@ -74,6 +77,12 @@ class _New:
     first: list[onnx.NodeProto] = field(default_factory=list)
     tensors: list[onnx.TensorProto] = field(default_factory=list)
     folded: set[str] = field(default_factory=set)
+    orders: list[str] = field(default_factory=list)
+
+    @cached_property
+    def free(self) -> FreeOrders:
+        """Which channels may be in any order."""
+        return FreeOrders(self.model)
 
     @cached_property
     def constants(self) -> Mapping[str, onnx.TensorProto]:
@@ -91,7 +100,7 @@ class _New:
 def _write(site: Site, chain: Chain, new: _New, *, interpolative: bool) -> None:
     """Write the chain once for every node that shares the weight; the factors are stored once."""
     calls, storage = new.inventory.calls[site.id], new.inventory.sources[site.id].storage
-    chain, free = placed(chain, site, storage) if interpolative else Placed(chain, frozenset())
+    chain, free = _placed(site, chain, new) if interpolative else Placed(chain, frozenset())
     named: list[tuple[Stage, str]] = []
     before: list[onnx.NodeProto] = []
     stages = storage.settled(chain).stages
@@ -107,12 +116,28 @@ def _write(site: Site, chain: Chain, new: _New, *, interpolative: bool) -> None:
     for call, body in zip(calls, new.inventory.bodies.get(site.id, ("",) * len(calls)), strict=True):
         bias = new.bias(call, body) if stages[-1].passed else None
         written = write_chain(call, named, new.names, bias=bias, free=free)
+        new.orders.extend(written.orders)
         if bias is not None:
             new.folded.add(call.op.adds(call))
         # the nodes that unpack factors stand before the first
         new.nodes.setdefault(body, {})[call.output] = [*before, *written.nodes]
         before = []
         new.tensors.extend(_constant(array, storage, name) for name, array in written.extra.items())
+
+
+def _placed(site: Site, chain: Chain, new: _New) -> Placed:
+    """Return a site's chain without identity blocks, and speak for the orders that it needs."""
+    calls, storage = new.inventory.calls[site.id], new.inventory.sources[site.id].storage
+    free = new.free.sides(site, calls)
+    outputs_alone = "out" in site.identity and not new.free.open_inputs(calls)
+    able = replace(site, identity=("out",)) if outputs_alone and len(chain.stages) == 2 else site
+    made = placed(chain, able, storage, free)
+    for side in made.free:
+        new.free.take(free[side])
+    if made.chain.stages[0].added and "in" not in made.free:
+        for call in calls:
+            new.free.keep(call.data)
+    return made
 
 
 def _stored(site: Site, new: _New, stage: Stage, position: StagePosition, hint: str) -> Stored:

@@ -47,6 +47,22 @@ def placed(chain: Chain, site: Site, storage: Storage, free: Collection[SideName
     return Placed(chain, frozenset(taken))
 
 
+def absorbed(made: Placed) -> Chain:
+    """Return the chain as it is once neighbours have taken the channels of its free sides in another order."""
+    stages = list(made.chain.stages)
+    if "out" in made.free:
+        stages[-1] = replace(stages[-1], passed=_first_ones(stages[-1].passed, stages[-1].rows, stages[-1].groups))
+    if "in" in made.free:
+        stages[0] = replace(stages[0], added=_first_ones(stages[0].added, stages[0].columns, stages[0].groups))
+    return Chain(tuple(stages))
+
+
+def _first_ones(chosen: tuple[int, ...], width: int, groups: int) -> tuple[int, ...]:
+    """Return the first channels of every group in the place of chosen ones."""
+    count = len(chosen) // groups
+    return tuple(group * (width // groups) + place for group in range(groups) for place in range(count))
+
+
 def placed_together(
     chains: Sequence[Chain], site: Site, storage: Storage, free: Collection[SideName] = ()
 ) -> tuple[list[Chain], frozenset[SideName]]:

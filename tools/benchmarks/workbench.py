@@ -301,7 +301,7 @@ def plain_inventory(inventory: Inventory) -> Inventory:
 
 
 def timed_forms(session: Session, *, plain: bool) -> list[tuple[float, float]]:
-    """Return (MACs, time) over the dense node's of every weight's chains at the ranks that are timed, by `svd` and co."""
+    """Return (MACs, time) over the dense node's of the chains that are timed of every weight."""
     inventory, calibrated = session.inventory, session.state.calibrated
     inventory = plain_inventory(inventory) if plain else inventory
     feeds = timed_feeds(session.split.validation.feeds)
