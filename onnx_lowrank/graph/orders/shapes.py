@@ -17,13 +17,32 @@ READ = 1024
 def tensor_dims(model: onnx.ModelProto) -> dict[str, Dims]:
     """Return tensor -> extents for the main graph's tensors of known rank, constants included."""
     skeleton = _without_weights(model)
+    known = _inferred(skeleton)
+    while ranks := _ranks_of_reshapes(skeleton.graph, known):  # each round knows further
+        skeleton.graph.value_info.extend(ranks)
+        known |= {value.name: _dims(value) for value in ranks} | _inferred(skeleton)
+    return known | stored_dims(model)
+
+
+def _inferred(skeleton: onnx.ModelProto) -> dict[str, Dims]:
     try:
         graph = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
     except (onnx.shape_inference.InferenceError, ValueError):  # a broken model: what the file says has to do
         graph = skeleton.graph
     values = (*graph.value_info, *graph.output, *graph.input)
-    known = {v.name: _dims(v) for v in values if v.type.tensor_type.HasField("shape")}
-    return known | stored_dims(model)
+    return {v.name: _dims(v) for v in values if v.type.tensor_type.HasField("shape")}
+
+
+def _ranks_of_reshapes(graph: onnx.GraphProto, known: Mapping[str, Dims]) -> list[onnx.ValueInfoProto]:
+    """Return the outputs of Reshape of which only the rank is known, by the length of the shape that is computed."""
+    found = []
+    for node in graph.node:
+        length = known.get(node.input[1]) if node.op_type == "Reshape" and len(node.input) > 1 else None
+        if length and length[0] is not None and node.output[0] not in known:
+            value = onnx.helper.make_empty_tensor_value_info(node.output[0])
+            value.type.tensor_type.shape.dim.extend(onnx.TensorShapeProto.Dimension() for _ in range(length[0]))
+            found.append(value)
+    return found
 
 
 def stored_dims(model: onnx.ModelProto) -> dict[str, Dims]:
