@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
@@ -41,5 +42,5 @@ def folded(model: onnx.ModelProto, stored: Mapping[str, onnx.TensorProto], name:
         nodes, "folded", [], [onnx.helper.make_empty_tensor_value_info(name)], [stored[source] for source in read]
     )
     small = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=max(model.ir_version, 4))
-    value: Array = ReferenceEvaluator(small).run(None, {})[0]
-    return value
+    (value,) = ReferenceEvaluator(small).run(None, {})
+    return np.asarray(value)

@@ -418,3 +418,18 @@ def test_dims_need_no_weights_and_know_the_rank_of_a_computed_reshape():
     assert dims["l"] == (None, 2, 2000)
     assert len(dims["t"]) == 2
     assert dims["L"] == (C, 2000)
+
+
+def test_a_shape_has_an_order_of_its_own():
+    nodes = [op("Shape", "x", "s"), op("Cast", "s", "f", to=TensorProto.FLOAT), op("MatMul", "f V", "y")]
+    model = build(nodes, [value("x", ["n", 2, 3, 5])], [value("y", [3])], {"V": V})
+    found = OrderFlow(model).before("f", -1, C, "y")
+    assert isinstance(found, Seen)
+    assert "order of its own" in found.why
+
+
+def test_a_constant_that_a_body_returns_is_copied():
+    inner = helper.make_graph([], "body", [], [value("c", [C])])
+    choice = node("If", ["yes"], ["i"], then_branch=inner, else_branch=inner)
+    found = region(rows([BIAS, choice], c=normal((C,), 1), yes=np.bool_(True)))
+    assert Change("c", (Step(-1),), (("t", 1),)) in found.changes
