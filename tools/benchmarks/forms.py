@@ -42,11 +42,13 @@ def _problem(bench: Workbench, form: str) -> Any:
     calibrated = session.state.calibrated
     inventory = session.inventory if form != "pairs" else wb.plain_inventory(session.inventory)
     curves = wb.joint_curves(inventory, calibrated.observed, calibrated.joint).decomposed.curves
-    saving = [
-        replace(c, options=(c.dense, *(o for o in c.options[1:] if o.cost.parameters < c.dense.cost.parameters)))
-        for c in curves
-    ]
+    saving = [replace(c, options=(c.dense, *(o for o in c.options[1:] if _saves(o, c)))) for c in curves]
     return wb.problem_of(session, saving)
+
+
+def _saves(option: Any, curve: Any) -> bool:
+    """Return whether an option is offered in this form; those of a shared input are told by all members together."""
+    return bool(option.shared_input) or option.cost.parameters < curve.dense.cost.parameters
 
 
 def _size(bench: Workbench, keep: float) -> Line:
