@@ -30,6 +30,7 @@ from benchmarks import (
     prediction,
     quantize,
     scaling,
+    shelved,
     tolerance,
     trust,
 )
@@ -40,7 +41,17 @@ from benchmarks.workbench import Workbench
 from benchmarks.zoo import MODELS, ROOT, read_entry
 
 PARTS: tuple[Part, ...] = (
-    *(goals.PART, methods.PART, *cost.PARTS, prediction.PART, floor.PART, latency.PART, *quantize.PARTS, forms.PART),
+    *(
+        goals.PART,
+        methods.PART,
+        *cost.PARTS,
+        prediction.PART,
+        floor.PART,
+        latency.PART,
+        *quantize.PARTS,
+        forms.PART,
+        shelved.PART,
+    ),
     *(paper.PART, peers.PART, tolerance.PART, scaling.PART, trust.PART),
 )
 

@@ -53,6 +53,7 @@ from onnx_lowrank.metrics import (
 from onnx_lowrank.metrics.class_scores import log_probabilities, probable
 from onnx_lowrank.options import MAX_DROP, TOLERANCE, Goal, Resource, Runtime, Then
 from onnx_lowrank.passes.factorize import rewrite
+from onnx_lowrank.pipeline import refit
 from onnx_lowrank.pipeline.loaded_model import batch_of, first_outputs, make_judge, same_interface
 from onnx_lowrank.pipeline.staging import timed_feeds
 from onnx_lowrank.plan import Problem, alds, compact, energy, paper_lossless
@@ -314,6 +315,12 @@ def timed_forms(session: Session, *, plain: bool) -> list[tuple[float, float]]:
                 for macs, ratio in watch.ratios(site, scheme, calibrated.decomposed.factors[site.id, scheme.name]):
                     timed.append((macs / dense, ratio))
     return timed
+
+
+def joined(first: Samples, second: Samples) -> Samples:
+    """Return the samples of two sets, in order."""
+    labels = np.concatenate([np.asarray(first.labels), np.asarray(second.labels)])
+    return replace(first, feeds=(*first.feeds, *second.feeds), labels=labels, hashes=(*first.hashes, *second.hashes))
 
 
 def factorable(session: Session) -> int:
