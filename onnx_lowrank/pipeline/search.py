@@ -112,7 +112,8 @@ class Search:
 
         def runner_of(plan: Plan) -> Runner:
             advance(1)
-            return self._runner(self.candidate(plan))
+            # plain factors have the same product, and choosing rows for identities takes seconds
+            return self._runner(self.candidate(plan if self.session.quantizer.active else plan.plain))
 
         judge, labelled = held_back
         return Screening(judge, self.state.calibrated.objective.probing, runner_of, labelled)
