@@ -37,13 +37,14 @@ def ranks_of(scheme: Scheme, site: Site, multiple: int) -> list[Ranks]:
     """Return the ranks that a scheme offers a site, all of which cost fewer parameters; empty where it does not fit."""
     if scheme.splits and site.whole:
         return []
-    return list(_saving(scheme.name, site.shape, site.groups, site.identity, multiple))
+    return list(cached_ranks(scheme.name, site.shape, site.groups, site.identity, multiple))
 
 
 @functools.lru_cache(maxsize=4096)
-def _saving(
+def cached_ranks(
     name: str, shape: tuple[int, ...], groups: int, able: tuple[SideName, ...], multiple: int
 ) -> tuple[Ranks, ...]:
+    """Return `ranks_of`, kept: it is asked for again and again."""
     scheme, dense = by_name(name), math.prod(shape)
     ranks = [
         ranks

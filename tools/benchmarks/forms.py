@@ -26,6 +26,8 @@ FORMS = ("pairs", "interpolative")
 MOST = 512
 """Validation samples that the loss is measured on, at most."""
 SECONDS = 1.5
+GRIDS = ("minilm", "vit", "ppocr")
+"""Models that are collected for every rank, to say what the grid of ranks costs."""
 SOME = 1 / 3
 """Chains of fewer MACs than this share of the node's are dominated by what a call costs."""
 
@@ -33,7 +35,8 @@ SOME = 1 / 3
 def cells(model: str, quick: bool) -> list[Cell]:
     """Return a cell a size, and one for single weights."""
     sizes = [Cell(f"{keep:g}", partial(_size, keep=keep)) for keep in (KEEPS[3:4] if quick else KEEPS)]
-    return [*sizes, Cell("weights", _weights)]
+    grid = [Cell("grid", _grid)] if model in GRIDS else []
+    return [*sizes, Cell("weights", _weights), *grid]
 
 
 def _problem(bench: Workbench, form: str) -> Any:
@@ -93,11 +96,52 @@ def _weights(bench: Workbench) -> Line:
     return data
 
 
+def _grid(bench: Workbench) -> Line:
+    """Return the predicted loss at every size by all ranks, by multiples, and by so many of these."""
+    with wb.every_rank():
+        session = bench.collected(rank_multiple=1, shared_input=False)
+    whole, dense = session.inventory.parameters, wb.factorable(session)
+    curves = session.state.calibrated.decomposed.curves
+    data: Line = {}
+    for name, kept in GRID.items():
+        problem = wb.problem_of(session, [kept(curve) for curve in curves])
+        plans = [wb.least_loss(problem, keep * whole - (whole - dense), "") for keep in KEEPS]
+        data[name] = {
+            "options": sum(len(curve.options) for curve in problem.curves),
+            "losses": [None if plan is None else plan.loss for plan in plans],
+        }
+    return data
+
+
+def _multiples(curve: Any, multiple: int, most: int) -> Any:
+    """Return a curve with ranks that are multiples, and at most so many of a scheme with one rank, evenly spaced."""
+    options = [o for o in curve.options[1:] if all(rank % multiple == 0 for rank in o.ranks)]
+    by_scheme: dict[str, list[Any]] = {}
+    for option in sorted(options, key=lambda o: o.ranks):
+        by_scheme.setdefault(option.scheme, []).append(option)
+    chosen = [o for scheme in by_scheme.values() for o in _thinned(scheme, most)]
+    return replace(curve, options=(curve.dense, *chosen))
+
+
+def _thinned(options: list[Any], most: int) -> list[Any]:
+    if len(options[0].ranks) > 1 or len(options) <= most:
+        return options
+    return [options[round(place)] for place in np.linspace(0, len(options) - 1, most)]
+
+
+GRID = {
+    "all": lambda curve: curve,
+    "multiples of 8": partial(_multiples, multiple=8, most=10**9),
+    **{f"{most} multiples of 8": partial(_multiples, multiple=8, most=most) for most in (64, 32, 16)},
+    "64 of all": partial(_multiples, multiple=1, most=64),
+}
+
+
 def _section(model: str, cells: Cells) -> list[str]:
     rows = [_row(keep, data) for keep in KEEPS if (data := cells.get(f"{keep:g}")) is not None]
     if not rows:
         return []
-    data = next(data for name, data in cells.items() if name != "weights")
+    data = next(data for name, data in cells.items() if "n" in data)
     heads = (
         "kept",
         "pairs: loss",
@@ -111,7 +155,15 @@ def _section(model: str, cells: Cells) -> list[str]:
     if (weights := cells.get("weights")) is not None:
         said = [f"{form} {number(each['median'])} ({each['n']} weights and ranks)" for form, each in weights.items()]
         text += [f"Time of single weights over what their MACs promise, median, one thread: {', '.join(said)}.", ""]
+    if (grid := cells.get("grid")) is not None:
+        rows = [(name, str(each["options"]), *map(_loss, each["losses"])) for name, each in grid.items()]
+        text += ["Predicted loss by which ranks are on offer:", ""]
+        text += table(("ranks", "options", *(percent(keep, 0) for keep in KEEPS)), rows)
     return text
+
+
+def _loss(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
 
 
 def _row(keep: float, data: Line) -> tuple[str, ...]:

@@ -7,7 +7,8 @@ the package is met in one file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -62,7 +63,7 @@ from onnx_lowrank.quantization.onnxruntime_int8 import CALIBRATED, quantised, se
 from onnx_lowrank.runtime.batching import batch_size, batches, join, split
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.runtime.timing import Runs, interleaved
-from onnx_lowrank.schemes import SCHEMES, Factors, fitting, spectrum
+from onnx_lowrank.schemes import SCHEMES, Factors, fitting, offered, scheme, spectrum
 from onnx_lowrank.sensitivity import Decomposed, decompose
 from onnx_lowrank.sensitivity.curves import joint_curves
 from onnx_lowrank.sensitivity.decompose import decompose_plain
@@ -315,6 +316,18 @@ def timed_forms(session: Session, *, plain: bool) -> list[tuple[float, float]]:
                 for macs, ratio in watch.ratios(site, scheme, calibrated.decomposed.factors[site.id, scheme.name]):
                     timed.append((macs / dense, ratio))
     return timed
+
+
+@contextmanager
+def every_rank() -> Iterator[None]:
+    """Offer all ranks of every scheme, however many."""
+    before, scheme_room.MOST = scheme_room.MOST, 10**9
+    offered.cached_ranks.cache_clear()
+    try:
+        yield
+    finally:
+        scheme_room.MOST = before
+        offered.cached_ranks.cache_clear()
 
 
 def joined(first: Samples, second: Samples) -> Samples:

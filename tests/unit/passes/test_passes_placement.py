@@ -1,4 +1,4 @@
-"""Where the identity of interpolative factors goes: neighbours take the order, else rows side by side, else a Gather."""
+"""Where the identity of interpolative factors goes: neighbours take the order, else rows in a run, else a Gather."""
 
 from __future__ import annotations
 
