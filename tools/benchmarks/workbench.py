@@ -63,7 +63,8 @@ from onnx_lowrank.quantization.onnxruntime_int8 import CALIBRATED, quantised, se
 from onnx_lowrank.runtime.batching import batch_size, batches, join, split
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.runtime.timing import Runs, interleaved
-from onnx_lowrank.schemes import SCHEMES, Factors, fitting, offered, scheme, spectrum
+from onnx_lowrank.schemes import SCHEMES, Factors, fitting, offered, spectrum
+from onnx_lowrank.schemes import scheme as scheme_room
 from onnx_lowrank.sensitivity import Decomposed, decompose
 from onnx_lowrank.sensitivity.curves import joint_curves
 from onnx_lowrank.sensitivity.decompose import decompose_plain
