@@ -9,7 +9,7 @@ the node adds to W x (bias, scale) is folded into the last two stages where it i
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -78,30 +78,24 @@ def write_chain(
 ) -> Written:
     """Return nodes that compute the call's output from its data through `stages`.
 
-    inner: a tensor that holds what the first stage gives; then that stage is not written.
-
     bias: (out,) what the node adds to W x, where that is constant (`Op.constant_bias`). free: the sides on which
     neighbours will take the channels in another order: one Gather there gives the old order, named in `Written.orders`.
-    Raises ValueError where a stage has an identity and the operator has no tensor along which its channels lie.
+    inner: a tensor that holds what the first stage gives; then that stage is not written. Raises ValueError where a
+    stage has an identity and the operator has no tensor along which its channels lie.
     """
     call, stages, before = call.op.prepare(call, stages, names)
     draft = _Draft(call, names, list(before))
     biases = _folded(call, stages, bias)
-    outside = stages[-1][0].passed and not biases and (call.op.adds(call) or call.op.scale(call) != 1)
-    current = call.data
+    outside = bool(stages[-1][0].passed) and not biases and (bool(call.op.adds(call)) or call.op.scale(call) != 1)
+    current = inner or call.data
     for index, (stage, weight) in enumerate(stages):
         if index == 0 and inner:
-            current = inner
             continue
         last = index == len(stages) - 1
         output = call.output if last and not outside else names(f"{call.output}.inner{index}")
-        linear = bool(biases) or (last and bool(outside))
-        at = StageSite(index, len(stages), current, weight, output, linear, scaled=bool(biases) and index in biases)
-        if index in biases:
-            at = _with_bias(draft, at, biases[index])
-        current = _write_stage(draft, stage, at, free)
-        if index == 0:
-            inner = current
+        at = StageSite(index, len(stages), current, weight, output, linear=bool(biases) or (last and outside))
+        current = _write_stage(draft, stage, _with_bias(draft, at, biases.get(index)), free)
+        inner = inner or current
     if outside:
         draft.add(call.op.finish(call, current, names))
     return Written(tuple(draft.nodes), draft.extra, tuple(draft.orders), inner)
@@ -119,11 +113,13 @@ def _folded(call: Call, stages: NamedStages, bias: Array | None) -> dict[int, Ar
     return {len(stages) - 2: own, len(stages) - 1: rest - through}
 
 
-def _with_bias(draft: _Draft, at: StageSite, bias: Array) -> StageSite:
+def _with_bias(draft: _Draft, at: StageSite, bias: Array | None) -> StageSite:
+    """Return the stage with its part of the bias; what the node multiplies W x by is the chosen outputs' own."""
+    if bias is None:
+        return at
     name = draft.names(f"{at.weight}.bias")
     draft.extra[name] = draft.call.op.laid_bias(draft.call, bias)
-    first = at.index < at.count - 1
-    return StageSite(at.index, at.count, at.input, at.weight, at.output, True, name, scaled=first)
+    return replace(at, bias=name, scaled=not at.last)
 
 
 def _write_stage(draft: _Draft, stage: Stage, at: StageSite, free: Collection[SideName]) -> str:
