@@ -270,11 +270,12 @@ def fits(site: Site) -> list[str]:
 
 
 def elements(model: onnx.ModelProto) -> int:
-    """Return the elements of all initializers and Constant nodes of the main graph."""
-    total = sum(int(np.prod(t.dims)) for t in model.graph.initializer)
-    for each in model.graph.node:
-        total += sum(int(np.prod(a.t.dims)) for a in each.attribute if each.op_type == "Constant" and a.name == "value")
-    return total
+    """Return the elements of all initializers and Constant nodes of the main graph; whole numbers (int64) are none."""
+    values = [
+        a.t for each in model.graph.node if each.op_type == "Constant" for a in each.attribute if a.name == "value"
+    ]
+    tensors = [*model.graph.initializer, *values]
+    return sum(int(np.prod(t.dims)) for t in tensors if t.data_type != TensorProto.INT64)
 
 
 def ops(model: onnx.ModelProto) -> list[str]:
