@@ -21,6 +21,7 @@ from pathlib import Path
 from benchmarks import (
     cost,
     floor,
+    forms,
     goals,
     latency,
     methods,
@@ -39,7 +40,7 @@ from benchmarks.workbench import Workbench
 from benchmarks.zoo import MODELS, ROOT, read_entry
 
 PARTS: tuple[Part, ...] = (
-    *(goals.PART, methods.PART, *cost.PARTS, prediction.PART, floor.PART, latency.PART, *quantize.PARTS),
+    *(goals.PART, methods.PART, *cost.PARTS, prediction.PART, floor.PART, latency.PART, *quantize.PARTS, forms.PART),
     *(paper.PART, peers.PART, tolerance.PART, scaling.PART, trust.PART),
 )
 

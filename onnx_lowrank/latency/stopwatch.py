@@ -19,10 +19,11 @@ from onnx_lowrank.latency.whole_model_scale import scale_of
 from onnx_lowrank.ops import Call
 from onnx_lowrank.options import Options
 from onnx_lowrank.passes.factorize import rewrite
+from onnx_lowrank.passes.placement import placed, placed_together
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.schemes import Factors, Scheme, by_name, form_of, layout_of, ranks_of, shared_layout
-from onnx_lowrank.types import SHARED, Choice, Curve, Feed, Option, Plan, Ranks, SharedInput, Site
+from onnx_lowrank.types import SHARED, Chain, Choice, Curve, Feed, Option, Plan, Ranks, SharedInput, Site
 from onnx_lowrank.weights.inventory import Inventory
 
 
@@ -135,8 +136,7 @@ class Stopwatch:
             dense, key = [], self._key(site, call)
             for scheme in map(by_name, names):
                 tried = self._tried(site, scheme)
-                call_factors = [factors[site.id, scheme.name]]
-                group = self._group((key, scheme.name), [site], [call], call_factors, tried)
+                group = self._group((key, scheme.name), [site], [call], [factors[site.id, scheme.name]], tried)
                 if isinstance(group, str):
                     return group
                 dense.append(group.dense)
@@ -147,6 +147,12 @@ class Stopwatch:
             whole = fmean(dense) if dense else 0.0
             totals = [total + whole * ratio for total, ratio in zip(totals, ratios, strict=True)]
         return totals
+
+    def ratios(self, site: Site, scheme: Scheme, factors: Factors) -> list[tuple[float, float]]:
+        """Return (MACs, time over the node's) of a site's first call as every chain that is timed; none if it is not."""
+        call, tried = self.inventory.calls[site.id][0], self._tried(site, scheme)
+        group = self._group((self._key(site, call), scheme.name), [site], [call], [factors], tried)
+        return [] if isinstance(group, str) else list(zip(self._macs(site, scheme, tried), group.ratios, strict=True))
 
     def _time_together(
         self,
@@ -217,10 +223,19 @@ class Stopwatch:
         if key not in self.groups:
             try:
                 scene = Scene.of(self.model, calls, [site.weight for site in sites], self.captured)
-                self.groups[key] = measure_group(self.original, self.feed, scene, factors, tried, self.options.runtime)
+                chains = [self._written(sites, factors, ranks) for ranks in tried]
+                scheme, runtime = factors[0].scheme, self.options.runtime
+                self.groups[key] = measure_group(self.original, self.feed, scene, chains, scheme, runtime)
             except (ModelError, RuntimeProblem) as error:
                 self.groups[key] = str(error)
         return self.groups[key]
+
+    def _written(self, sites: Sequence[Site], factors: Sequence[Factors], ranks: Ranks) -> list[Chain]:
+        """Return the chains as they are written: without identity blocks where operators can do it."""
+        chains, storage = [each.chain(ranks) for each in factors], self.inventory.sources[sites[0].id].storage
+        if len(sites) > 1:
+            return placed_together(chains, sites[0], storage)[0]
+        return [placed(chains[0], sites[0], storage).chain]
 
     def _key(self, site: Site, call: Call) -> Hashable:
         """Return what decides a call's time: operator, shapes, types, attributes; values only where subnormal."""

@@ -21,9 +21,9 @@ from onnx_lowrank.graph.constants import PASSES, constant_value, fixed_constants
 from onnx_lowrank.graph.names import Fresh, all_names
 from onnx_lowrank.graph.traversal import bodies, reads
 from onnx_lowrank.ops import Call, StagePosition, first_output, write_chain
-from onnx_lowrank.passes.placement import Placed, placed
+from onnx_lowrank.passes.placement import Placed, placed, placed_together
 from onnx_lowrank.schemes import Factors
-from onnx_lowrank.types import OWN, Array, Chain, Option, Plan, SideName, Site, Stage
+from onnx_lowrank.types import OWN, Array, Chain, Option, Plan, Site, Stage
 from onnx_lowrank.weights.inventory import Inventory
 from onnx_lowrank.weights.storage import Storage, Stored
 from onnx_lowrank.weights.transforms import tensor_of
@@ -151,7 +151,10 @@ def _shared_inputs(plan: Plan, inventory: Inventory) -> list[tuple[tuple[str, ..
 
 def _write_shared(sites: Sequence[Site], chains: Sequence[Chain], new: _New, *, interpolative: bool) -> None:
     """Write the shared stage before the first member, in the order of the graph, and each member's own in its place."""
-    stages, free = _settled_together(sites[0], new.inventory.sources[sites[0].id].storage, chains, interpolative)
+    storage = new.inventory.sources[sites[0].id].storage
+    able = sites[0] if interpolative else replace(sites[0], identity=())
+    chains, free = placed_together(chains, able, storage)
+    stages = _settled_together(storage, chains)
     first = _stored(sites[0], new, stages[0], "first", f"{sites[0].weight}.shared")
     new.tensors.extend(first.tensors)
     before, inner = list(first.nodes), ""
@@ -167,21 +170,12 @@ def _write_shared(sites: Sequence[Site], chains: Sequence[Chain], new: _New, *, 
         new.tensors.extend(_constant(array, storage, name) for name, array in written.extra.items())
 
 
-def _settled_together(
-    site: Site, storage: Storage, chains: Sequence[Chain], interpolative: bool
-) -> tuple[list[Stage], frozenset[SideName]]:
+def _settled_together(storage: Storage, chains: Sequence[Chain]) -> list[Stage]:
     """Return the shared stage and every member's own: settled as one chain whose outputs are concatenated."""
     first, lasts = chains[0].stages[0], [chain.stages[-1].weight for chain in chains]
-    if not all(np.array_equal(chain.stages[0].weight, first.weight) for chain in chains):
-        raise PlanError(
-            "the factors of a shared input do not begin with the same one: give those that were made together"
-        )
-    whole, free = Chain((first, Stage(np.concatenate(lasts)))), frozenset[SideName]()
-    if interpolative:
-        whole, free = placed(whole, replace(site, identity=("in",)), storage)
-    shared, joined = storage.settled(whole).stages
+    shared, joined = storage.settled(Chain((first, Stage(np.concatenate(lasts))))).stages
     ends = np.cumsum([len(last) for last in lasts])[:-1]
-    return [shared, *(Stage(weight) for weight in np.split(joined.weight, ends))], free
+    return [shared, *(Stage(weight) for weight in np.split(joined.weight, ends))]
 
 
 def _without_subnormals(weight: Array) -> Array:

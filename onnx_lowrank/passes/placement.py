@@ -7,13 +7,17 @@ larger coefficients than freely chosen ones, and rounding grows with them: up to
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+
+from onnx_lowrank.errors import PlanError
 from onnx_lowrank.numerics.interpolative import free_rows, run_of_rows
 from onnx_lowrank.schemes.interpolative import Choosing, interpolated, possible_sides, sides_of
-from onnx_lowrank.types import Chain, SideName, Site
+from onnx_lowrank.types import Chain, SideName, Site, Stage
 from onnx_lowrank.weights.storage import Storage
 
 RUN_BOUND, NARROW_BOUND = 64.0, 2.0
@@ -41,6 +45,25 @@ def placed(chain: Chain, site: Site, storage: Storage, free: Collection[SideName
         chain, used = _first(chain, [side], storage, free)
         taken |= used
     return Placed(chain, frozenset(taken))
+
+
+def placed_together(
+    chains: Sequence[Chain], site: Site, storage: Storage, free: Collection[SideName] = ()
+) -> tuple[list[Chain], frozenset[SideName]]:
+    """Return the plain chains of a shared input with an identity in the stage that is one and the same in all.
+
+    site: any of them. Raises PlanError where the first stages are not the same.
+    """
+    first, lasts = chains[0].stages[0], [chain.stages[-1].weight for chain in chains]
+    if not all(np.array_equal(chain.stages[0].weight, first.weight) for chain in chains):
+        raise PlanError(
+            "the factors of a shared input do not begin with the same one: give those that were made together"
+        )
+    inputs = tuple(side for side in site.identity if side == "in")
+    whole, taken = placed(Chain((first, Stage(np.concatenate(lasts)))), replace(site, identity=inputs), storage, free)
+    shared, joined = whole.stages
+    owns = np.split(joined.weight, np.cumsum([len(last) for last in lasts])[:-1])
+    return [Chain((shared, Stage(own))) for own in owns], taken
 
 
 def _first(chain: Chain, sides: list[SideName], storage: Storage, free: Collection[SideName]) -> Placed:

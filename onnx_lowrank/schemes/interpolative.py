@@ -11,6 +11,7 @@ side is interpolative, of three stages both.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -24,6 +25,10 @@ Choosing: TypeAlias = Callable[[Array], Rows | None]
 """Returns which rows of a factor (m, r) are chosen, and the others' coefficients; None where that cannot be."""
 
 
+WORTH = 1 / 32
+"""An identity of fewer numbers than this share of the two stages that it is between is stored: nodes cost time."""
+
+
 def possible_sides(layout: Layout, groups: int) -> tuple[SideName, ...]:
     """Return the sides on which a chain has a pointwise stage with an identity in it, outputs first.
 
@@ -32,11 +37,17 @@ def possible_sides(layout: Layout, groups: int) -> tuple[SideName, ...]:
     (first, first_owns), (last, last_owns) = layout[0], layout[-1]
     sides: list[SideName] = []
     alike = len(layout) > 1 and first[0] == layout[1][0][1] * groups
-    if alike and not last_owns and last[0] > groups * last[1]:
+    if alike and not last_owns and last[0] > groups * last[1] and _worth(layout[-2][0], last, last[1]):
         sides.append("out")
-    if alike and not first_owns and first[1] > first[0] // groups:
+    if alike and not first_owns and first[1] > first[0] // groups and _worth(first, layout[1][0], first[0] // groups):
         sides.append("in")
     return tuple(sides)
+
+
+def _worth(before: tuple[int, ...], after: tuple[int, ...], rank: int) -> bool:
+    """Return whether an identity of every group between two stages is worth its nodes."""
+    groups = before[0] // rank
+    return groups * rank**2 >= WORTH * (math.prod(before) + math.prod(after))
 
 
 def stored_sides(layout: Layout, groups: int, able: Sequence[SideName]) -> tuple[SideName, ...]:

@@ -33,9 +33,11 @@ from onnx_lowrank import (
 from onnx_lowrank.collection import observe_positions, overridable, stream_moments
 from onnx_lowrank.collection.joint import joint_scores
 from onnx_lowrank.collection.objective import Objective
+from onnx_lowrank.cost import unchanged_cost
 from onnx_lowrank.demo import MODEL as DEMO_MODEL
 from onnx_lowrank.demo import demo_samples
 from onnx_lowrank.graph.model_io import file_bytes, load, store
+from onnx_lowrank.latency import Stopwatch
 from onnx_lowrank.metrics import (
     Collector,
     Custom,
@@ -59,8 +61,9 @@ from onnx_lowrank.quantization.onnxruntime_int8 import CALIBRATED, quantised, se
 from onnx_lowrank.runtime.batching import batch_size, batches, join, split
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.runtime.timing import Runs, interleaved
-from onnx_lowrank.schemes import SCHEMES, Factors, spectrum
+from onnx_lowrank.schemes import SCHEMES, Factors, fitting, spectrum
 from onnx_lowrank.sensitivity import Decomposed, decompose
+from onnx_lowrank.sensitivity.curves import joint_curves
 from onnx_lowrank.sensitivity.decompose import decompose_plain
 from onnx_lowrank.sensitivity.gradient_mode import collection_setup
 from onnx_lowrank.sensitivity.measure import calibration_setup, kind_of, objective_of
@@ -79,6 +82,7 @@ from onnx_lowrank.statistics import (
 from onnx_lowrank.statistics.betting import beaten
 from onnx_lowrank.types import Array, Curve, Feed, Moments, Option
 from onnx_lowrank.validation import Judge, Reference, within
+from onnx_lowrank.weights.inventory import Inventory
 
 QUICK_SAMPLES = 64
 """Samples a set in a trial, at most."""
@@ -285,6 +289,31 @@ class Workbench:
 def problem_of(session: Session, curves: Sequence[Curve]) -> Problem:
     """Return the choice of ranks on some curves, by parameters."""
     return Problem(tuple(curves), {site.id: site.weight for site in session.inventory.sites}, "parameters")
+
+
+def plain_inventory(inventory: Inventory) -> Inventory:
+    """Return the same sites with operators that can do without no identity block: factors are plain."""
+    return replace(
+        inventory,
+        sites=tuple(replace(site, identity=()) for site in inventory.sites),
+        all_shared_inputs=tuple(replace(shared, identity=()) for shared in inventory.all_shared_inputs),
+    )
+
+
+def timed_forms(session: Session, *, plain: bool) -> list[tuple[float, float]]:
+    """Return (MACs, time) over the dense node's of every weight's chains at the ranks that are timed, by `svd` and co."""
+    inventory, calibrated = session.inventory, session.state.calibrated
+    inventory = plain_inventory(inventory) if plain else inventory
+    feeds = timed_feeds(session.split.validation.feeds)
+    watch = Stopwatch.of(session.loaded.model, inventory, calibrated.observed, feeds, session.options)
+    timed: list[tuple[float, float]] = []
+    for site in inventory.sites:
+        dense = unchanged_cost(site, calibrated.observed.positions[site.id]).macs
+        for scheme, _ in fitting(site, session.options.rank_multiple):
+            if dense and (site.id, scheme.name) in calibrated.decomposed.factors:
+                for macs, ratio in watch.ratios(site, scheme, calibrated.decomposed.factors[site.id, scheme.name]):
+                    timed.append((macs / dense, ratio))
+    return timed
 
 
 def factorable(session: Session) -> int:
