@@ -33,6 +33,7 @@ from onnx_lowrank.graph.editing import expose
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.schemes import SCHEMES, Scheme, by_name, form_of, layout_of, ranks_of
+from onnx_lowrank.schemes.interpolative import WORTH
 from onnx_lowrank.types import Cost, Form, Ranks, SideName, Site
 
 MOVES = {"Constant", "Gather", "Concat", "Split", "Identity", "Reshape", "Add", "Mul"}
@@ -136,11 +137,14 @@ def stored(scheme: Scheme, shape: tuple[int, ...], ranks: Ranks, able: tuple[Sid
     layout = scheme.layout(shape, ranks, groups)
     whole = sum(math.prod(stage) for stage, _ in layout)
     (first, first_owns), (last, last_owns) = layout[0], layout[-1]
+    inner = {"in": math.prod(first) + math.prod(layout[1][0]), "out": math.prod(layout[-2][0]) + math.prod(last)}
     gains = {}
-    if "in" in able and not first_owns and scheme.name != "channelwise" and first[0] < groups * first[1]:
+    if not first_owns and first[0] < groups * first[1]:
         gains["in"] = groups * (first[0] // groups) ** 2
-    if "out" in able and not last_owns and scheme.name != "channelwise" and last[0] > groups * last[1]:
+    if not last_owns and last[0] > groups * last[1]:
         gains["out"] = groups * last[1] ** 2
+    kept = scheme.name != "channelwise"  # whose stages are grouped differently; little is not worth its nodes
+    gains = {side: gain for side, gain in gains.items() if side in able and kept and gain >= WORTH * inner[side]}
     return whole - (max(gains.values(), default=0) if len(layout) == 2 else sum(gains.values()))
 
 

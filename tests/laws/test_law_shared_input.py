@@ -15,6 +15,7 @@ from onnx_lowrank.cost import chain_cost
 from onnx_lowrank.errors import PlanError
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.schemes import factor_shared, shared_form, shared_layout, shared_ranks
+from onnx_lowrank.schemes.interpolative import WORTH
 from onnx_lowrank.types import SHARED, Array, Choice, Cost, Form, Moments, Option, Plan, Positions, SharedInput
 from onnx_lowrank.weights.inventory import Inventory
 
@@ -98,6 +99,11 @@ def together(
     return rewrite(case.model, found, plan, factors), found, shared
 
 
+def may_be_left_out(shared: SharedInput, rank: int) -> bool:
+    """Whether the operators can do without the identity, and it is worth its nodes: of all factors together."""
+    return "in" in shared.identity and rank**2 >= WORTH * rank * (shared.inner + sum(shared.outs))
+
+
 def cases_of(op: str) -> st.SearchStrategy[Case]:
     return MODELS[op]().filter(lambda case: bool(found_in(case.model).shared_inputs))
 
@@ -149,7 +155,7 @@ def test_without_its_identity_the_shared_factor_gives_the_same(op: str):
         rank = min(rank, shared.inner, sum(shared.outs))
         plain, interpolative = (together(case, rank=rank, interpolative=kind)[0] for kind in (False, True))
         onnx.checker.check_model(interpolative, full_check=True)
-        without = "in" in shared.identity and rank < shared.inner
+        without = rank < shared.inner and may_be_left_out(shared, rank)
         seen.add(without)
         assert elements(plain) - elements(interpolative) == (rank**2 if without else 0)
         added = [n for n in interpolative.graph.node if n.op_type == "Add"]
@@ -191,12 +197,14 @@ def test_the_cost_is_what_the_file_holds_the_shared_factor_once(op: str):
         total = sum(costs, Cost())
         factors = [t for t in changed.graph.initializer if t.name.endswith((".shared", ".lowrank1"))]
         stored = sum(np.prod(t.dims) for t in factors)
-        without = chosen[0] if "in" in shared.identity else 0  # columns of the shared factor that are not stored
+        without = (
+            chosen[0] if may_be_left_out(shared, *chosen) else 0
+        )  # columns of the shared factor that are not stored
         assert total.parameters == stored == chosen[0] * (shared.inner - without + sum(shared.outs))
         assert total.bytes == 4 * stored
         assert total.macs == 2.0 * stored
         assert total.parameters < sum(shared.outs) * shared.inner, "only ranks that save are offered"
-        if without:
+        if "in" in shared.identity:
             assert ranks == [(r,) for r in range(1, min(shared.inner, sum(shared.outs)))], "all below the full one do"
 
     law()

@@ -98,7 +98,7 @@ def test_the_first_copy_of_a_chain_is_the_rewritten_model(make):
     made = factors_of(found, site)
     assert made
     for factors, ranks in made:
-        micro = chain_model(scene, [factors.chain(ranks)], factors.scheme, ranks)
+        micro = chain_model(scene, [factors.chain(ranks)], factors.scheme)
         outputs = run(micro, {DATA: scene.input})
         plan = plan_of({site.id: (factors.scheme, ranks)}, found)
         whole = rewrite(model, found, plan, {(site.id, factors.scheme): factors})
@@ -113,7 +113,7 @@ def test_no_two_copies_share_a_weight(make):
     model, x = make()
     found, site, scene = scene_of(model, x)
     factors, ranks = factors_of(found, site)[0]
-    for micro in (dense_model(scene), chain_model(scene, [factors.chain(ranks)], factors.scheme, ranks)):
+    for micro in (dense_model(scene), chain_model(scene, [factors.chain(ranks)], factors.scheme)):
         tensors = [t for t in micro.graph.initializer if not t.name.startswith("shared.")]
         contents = {(tuple(t.dims), t.raw_data) for t in tensors}
         assert len(contents) == len(tensors) >= scene.copies > 1
@@ -170,7 +170,7 @@ def test_siblings_are_copied_together_and_get_one_first_stage():
     outputs = run(dense_model(scene), {DATA: scene.input})
     assert len(outputs) == 2 * scene.copies
     pairs = factor_shared([inventory.weight(sites[member]) for member in shared.members], None, None, (16,))
-    micro = chain_model(scene, [pair.chain((16,)) for pair in pairs], SHARED, (16,))
+    micro = chain_model(scene, [pair.chain((16,)) for pair in pairs], SHARED)
     assert len(micro.graph.node) == 3 * scene.copies, "one first stage and two of their own"
     for name, array in run(micro, {DATA: scene.input}).items():
         if name.startswith("output0."):  # the weights of other copies are moved as a whole, their factors each
