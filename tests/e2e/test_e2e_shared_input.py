@@ -71,11 +71,13 @@ def test_one_first_factor_wins_where_the_weights_share_a_row_space(sensitivity: 
 @pytest.mark.parametrize("sensitivity", SENSITIVITIES)
 def test_it_is_not_taken_where_every_weight_has_its_own(sensitivity: str):
     asked = options(sensitivity=sensitivity, metric="relative-l2")
-    goal = Lossless(keep=0.81, gate=Gate(max_drop=1.0, observed=True))
+    goal = Lossless(keep=0.69, gate=Gate(max_drop=1.0, observed=True))
     result = optimize(own_row_spaces(), {"x": X}, goal, asked)
     assert result, result.reason
     assert shared_in(result) == set()
     assert {c.weight: c.option.ranks for c in result.plan.factored} == {f"W{i}": (RANK,) for i in range(3)}
+    each = [c.option.cost.parameters for c in result.plan.factored]
+    assert each == [RANK * (2 * WIDTH - RANK)] * 3
     assert result.verdict.drop.estimate < 1e-4
 
 
