@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import build, constant, node, normal, plan_of, run, shared_inputs, value, weight
+from builders import build, constant, elements, node, normal, plan_of, run, shared_inputs, value, weight
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.editing import expose
@@ -23,7 +23,7 @@ from onnx_lowrank.latency.micro_model import (
 from onnx_lowrank.latency.node_inputs import capture, has_subnormals, typical
 from onnx_lowrank.options import Options, Runtime
 from onnx_lowrank.passes.factorize import rewrite
-from onnx_lowrank.schemes import SCHEMES, factor_shared
+from onnx_lowrank.schemes import SCHEMES, factor_shared, form_of, settled_chain
 from onnx_lowrank.sensitivity.decompose import decompose_plain
 from onnx_lowrank.types import SHARED
 from onnx_lowrank.weights.find import find_sites
@@ -105,6 +105,12 @@ def test_the_first_copy_of_a_chain_is_the_rewritten_model(make):
         np.testing.assert_allclose(outputs[FIRST], run(whole, {"x": x})["y"], rtol=1e-5, atol=1e-6)
         assert len(outputs) == scene.copies
         assert len(micro.graph.node) == scene.copies * len(factors.chain(ranks).stages)
+        stored = settled_chain(factors.chain(ranks), site.identity)
+        without = chain_model(scene, [stored], factors.scheme)  # as it is written where an identity is not stored
+        np.testing.assert_allclose(run(without, {DATA: scene.input})[FIRST], outputs[FIRST], rtol=1e-4, atol=1e-5)
+        spared = sum(s.weight.size for s in factors.chain(ranks).stages) - sum(s.weight.size for s in stored.stages)
+        assert spared or not form_of(factors.scheme, ranks, site).interpolative
+        assert elements(micro) - elements(without) == scene.copies * spared
 
 
 @pytest.mark.parametrize("make", [matmul, conv])
