@@ -4,7 +4,16 @@ from onnx_lowrank.schemes.channelwise import Channelwise
 from onnx_lowrank.schemes.interpolative import interpolated, settled_chain, stored_sides
 from onnx_lowrank.schemes.kernel_last import KernelLast
 from onnx_lowrank.schemes.nested_pair import NestedPair
-from onnx_lowrank.schemes.offered import SCHEMES, by_name, fitting, form_of, layout_of, ranks_of, shared_form
+from onnx_lowrank.schemes.offered import (
+    SCHEMES,
+    by_name,
+    fitting,
+    form_of,
+    layout_of,
+    preference,
+    ranks_of,
+    shared_form,
+)
 from onnx_lowrank.schemes.product import product
 from onnx_lowrank.schemes.refitted import Refitted
 from onnx_lowrank.schemes.scheme import ChainScheme, Factors, FittedSide, FittedSides, Scheme, largest
@@ -13,7 +22,6 @@ from onnx_lowrank.schemes.shared_factor import cut_shared, factor_shared, shared
 from onnx_lowrank.schemes.spectrum import spectrum
 from onnx_lowrank.schemes.svd import KernelFirst, Svd
 from onnx_lowrank.schemes.tucker import Tucker2
-from onnx_lowrank.types import SHARED, Option, Ranks
 
 __all__ = [
     "SCHEMES",
@@ -49,13 +57,3 @@ __all__ = [
     "spectrum",
     "stored_sides",
 ]
-
-
-def preference(option: Option) -> tuple[int, float, int, Ranks]:
-    """Return what sorts options that lose the same: fewest parameters, fewest MACs, the order of SCHEMES, low ranks.
-
-    The shared first factor comes last; dense comes before all that costs as much.
-    """
-    names = [scheme.name for scheme in SCHEMES]
-    place = len(names) if option.scheme == SHARED else -1 if option.dense else names.index(option.scheme)
-    return option.cost.parameters, option.cost.macs, place, option.ranks

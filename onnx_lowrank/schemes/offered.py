@@ -17,7 +17,7 @@ from onnx_lowrank.schemes.separable import Separable
 from onnx_lowrank.schemes.shared_factor import shared_sides
 from onnx_lowrank.schemes.svd import KernelFirst, Svd
 from onnx_lowrank.schemes.tucker import Tucker2
-from onnx_lowrank.types import SHARED, Form, Layout, Ranks, SharedInput, SideName, Site
+from onnx_lowrank.types import SHARED, Form, Layout, Option, Ranks, SharedInput, SideName, Site
 
 SCHEMES: tuple[Scheme, ...] = (Svd(), KernelFirst(), KernelLast(), Tucker2(), Separable(), Channelwise())
 """Every scheme, in the order in which ties are decided."""
@@ -80,3 +80,13 @@ def layout_of(form: Form, site: Site) -> Layout:
     """Return the layout of what a form stores of a site, not computed. Raises KeyError for an unknown scheme."""
     able = site.identity if form.interpolative else ()
     return _layout(by_name(form.scheme), site.shape, site.groups, able, form.ranks)
+
+
+def preference(option: Option) -> tuple[int, float, int, Ranks]:
+    """Return what sorts options that lose the same: fewest parameters, fewest MACs, the order of SCHEMES, low ranks.
+
+    The shared first factor comes last; dense comes before all that costs as much.
+    """
+    names = [scheme.name for scheme in SCHEMES]
+    place = len(names) if option.scheme == SHARED else -1 if option.dense else names.index(option.scheme)
+    return option.cost.parameters, option.cost.macs, place, option.ranks

@@ -52,7 +52,7 @@ def shared_sides(shared: SharedInput, ranks: Ranks) -> tuple[SideName, ...]:
     """
     (rank,) = ranks
     able = tuple(side for side in shared.identity if side == "in")
-    return stored_sides((((rank, shared.inner), ()), ((shared.outs[0], rank), ())), 1, able)
+    return stored_sides((((rank, shared.inner), ()), ((sum(shared.outs), rank), ())), 1, able)
 
 
 def _stored(shared: SharedInput, ranks: Ranks) -> int:

@@ -84,7 +84,7 @@ def test_compact_with_a_strict_distance_takes_exactly_the_true_ranks():
 
 def test_a_convnet_with_constant_weights_ends_small(tmp_path: Path):
     model = convnet([4, 16, 16], [3, 4], 5, 3)
-    goal = Compact(gate=Gate(max_drop=1e-3, observed=True))
+    goal = Compact(gate=Gate(max_drop=1e-4, observed=True))
     result = optimize(model, images(40, 1), goal, options(metric="relative-l2"), output=tmp_path / "c.onnx")
     assert result, result.reason
     ranks = {c.weight: (c.option.scheme, c.option.ranks[0]) for c in result.plan.factored}

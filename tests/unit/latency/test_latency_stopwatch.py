@@ -25,10 +25,10 @@ class Fake:
     def __init__(self, each=1.0, dense=0.1):
         self.each, self.dense, self.scenes = each, dense, []
 
-    def __call__(self, original, feed, scene, factors, tried, runtime):
+    def __call__(self, original, feed, scene, chains, scheme, runtime):
         self.scenes.append(scene)
         whole = sum(scene.captured[weight].size for weight in scene.weights)
-        sizes = [chained(factors, ranks) / whole for ranks in tried]
+        sizes = [chained(of_calls) / whole for of_calls in chains]
         return Group(self.dense, tuple(self.each * float(size) for size in sizes), 0.02)
 
 
