@@ -35,10 +35,18 @@ SUBNORMAL_CUTOFF = 1e-20
 
 
 def rewrite(
-    model: onnx.ModelProto, inventory: Inventory, plan: Plan, factors: Mapping[tuple[str, str], Factors]
+    model: onnx.ModelProto,
+    inventory: Inventory,
+    plan: Plan,
+    factors: Mapping[tuple[str, str], Factors],
+    *,
+    narrow: bool = False,
 ) -> onnx.ModelProto:
-    """Return a copy of `model` with the plan's sites factored. Raises PlanError for a site not in `inventory`."""
-    new = _New(model, inventory, Fresh(all_names(model)))
+    """Return a copy of `model` with the plan's sites factored. Raises PlanError for a site not in `inventory`.
+
+    narrow: factors will be rounded to a narrower type than they are written in.
+    """
+    new = _New(model, inventory, Fresh(all_names(model)), narrow)
     sites = {site.id: site for site in inventory.sites}
     for choice in plan.factored:
         if choice.site not in sites:
@@ -73,6 +81,7 @@ class _New:
     model: onnx.ModelProto
     inventory: Inventory
     names: Fresh
+    narrow: bool
     nodes: dict[str, dict[str, list[onnx.NodeProto]]] = field(default_factory=dict)
     first: list[onnx.NodeProto] = field(default_factory=list)
     tensors: list[onnx.TensorProto] = field(default_factory=list)
@@ -131,7 +140,7 @@ def _placed(site: Site, chain: Chain, new: _New) -> Placed:
     free = new.free.sides(site, calls)
     outputs_alone = "out" in site.identity and not new.free.open_inputs(calls)
     able = replace(site, identity=("out",)) if outputs_alone and len(chain.stages) == 2 else site
-    made = placed(chain, able, storage, free)
+    made = placed(chain, able, storage, free, narrow=new.narrow)
     for side in made.free:
         new.free.take(free[side])
     if made.chain.stages[0].added and "in" not in made.free:
@@ -178,7 +187,7 @@ def _write_shared(sites: Sequence[Site], chains: Sequence[Chain], new: _New, *, 
     """Write the shared stage before the first member, in the order of the graph, and each member's own in its place."""
     storage = new.inventory.sources[sites[0].id].storage
     able = sites[0] if interpolative else replace(sites[0], identity=())
-    chains, free = placed_together(chains, able, storage)
+    chains, free = placed_together(chains, able, storage, narrow=new.narrow)
     stages = _settled_together(storage, chains)
     first = _stored(sites[0], new, stages[0], "first", f"{sites[0].weight}.shared")
     new.tensors.extend(first.tensors)

@@ -31,18 +31,22 @@ class Placed(NamedTuple):
     free: frozenset[SideName]
 
 
-def placed(chain: Chain, site: Site, storage: Storage, free: Collection[SideName] = ()) -> Placed:
+def placed(
+    chain: Chain, site: Site, storage: Storage, free: Collection[SideName] = (), *, narrow: bool = False
+) -> Placed:
     """Return a site's plain chain with an identity on every side that counts, each in the cheapest place.
 
-    free: the sides on which any order of channels will do. Plain where rounding allows no identity.
+    free: the sides on which any order of channels will do. narrow: factors will be rounded further than `storage` does.
+    Plain where rounding allows no identity.
     """
+    bound = NARROW_BOUND if narrow or storage.narrow else RUN_BOUND
     sides = sides_of(chain, site.identity)
     if len(chain.stages) == 2 and sides:  # one identity, on either side
         able = [side for side in possible_sides(chain.layout, site.groups) if side in site.identity]
-        return _first(chain, able, storage, free)
+        return _first(chain, able, bound, free)
     taken: set[SideName] = set()
     for side in sides:
-        chain, used = _first(chain, [side], storage, free)
+        chain, used = _first(chain, [side], bound, free)
         taken |= used
     return Placed(chain, frozenset(taken))
 
@@ -64,7 +68,7 @@ def _first_ones(chosen: tuple[int, ...], width: int, groups: int) -> tuple[int, 
 
 
 def placed_together(
-    chains: Sequence[Chain], site: Site, storage: Storage, free: Collection[SideName] = ()
+    chains: Sequence[Chain], site: Site, storage: Storage, free: Collection[SideName] = (), *, narrow: bool = False
 ) -> tuple[list[Chain], frozenset[SideName]]:
     """Return the plain chains of a shared input with an identity in the stage that is one and the same in all.
 
@@ -76,14 +80,15 @@ def placed_together(
             "the factors of a shared input do not begin with the same one: give those that were made together"
         )
     inputs = tuple(side for side in site.identity if side == "in")
-    whole, taken = placed(Chain((first, Stage(np.concatenate(lasts)))), replace(site, identity=inputs), storage, free)
-    shared, joined = whole.stages
-    owns = np.split(joined.weight, np.cumsum([len(last) for last in lasts])[:-1])
-    return [Chain((shared, Stage(own))) for own in owns], taken
+    joined, able = Chain((first, Stage(np.concatenate(lasts)))), replace(site, identity=inputs)
+    whole, taken = placed(joined, able, storage, free, narrow=narrow)
+    shared, own = whole.stages
+    owns = np.split(own.weight, np.cumsum([len(last) for last in lasts])[:-1])
+    return [Chain((shared, Stage(part))) for part in owns], taken
 
 
-def _first(chain: Chain, sides: list[SideName], storage: Storage, free: Collection[SideName]) -> Placed:
-    for side, choose, anywhere in _places(sides, storage, free, grouped=chain.stages[0].groups > 1):
+def _first(chain: Chain, sides: list[SideName], bound: float, free: Collection[SideName]) -> Placed:
+    for side, choose, anywhere in _places(sides, bound, free, grouped=chain.stages[0].groups > 1):
         made = interpolated(chain, side, choose)
         if made is not None:
             return Placed(made, frozenset({side}) if anywhere else frozenset())
@@ -91,11 +96,10 @@ def _first(chain: Chain, sides: list[SideName], storage: Storage, free: Collecti
 
 
 def _places(
-    sides: list[SideName], storage: Storage, free: Collection[SideName], *, grouped: bool
+    sides: list[SideName], bound: float, free: Collection[SideName], *, grouped: bool
 ) -> Iterator[tuple[SideName, Choosing, bool]]:
     """Yield places by rising cost. Groups have rows of their own each: together they are no neighbours."""
     yield from ((side, free_rows, True) for side in sides if side in free)
     if not grouped:
-        bound = NARROW_BOUND if storage.narrow else RUN_BOUND
         yield from ((side, partial(run_of_rows, bound=bound), False) for side in sides)
     yield from ((side, free_rows, False) for side in sides)

@@ -66,7 +66,8 @@ def apply(
     quantizer = PostQuantizer(loaded, split.calibration.feeds if split is not None else (), options, progress)
     decomposed, factors = _decomposed(saved, loaded, inventory, split, options, progress)
     chosen = _plan(saved, inventory, decomposed)
-    rewritten = quantizer.on(rewrite(loaded.model, inventory, chosen, factors(chosen)), chosen.choices)
+    factored = rewrite(loaded.model, inventory, chosen, factors(chosen), narrow=quantizer.active)
+    rewritten = quantizer.on(factored, chosen.choices)
     stamp(
         rewritten, chosen, version=__version__, goal="apply", options=options,
         sha256=loaded.sha256, warning="", then=settings_of(options),

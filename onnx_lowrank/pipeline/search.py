@@ -53,7 +53,8 @@ class Search:
     def factored(self, plan: Plan) -> onnx.ModelProto:
         """Return the model of a plan, factored and nothing else."""
         session = self.session
-        return rewrite(session.loaded.model, session.inventory, plan, session.factors(plan, self.state))
+        factors, narrow = session.factors(plan, self.state), session.quantizer.active
+        return rewrite(session.loaded.model, session.inventory, plan, factors, narrow=narrow)
 
     def size(self, plan: Plan, file_bytes: int) -> Size:
         """Return the size of a plan's model; sites that the problem does not hold stay as they are."""

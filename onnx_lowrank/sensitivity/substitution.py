@@ -6,16 +6,17 @@ How far they move, the divergence, is the measured loss of a change, whatever it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 
 from onnx_lowrank.graph.editing import overridable
 from onnx_lowrank.options import Runtime
+from onnx_lowrank.passes.placement import placed
 from onnx_lowrank.runtime.batching import batches, join
 from onnx_lowrank.runtime.runner import Runner
-from onnx_lowrank.schemes import Factors, settled_chain
+from onnx_lowrank.schemes import Factors
 from onnx_lowrank.schemes.product import product
 from onnx_lowrank.types import Array, Feed, Option, Site, Stage
 from onnx_lowrank.weights.inventory import Inventory
@@ -80,7 +81,8 @@ def stored_weight(inventory: Inventory, site: Site, factors: Factors, option: Op
         return arriving(inventory, site, factors.dense(ranks))
     chain = factors.chain(ranks)
     if option.form.interpolative:
-        chain = settled_chain(chain, ("in",) if option.shared_input else site.identity)
+        able = replace(site, identity=("in",)) if option.shared_input else site
+        chain = placed(chain, able, storage).chain
     return arriving(inventory, site, product(storage.seen(chain)))
 
 

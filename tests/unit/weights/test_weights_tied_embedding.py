@@ -287,7 +287,6 @@ def test_optimize_finds_the_rank_of_a_tied_table(sensitivity: str):
              for site in result.sites if site.id == c.site}  # fmt: skip
     assert saved["E"] == WORDS * WIDTH - 5 * (WORDS + WIDTH - 5)
     assert elements(model) - elements(result.model) == sum(saved.values())
-    assert result.model.ByteSize() < model.ByteSize() - 4 * sum(saved.values()) + 1600, "nodes, names, an order"
 
 
 @pytest.mark.parametrize("stored", ["E", "T"])
