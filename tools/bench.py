@@ -31,6 +31,7 @@ from benchmarks import (
     scaling,
     tolerance,
     trust,
+    width,
 )
 from benchmarks.lines import Lines, Setting
 from benchmarks.parts import Part, page, run
@@ -40,7 +41,7 @@ from benchmarks.zoo import MODELS, ROOT, read_entry
 
 PARTS: tuple[Part, ...] = (
     *(goals.PART, methods.PART, *cost.PARTS, prediction.PART, floor.PART, latency.PART, *quantize.PARTS),
-    *(paper.PART, peers.PART, tolerance.PART, scaling.PART, trust.PART),
+    *(paper.PART, peers.PART, tolerance.PART, scaling.PART, trust.PART, width.PART),
 )
 
 
