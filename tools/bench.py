@@ -33,6 +33,7 @@ from benchmarks import (
     shelved,
     tolerance,
     trust,
+    width,
 )
 from benchmarks.lines import Lines, Setting
 from benchmarks.parts import Part, page, run
@@ -41,17 +42,8 @@ from benchmarks.workbench import Workbench
 from benchmarks.zoo import MODELS, ROOT, read_entry
 
 PARTS: tuple[Part, ...] = (
-    *(
-        goals.PART,
-        methods.PART,
-        *cost.PARTS,
-        prediction.PART,
-        floor.PART,
-        latency.PART,
-        *quantize.PARTS,
-        forms.PART,
-        shelved.PART,
-    ),
+    *(goals.PART, methods.PART, *cost.PARTS, prediction.PART, floor.PART, latency.PART, *quantize.PARTS),
+    *(forms.PART, shelved.PART, width.PART),
     *(paper.PART, peers.PART, tolerance.PART, scaling.PART, trust.PART),
 )
 

@@ -32,11 +32,16 @@ from onnx_lowrank import (
     read,
 )
 from onnx_lowrank.collection import observe_positions, overridable, stream_moments
+from onnx_lowrank.collection.collect import collect
+from onnx_lowrank.collection.fit import fit as fit_group
 from onnx_lowrank.collection.joint import joint_scores
 from onnx_lowrank.collection.objective import Objective
+from onnx_lowrank.collection.project import project
+from onnx_lowrank.collection.score import score as score_group
 from onnx_lowrank.cost import unchanged_cost
 from onnx_lowrank.demo import MODEL as DEMO_MODEL
 from onnx_lowrank.demo import demo_samples
+from onnx_lowrank.graph.editing import with_weights
 from onnx_lowrank.graph.model_io import file_bytes, load, store
 from onnx_lowrank.latency import Stopwatch
 from onnx_lowrank.metrics import (
@@ -52,6 +57,8 @@ from onnx_lowrank.metrics import (
     listed,
 )
 from onnx_lowrank.metrics.class_scores import log_probabilities, probable
+from onnx_lowrank.numerics.kronecker_metric import SHRINK, bases
+from onnx_lowrank.numerics.linalg import Workers
 from onnx_lowrank.options import MAX_DROP, TOLERANCE, Goal, Resource, Runtime, Then
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline import refit
@@ -59,18 +66,20 @@ from onnx_lowrank.pipeline.loaded_model import batch_of, first_outputs, make_jud
 from onnx_lowrank.pipeline.staging import timed_feeds
 from onnx_lowrank.plan import Problem, alds, compact, energy, paper_lossless
 from onnx_lowrank.plan.allocate import curve_plans, least_loss
+from onnx_lowrank.plan.groups import Tie
+from onnx_lowrank.plan.knapsack import relaxed
 from onnx_lowrank.quantization.onnxruntime_int8 import CALIBRATED, quantised, settings
 from onnx_lowrank.runtime.batching import batch_size, batches, join, split
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.runtime.timing import Runs, interleaved
-from onnx_lowrank.schemes import SCHEMES, Factors, fitting, offered, spectrum
+from onnx_lowrank.schemes import SCHEMES, Factors, KernelFirst, Svd, fitting, offered, spectrum
 from onnx_lowrank.schemes import scheme as scheme_room
 from onnx_lowrank.sensitivity import Decomposed, decompose
 from onnx_lowrank.sensitivity.curves import joint_curves
 from onnx_lowrank.sensitivity.decompose import decompose_plain
 from onnx_lowrank.sensitivity.gradient_mode import collection_setup
 from onnx_lowrank.sensitivity.measure import calibration_setup, kind_of, objective_of
-from onnx_lowrank.sensitivity.substitution import LARGEST_LOSS, stored_weight
+from onnx_lowrank.sensitivity.substitution import LARGEST_LOSS, arriving, stored_weight
 from onnx_lowrank.statistics import (
     LEVEL,
     RESAMPLES,
