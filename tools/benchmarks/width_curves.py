@@ -116,9 +116,6 @@ def _every_rank(sides: set[tuple[str, str]]) -> Iterator[None]:
 
     own = projected_sides.looked_at
 
-    def saving_ranks(most: int, dense: int, per_rank: int, multiple: int) -> list[tuple[int]]:
-        return [(rank,) for rank in range(multiple, most, multiple)]
-
     def looked_at(inventory: Any, multiple: int = 1) -> dict[str, tuple[str, ...]]:
         return {
             key: (*names, *(s for s in ("out", "in") if (key, s) in sides and s not in names))
@@ -126,8 +123,8 @@ def _every_rank(sides: set[tuple[str, str]]) -> Iterator[None]:
         }
 
     with ExitStack() as stack:
-        stack.enter_context(mock.patch("onnx_lowrank.schemes.SCHEMES", (wb.Svd(), wb.KernelFirst())))
-        stack.enter_context(mock.patch("onnx_lowrank.schemes.svd.saving_ranks", saving_ranks))
+        stack.enter_context(wb.every_rank())
+        stack.enter_context(mock.patch("onnx_lowrank.schemes.offered.SCHEMES", (wb.Svd(), wb.KernelFirst())))
         for module in ("site_group", "site_tensors", "setup"):
             stack.enter_context(mock.patch(f"onnx_lowrank.collection.{module}.looked_at", looked_at))
         yield
