@@ -1,9 +1,9 @@
 """Part "forms": pairs against interpolative factors of the same weights and samples, by loss, size and time.
 
-A size is a share of the whole file's parameters. Both take the plan of least predicted loss on one collection, the one
-with curves whose factors store their identity blocks, the other without. Loss is the divergence from the original's
-outputs on validation samples, sample by sample on the same ones, so the difference is a paired one. Time is in turns
-with the original.
+A size is a share of the whole file's parameters. Both take the plan that `--algorithm lossless` takes at that size,
+from one collection: the one with curves whose factors store their identity blocks, the other without. Loss is the
+divergence from the original's outputs on validation samples, sample by sample on the same ones, so the difference is a
+paired one; nothing is chosen by them. Time is in turns with the original.
 """
 
 from __future__ import annotations
@@ -39,42 +39,41 @@ def cells(model: str, quick: bool) -> list[Cell]:
     return [*sizes, Cell("weights", _weights), *grid]
 
 
-def _problem(bench: Workbench, form: str) -> Any:
-    """Return the choice of ranks in one form: all that was scored of every scheme, at what it costs in that form."""
-    session = bench.collected()
-    calibrated = session.state.calibrated
-    inventory = session.inventory if form != "pairs" else wb.plain_inventory(session.inventory)
-    curves = wb.joint_curves(inventory, calibrated.observed, calibrated.joint).decomposed.curves
-    saving = [replace(c, options=(c.dense, *(o for o in c.options[1:] if _saves(o, c)))) for c in curves]
-    return wb.problem_of(session, saving)
+def _session(bench: Workbench, form: str) -> Any:
+    """Return a session in which factors take one form: all that was scored of every scheme, at what it costs in it."""
+    whole = bench.once(_collected)
+    return whole if form != "pairs" else bench.once(_plain)
 
 
-def _saves(option: Any, curve: Any) -> bool:
-    """Return whether an option is offered in this form; those of a shared input are told by all members together."""
-    return bool(option.shared_input) or option.cost.parameters < curve.dense.cost.parameters
+def _collected(bench: Workbench) -> Any:
+    session = bench.session.renewed()
+    session.collect(session.metric(wb.ANY)[0])
+    return session
+
+
+def _plain(bench: Workbench) -> Any:
+    return wb.plain_session(bench.once(_collected))
 
 
 def _size(bench: Workbench, keep: float) -> Line:
-    session = bench.collected()
-    whole, dense = session.inventory.parameters, wb.factorable(session)
     data: dict[str, Any] = {"keep": keep}
     losses, samples = {}, wb.some(bench.samples(bench.entry.validation), MOST)
     for form in FORMS:
-        problem = bench.once(_problem, form)
-        plan = wb.least_loss(problem, keep * whole - (whole - dense), form)
+        session = _session(bench, form)
+        whole, dense = session.inventory.parameters, wb.factorable(session)
+        plan = wb.planned(session, (keep * whole - (whole - dense)) / dense)
         if plan is None:
             data[form] = None
             continue
         model = bench.rewritten(session, plan)
         losses[form] = bench.divergences(model, samples, f"validation, {MOST}")
-        macs = session.state.calibrated.observed.macs
-        saved = problem.plan([0] * len(problem.curves), "dense").cost.macs - plan.cost.macs
+        costs = sum((curve.dense.cost for curve in session.state.curves), wb.Cost())
         data[form] = {
             "kept": wb.kept_of(session, plan),
             "factored": len(plan.factored),
-            "predicted": plan.loss,
+            "predicted": session.state.expected(plan.loss),
             "loss": wb.triple(wb.single_interval(losses[form], wb.LEVEL)),
-            "macs": 1 - saved / macs,
+            "macs": 1 - (costs - plan.cost).macs / session.state.calibrated.observed.macs,
             "latency": {threads: bench.timed(model, threads=threads, seconds=SECONDS)["latency"] for threads in (1, 2)},
         }
     if len(losses) == len(FORMS):
@@ -84,9 +83,8 @@ def _size(bench: Workbench, keep: float) -> Line:
 
 def _weights(bench: Workbench) -> Line:
     """Return, of single weights at ranks between a third and all of their MACs, time over what MACs promise."""
-    runtime = replace(bench.options.runtime, threads=1)
-    session = bench.collected()
-    session = replace(session, options=replace(session.options, runtime=runtime))
+    session = bench.once(_collected)
+    session = replace(session, options=replace(session.options, runtime=replace(bench.options.runtime, threads=1)))
     data: Line = {}
     for form in FORMS:
         timed = wb.timed_forms(session, plain=form == "pairs")

@@ -21,7 +21,9 @@ from benchmarks.zoo import CLASSIFIERS, Entry, Set
 from onnx_lowrank import (
     DataSources,
     Gate,
+    GoalError,
     Interval,
+    Lossless,
     Options,
     Plan,
     Result,
@@ -62,7 +64,10 @@ from onnx_lowrank.numerics.linalg import Workers
 from onnx_lowrank.options import MAX_DROP, TOLERANCE, Goal, Resource, Runtime, Then
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline import refit
+from onnx_lowrank.pipeline.ledger import size_before
 from onnx_lowrank.pipeline.loaded_model import batch_of, first_outputs, make_judge, same_interface
+from onnx_lowrank.pipeline.planners import planner_of
+from onnx_lowrank.pipeline.search import Search
 from onnx_lowrank.pipeline.staging import timed_feeds
 from onnx_lowrank.plan import Problem, alds, compact, energy, paper_lossless
 from onnx_lowrank.plan.allocate import curve_plans, least_loss
@@ -78,7 +83,7 @@ from onnx_lowrank.sensitivity import Decomposed, decompose
 from onnx_lowrank.sensitivity.curves import joint_curves
 from onnx_lowrank.sensitivity.decompose import decompose_plain
 from onnx_lowrank.sensitivity.gradient_mode import collection_setup
-from onnx_lowrank.sensitivity.measure import calibration_setup, kind_of, objective_of
+from onnx_lowrank.sensitivity.measure import calibration_setup, kind_of, objective_of, probe
 from onnx_lowrank.sensitivity.substitution import LARGEST_LOSS, arriving, stored_weight
 from onnx_lowrank.statistics import (
     LEVEL,
@@ -92,7 +97,7 @@ from onnx_lowrank.statistics import (
     single_interval,
 )
 from onnx_lowrank.statistics.betting import beaten
-from onnx_lowrank.types import Array, Curve, Feed, Moments, Option
+from onnx_lowrank.types import Array, Cost, Curve, Feed, Moments, Option
 from onnx_lowrank.validation import Judge, Reference, within
 from onnx_lowrank.weights.inventory import Inventory
 
@@ -310,6 +315,39 @@ def plain_inventory(inventory: Inventory) -> Inventory:
         sites=tuple(replace(site, identity=()) for site in inventory.sites),
         all_shared_inputs=tuple(replace(shared, identity=()) for shared in inventory.all_shared_inputs),
     )
+
+
+def plain_session(session: Session) -> Session:
+    """Return a session of the same collection in which factors are plain, with predictions checked anew."""
+    inventory, calibrated = plain_inventory(session.inventory), session.state.calibrated
+    made = joint_curves(inventory, calibrated.observed, calibrated.joint)
+    curves, tails = [], {}
+    for curve in made.decomposed.curves:
+        dense = curve.dense.cost.parameters
+        kept = [i for i, o in enumerate(curve.options) if not i or o.shared_input or o.cost.parameters < dense]
+        curves.append(replace(curve, options=tuple(curve.options[i] for i in kept)))
+        tails[curve.site] = made.tails[curve.site][:, kept]
+    decomposed = replace(made.decomposed, curves=tuple(curves))
+    calibrated = replace(calibrated, decomposed=decomposed, tails=tails if calibrated.tails else {})
+    plain = session.renewed(inventory=inventory)
+    screening = session.split.screening
+    held_back = () if screening is None else screening.feeds
+    state = probe(plain.loaded, inventory, calibrated, plain.options, plain.clock, held_back)
+    plain._known["state"] = state
+    return plain
+
+
+def planned(session: Session, keep: float) -> Plan | None:
+    """Return the plan that `--algorithm lossless` tests at a share of the factorable parameters; None where none is."""
+    if not 0 < keep < 1:
+        return None
+    goal, state = Lossless(keep=keep, gate=ANY), session.state
+    problem = session.priced("parameters", state).problem
+    search = Search(session, goal, state, problem, session.judge(ANY), size_before(session))
+    try:
+        return next(planner_of(goal).round(search, 0).proposals or iter(()), None)
+    except GoalError:
+        return None
 
 
 def timed_forms(session: Session, *, plain: bool) -> list[tuple[float, float]]:
