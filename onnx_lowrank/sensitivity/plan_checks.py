@@ -55,8 +55,8 @@ def how_far(probed: Probed) -> list[str]:
     if precise:
         near = sum(check.agrees for check in precise)
         said.append(
-            f"of {len(precise)} whole plans measured to {PRECISION:.0%} or better on {where}"
-            f" {near} lose what is predicted within a factor of {AGREE:g}"
+            f"{near} of {len(precise)} whole plans that were measured to {100 * PRECISION:.0f} % or better on {where}"
+            f" lose what is predicted within a factor of {AGREE:g}"
         )
     elif probed.checks:
         said.append(f"too few samples to check it on ({where})")
