@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,7 +36,7 @@ from onnx_lowrank.schemes import Factors
 from onnx_lowrank.sensitivity.calibrated import Calibrated, SensitivityState
 from onnx_lowrank.sensitivity.continuation import go_on
 from onnx_lowrank.sensitivity.measure import calibrate, kind_of, probe
-from onnx_lowrank.types import Choice, Curve, FactorKey, Feed, Plan
+from onnx_lowrank.types import Choice, Curve, FactorKey, Plan
 from onnx_lowrank.validation import Judge
 from onnx_lowrank.validation.determinism import refuse_random, varies
 from onnx_lowrank.validation.metric_check import check_metric
@@ -206,13 +206,8 @@ class Session:
     def _collected(self, metric: Metric) -> SensitivityState:
         kind = self._once("divergence", lambda: kind_of(self.loaded, metric, self.split.calibration))
         calibrated = calibrate(self.loaded, self.split.calibration, self.inventory, self.options, self.clock, kind)
-        state = probe(self.loaded, self.inventory, calibrated, self.options, self.clock, self._held_back)
+        state = probe(self.loaded, self.inventory, calibrated, self.options, self.clock, self.split.held_back)
         return replace(state, curves=self._signed(state.curves, calibrated))
-
-    @property
-    def _held_back(self) -> Sequence[Feed]:
-        screening = self.split.screening
-        return () if screening is None else screening.feeds
 
     def _signed(self, curves: tuple[Curve, ...], calibrated: Calibrated) -> tuple[Curve, ...]:
         """Return the curves with the cross-fitted first-order term, with `--signed`."""
@@ -248,7 +243,7 @@ class Session:
 
     def shrink(self, state: SensitivityState, plan: Plan) -> SensitivityState:
         """Go one step of continuation: collect again on the plan's model."""
-        held_back = self._held_back
+        held_back = self.split.held_back
         shrunk = go_on(self.loaded, self.inventory, state, plan, self.options, self.clock, held_back)
         return replace(shrunk, curves=self._signed(shrunk.curves, shrunk.calibrated))
 

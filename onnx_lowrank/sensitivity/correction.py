@@ -139,7 +139,7 @@ class Correction:
             left -= estimate.loss
             if exceeds(estimate, predicted):
                 found |= self.blame(half, estimate)
-            elif len(half) == 1:
+            elif len(half) == 1 and close(estimate.loss, predicted):  # what loses less says nothing: it may be luck
                 self.record(half[0], estimate)
         return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from onnx_lowrank.collection.scores import JointScores
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime.runner import Runner
@@ -11,13 +13,13 @@ from onnx_lowrank.sensitivity.correction import Correction
 from onnx_lowrank.sensitivity.selection import cross_validated
 from onnx_lowrank.sensitivity.substitution import substitutable
 from onnx_lowrank.sensitivity.trust_range import AGREE
-from onnx_lowrank.sensitivity.whole_plans import MOST, PRECISION, PlanMeter
+from onnx_lowrank.sensitivity.whole_plans import PRECISION, PlanMeter
 from onnx_lowrank.types import Curve, FactorKey
 
 SHARE = 0.75
 """Samples that are run for it, as a share of those that were collected on: about a tenth of the time of collecting."""
-LEAST = 12
-"""But every sample may be run so many times: few samples take little time."""
+LEAST, FEW = 12, 64
+"""But so many times as many as were held back, up to FEW of them: few samples take little time."""
 
 
 def checked(setup: ProbeSetup, joint: JointScores, curves: tuple[Curve, ...], progress: Progress) -> Probed:
@@ -34,14 +36,16 @@ def checked(setup: ProbeSetup, joint: JointScores, curves: tuple[Curve, ...], pr
         return calibrated.decomposed.factors[key] if scores is None else scores.held
 
     feeds = calibrated.score if own else setup.held_back
-    allowance = max(int(SHARE * calibrated.fitted), LEAST * min(len(feeds), MOST))
+    allowance = max(int(SHARE * calibrated.fitted), LEAST * min(len(feeds), FEW))
     model = substitutable(setup.model, setup.inventory, [sites[curve.site] for curve in curves])
     with progress.step("measuring whole plans", allowance) as advance:
         weights = {site.id: site.weight for site in setup.inventory.sites}
         selection = cross_validated(calibrated.decomposed.curves, calibrated.tails, weights)
+        if setup.options.signed:  # losses may be negative: no mean with an error
+            selection = replace(selection, blend=0.0)
         meter = PlanMeter(
             Runner(model, runtime=setup.options.runtime), setup.inventory, factors, feeds,
-            calibrated.objective.probing, calibrated.batch, advance,
+            calibrated.objective.probing, calibrated.batch, setup.options.memory // 4, advance,
         )  # fmt: skip
         work = Correction(curves, weights, meter, allowance, selection.blend)
         return Probed(*work.run(), selection, held_back=not own)

@@ -6,7 +6,7 @@ A prediction is of every weight by itself; what a plan does is measured (docs/me
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,7 @@ from onnx_lowrank.sensitivity.substitution import LARGEST_LOSS, stored_weight, s
 from onnx_lowrank.types import Array, Choice, FactorKey, Feed, Form
 from onnx_lowrank.weights.inventory import Inventory
 
-FEWEST, MOST = 32, 64
+FEWEST, MOST = 32, 128
 """Samples of a first measurement, and at most."""
 PRECISION = 0.25
 """Samples are added, each time as many again, until the standard error is this share of the mean."""
@@ -50,11 +50,15 @@ class Estimate:
 
 Picked = tuple[tuple[str, Form], ...]
 """What a measurement is of: site ids with what stands in their place."""
+Run = tuple[Feed, list[Feed], list[dict[str, Array]]]
+"""Samples joined, each of them, and the outputs of the model as it is."""
 
 
 @dataclass(slots=True, eq=False)
 class PlanMeter:
     """Measures choices together. runner: of a model whose weights can be replaced; runs: samples run, so far.
+
+    memory: bytes that samples and the outputs of the model as it is may take; what is more is read and run again.
 
     Every measurement starts with the same samples, so two of them compare on what both were measured on.
     """
@@ -65,9 +69,11 @@ class PlanMeter:
     feeds: Sequence[Feed]
     probing: Probing
     batch: int
+    memory: int = 2**30
     advance: Callable[[int], None] = lambda count: None
     runs: int = 0
-    _parts: list[list[tuple[Feed, list[Feed], list[dict[str, Array]]]]] = field(default_factory=list)
+    _parts: dict[int, list[Run]] = field(default_factory=dict)
+    _held: int = 0
     _known: dict[Picked, Array] = field(default_factory=dict)
 
     @property
@@ -109,25 +115,30 @@ class PlanMeter:
 
     def _measured(self, weights: Mapping[str, Array], part: int) -> Array:
         values: list[Array] = []
-        for feed, run, expected in self._reference(part):
+        for feed, run, expected in self._runs(part):
             found = split(self.runner.run({**feed, **weights}), run)
             values.append(self.probing.values(_listed(expected), _listed(found)))
             self._ran(len(run))
         return np.asarray(np.minimum(np.concatenate(values), LARGEST_LOSS))
 
-    def _reference(self, part: int) -> list[tuple[Feed, list[Feed], list[dict[str, Array]]]]:
-        """Return the runs of a part of the samples with the outputs of the model as it is, made once."""
+    def _runs(self, part: int) -> Iterator[Run]:
+        """Yield a part of the samples with the outputs of the model as it is: made once where memory allows it."""
+        if part in self._parts:
+            yield from self._parts[part]
+            return
         order = np.random.default_rng(0).permutation(len(self.feeds))  # a set may be sorted
-        while len(self._parts) <= part:
-            ends = [0, *self.sizes]
-            chosen = sorted(order[ends[len(self._parts)] : ends[len(self._parts) + 1]].tolist())
-            runs = []
-            for run in batches((self.feeds[i] for i in chosen), self.batch):
-                feed = join(run)
-                runs.append((feed, run, split(self.runner.run(feed), run)))
-                self._ran(len(run))
-            self._parts.append(runs)
-        return self._parts[part]
+        ends, kept, held = [0, *self.sizes], [], self._held
+        chosen = sorted(order[ends[part] : ends[part + 1]].tolist())
+        for run in batches((self.feeds[i] for i in chosen), self.batch):
+            feed = join(run)
+            known = (feed, run, split(self.runner.run(feed), run))
+            self._ran(len(run))
+            held += sum(array.nbytes for each in (feed, *known[2]) for array in each.values())
+            if held <= self.memory:
+                kept.append(known)
+            yield known
+        if held <= self.memory:
+            self._parts[part], self._held = kept, held
 
     def _ran(self, count: int) -> None:
         self.runs += count

@@ -72,6 +72,16 @@ def test_samples_are_added_until_the_error_is_small():
     assert got == Estimate.of(meter.values(choices, 1))
 
 
+def test_without_memory_samples_are_run_again_and_say_the_same():
+    one, other = meter_of()[0], meter_of()[0]
+    other.memory = 0
+    choices = [Choice(curve.site, "", curve.options[-1]) for curve in meter_of()[3]]
+    for count in (1, 2):
+        got = [meter.values(choices[:count], len(FEEDS)) for meter in (one, other)]
+        np.testing.assert_array_equal(*got)
+    assert (one.runs, other.runs) == (3 * len(FEEDS), 4 * len(FEEDS))
+
+
 def test_infinity_stays_a_number_and_takes_all_samples_there_are():
     never = OutputDivergence("y", "relative-l2", variance=1e-300)
     meter, _, _, curves, _ = meter_of(Probing((never,)), feeds=FEEDS[:40])
