@@ -71,5 +71,5 @@ def how_far(probed: Probed) -> list[str]:
     if moved:
         said.append(f"{moved} of {len(probed.curves)} weights lose more than predicted and carry what was measured")
     if probed.selection.blend:
-        said.append("ranks are chosen by the error at the weights, too: predicted losses alone depend on the samples")
+        said.append("ranks are chosen by the errors of the weights as well: such plans did better on other samples")
     return said

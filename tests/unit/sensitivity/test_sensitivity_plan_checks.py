@@ -38,7 +38,7 @@ def test_corrected_weights_another_measure_and_other_samples_are_said():
     said = how_far(Probed((moved, CURVE), (GOOD,), Selection(0.25, 1.5), held_back=False))
     assert "on calibration samples, as none were held back lose" in said[0]
     assert said[1] == "1 of 2 weights lose more than predicted and carry what was measured"
-    assert said[2].startswith("ranks are chosen by the error at the weights, too")
+    assert said[2].startswith("ranks are chosen by the errors of the weights as well")
 
 
 @pytest.mark.parametrize("held_back", [True, False])
