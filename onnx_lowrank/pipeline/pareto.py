@@ -107,12 +107,12 @@ def _point(search: Search, plan: Plan) -> Point:
     size = search.size(plan, 0)
     dense = sum(site.parameters for site in search.session.inventory.sites)
     factorable = 1 - (search.before.parameters - size.parameters) / dense
-    problem, loss = search.problem, plan.loss
-    loss += between(problem, plan, problem.tails) if problem.tails else 0.0
+    problem, state = search.problem, search.state
+    terms = between(problem, plan, problem.tails) if problem.tails else None  # no plan was measured beside them
+    loss = state.expected(plan.loss) if terms is None else plan.loss + terms
     latency = size.milliseconds / search.before.milliseconds if search.before.milliseconds else None
     share = size.parameters / search.before.parameters
-    expected, unit = search.state.expected(loss), search.state.unit
-    return Point(share, factorable, size.parameters, size.macs, expected, unit, latency=latency)
+    return Point(share, factorable, size.parameters, size.macs, loss, state.unit, latency=latency)
 
 
 def points_text(points: Sequence[Point], path: Path) -> str:

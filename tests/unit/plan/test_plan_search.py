@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnx_lowrank.plan import Problem, compact, lossless
+from onnx_lowrank.plan.allocate import curve_plans
 from onnx_lowrank.plan.compact import RESOLUTION, STEPS
 from onnx_lowrank.plan.problem import amount, blended
 from onnx_lowrank.types import UNCHANGED, Choice, Cost, Curve, Form, Option, Plan
@@ -107,6 +109,16 @@ def test_a_blend_weighs_the_error_beside_the_loss_and_what_costs_nothing_stays_f
         assert plan is not None
         assert same is not None
         assert plan.choices == same.choices
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_a_curve_has_no_plan_that_is_predicted_to_lose_more_than_a_smaller_one(share: float):
+    plans = curve_plans(replace(problem(sites=4), blend=share))
+    assert len(plans) > 20
+    assert plans[0].loss == 0
+    for larger, smaller in pairwise(plans):
+        assert larger.cost.parameters > smaller.cost.parameters
+        assert larger.loss <= smaller.loss
 
 
 def test_lossless_never_proposes_to_change_nothing():
