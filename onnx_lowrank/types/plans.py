@@ -78,21 +78,24 @@ class Option:
 class Probe:
     """One measured substitution at a site: relative squared error there, and the divergence of the model's output.
 
-    `predicted` is the prediction from the curvature on the same samples (None: there was no prediction).
+    `predicted` is the prediction from the curvature (None: there was no prediction); `deviation` the standard error of
+    the measured loss over so many `samples` (0: not told).
     """
 
     error: float
     loss: float
     predicted: float | None = None
     form: Form = UNCHANGED
+    deviation: float = 0.0
+    samples: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
     """All options of a site, dense first, then by falling cost; `probes` is what their losses were measured on.
 
-    `trust_range` is the largest relative error at which prediction and measurement agreed; beyond it options carry the
-    measured loss. None where nothing was predicted.
+    `trust_range` is the largest relative error at which prediction and measurement of the site alone agreed; beyond it
+    options carry the measured loss. None where the site was not measured alone, or nothing was predicted.
     """
 
     site: str

@@ -239,7 +239,7 @@ def test_the_next_best_is_published_where_the_best_fails_from_disk(tmp_path: Pat
     assert [p.name for p in tmp_path.iterdir()] == ["out.onnx"]
 
 
-@pytest.mark.parametrize("where", ["reopen", "interleaved", "measure_trust_range", "rewrite", "publish"])
+@pytest.mark.parametrize("where", ["reopen", "interleaved", "checked", "rewrite", "publish"])
 def test_an_exception_in_the_middle_leaves_nothing(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def broken(*_: object, **__: object) -> object:
         raise ZeroDivisionError(where)
@@ -247,8 +247,8 @@ def test_an_exception_in_the_middle_leaves_nothing(where: str, tmp_path: Path, m
     elsewhere = {"interleaved": "speed_goal", "rewrite": "search"}
     if where in elsewhere:
         monkeypatch.setattr(importlib.import_module(f"onnx_lowrank.pipeline.{elsewhere[where]}"), where, broken)
-    elif where == "measure_trust_range":
-        monkeypatch.setattr("onnx_lowrank.sensitivity.gradient_mode.measure_trust_range", broken)
+    elif where == "checked":
+        monkeypatch.setattr("onnx_lowrank.sensitivity.gradient_mode.checked", broken)
     elif where == "publish":
         monkeypatch.setattr("onnx_lowrank.graph.model_io.os.replace", broken)
     else:

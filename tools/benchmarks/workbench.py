@@ -19,6 +19,7 @@ import numpy as np
 from benchmarks.lines import Lines
 from benchmarks.zoo import CLASSIFIERS, Entry, Set
 from onnx_lowrank import (
+    Compact,
     DataSources,
     Gate,
     GoalError,
