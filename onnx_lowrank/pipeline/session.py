@@ -228,13 +228,14 @@ class Session:
         weights = {site.id: site.weight for site in self.inventory.sites}
         if resource != "latency":
             return Priced(Problem(state.curves, weights, resource, tails, blend=state.selection.blend))
-        timed = self._stopwatch(state).timed(state.curves, state.calibrated.decomposed.factors, self.clock)
+        timed = self.stopwatch(state).timed(state.curves, state.calibrated.decomposed.factors, self.clock)
         tails = {site: t[:, list(timed.kept[site])] for site, t in tails.items()} if tails is not None else None
         notes = tuple(untimed_note(weight, why) for weight, why in timed.untimed.items())
         problem = Problem(timed.curves, weights, resource, tails, blend=state.selection.blend)
         return Priced(problem, timed.original, notes)
 
-    def _stopwatch(self, state: SensitivityState) -> Stopwatch:
+    def stopwatch(self, state: SensitivityState) -> Stopwatch:
+        """Return what times options, made once."""
         feeds = timed_feeds(self.split.validation.feeds)
         observed = state.calibrated.observed
         return self._once(
