@@ -25,7 +25,7 @@ from onnx_lowrank.passes.absorb_orders import absorb_orders
 from onnx_lowrank.passes.free_orders import FreeOrders
 from onnx_lowrank.passes.placement import Placed, placed, placed_together
 from onnx_lowrank.schemes import Factors
-from onnx_lowrank.types import OWN, Array, Chain, Option, Plan, Site, Stage
+from onnx_lowrank.types import OWN, Array, Chain, Option, Plan, SideName, Site, Stage
 from onnx_lowrank.weights.inventory import Inventory
 from onnx_lowrank.weights.storage import Storage, Stored
 from onnx_lowrank.weights.transforms import tensor_of
@@ -138,9 +138,8 @@ def _placed(site: Site, chain: Chain, new: _New) -> Placed:
     """Return a site's chain without identity blocks, and speak for the orders that it needs."""
     calls, storage = new.inventory.calls[site.id], new.inventory.sources[site.id].storage
     free = new.free.sides(site, calls)
-    outputs_alone = "out" in site.identity and not new.free.open_inputs(calls)
-    able = replace(site, identity=("out",)) if outputs_alone and len(chain.stages) == 2 else site
-    made = placed(chain, able, storage, free, narrow=new.narrow)
+    avoided: tuple[SideName, ...] = () if new.free.open_inputs(calls) else ("in",)
+    made = placed(chain, site, storage, free, avoided=avoided, narrow=new.narrow)
     for side in made.free:
         new.free.take(free[side])
     if made.chain.stages[0].added and "in" not in made.free:

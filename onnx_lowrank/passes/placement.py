@@ -32,18 +32,24 @@ class Placed(NamedTuple):
 
 
 def placed(
-    chain: Chain, site: Site, storage: Storage, free: Collection[SideName] = (), *, narrow: bool = False
+    chain: Chain,
+    site: Site,
+    storage: Storage,
+    free: Collection[SideName] = (),
+    *,
+    avoided: Collection[SideName] = (),
+    narrow: bool = False,
 ) -> Placed:
     """Return a site's plain chain with an identity on every side that counts, each in the cheapest place.
 
-    free: the sides on which any order of channels will do. narrow: factors will be rounded further than `storage` does.
-    Plain where rounding allows no identity.
+    free: the sides on which any order of channels will do; avoided: those that are taken only where the other will not
+    do. narrow: factors will be rounded further than `storage` does. Plain where rounding allows no identity.
     """
     bound = NARROW_BOUND if narrow or storage.narrow else RUN_BOUND
     sides = sides_of(chain, site.identity)
     if len(chain.stages) == 2 and sides:  # one identity, on either side
         able = [side for side in possible_sides(chain.layout, site.groups) if side in site.identity]
-        return _first(chain, able, bound, free)
+        return _first(chain, [side for side in able if side not in avoided] or able, bound, free)
     taken: set[SideName] = set()
     for side in sides:
         chain, used = _first(chain, [side], bound, free)

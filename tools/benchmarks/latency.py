@@ -30,7 +30,8 @@ def _measure(bench: Workbench, threads: int) -> Line:
     seconds, timed, original = time.perf_counter() - start, priced.problem, priced.milliseconds
     dense = sum(curve.dense.cost.milliseconds for curve in timed.curves)
     data = {
-        "seconds": seconds, "groups": len(session.stopwatch(session.state).groups), "sites": len(session.inventory.sites),
+        "seconds": seconds, "groups": len(session.stopwatch(session.state).groups),
+        "sites": len(session.inventory.sites),
         "original_ms": original, "share": dense / original, "plans": [],
     }  # fmt: skip
     for resource in RESOURCES:

@@ -112,9 +112,7 @@ def collect(bench: Workbench) -> Collection:
 @contextmanager
 def _every_rank(sides: set[tuple[str, str]]) -> Iterator[None]:
     """Offer every rank below the full one, of pairs alone, and look at the sides where units are, too."""
-    from onnx_lowrank.collection import projected_sides
-
-    own = projected_sides.looked_at
+    own = wb.looked_at
 
     def looked_at(inventory: Any, multiple: int = 1) -> dict[str, tuple[str, ...]]:
         return {

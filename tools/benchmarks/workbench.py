@@ -40,6 +40,7 @@ from onnx_lowrank.collection.fit import fit as fit_group
 from onnx_lowrank.collection.joint import joint_scores
 from onnx_lowrank.collection.objective import Objective
 from onnx_lowrank.collection.project import project
+from onnx_lowrank.collection.projected_sides import looked_at
 from onnx_lowrank.collection.score import score as score_group
 from onnx_lowrank.cost import unchanged_cost
 from onnx_lowrank.demo import MODEL as DEMO_MODEL

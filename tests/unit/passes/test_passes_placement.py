@@ -144,6 +144,23 @@ def test_the_scale_and_the_bias_of_a_gemm(attributes: dict):
     assert not {"Add", "Mul"} & set(kinds(made))
 
 
+def test_inputs_whose_order_another_has_set_are_cut_where_the_outputs_will_not_do():
+    """Of a kernel that comes last only the inputs have an identity; what they are cut from stays in its order then."""
+    nodes = [
+        node("Conv", ["x", "A"], ["h0"]), node("Relu", ["h0"], ["h"]),
+        node("Conv", ["h", "K"], ["y"], pads=[1, 1, 1, 1]),
+    ]  # fmt: skip
+    weights = {"A": weight((16, 8, 1, 1), 1), "K": weight((10, 16, 3, 3), 2)}
+    model = build(nodes, [value("x", [ANY, 8, 6, 6])], [value("y", [ANY, 10, 6, 6])], weights)
+    ids, x = sites(model), {"x": normal([2, 8, 6, 6], 3)}
+    picks = {ids["A"]: ("svd", 6), ids["K"]: ("kernel-last", 8)}
+    made = factored(model, picks, interpolative=True)
+    stored = {tensor.name: list(tensor.dims) for tensor in made.graph.initializer}
+    assert stored["K.lowrank0"] == [8, 8, 1, 1]
+    assert stored["A.lowrank1"] == [10, 6, 1, 1]
+    np.testing.assert_allclose(run(made, x)["y"], run(factored(model, picks), x)["y"], rtol=1e-4, atol=1e-5)
+
+
 def test_bodies_and_shared_weights_have_no_free_order():
     model = mlp([8, 12, 6], [None, None], 0)
     inventory = found_in(model)

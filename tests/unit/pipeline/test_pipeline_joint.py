@@ -62,7 +62,7 @@ def test_a_fixed_leading_axis_of_any_meaning_is_predicted_as_it_is_measured(name
     nodes = [node("MatMul", ["x", "W"], ["h" if ends else "y"], "fc"), *ends]
     model = build(nodes, [value("x", shape)], [value("y", output)], used)
     rng = np.random.default_rng(3)
-    feeds = [{"x": np.repeat(rng.standard_normal((1, 6)), shape[0], 0).astype(np.float32)} for _ in range(384)]
+    feeds = [{"x": np.repeat(rng.standard_normal((1, 6)), shape[0], 0).astype(np.float32)} for _ in range(768)]
     _, _, state = stand_of(model, feeds, chosen=options())
     assert state.unit == "relative squared error"
     assert state.checks

@@ -45,9 +45,9 @@ def test_corrected_weights_another_measure_and_other_samples_are_said():
 def test_plans_are_checked_with_and_without_samples_held_back(held_back: bool):
     model, chosen = mlp([12, 16, 8], [None, None], 1), options()
     loaded, found = LoadedModel.of(model, chosen.runtime), found_in(model)
-    feeds, clock = feeds_of(normal([160, 12], 2)), Clock(Silent())
-    done = calibrate(loaded, samples_of(feeds[:128]), found, chosen, clock, "relative-l2")
-    state = probe(loaded, found, done, chosen, clock, feeds[128:] if held_back else ())
+    feeds, clock = feeds_of(normal([400, 12], 2)), Clock(Silent())
+    done = calibrate(loaded, samples_of(feeds[:320]), found, chosen, clock, "relative-l2")
+    state = probe(loaded, found, done, chosen, clock, feeds[320:] if held_back else ())
     assert ("as none were held back" in state.source) != held_back
     assert "measuring whole plans" in clock.seconds
     assert len(state.checks) >= 4
