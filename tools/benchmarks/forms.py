@@ -41,18 +41,12 @@ def cells(model: str, quick: bool) -> list[Cell]:
 
 def _session(bench: Workbench, form: str) -> Any:
     """Return a session in which factors take one form: all that was scored of every scheme, at what it costs in it."""
-    whole = bench.once(_collected)
+    whole = bench.once(wb.collected_to_plan)
     return whole if form != "pairs" else bench.once(_plain)
 
 
-def _collected(bench: Workbench) -> Any:
-    session = bench.session.renewed()
-    session.collect(session.metric(wb.ANY)[0])
-    return session
-
-
 def _plain(bench: Workbench) -> Any:
-    return wb.plain_session(bench.once(_collected))
+    return wb.plain_session(bench.once(wb.collected_to_plan))
 
 
 def _size(bench: Workbench, keep: float) -> Line:
@@ -83,7 +77,7 @@ def _size(bench: Workbench, keep: float) -> Line:
 
 def _weights(bench: Workbench) -> Line:
     """Return, of single weights at ranks between a third and all of their MACs, time over what MACs promise."""
-    session = bench.once(_collected)
+    session = bench.once(wb.collected_to_plan)
     session = replace(session, options=replace(session.options, runtime=replace(bench.options.runtime, threads=1)))
     data: Line = {}
     for form in FORMS:

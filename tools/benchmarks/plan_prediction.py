@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.lines import Line
 from benchmarks.substitution import Substitution
 from benchmarks.wording import table
-from benchmarks.workbench import Compact, Workbench, some
+from benchmarks.workbench import Compact, Workbench, collected_to_plan, some
 
 KEEPS, SAMPLES, QUICK_SAMPLES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2), 96, 8
 """Shares of the factorable parameters that plans keep; unseen inputs that they are measured on."""
@@ -18,7 +18,7 @@ STEP, WITHIN, MOST = "measuring whole plans", 2.0, 1e6
 
 def measure_plans(bench: Workbench) -> Line:
     """Return what plans lose on unseen inputs beside what was predicted, and the share of a run that checking takes."""
-    session = bench.collected()
+    session = bench.once(collected_to_plan)
     unseen = some(bench.samples(bench.entry.tests[0]), QUICK_SAMPLES if bench.quick else SAMPLES)
     there, problem, rows = Substitution(bench, session, unseen), session.problem("parameters"), []
     for keep in KEEPS:

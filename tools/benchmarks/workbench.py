@@ -319,6 +319,13 @@ def plain_inventory(inventory: Inventory) -> Inventory:
     )
 
 
+def collected_to_plan(bench: Workbench) -> Session:
+    """Return a session as a run has it: collected, and checked on the samples held back."""
+    session = bench.session.renewed()
+    session.collect(session.metric(ANY)[0])
+    return session
+
+
 def plain_session(session: Session) -> Session:
     """Return a session of the same collection in which factors are plain, with predictions checked anew."""
     inventory, calibrated = plain_inventory(session.inventory), session.state.calibrated
