@@ -25,6 +25,7 @@ KEEPS = (0.95, 0.9, 0.8, 0.7, 0.6, 0.4, 0.2)
 FORMS = ("pairs", "interpolative")
 MOST = 256
 """Validation samples that the loss is measured on, at most."""
+THREADS = ("1", "2")
 SECONDS = 1.0
 GRIDS = ("minilm", "vit", "ppocr")
 """Models that are collected for every rank, to say what the grid of ranks costs."""
@@ -68,7 +69,7 @@ def _size(bench: Workbench, keep: float) -> Line:
             "predicted": session.state.expected(plan.loss),
             "loss": wb.triple(wb.single_interval(losses[form], wb.LEVEL)),
             "macs": 1 - (costs - plan.cost).macs / session.state.calibrated.observed.macs,
-            "latency": {threads: bench.timed(model, threads=threads, seconds=SECONDS)["latency"] for threads in (1, 2)},
+            "latency": {t: bench.timed(model, threads=int(t), seconds=SECONDS)["latency"] for t in THREADS},
         }
     if len(losses) == len(FORMS):
         data["difference"] = wb.triple(wb.single_interval(losses["interpolative"] - losses["pairs"], wb.LEVEL))
@@ -170,7 +171,7 @@ def _row(keep: float, data: Line) -> tuple[str, ...]:
         with_interval(data["difference"]) if "difference" in data else "–",
         both(lambda each: number(each["predicted"])),
         both(lambda each: number(each["macs"])),
-        "; ".join(both(lambda each, threads=threads: number(each["latency"][threads][0])) for threads in ("1", "2")),
+        "; ".join(both(lambda each, threads=threads: number(each["latency"][threads][0])) for threads in THREADS),
     )
 
 
