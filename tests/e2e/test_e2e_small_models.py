@@ -405,6 +405,23 @@ def test_compare_is_the_judge_of_any_two_models():
         compare(model, other, data, SAME, options())
 
 
+def test_an_older_plan_is_repeated_with_plain_factors(tmp_path: Path):
+    """It says nothing of identity blocks; a plan of today does, and gives the same product with fewer numbers."""
+    model = low_rank_mlp()
+    old = SavedPlan(content_hash(model), "weights", 0, 8, (SavedChoice("h0", "fc0", (32, 24), "svd", (6,)),))
+    assert "interpolative" not in old.to_json()
+    new = replace(old, choices=(replace(old.choices[0], interpolative=True),))
+    sizes, outputs = [], []
+    for plan in (old, new):
+        (tmp_path / "plan.json").write_text(plan.to_json(), encoding="utf-8")
+        made = apply(tmp_path / "plan.json", model)
+        sizes.append(elements(model) - elements(made))
+        outputs.append(run(made, {"x": normal([5, 24], 1)})["y"])
+        assert ("Concat" in {each.op_type for each in made.graph.node}) == (plan is new)
+    assert sizes == [32 * 24 - 6 * (32 + 24), 32 * 24 - 6 * (32 + 24 - 6)]
+    np.testing.assert_allclose(*outputs, rtol=1e-4, atol=1e-5)
+
+
 def test_a_kernel_on_one_channel_that_the_graph_makes():
     """No scheme projects a single input, and a chain is scored through it all the same."""
     nodes = [
