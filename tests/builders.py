@@ -16,7 +16,7 @@ from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Samples
 from onnx_lowrank.schemes import SCHEMES, Factors, by_name
-from onnx_lowrank.types import Array, Choice, Cost, Feed, Form, Moments, Option, Plan, Ranks, Site
+from onnx_lowrank.types import Array, Chain, Choice, Cost, Feed, Form, Moments, Option, Plan, Ranks, Site
 from onnx_lowrank.weights.find import find_sites
 from onnx_lowrank.weights.inventory import Inventory
 from onnx_lowrank.weights.transforms import tensor_of
@@ -165,11 +165,10 @@ def samples_of(feeds: Sequence[Feed], labels: Any = None) -> Samples:
     return Samples(feeds, labels, "the test", tuple(map(str, range(len(feeds)))))
 
 
-def chained(factors: Sequence[Factors], ranks: Ranks) -> int:
+def chained(chains: Sequence[Chain]) -> int:
     """Return the parameters of one weight's chain, or of siblings' chains, whose first stage is the same."""
-    first, *rest = factors[0].chain(ranks).stages
-    others = [each.chain(ranks).stages[-1] for each in factors[1:]]
-    return sum(stage.weight.size for stage in (first, *rest, *others))
+    first, *rest = chains[0].stages
+    return sum(stage.weight.size for stage in (first, *rest, *(each.stages[-1] for each in chains[1:])))
 
 
 def found_in(model: onnx.ModelProto, *, multiple: int = 1) -> Inventory:
@@ -198,16 +197,19 @@ def observed(model: onnx.ModelProto, inventory: Inventory, feeds: Sequence[Feed]
     return observe_positions(model, inventory, feeds, options())
 
 
-def plan_of(picks: Mapping[str, tuple[str, Ranks]], inventory: Inventory) -> Plan:
+def plan_of(picks: Mapping[str, tuple[str, Ranks]], inventory: Inventory, *, interpolative: bool = False) -> Plan:
     """Return a plan: site id -> (scheme, ranks)."""
     weights = {site.id: site.weight for site in inventory.sites}
-    return Plan(
-        tuple(Choice(s, weights[s], Option(Form(scheme, ranks), Cost())) for s, (scheme, ranks) in picks.items())
-    )
+    forms = {s: Form(scheme, ranks, interpolative=interpolative) for s, (scheme, ranks) in picks.items()}
+    return Plan(tuple(Choice(s, weights[s], Option(form, Cost())) for s, form in forms.items()))
 
 
 def factored(
-    model: onnx.ModelProto, picks: Mapping[str, tuple[str, int | Ranks]], *, multiple: int = 1
+    model: onnx.ModelProto,
+    picks: Mapping[str, tuple[str, int | Ranks]],
+    *,
+    multiple: int = 1,
+    interpolative: bool = False,
 ) -> onnx.ModelProto:
     """Return the model with sites factored by the plain weight: site id -> (scheme, ranks)."""
     found = found_in(model, multiple=multiple)
@@ -217,7 +219,7 @@ def factored(
         (s, scheme): by_name(scheme).factor(found.weight(sites[s]), None, None, ranks, sites[s].groups)
         for s, (scheme, ranks) in chosen.items()
     }
-    return rewrite(model, found, plan_of(chosen, found), factors)
+    return rewrite(model, found, plan_of(chosen, found, interpolative=interpolative), factors)
 
 
 def full_rank(scheme: str, shape: tuple[int, ...], groups: int = 1) -> Ranks:
@@ -267,11 +269,12 @@ def fits(site: Site) -> list[str]:
 
 
 def elements(model: onnx.ModelProto) -> int:
-    """Return the elements of all initializers and Constant nodes of the main graph."""
-    total = sum(int(np.prod(t.dims)) for t in model.graph.initializer)
-    for each in model.graph.node:
-        total += sum(int(np.prod(a.t.dims)) for a in each.attribute if each.op_type == "Constant" and a.name == "value")
-    return total
+    """Return the elements of all initializers and Constant nodes of the main graph; whole numbers (int64) are none."""
+    values = [
+        a.t for each in model.graph.node if each.op_type == "Constant" for a in each.attribute if a.name == "value"
+    ]
+    tensors = [*model.graph.initializer, *values]
+    return sum(int(np.prod(t.dims)) for t in tensors if t.data_type != TensorProto.INT64)
 
 
 def ops(model: onnx.ModelProto) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -17,8 +17,9 @@ from onnx_lowrank.gradient import observed_ranks
 from onnx_lowrank.graph.model_io import content_hash
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.sensitivity.curves import joint_curves
-from onnx_lowrank.sensitivity.trust_range import measure_trust_range
-from onnx_lowrank.types import Array, Curve
+from onnx_lowrank.sensitivity.substitution import Divergence, Substitutions, stored_weight
+from onnx_lowrank.types import Array, Curve, Feed, Option, Probe
+from onnx_lowrank.weights.inventory import Inventory
 
 WIDE = 8
 """Elements of an output, so seeds a sample: as many as neighbours stay in one fold."""
@@ -84,7 +85,34 @@ def reached(one: CollectionSetup, divergence: Callable[..., float]) -> tuple[Cur
     joint, curves = scored(one)
     feeds = [one.feeds[i] for i in one.folds.scored[0]]
     picks = {curve.site: curve.options[1:] for curve in curves}
-    return measure_trust_range(one.model, one.inventory, curves, joint, picks, feeds, divergence, one.options, batch=1)
+    return swept(one.model, one.inventory, curves, joint, picks, feeds, divergence)
+
+
+def swept(
+    model: onnx.ModelProto,
+    found: Inventory,
+    curves: Sequence[Curve],
+    joint: JointScores,
+    picks: Mapping[str, Sequence[Option]],
+    feeds: Sequence[Feed],
+    divergence: Divergence,
+    *,
+    batch: int = 1,
+) -> tuple[Curve, ...]:
+    """Return the curves with a probe of every pick: substituted alone, by factors fitted without the first fold.
+
+    `feeds`: samples of the first fold; what is predicted is of all that are scored of it.
+    """
+    sites = {site.id: site for site in found.sites}
+    there = Substitutions.of(model, found, list(sites.values()), feeds, divergence, options().runtime, batch=batch)
+
+    def probe(site: str, option: Option) -> Probe:
+        scores = joint.scored[site, option.scheme]
+        column = scores.tails[: scores.first or None, scores.ranks.index(option.ranks)]
+        loss = there.loss(sites[site], stored_weight(found, sites[site], scores.held, option))
+        return Probe(option.error, loss, 0.5 * float(np.mean(column**2)), option.form)
+
+    return tuple(replace(c, probes=tuple(probe(c.site, o) for o in picks.get(c.site, ()))) for c in curves)
 
 
 def squared(reference: Mapping[str, Array], outputs: Mapping[str, Array], samples: int) -> float:

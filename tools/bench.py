@@ -21,6 +21,7 @@ from pathlib import Path
 from benchmarks import (
     cost,
     floor,
+    forms,
     goals,
     latency,
     methods,
@@ -29,8 +30,10 @@ from benchmarks import (
     prediction,
     quantize,
     scaling,
+    shelved,
     tolerance,
     trust,
+    width,
 )
 from benchmarks.lines import Lines, Setting
 from benchmarks.parts import Part, page, run
@@ -40,6 +43,7 @@ from benchmarks.zoo import MODELS, ROOT, read_entry
 
 PARTS: tuple[Part, ...] = (
     *(goals.PART, methods.PART, *cost.PARTS, prediction.PART, floor.PART, latency.PART, *quantize.PARTS),
+    *(forms.PART, shelved.PART, width.PART),
     *(paper.PART, peers.PART, tolerance.PART, scaling.PART, trust.PART),
 )
 

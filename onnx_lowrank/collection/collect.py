@@ -17,9 +17,8 @@ from onnx_lowrank.collection.sample_cache import CachedSample, CacheKey, SampleC
 from onnx_lowrank.collection.setup import CollectionSetup
 from onnx_lowrank.collection.side_moments import Gathering
 from onnx_lowrank.collection.site_group import SiteGroup
-from onnx_lowrank.numerics.kronecker_metric import SideName
 from onnx_lowrank.numerics.linalg import Workers
-from onnx_lowrank.types import Site
+from onnx_lowrank.types import SideName, Site
 
 WAITING = 64
 """Rows gather before their products are formed, all sites of a group together: this part of the memory allowed."""

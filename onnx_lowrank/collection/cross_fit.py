@@ -17,14 +17,13 @@ from onnx_lowrank.numerics.kronecker_metric import (
     SHRINK,
     Basis,
     SideMoments,
-    SideName,
     TwoSidedMetric,
     bases,
     in_metric,
     kronecker,
 )
 from onnx_lowrank.numerics.rounding import CLOSE, first_least
-from onnx_lowrank.types import Array
+from onnx_lowrank.types import Array, SideName
 
 TINY = 1e-300
 NEGLIGIBLE = 1e-6

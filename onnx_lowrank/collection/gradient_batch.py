@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx_lowrank.collection.site_tensors import SiteTensors
-from onnx_lowrank.numerics.kronecker_metric import SideName
-from onnx_lowrank.types import Array, Site
+from onnx_lowrank.types import Array, SideName, Site
 
 
 @dataclass(frozen=True, slots=True, eq=False)

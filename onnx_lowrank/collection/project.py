@@ -22,10 +22,10 @@ from onnx_lowrank.collection.sample_cache import CachedSample, CacheKey, project
 from onnx_lowrank.collection.scores import ScoreKey
 from onnx_lowrank.collection.setup import CollectionSetup
 from onnx_lowrank.collection.site_group import SiteGroup
-from onnx_lowrank.numerics.kronecker_metric import Basis, SideName
+from onnx_lowrank.numerics.kronecker_metric import Basis
 from onnx_lowrank.numerics.kronecker_metric import project as project_on
 from onnx_lowrank.numerics.linalg import Workers
-from onnx_lowrank.types import Array, Site
+from onnx_lowrank.types import Array, SideName, Site
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from onnx_lowrank.numerics.kronecker_metric import SideName
-from onnx_lowrank.ops import Call
-from onnx_lowrank.schemes import fitting
-from onnx_lowrank.types import Site
+from onnx_lowrank.ops import SIDES, Call
+from onnx_lowrank.schemes import ChainScheme, fitting
+from onnx_lowrank.types import SideName, Site
 from onnx_lowrank.weights.inventory import Inventory
 
 
@@ -16,10 +15,16 @@ def sides_of(site: Site, multiple: int = 1) -> tuple[SideName, ...]:
 
 
 def looked_at(inventory: Inventory, multiple: int = 1) -> dict[str, tuple[SideName, ...]]:
-    """Return site id -> the sides of which something is collected: its schemes', and shared inputs."""
+    """Return site id -> the sides of which something is collected: its schemes', both of a chain's, shared inputs."""
     members_by_site = {member for shared in inventory.shared_inputs for member in shared.members}
-    sides = {site.id: sides_of(site, multiple) for site in inventory.sites}
-    return {key: (*own, "in") if key in members_by_site and "in" not in own else own for key, own in sides.items()}
+    looked: dict[str, tuple[SideName, ...]] = {}
+    for site in inventory.sites:
+        own = sides_of(site, multiple)
+        more: tuple[SideName, ...] = ("in",) if site.id in members_by_site else ()
+        if any(isinstance(scheme, ChainScheme) for scheme, _ in fitting(site, multiple)):
+            more = SIDES  # through which its chains are scored, though a kernel of one channel projects no input
+        looked[site.id] = tuple(dict.fromkeys((*own, *more)))
+    return looked
 
 
 def width_of(site: Site, side: SideName) -> int:

@@ -14,8 +14,8 @@ from typing import IO, Literal, TypeAlias
 
 import numpy as np
 
-from onnx_lowrank.numerics.kronecker_metric import Basis, SideName, project
-from onnx_lowrank.types import Array
+from onnx_lowrank.numerics.kronecker_metric import Basis, project
+from onnx_lowrank.types import Array, SideName
 
 CacheKey: TypeAlias = tuple[str, SideName | Literal["chain", "shared"]]
 CachedSample: TypeAlias = tuple[Array, ...]

@@ -15,10 +15,10 @@ from onnx_lowrank.collection.scores import ScoreKey, Scores, never_rising
 from onnx_lowrank.collection.shared_bases import score_shared
 from onnx_lowrank.collection.site_group import SiteGroup
 from onnx_lowrank.numerics.gram import LARGE
-from onnx_lowrank.numerics.kronecker_metric import Basis, SideName, rises, tails
+from onnx_lowrank.numerics.kronecker_metric import Basis, rises, tails
 from onnx_lowrank.numerics.linalg import Workers
 from onnx_lowrank.schemes import Factors, FittedSide, Scheme, fitting, largest, ranks_of
-from onnx_lowrank.types import SHARED, Array, Ranks, Site
+from onnx_lowrank.types import SHARED, Array, Ranks, SideName, Site
 
 _Pair: TypeAlias = tuple[Site, Scheme]
 

@@ -21,10 +21,10 @@ from onnx_lowrank.collection.projected_sides import looked_at, width_of
 from onnx_lowrank.collection.side_moments import Thinning, thinned
 from onnx_lowrank.collection.site_group import SiteGroup
 from onnx_lowrank.gradient.emitter import Dims
-from onnx_lowrank.numerics.kronecker_metric import SideName, TwoSidedMetric
+from onnx_lowrank.numerics.kronecker_metric import TwoSidedMetric
 from onnx_lowrank.options import Options
 from onnx_lowrank.samples import Samples
-from onnx_lowrank.types import Feed, Site
+from onnx_lowrank.types import Feed, SideName, Site
 from onnx_lowrank.weights.inventory import Inventory
 
 BYTES_PER_ACTIVATION = 10

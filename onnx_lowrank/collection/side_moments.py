@@ -19,8 +19,8 @@ from onnx_lowrank.collection.sample_cache import CacheKey
 from onnx_lowrank.collection.site_group import Side
 from onnx_lowrank.numerics import linalg
 from onnx_lowrank.numerics.gram import add_gram, mirror
-from onnx_lowrank.numerics.kronecker_metric import SideMoments, SideName
-from onnx_lowrank.types import Array, Site
+from onnx_lowrank.numerics.kronecker_metric import SideMoments
+from onnx_lowrank.types import Array, SideName, Site
 
 ENOUGH = 128
 """Positions for every dimension, over all samples, that moments are sums of, at least."""

@@ -8,9 +8,9 @@ from typing import TypeAlias
 
 from onnx_lowrank.collection.projected_sides import looked_at, sides_of
 from onnx_lowrank.collection.sample_cache import CacheKey
-from onnx_lowrank.numerics.kronecker_metric import SideName, TwoSidedMetric
+from onnx_lowrank.numerics.kronecker_metric import TwoSidedMetric
 from onnx_lowrank.schemes import ChainScheme, fitting
-from onnx_lowrank.types import Array, Ranks, SharedInput, Site
+from onnx_lowrank.types import Array, Ranks, SharedInput, SideName, Site
 from onnx_lowrank.weights.inventory import Inventory
 
 Side: TypeAlias = tuple[Site, SideName]

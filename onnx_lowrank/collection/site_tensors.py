@@ -10,9 +10,8 @@ import onnx
 
 from onnx_lowrank.collection.projected_sides import at_call, looked_at, other
 from onnx_lowrank.gradient.build import share_name
-from onnx_lowrank.numerics.kronecker_metric import SideName
 from onnx_lowrank.ops import Call, straight
-from onnx_lowrank.types import Array, Site
+from onnx_lowrank.types import Array, SideName, Site
 from onnx_lowrank.weights.inventory import Inventory
 
 

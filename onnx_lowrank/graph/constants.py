@@ -33,3 +33,17 @@ def constant_value(node: onnx.NodeProto, *, floats: bool = False) -> onnx.Tensor
         if kind is not None and not a.ref_attr_name:
             return onnx.numpy_helper.from_array(np.array(onnx.helper.get_attribute_value(a), kind), node.output[0])
     return None
+
+
+def fixed_constants(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Return the constants of the main graph that no caller can replace: initializers, and tensors of Constant nodes.
+
+    Before IR 4 every initializer had to be listed as an input, so being listed means nothing there.
+    """
+    inputs = {value.name for value in model.graph.input} if model.ir_version >= 4 else set()
+    known = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name not in inputs}
+    for node in model.graph.node:
+        value = constant_value(node)
+        if value is not None:
+            known[node.output[0]] = value
+    return known

@@ -12,8 +12,7 @@ from onnx_lowrank.latency.micro_model import DATA, FIRST, Scene, chain_model, de
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.runtime.timing import Runs
-from onnx_lowrank.schemes import Factors
-from onnx_lowrank.types import Feed, Ranks
+from onnx_lowrank.types import Chain, Feed
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,22 +25,16 @@ class Group:
 
 
 def measure_group(
-    original: Runs, feed: Feed, scene: Scene, factors: Sequence[Factors], tried: Sequence[Ranks], runtime: Runtime
+    original: Runs, feed: Feed, scene: Scene, chains: Sequence[Sequence[Chain]], scheme: str, runtime: Runtime
 ) -> Group:
-    """Return the times of the scene's calls as they are and as chains of these ranks; `factors`: one a call.
+    """Return the times of the scene's calls as they are and as each of some chains; of every one, a chain a call.
 
     Raises ModelError, RuntimeProblem.
     """
-    models = [
-        dense_model(scene),
-        *(
-            chain_model(scene, [site_factors.chain(ranks) for site_factors in factors], factors[0].scheme, ranks)
-            for ranks in tried
-        ),
-    ]
+    models = [dense_model(scene), *(chain_model(scene, of_calls, scheme) for of_calls in chains)]
     runners = [Runner(model, runtime=runtime, spin=True, outputs=[FIRST]) for model in models]
     data = {DATA: scene.input}
     rounds = rounds_of([(original, feed), *((runner, data) for runner in runners)], against=1)
-    _, dense, *chains = shares(rounds)
+    _, dense, *_ = shares(rounds)
     ratios = (float(np.median(rounds[:, 2 + i] / rounds[:, 1])) for i in range(len(chains)))
     return Group(float(dense) / scene.copies, tuple(ratios), float(np.median(rounds[:, 0])))

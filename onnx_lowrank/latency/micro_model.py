@@ -127,7 +127,7 @@ def dense_model(scene: Scene) -> onnx.ModelProto:
     return model
 
 
-def chain_model(scene: Scene, chains: Sequence[Chain], scheme: str, ranks: Ranks) -> onnx.ModelProto:
+def chain_model(scene: Scene, chains: Sequence[Chain], scheme: str) -> onnx.ModelProto:
     """Return copies of the nodes, each rewritten as its chain. Raises ModelError where the copies are no sites."""
     dense, chains = dense_model(scene), [chain.transposed for chain in chains] if scene.transposed else chains
     inventory = find_sites(dense, multiple=1)
@@ -139,7 +139,7 @@ def chain_model(scene: Scene, chains: Sequence[Chain], scheme: str, ranks: Ranks
         if not all(name in sites for name in names):
             raise ModelError(f"{scene.nodes[0].op_type} {scene.nodes[0].name} cannot be factored on its own")
         members = tuple(sites[name] for name in names)
-        option = Option(Form(scheme, ranks), Cost(), shared_input=members if len(members) > 1 else ())
+        option = Option(Form(scheme), Cost(), shared_input=members if len(members) > 1 else ())
         choices.extend(Choice(sites[name], name, option) for name in names)
         factors |= {(m, scheme): _Moved(scheme, chain, index) for m, chain in zip(members, chains, strict=True)}
     return rewrite(dense, inventory, Plan(tuple(choices)), factors)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from statistics import fmean, median
 
 import onnx
@@ -15,14 +16,17 @@ from onnx_lowrank.latency.interpolation import between, spread
 from onnx_lowrank.latency.measure import Group, measure_group
 from onnx_lowrank.latency.micro_model import Scene
 from onnx_lowrank.latency.node_inputs import Captured, capture, has_subnormals, typical
+from onnx_lowrank.latency.twins import Kind, with_twins
 from onnx_lowrank.latency.whole_model_scale import scale_of
 from onnx_lowrank.ops import Call
 from onnx_lowrank.options import Options
 from onnx_lowrank.passes.factorize import rewrite
+from onnx_lowrank.passes.free_orders import FreeOrders
+from onnx_lowrank.passes.placement import absorbed, placed, placed_together
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime.runner import Runner
-from onnx_lowrank.schemes import Factors, Scheme, by_name, shared_layout
-from onnx_lowrank.types import SHARED, Choice, Curve, Feed, Option, Plan, Ranks, SharedInput, Site
+from onnx_lowrank.schemes import Factors, Scheme, by_name, form_of, layout_of, ranks_of, shared_form, shared_layout
+from onnx_lowrank.types import SHARED, Chain, Choice, Curve, Feed, Form, Option, Plan, Ranks, SharedInput, Site
 from onnx_lowrank.weights.inventory import Inventory
 
 
@@ -40,7 +44,7 @@ class Timed:
     untimed: Mapping[str, str]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class Stopwatch:
     """Measures on the first request, on the sample of median size; keeps what it has measured.
 
@@ -75,9 +79,12 @@ class Stopwatch:
     def timed(self, curves: Sequence[Curve], factors: Mapping[tuple[str, str], Factors], progress: Progress) -> Timed:
         """Return the curves with milliseconds. Raises RuntimeProblem where the original itself fails.
 
-        factors: (site id, scheme) -> those of every option; only their shapes matter.
+        factors: (site id, scheme) -> those of every option; only their shapes matter. Interpolative options are joined
+        by their plain twins: which is faster is for the clock to say.
         """
         sites = {site.id: site for site in self.inventory.sites}
+        doubled = [with_twins(sites[curve.site], curve, self.observed.positions[curve.site]) for curve in curves]
+        curves = [curve for curve, _ in doubled]
         with progress.step("timing weights", len(curves)) as advance:
             shares = []
             for curve in curves:
@@ -90,14 +97,13 @@ class Stopwatch:
             self.scale = self._scale(curves, shares, factors)
         unit = original * self.scale
         places, timed, untimed = {}, [], {}
-        for curve, share in zip(curves, shares, strict=True):
+        for (curve, origins), share in zip(doubled, shares, strict=True):
             if isinstance(share, str):
                 untimed[sites[curve.site].weight] = share
                 share = [0.0] + [1.0] * (len(curve.options) - 1)
-            places[curve.site] = tuple(i for i, s in enumerate(share) if i == 0 or s < share[0])
-            timed.append(
-                replace(curve, options=tuple(_clocked(curve.options[i], share[i] * unit) for i in places[curve.site]))
-            )
+            faster = [i for i, s in enumerate(share) if i == 0 or s < share[0]]
+            places[curve.site] = tuple(origins[i] for i in faster)
+            timed.append(replace(curve, options=tuple(_clocked(curve.options[i], share[i] * unit) for i in faster)))
         return Timed(tuple(timed), places, original, untimed)
 
     def _scale(
@@ -121,6 +127,11 @@ class Stopwatch:
         fastest = rewrite(self.model, self.inventory, Plan(tuple(choices)), factors)
         return scale_of(self.original, self.feed, fastest, predicted, self.options.runtime)
 
+    @cached_property
+    def free(self) -> FreeOrders:
+        """Which channels may be in any order; of each weight by itself, as if it were the only one factored."""
+        return FreeOrders(self.model)
+
     @property
     def weights(self) -> dict[str, str]:
         """Site id -> the weight's name."""
@@ -128,25 +139,33 @@ class Stopwatch:
 
     def _shares(self, site: Site, curve: Curve, factors: Mapping[tuple[str, str], Factors]) -> list[float] | str:
         """Return the share (options,) of the original's time that every option takes, or why that is unknown."""
-        names = sorted({option.scheme for option in curve.options if not (option.dense or option.shared_input)})
+        alone = [option for option in curve.options if not (option.dense or option.shared_input)]
+        kinds = sorted({(option.scheme, option.form.interpolative) for option in alone})
         totals = [0.0] * len(curve.options)
         for call in self.inventory.calls[site.id]:
             ratios = [1.0] * len(curve.options)
             dense, key = [], self._key(site, call)
-            for scheme in map(by_name, names):
-                tried = self._tried(site, scheme)
-                call_factors = [factors[site.id, scheme.name]]
-                group = self._group((key, scheme.name), [site], [call], call_factors, tried)
+            for scheme, interpolative in kinds:
+                kind = Kind(scheme, interpolative)
+                tried = self._tried(site, kind)
+                group = self._group((key, kind), [site], [call], [factors[site.id, scheme]], tried)
                 if isinstance(group, str):
                     return group
                 dense.append(group.dense)
-                positions = [i for i, option in enumerate(curve.options) if option.scheme == scheme.name]
-                at = self._macs(site, scheme, [curve.options[i].ranks for i in positions])
-                for i, ratio in zip(positions, between(self._macs(site, scheme, tried), group.ratios, at), strict=True):
+                places = [i for i, o in enumerate(curve.options) if kind.of(o)]
+                at = self._macs(site, [curve.options[i].form for i in places])
+                for i, ratio in zip(places, between(self._macs(site, tried), group.ratios, at), strict=True):
                     ratios[i] = float(ratio)
             whole = fmean(dense) if dense else 0.0
             totals = [total + whole * ratio for total, ratio in zip(totals, ratios, strict=True)]
         return totals
+
+    def ratios(self, site: Site, scheme: Scheme, factors: Factors) -> list[tuple[float, float]]:
+        """Return (MACs, time over the node's) of a site's first call as every chain timed; none where it is not."""
+        call, kind = self.inventory.calls[site.id][0], Kind(scheme.name, bool(site.identity))
+        tried = self._tried(site, kind)
+        group = self._group((self._key(site, call), kind), [site], [call], [factors], tried)
+        return [] if isinstance(group, str) else list(zip(self._macs(site, tried), group.ratios, strict=True))
 
     def _time_together(
         self,
@@ -181,12 +200,12 @@ class Stopwatch:
         sites = [sites_by_id[member] for member in shared.members]
         calls = [self.inventory.calls[member][0] for member in shared.members]
         macs = [self._macs_together(shared, rank) for rank in ranks]
-        tried = [ranks[i] for i in spread(macs)]
+        tried = [shared_form(shared, ranks[i]) for i in spread(macs)]
         key = (SHARED, *(self._key(site, call) for site, call in zip(sites, calls, strict=True)))
         group = self._group(key, sites, calls, [factors[member, SHARED] for member in shared.members], tried)
         if isinstance(group, str):
             return [1.0] * len(ranks)
-        known = [self._macs_together(shared, rank) for rank in tried]
+        known = [self._macs_together(shared, form.ranks) for form in tried]
         return [float(ratio) for ratio in between(known, group.ratios, macs)]
 
     def _macs_together(self, shared: SharedInput, ranks: Ranks) -> float:
@@ -196,13 +215,17 @@ class Stopwatch:
             for m in shared.members
         )
 
-    def _tried(self, site: Site, scheme: Scheme) -> list[Ranks]:
-        ranks = scheme.ranks(site.shape, self.options.rank_multiple, site.groups)
-        return [ranks[i] for i in spread(self._macs(site, scheme, ranks))]
+    def _tried(self, site: Site, kind: Kind) -> list[Form]:
+        """Return the forms of a kind that are timed, spread over the MACs."""
+        ranks = ranks_of(by_name(kind.scheme), site, self.options.rank_multiple)
+        forms = [form_of(kind.scheme, rank, site) for rank in ranks]
+        forms = forms if kind.interpolative else [replace(form, interpolative=False) for form in forms]
+        forms = [f for f in forms if f.interpolative == kind.interpolative] or forms
+        return [forms[i] for i in spread(self._macs(site, forms))]
 
-    def _macs(self, site: Site, scheme: Scheme, ranks: Sequence[Ranks]) -> list[float]:
+    def _macs(self, site: Site, forms: Sequence[Form]) -> list[float]:
         positions = self.observed.positions[site.id]
-        return [chain_cost(site, scheme.layout(site.shape, rank, site.groups), positions).macs for rank in ranks]
+        return [chain_cost(site, layout_of(form, site), positions).macs for form in forms]
 
     def _group(
         self,
@@ -210,16 +233,28 @@ class Stopwatch:
         sites: Sequence[Site],
         calls: Sequence[Call],
         factors: Sequence[Factors],
-        tried: Sequence[Ranks],
+        tried: Sequence[Form],
     ) -> Group | str:
         """Return the times of calls by a scheme: measured now, or already for calls of the same shapes."""
         if key not in self.groups:
             try:
                 scene = Scene.of(self.model, calls, [site.weight for site in sites], self.captured)
-                self.groups[key] = measure_group(self.original, self.feed, scene, factors, tried, self.options.runtime)
+                chains = [self._written(sites, factors, form) for form in tried]
+                scheme, runtime = factors[0].scheme, self.options.runtime
+                self.groups[key] = measure_group(self.original, self.feed, scene, chains, scheme, runtime)
             except (ModelError, RuntimeProblem) as error:
                 self.groups[key] = str(error)
         return self.groups[key]
+
+    def _written(self, sites: Sequence[Site], factors: Sequence[Factors], form: Form) -> list[Chain]:
+        """Return the chains as they are written in a form."""
+        chains, storage = [each.chain(form.ranks) for each in factors], self.inventory.sources[sites[0].id].storage
+        if not form.interpolative:
+            return chains
+        if len(sites) > 1:
+            return placed_together(chains, sites[0], storage)[0]
+        free = self.free.sides(sites[0], self.inventory.calls[sites[0].id])
+        return [absorbed(placed(chains[0], sites[0], storage, free))]
 
     def _key(self, site: Site, call: Call) -> Hashable:
         """Return what decides a call's time: operator, shapes, types, attributes; values only where subnormal."""

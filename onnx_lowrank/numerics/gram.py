@@ -7,8 +7,7 @@ import math
 import numpy as np
 import scipy.linalg.blas
 
-from onnx_lowrank.numerics.kronecker_metric import SideName
-from onnx_lowrank.types import Array
+from onnx_lowrank.types import Array, SideName
 
 LARGE = 2**21
 """Weights with more parameters than this are processed one at a time: float64 takes six copies of each."""

@@ -19,9 +19,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from onnx_lowrank.numerics import linalg
-from onnx_lowrank.types import Array
+from onnx_lowrank.types import Array, SideName
 
-SideName: TypeAlias = Literal["out", "in"]
 TwoSidedMetric: TypeAlias = Literal["joint", "inputs", "weights"]
 SHRINK = (1e-2, 1e-1, 1.0)
 """Shares of a multiple of the identity (of W Wᵀ where it comes through the weight) added to A and to B."""

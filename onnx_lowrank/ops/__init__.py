@@ -11,7 +11,7 @@ from onnx_lowrank.ops.gather import Gather
 from onnx_lowrank.ops.gemm import Gemm
 from onnx_lowrank.ops.matmul import MatMul
 from onnx_lowrank.ops.nodes import attributes_of, first_output, op_name
-from onnx_lowrank.ops.op import Call, Names, Op, StagePosition
+from onnx_lowrank.ops.op import SIDES, Call, Names, Op, StagePosition
 from onnx_lowrank.ops.recurrent import Recurrent
 from onnx_lowrank.ops.transposed import TRANSPOSED, Transposed
 
@@ -23,6 +23,7 @@ OPS: tuple[Op, ...] = (
 
 __all__ = [
     "OPS",
+    "SIDES",
     "Attention",
     "Call",
     "Conv",

@@ -104,12 +104,24 @@ class Conv(Op):
 
     def node(self, call: Call, stage: Stage, at: StageSite, names: Names) -> Written:
         """Return a Conv; the last has the bias."""
-        operands = [at.input, at.weight, *(call.inputs[2:] if at.last and not at.linear else ())]
+        operands = [at.input, at.weight, *bias_of(call, at)]
         return single("Conv", operands, at, node_name(call, at, names), **self._attributes(call, stage))
 
     def channel_axis(self, call: Call, at: StageSite) -> int | None:
         """Return the channels."""
         return 1
+
+    def input_axis(self, call: Call, at: StageSite) -> int | None:
+        """Return the channels."""
+        return 1
+
+    def adds(self, call: Call) -> str:
+        """Return the bias."""
+        return call.input(2)
+
+    def constant_bias(self, call: Call, value: Array) -> Array | None:
+        """Return the bias."""
+        return value if value.ndim == 1 else None
 
     def finish(self, call: Call, tensor: str, names: Names) -> Written:
         """Return y + b."""
@@ -138,6 +150,13 @@ class Conv(Op):
         pads = call.integers("pads", (0,) * (2 * axes))
         attributes["pads"] = [v if position % axes in stage.owns else 0 for position, v in enumerate(pads)]
         return attributes
+
+
+def bias_of(call: Call, at: StageSite) -> tuple[str, ...]:
+    """Return the third input of a stage's node, where it has one."""
+    if at.bias:
+        return (at.bias,)
+    return call.inputs[2:] if at.last and not at.linear else ()
 
 
 def channel_bias(call: Call, tensor: str, names: Names) -> Written:

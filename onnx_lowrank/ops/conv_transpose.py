@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.conv import channel_bias
+from onnx_lowrank.ops.conv import bias_of, channel_bias
 from onnx_lowrank.ops.nodes import attributes_of, channel_vectors, node_name, single
 from onnx_lowrank.ops.op import Call, Names, Op, Refusal, StagePosition, StageSite, Written
 from onnx_lowrank.types import Array, Positions, Stage, Why
@@ -113,7 +113,7 @@ class ConvTranspose(Op):
 
     def node(self, call: Call, stage: Stage, at: StageSite, names: Names) -> Written:
         """Return a ConvTranspose of the axes that the stage owns, else a 1×1 Conv; the last has the bias."""
-        operands = [at.input, at.weight, *(call.inputs[2:] if at.last and not at.linear else ())]
+        operands = [at.input, at.weight, *bias_of(call, at)]
         geometry = self._attributes(call, stage) if stage.owns else {}
         attributes = {"kernel_shape": stage.weight.shape[2:], "group": stage.groups, **geometry}
         name = node_name(call, at, names)
@@ -122,6 +122,18 @@ class ConvTranspose(Op):
     def channel_axis(self, call: Call, at: StageSite) -> int | None:
         """Return the channels."""
         return 1
+
+    def input_axis(self, call: Call, at: StageSite) -> int | None:
+        """Return the channels."""
+        return 1
+
+    def adds(self, call: Call) -> str:
+        """Return the bias."""
+        return call.input(2)
+
+    def constant_bias(self, call: Call, value: Array) -> Array | None:
+        """Return the bias."""
+        return value if value.ndim == 1 else None
 
     def finish(self, call: Call, tensor: str, names: Names) -> Written:
         """Return y + b."""

@@ -125,7 +125,7 @@ class Einsum(Op):
         kept, summed = ([sizes[c] for c in letters] for letters in (equation.kept, equation.summed))
         rows, columns = stage.weight.shape
         rows_as = kept if position in ("whole", "last") and not stage.passed else [rows]
-        columns_as = summed if position in ("whole", "first") else [columns]
+        columns_as = summed if position in ("whole", "first") and not stage.added else [columns]
         array = stage.weight.reshape(*rows_as, *columns_as)
         if position != "whole":
             return array
@@ -178,6 +178,12 @@ class Einsum(Op):
         equation = self._equation(call)
         alike = len(equation.kept) == 1 and equation.output == equation.rest + equation.kept
         return None if at.index == 0 or (at.last and not alike) else -1
+
+    def input_axis(self, call: Call, at: StageSite) -> int | None:
+        """Return the last axis where the one letter that is summed over is there, and the rest is the output's."""
+        equation = self._equation(call)
+        alike = len(equation.summed) == 1 and equation.data == equation.rest + equation.summed
+        return -1 if alike else None
 
     def counts(self, node: onnx.NodeProto) -> bool:
         """Return whether there are two operands."""

@@ -15,6 +15,8 @@ from onnx_lowrank.types import Array, Positions, Stage, Why
 
 OPTIONAL_BIAS = 11
 """The opset from which Gemm's third input may be left out."""
+BROADCASTS = 7
+"""The opset from which it is broadcast without being told."""
 
 
 class Gemm(Op):
@@ -87,7 +89,11 @@ class Gemm(Op):
         extra: dict[str, Array] = {}
         if at.index == 0:
             attributes[data_key] = self._data_flag(call)
-        if at.last and not at.linear:
+        if at.scaled:
+            attributes["alpha"] = self.scale(call)
+        if at.bias:
+            operands.append(at.bias)
+        elif at.last and not at.linear:
             operands.extend(call.inputs[2:])
             attributes.update({k: v for k, v in call.attributes.items() if k in ("alpha", "beta", "broadcast")})
         elif call.opset < OPTIONAL_BIAS:
@@ -101,6 +107,27 @@ class Gemm(Op):
     def channel_axis(self, call: Call, at: StageSite) -> int | None:
         """Return the columns, or the rows where W is on the left; None before the data have the layout of W."""
         return None if at.index == 0 and self._data_flag(call) else 1 if call.slot == 1 else 0
+
+    def input_axis(self, call: Call, at: StageSite) -> int | None:
+        """Return the columns, or the rows where W is on the left; None where the node transposes its data."""
+        return self.channel_axis(call, at)
+
+    def adds(self, call: Call) -> str:
+        """Return c."""
+        return call.input(2)
+
+    def constant_bias(self, call: Call, value: Array) -> Array | None:
+        """Return β c of one number an output, or of one for all; None before c is broadcast by itself."""
+        rows = call.op.canonical(call, np.broadcast_to(np.float32(0), call.shape)).shape[0]
+        shapes: list[tuple[int, ...]] = [(rows,), (1, rows)] if call.slot == 1 else [(rows, 1)]
+        if call.opset < BROADCASTS or value.shape not in (*shapes, (), (1,), (1, 1)):
+            return None
+        beta = float(call.attributes.get("beta", 1.0))
+        return beta * np.broadcast_to(np.asarray(value, np.float64).reshape(-1), (rows,))
+
+    def laid_bias(self, call: Call, bias: Array) -> Array:
+        """Return (outputs,), a column where W is on the left."""
+        return bias if call.slot == 1 else bias.reshape(-1, 1)
 
     def finish(self, call: Call, tensor: str, names: Names) -> Written:
         """Return α y + β c."""

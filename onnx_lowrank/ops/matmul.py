@@ -91,6 +91,10 @@ class MatMul(Op):
         """Return the last axis, or the one before where W is on the left; slices have no axis for all rows."""
         return None if self.groups(call) > 1 else -1 if call.slot == 1 else -2
 
+    def input_axis(self, call: Call, at: StageSite) -> int | None:
+        """Return the last axis, or the one before where W is on the left; slices have no axis for all columns."""
+        return self.channel_axis(call, at)
+
     def macs(self, node: onnx.NodeProto, left: Sequence[int], right: Sequence[int], out: Sequence[int]) -> float:
         """Return every output times the summed axis."""
         return float(math.prod(out) * left[-1])

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import onnx
 
-from onnx_lowrank.types import Array, Positions, Stage, Why
+from onnx_lowrank.types import Array, Positions, SideName, Stage, Why
 
 Names: TypeAlias = Callable[[str], str]
 """Returns a name that is not yet used in the graph, from a hint."""
@@ -17,6 +17,7 @@ Observable: TypeAlias = Literal["both", "inputs", "outputs"]
 """Which vectors of y = W x are tensors of the graph. A lookup's inputs are one-hot and never formed; what a
 recurrent cell makes of W x stays inside it."""
 
+SIDES: tuple[SideName, ...] = ("out", "in")
 StagePosition: TypeAlias = Literal["whole", "first", "inner", "last"]
 """Which stage of a chain: the dense weight as it is, or the first, an inner or the last one."""
 NamedStages: TypeAlias = Sequence[tuple[Stage, str]]
@@ -25,17 +26,23 @@ NamedStages: TypeAlias = Sequence[tuple[Stage, str]]
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What replaces a node: new nodes in order, and tensors they need besides the stages' weights."""
+    """What replaces a node: new nodes in order, and tensors they need besides the stages' weights.
+
+    orders: the outputs of Gathers that only put channels in another order. inner: what the first stage gives.
+    """
 
     nodes: tuple[onnx.NodeProto, ...]
     extra: Mapping[str, Array] = field(default_factory=dict)
+    orders: tuple[str, ...] = ()
+    inner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class StageSite:
     """Where a stage is written: the `index`-th of `count`, from tensor `input` to `output`, by the tensor `weight`.
 
-    linear: without what the node adds to W x or multiplies it by (bias, scale); `Op.finish` gives it.
+    linear: without what the node adds to W x or multiplies it by (bias, scale). bias: a tensor to add all the same;
+    scaled: with the scale all the same.
     """
 
     index: int
@@ -44,6 +51,12 @@ class StageSite:
     weight: str
     output: str
     linear: bool = False
+    bias: str = ""
+    scaled: bool = False
+
+    def giving(self, output: str, reading: str = "") -> StageSite:
+        """Return the same with another output, and another input where one is given."""
+        return replace(self, output=output, input=reading or self.input)
 
     @property
     def last(self) -> bool:
@@ -148,6 +161,31 @@ class Op:
         """Return the axis of a stage's output along which its rows lie; None where rows cannot pass through."""
         return None
 
+    def input_axis(self, call: Call, at: StageSite) -> int | None:
+        """Return the axis of a stage's input along which its columns lie, as its rows do in its output; None: nowhere.
+
+        Only the first stage is asked.
+        """
+        return None
+
+    def identity_sides(self, call: Call) -> tuple[SideName, ...]:
+        """Return the sides of a chain on which an identity block need not be stored."""
+        first, last = (StageSite(index, 2, "", "", "") for index in range(2))
+        able = {"out": self.channel_axis(call, last), "in": self.input_axis(call, first)}
+        return tuple(side for side in SIDES if able[side] is not None)
+
+    def adds(self, call: Call) -> str:
+        """Return the tensor that the node adds to W x, empty where there is none."""
+        return ""
+
+    def constant_bias(self, call: Call, value: Array) -> Array | None:
+        """Return what the node adds to W x as (out,), from the tensor's value; None where it is no such vector."""
+        return None
+
+    def laid_bias(self, call: Call, bias: Array) -> Array:
+        """Return a part of that as the node reads it."""
+        return bias
+
     def finish(self, call: Call, tensor: str, names: Names) -> Written:
         """Return what makes the call's output of W x where the last stage was written `linear`: scale and bias."""
         return Written((onnx.helper.make_node("Identity", [tensor], [call.output], names(f"{call.output}.whole")),))
@@ -210,6 +248,11 @@ class Call:
     def scale(self) -> float:
         """What the weight is multiplied by in this node."""
         return self.op.scale(self)
+
+    @property
+    def identity_sides(self) -> tuple[SideName, ...]:
+        """The sides of a chain on which an identity block need not be stored."""
+        return self.op.identity_sides(self)
 
     def input(self, index: int) -> str:
         """Return the name of an input, empty where it is left out."""

@@ -39,6 +39,10 @@ class OpaqueOutput(Op):
         last = onnx.helper.make_node(kind, operands, call.outputs, name, None, domain or None, None, **call.attributes)
         return Written((last,))
 
+    def input_axis(self, call: Call, at: StageSite) -> int | None:
+        """Return the last axis of what comes before the node."""
+        return -1
+
     def channel_axis(self, call: Call, at: StageSite) -> int | None:
         """Return the last axis of what comes before the node; inside it no rows can pass."""
         return None if at.last else -1

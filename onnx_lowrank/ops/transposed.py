@@ -14,8 +14,8 @@ import onnx
 from onnx_lowrank.ops.gather import Gather
 from onnx_lowrank.ops.gemm import Gemm
 from onnx_lowrank.ops.matmul import MatMul
-from onnx_lowrank.ops.op import Call, NamedStages, Names, Op, Refusal, StagePosition, StageSite, Written
-from onnx_lowrank.types import Array, Positions, Stage
+from onnx_lowrank.ops.op import SIDES, Call, NamedStages, Names, Op, Refusal, StagePosition, StageSite, Written
+from onnx_lowrank.types import Array, Positions, SideName, Stage
 
 TABLE = Gather()
 
@@ -68,6 +68,11 @@ class Transposed(Op):
         """Return what the weight is multiplied by in this node."""
         return self.straight.scale(call)
 
+    def identity_sides(self, call: Call) -> tuple[SideName, ...]:
+        """Return the sides of the operator itself, each as that of the table, which is the transpose."""
+        sides = self.straight.identity_sides(call)
+        return tuple(side for side in SIDES if ("in" if side == "out" else "out") in sides)
+
     def node(self, call: Call, stage: Stage, at: StageSite, names: Names) -> Written:
         """Raise: `prepare` hands the stages to the operator itself."""
         raise TypeError(f"{self.op_type}: stages of a transposed weight are written by the operator itself")
@@ -75,13 +80,8 @@ class Transposed(Op):
     def prepare(
         self, call: Call, stages: NamedStages, names: Names
     ) -> tuple[Call, NamedStages, tuple[onnx.NodeProto, ...]]:
-        """Return the stages' tensors from the last to the first, as the operator itself reads them.
-
-        Raises ValueError for a stage that lets rows pass through: its transpose cannot.
-        """
-        if any(stage.passed for stage, _ in stages):
-            raise ValueError(f"{call.name or call.output}: no rows can pass through a transposed stage")
-        backward = [(Stage(stage.weight.T), name) for stage, name in reversed(stages)]
+        """Return the stages' tensors from the last to the first, as the operator itself reads them."""
+        backward = [(stage.transposed, name) for stage, name in reversed(stages)]
         if self.op_type == "Gemm":  # a flag transposes a factor, or leaves it where the weight is on the left
             flag, value = ("transB", 1) if call.slot == 1 else ("transA", 0)
             return replace(call, op=self.straight, attributes={**call.attributes, flag: value}), backward, ()

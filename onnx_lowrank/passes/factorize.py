@@ -10,19 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import onnx
 
 from onnx_lowrank.errors import PlanError
 from onnx_lowrank.graph.clean_up import leading_to
-from onnx_lowrank.graph.constants import PASSES, constant_value
+from onnx_lowrank.graph.constants import PASSES, constant_value, fixed_constants
 from onnx_lowrank.graph.names import Fresh, all_names
 from onnx_lowrank.graph.traversal import bodies, reads
-from onnx_lowrank.ops import StagePosition, first_output, write_chain
+from onnx_lowrank.ops import Call, StagePosition, first_output, write_chain
+from onnx_lowrank.passes.absorb_orders import absorb_orders
+from onnx_lowrank.passes.free_orders import FreeOrders
+from onnx_lowrank.passes.placement import Placed, placed, placed_together
 from onnx_lowrank.schemes import Factors
-from onnx_lowrank.types import OWN, Array, Chain, Option, Plan, Site, Stage
+from onnx_lowrank.types import OWN, Array, Chain, Option, Plan, SideName, Site, Stage
 from onnx_lowrank.weights.inventory import Inventory
 from onnx_lowrank.weights.storage import Storage, Stored
 from onnx_lowrank.weights.transforms import tensor_of
@@ -32,13 +35,19 @@ SUBNORMAL_CUTOFF = 1e-20
 
 
 def rewrite(
-    model: onnx.ModelProto, inventory: Inventory, plan: Plan, factors: Mapping[tuple[str, str], Factors]
+    model: onnx.ModelProto,
+    inventory: Inventory,
+    plan: Plan,
+    factors: Mapping[tuple[str, str], Factors],
+    *,
+    narrow: bool = False,
 ) -> onnx.ModelProto:
-    """Return a copy of `model` with the plan's sites factored. Raises PlanError for a site not in `inventory`."""
-    names = Fresh(all_names(model))
+    """Return a copy of `model` with the plan's sites factored. Raises PlanError for a site not in `inventory`.
+
+    narrow: factors will be rounded to a narrower type than they are written in.
+    """
+    new = _New(model, inventory, Fresh(all_names(model)), narrow)
     sites = {site.id: site for site in inventory.sites}
-    new = _New()
-    tensors: list[onnx.TensorProto] = []
     for choice in plan.factored:
         if choice.site not in sites:
             raise PlanError(f"the plan factors {choice.weight!r}, which cannot be factored in this model")
@@ -48,62 +57,102 @@ def rewrite(
             )
         if not choice.option.shared_input:
             chain = factors[choice.site, choice.option.scheme].chain(choice.option.ranks)
-            _write(sites[choice.site], inventory, chain, names, new, tensors)
+            _write(sites[choice.site], chain, new, interpolative=choice.option.form.interpolative)
     for members, option in _shared_inputs(plan, inventory):
         chains = [factors[member, option.scheme].chain(option.ranks) for member in members]
-        _write_shared([sites[member] for member in members], inventory, chains, names, new, tensors)
+        _write_shared([sites[m] for m in members], chains, new, interpolative=option.form.interpolative)
     rewritten = onnx.ModelProto()
     rewritten.CopyFrom(model)
     for body, _, inner in reversed(list(bodies(rewritten.graph))):  # what is spliced is copied: innermost first
         _splice(inner, new.nodes.get(body, {}))
     _splice(rewritten.graph, new.nodes.get("", {}), new.first)
-    _remove_dead(rewritten, {choice.weight for choice in plan.factored})
-    _store(rewritten, tensors)
-    return rewritten
+    _remove_dead(rewritten, {choice.weight for choice in plan.factored} | new.folded)
+    _store(rewritten, new.tensors)
+    return absorb_orders(rewritten, new.orders)[0]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class _New:
-    """New nodes: body -> output of the node that they replace -> the nodes; and those to come first of all."""
+    """What is written for a model. nodes: body -> output of the node that they replace -> the new ones; first: those to
+    come before all others. folded: the biases that are now part of factors' own. orders: Gathers that neighbours can do
+    without.
+    """
 
+    model: onnx.ModelProto
+    inventory: Inventory
+    names: Fresh
+    narrow: bool
     nodes: dict[str, dict[str, list[onnx.NodeProto]]] = field(default_factory=dict)
     first: list[onnx.NodeProto] = field(default_factory=list)
+    tensors: list[onnx.TensorProto] = field(default_factory=list)
+    folded: set[str] = field(default_factory=set)
+    orders: list[str] = field(default_factory=list)
+
+    @cached_property
+    def free(self) -> FreeOrders:
+        """Which channels may be in any order."""
+        return FreeOrders(self.model)
+
+    @cached_property
+    def constants(self) -> Mapping[str, onnx.TensorProto]:
+        """The constants of the main graph that no caller may replace."""
+        return fixed_constants(self.model)
+
+    def bias(self, call: Call, body: str) -> Array | None:
+        """Return what a node adds to W x, where it is a constant vector."""
+        name = call.op.adds(call)
+        if body or name not in self.constants:
+            return None
+        return call.op.constant_bias(call, onnx.numpy_helper.to_array(self.constants[name]))
 
 
-def _write(
-    site: Site,
-    inventory: Inventory,
-    chain: Chain,
-    names: Fresh,
-    new: _New,
-    tensors: list[onnx.TensorProto],
-) -> None:
+def _write(site: Site, chain: Chain, new: _New, *, interpolative: bool) -> None:
     """Write the chain once for every node that shares the weight; the factors are stored once."""
-    calls, storage = inventory.calls[site.id], inventory.sources[site.id].storage
+    calls, storage = new.inventory.calls[site.id], new.inventory.sources[site.id].storage
+    chain, free = _placed(site, chain, new) if interpolative else Placed(chain, frozenset())
     named: list[tuple[Stage, str]] = []
     before: list[onnx.NodeProto] = []
     stages = storage.settled(chain).stages
     for index, stage in enumerate(stages):
         position: StagePosition = "first" if index == 0 else "last" if index == len(stages) - 1 else "inner"
-        stored = _stored(site, inventory, stage, position, f"{site.weight}.lowrank{index}", names)
+        stored = _stored(site, new, stage, position, f"{site.weight}.lowrank{index}")
         named.append((stage, stored.name))
-        tensors.extend(stored.tensors)
+        new.tensors.extend(stored.tensors)
         before.extend(stored.nodes)
     if site.body:  # bodies read what the main graph makes
         new.first.extend(before)
         before = []
-    for call, body in zip(calls, inventory.bodies.get(site.id, ("",) * len(calls)), strict=True):
-        written = write_chain(call, named, names)  # the nodes that unpack factors stand before the first
+    for call, body in zip(calls, new.inventory.bodies.get(site.id, ("",) * len(calls)), strict=True):
+        bias = new.bias(call, body) if stages[-1].passed else None
+        written = write_chain(call, named, new.names, bias=bias, free=free)
+        new.orders.extend(written.orders)
+        if bias is not None:
+            new.folded.add(call.op.adds(call))
+        # the nodes that unpack factors stand before the first
         new.nodes.setdefault(body, {})[call.output] = [*before, *written.nodes]
         before = []
-        tensors.extend(_constant(array, storage, name) for name, array in written.extra.items())
+        new.tensors.extend(_constant(array, storage, name) for name, array in written.extra.items())
 
 
-def _stored(site: Site, inventory: Inventory, stage: Stage, position: StagePosition, hint: str, names: Fresh) -> Stored:
-    call = inventory.calls[site.id][0]
+def _placed(site: Site, chain: Chain, new: _New) -> Placed:
+    """Return a site's chain without identity blocks, and speak for the orders that it needs."""
+    calls, storage = new.inventory.calls[site.id], new.inventory.sources[site.id].storage
+    free = new.free.sides(site, calls)
+    avoided: tuple[SideName, ...] = () if new.free.open_inputs(calls) else ("in",)
+    made = placed(chain, site, storage, free, avoided=avoided, narrow=new.narrow)
+    for side in made.free:
+        new.free.take(free[side])
+    if made.chain.stages[0].added and "in" not in made.free:
+        for call in calls:
+            new.free.keep(call.data)
+    return made
+
+
+def _stored(site: Site, new: _New, stage: Stage, position: StagePosition, hint: str) -> Stored:
+    call = new.inventory.calls[site.id][0]
     layout = partial(call.stored, position=position)
     clean = replace(stage, weight=_without_subnormals(stage.weight))
-    return inventory.sources[site.id].storage.store(clean, layout, hint, names)
+    return new.inventory.sources[site.id].storage.store(clean, layout, hint, new.names)
 
 
 def _constant(array: Array, storage: Storage, name: str) -> onnx.TensorProto:
@@ -133,43 +182,30 @@ def _shared_inputs(plan: Plan, inventory: Inventory) -> list[tuple[tuple[str, ..
     return list(shared_inputs.items())
 
 
-def _write_shared(
-    sites: Sequence[Site],
-    inventory: Inventory,
-    chains: Sequence[Chain],
-    names: Fresh,
-    new: _New,
-    tensors: list[onnx.TensorProto],
-) -> None:
+def _write_shared(sites: Sequence[Site], chains: Sequence[Chain], new: _New, *, interpolative: bool) -> None:
     """Write the shared stage before the first member, in the order of the graph, and each member's own in its place."""
-    stages = _settled_together(inventory.sources[sites[0].id].storage, chains)
-    first = _stored(sites[0], inventory, stages[0], "first", f"{sites[0].weight}.shared", names)
-    tensors.extend(first.tensors)
+    storage = new.inventory.sources[sites[0].id].storage
+    able = sites[0] if interpolative else replace(sites[0], identity=())
+    chains, free = placed_together(chains, able, storage, narrow=new.narrow)
+    stages = _settled_together(storage, chains)
+    first = _stored(sites[0], new, stages[0], "first", f"{sites[0].weight}.shared")
+    new.tensors.extend(first.tensors)
     before, inner = list(first.nodes), ""
     for site, stage in zip(sites, stages[1:], strict=True):
-        call = inventory.calls[site.id][0]
-        own = _stored(site, inventory, stage, "last", f"{site.weight}.lowrank1", names)
-        tensors.extend(own.tensors)
-        written = write_chain(call, [(stages[0], first.name), (stage, own.name)], names)
-        shared, *rest = written.nodes
-        if inner:
-            rest[0].input[:] = [inner if name == shared.output[0] else name for name in rest[0].input]
-        own_nodes = rest if inner else [shared, *rest]
-        inner = inner or shared.output[0]
-        new.nodes.setdefault(site.body, {})[call.output] = [*before, *own.nodes, *own_nodes]
+        call = new.inventory.calls[site.id][0]
+        own = _stored(site, new, stage, "last", f"{site.weight}.lowrank1")
+        new.tensors.extend(own.tensors)
+        written = write_chain(call, [(stages[0], first.name), (stage, own.name)], new.names, free=free, inner=inner)
+        inner = written.inner
+        new.nodes.setdefault(site.body, {})[call.output] = [*before, *own.nodes, *written.nodes]
         before = []
-        read = {name for node in own_nodes for name in node.input}
-        storage = inventory.sources[site.id].storage
-        tensors.extend(_constant(array, storage, name) for name, array in written.extra.items() if name in read)
+        storage = new.inventory.sources[site.id].storage
+        new.tensors.extend(_constant(array, storage, name) for name, array in written.extra.items())
 
 
 def _settled_together(storage: Storage, chains: Sequence[Chain]) -> list[Stage]:
-    """Return the shared stage and every member's own: balanced as one chain whose outputs are concatenated."""
+    """Return the shared stage and every member's own: settled as one chain whose outputs are concatenated."""
     first, lasts = chains[0].stages[0], [chain.stages[-1].weight for chain in chains]
-    if not all(np.array_equal(chain.stages[0].weight, first.weight) for chain in chains):
-        raise PlanError(
-            "the factors of a shared input do not begin with the same one: give those that were made together"
-        )
     shared, joined = storage.settled(Chain((first, Stage(np.concatenate(lasts))))).stages
     ends = np.cumsum([len(last) for last in lasts])[:-1]
     return [shared, *(Stage(weight) for weight in np.split(joined.weight, ends))]

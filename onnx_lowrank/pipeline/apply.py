@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,7 +66,8 @@ def apply(
     quantizer = PostQuantizer(loaded, split.calibration.feeds if split is not None else (), options, progress)
     decomposed, factors = _decomposed(saved, loaded, inventory, split, options, progress)
     chosen = _plan(saved, inventory, decomposed)
-    rewritten = quantizer.on(rewrite(loaded.model, inventory, chosen, factors(chosen)), chosen.choices)
+    factored = rewrite(loaded.model, inventory, chosen, factors(chosen), narrow=quantizer.active)
+    rewritten = quantizer.on(factored, chosen.choices)
     stamp(
         rewritten, chosen, version=__version__, goal="apply", options=options,
         sha256=loaded.sha256, warning="", then=settings_of(options),
@@ -159,13 +160,20 @@ def _choice(
         raise PlanError(f"the plan factors {choice.weight!r} of shape {choice.shape}, and the model has {have}")
     if (choice.site, choice.scheme) not in decomposed.factors:
         raise PlanError(f"the plan factors {choice.weight!r} by {choice.scheme!r}, which is not possible here")
-    if choice.ranks not in _ranks(choice, site, inventory, multiple):
+    if not _among(choice.ranks, _ranks(choice, site, inventory, multiple)):
         rank = "x".join(map(str, choice.ranks))
         raise PlanError(f"the plan gives {choice.weight!r} rank {rank}, which is none of those that save here")
     curve = next(c for c in decomposed.curves if c.site == choice.site)
     cost = curve.dense.cost
-    return Choice(
-        choice.site, choice.weight, Option(Form(choice.scheme, choice.ranks), cost, shared_input=choice.shared_input)
+    form = Form(choice.scheme, choice.ranks, interpolative=choice.interpolative)
+    return Choice(choice.site, choice.weight, Option(form, cost, shared_input=choice.shared_input))
+
+
+def _among(ranks: Ranks, offered: Sequence[Ranks]) -> bool:
+    """Return whether factors go to these ranks: those of older plans need not be on today's grid."""
+    return any(
+        len(ranks) == len(other) and all(0 < rank <= most for rank, most in zip(ranks, other, strict=True))
+        for other in offered
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -60,8 +59,8 @@ def _row(inventory: Inventory, site: Site) -> WeightRow:
         site=site,
         bytes=unchanged_cost(site, ()).bytes,
         share=site.parameters / max(inventory.parameters, 1),
-        break_even=site.break_even,
-        full_rank=min(site.shape[0] // site.groups, math.prod(site.shape[1:])),
+        break_even=None if site.identity else site.break_even,
+        full_rank=site.full_rank,
         rank_for=ranks,
     )
 

@@ -35,6 +35,7 @@ def unchanged(
             sites=session.inventory.sites,
             skips=(*session.inventory.skips, *dead),
             curves=curves,
+            checks=() if state is None else state.checks,
             trials=ledger.trials,
             notes=(*session.notes, *ledger.untimed, *ledger.notes),
             warnings=(*((RANDOM_WARNING,) if session.random else ()), *session.warnings),

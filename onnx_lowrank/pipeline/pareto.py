@@ -32,7 +32,8 @@ MEASURED = 10
 class Point:
     """One plan of the curve. kept: share of all the model's parameters; factorable: of those in factorable weights.
 
-    predicted: rise of the loss, in `unit`. drop, low, high: measured on validation, None where it was not.
+    predicted: rise of the loss, in `unit`, corrected by what whole plans were measured to lose. drop, low, high:
+    measured on validation, None where it was not.
     latency: predicted share of the original's time, None unless latency is the goal.
     """
 
@@ -72,7 +73,7 @@ def pareto(session: Session, goal: Goal) -> list[Point]:
     points = []
     with session.clock.step("measuring the curve", len(chosen) * len(session.split.validation)) as advance:
         for index, plan in enumerate(plans):
-            point = _point(search, plan, state.unit)
+            point = _point(search, plan)
             if index in chosen or plan.choices in known:
                 verdict = search.trial(plan, advance).verdict
                 drop = verdict.drop
@@ -102,15 +103,16 @@ def _spread(plans: Sequence[Plan], problem: Problem) -> set[int]:
     return {pick for pick in picks if plans[pick].factored}
 
 
-def _point(search: Search, plan: Plan, unit: str) -> Point:
+def _point(search: Search, plan: Plan) -> Point:
     size = search.size(plan, 0)
     dense = sum(site.parameters for site in search.session.inventory.sites)
     factorable = 1 - (search.before.parameters - size.parameters) / dense
-    problem, loss = search.problem, plan.loss
-    loss += between(problem, plan, problem.tails) if problem.tails else 0.0
+    problem, state = search.problem, search.state
+    terms = between(problem, plan, problem.tails) if problem.tails else None  # no plan was measured beside them
+    loss = state.expected(plan.loss) if terms is None else plan.loss + terms
     latency = size.milliseconds / search.before.milliseconds if search.before.milliseconds else None
     share = size.parameters / search.before.parameters
-    return Point(share, factorable, size.parameters, size.macs, loss, unit, latency=latency)
+    return Point(share, factorable, size.parameters, size.macs, loss, state.unit, latency=latency)
 
 
 def points_text(points: Sequence[Point], path: Path) -> str:

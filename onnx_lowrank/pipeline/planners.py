@@ -13,7 +13,7 @@ import numpy as np
 
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.metrics import allowed_drop
-from onnx_lowrank.numerics.rounding import rounded
+from onnx_lowrank.numerics.rounding import first_least, rounded
 from onnx_lowrank.options import Goal, Lossless
 from onnx_lowrank.pipeline.budget import FILE_BYTES, budget_of
 from onnx_lowrank.pipeline.post_quantize_size import plans_within, quantized_budget
@@ -31,6 +31,8 @@ EXPECTED, BEFORE = 7, 3
 """With continuation: where in a sequence the answer is expected; the plans tested before the last round."""
 QUANTIZED_SCREENS = (4, 0.15)
 """SCREENS and CLOSE where every plan has to be quantised first."""
+EQUAL = 1e-9
+"""Measured divergences this close differ by rounding: the first of such plans is taken."""
 Proposals = Generator[Plan, bool, None]
 """Plans to measure, in order; whether each passed is sent back."""
 
@@ -137,7 +139,8 @@ class LosslessPlanner:
             screening = search.screening(advance)
             if screening is None:
                 return plans[:1]
-            return [min(plans, key=lambda plan: screening.measure(plan).divergence)]
+            measured = [screening.measure(plan).divergence for plan in plans]
+            return [plans[first_least(measured, EQUAL)]]
 
     def _capped(self, search: Search) -> Problem:
         """Return the problem with the budget beside the time, where there is one. Raises GoalError like `budget_of`."""

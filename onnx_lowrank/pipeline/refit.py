@@ -80,6 +80,7 @@ def refit(
     Raises PlanError for a site that is not in `inventory`, ModelError or RuntimeProblem where onnxruntime refuses.
     """
     refitted = dict(factors)
+    plan = plan.plain
     candidate = rewrite(model, inventory, plan, factors)
     for group in _groups(model, inventory, plan, factors):
         ends = _ends(candidate, group)
@@ -144,7 +145,7 @@ def _targets(inventory: Inventory, plan: Plan, factors: Mapping[FactorKey, Facto
         chain = storage.seen(factors[key].chain(choice.option.ranks))
         last = chain.stages[-1]
         tied = any(call.transposed for call in calls)
-        if not last.owns and last.groups == 1 and not last.passed and calls[0].observable != "inputs" and not tied:
+        if not last.owns and last.groups == 1 and calls[0].observable != "inputs" and not tied:
             yield _Target(key, choice.option.ranks, chain, calls, storage)
 
 

@@ -53,7 +53,8 @@ class Search:
     def factored(self, plan: Plan) -> onnx.ModelProto:
         """Return the model of a plan, factored and nothing else."""
         session = self.session
-        return rewrite(session.loaded.model, session.inventory, plan, session.factors(plan, self.state))
+        factors, narrow = session.factors(plan, self.state), session.quantizer.active
+        return rewrite(session.loaded.model, session.inventory, plan, factors, narrow=narrow)
 
     def size(self, plan: Plan, file_bytes: int) -> Size:
         """Return the size of a plan's model; sites that the problem does not hold stay as they are."""
@@ -112,7 +113,8 @@ class Search:
 
         def runner_of(plan: Plan) -> Runner:
             advance(1)
-            return self._runner(self.candidate(plan))
+            # plain factors have the same product, and choosing rows for identities takes seconds
+            return self._runner(self.candidate(plan if self.session.quantizer.active else plan.plain))
 
         judge, labelled = held_back
         return Screening(judge, self.state.calibrated.objective.probing, runner_of, labelled)

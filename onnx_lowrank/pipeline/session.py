@@ -35,7 +35,7 @@ from onnx_lowrank.samples import Split
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.sensitivity.calibrated import Calibrated, SensitivityState
 from onnx_lowrank.sensitivity.continuation import go_on
-from onnx_lowrank.sensitivity.measure import calibrate, kind_of, predicted_notes, probe
+from onnx_lowrank.sensitivity.measure import calibrate, kind_of, probe
 from onnx_lowrank.types import Choice, Curve, FactorKey, Plan
 from onnx_lowrank.validation import Judge
 from onnx_lowrank.validation.determinism import refuse_random, varies
@@ -206,9 +206,8 @@ class Session:
     def _collected(self, metric: Metric) -> SensitivityState:
         kind = self._once("divergence", lambda: kind_of(self.loaded, metric, self.split.calibration))
         calibrated = calibrate(self.loaded, self.split.calibration, self.inventory, self.options, self.clock, kind)
-        curves, unit = probe(self.loaded, self.inventory, calibrated, self.options, self.clock)
-        self._once("predicted", lambda: tuple(predicted_notes(self.options, curves, unit)))
-        return SensitivityState(calibrated, self._signed(curves, calibrated), unit)
+        state = probe(self.loaded, self.inventory, calibrated, self.options, self.clock, self.split.held_back)
+        return replace(state, curves=self._signed(state.curves, calibrated))
 
     def _signed(self, curves: tuple[Curve, ...], calibrated: Calibrated) -> tuple[Curve, ...]:
         """Return the curves with the cross-fitted first-order term, with `--signed`."""
@@ -228,13 +227,15 @@ class Session:
         tails = state.calibrated.tails if self.options.inter_layer and not state.calibrated.fallback else None
         weights = {site.id: site.weight for site in self.inventory.sites}
         if resource != "latency":
-            return Priced(Problem(state.curves, weights, resource, tails))
-        timed = self._stopwatch(state).timed(state.curves, state.calibrated.decomposed.factors, self.clock)
+            return Priced(Problem(state.curves, weights, resource, tails, blend=state.selection.blend))
+        timed = self.stopwatch(state).timed(state.curves, state.calibrated.decomposed.factors, self.clock)
         tails = {site: t[:, list(timed.kept[site])] for site, t in tails.items()} if tails is not None else None
         notes = tuple(untimed_note(weight, why) for weight, why in timed.untimed.items())
-        return Priced(Problem(timed.curves, weights, resource, tails), timed.original, notes)
+        problem = Problem(timed.curves, weights, resource, tails, blend=state.selection.blend)
+        return Priced(problem, timed.original, notes)
 
-    def _stopwatch(self, state: SensitivityState) -> Stopwatch:
+    def stopwatch(self, state: SensitivityState) -> Stopwatch:
+        """Return what times options, made once."""
         feeds = timed_feeds(self.split.validation.feeds)
         observed = state.calibrated.observed
         return self._once(
@@ -243,7 +244,8 @@ class Session:
 
     def shrink(self, state: SensitivityState, plan: Plan) -> SensitivityState:
         """Go one step of continuation: collect again on the plan's model."""
-        shrunk = go_on(self.loaded, self.inventory, state, plan, self.options, self.clock)
+        held_back = self.split.held_back
+        shrunk = go_on(self.loaded, self.inventory, state, plan, self.options, self.clock, held_back)
         return replace(shrunk, curves=self._signed(shrunk.curves, shrunk.calibrated))
 
     def factors(self, plan: Plan, state: SensitivityState) -> dict[FactorKey, Factors]:
@@ -267,8 +269,7 @@ class Session:
             return loading
         narrow = narrow_notes(self.inventory, self.state.calibrated)
         rows = inventory_notes(self.inventory, self.split.calibration.feeds)
-        predicted: tuple[str, ...] = self._known["predicted"]
-        return (*loading, *narrow, *rows, *self.state.calibrated.notes, *predicted)
+        return (*loading, *narrow, *rows, *self.state.calibrated.notes, self.state.source)
 
     @property
     def warnings(self) -> tuple[str, ...]:

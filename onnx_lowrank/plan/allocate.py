@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from onnx_lowrank.numerics.rounding import not_above
 from onnx_lowrank.plan.baselines import paper_descent
 from onnx_lowrank.plan.interlayer import interlayer
 from onnx_lowrank.plan.knapsack import relaxed
@@ -29,7 +31,8 @@ POINTS = 100
 def curve_plans(problem: Problem, gamma: float | None = None, *, fine: bool = False) -> list[Plan]:
     """Return the plans of least predicted loss at POINTS budgets, largest first, each once; `gamma`: the paper's.
 
-    fine: at as many more, closer to each other where little is left.
+    fine: at as many more, closer to each other where little is left. Where plans are not made by the predicted loss
+    alone (`Problem.blend`), those that are predicted to lose more than a smaller one are left out.
     """
     budgets = np.linspace(problem.dense, problem.smallest, POINTS).tolist()
     if fine and problem.smallest > 0:
@@ -37,7 +40,17 @@ def curve_plans(problem: Problem, gamma: float | None = None, *, fine: bool = Fa
     plans: dict[object, Plan] = {}
     for plan in along(problem, budgets, "curve", gamma):
         plans.setdefault(plan.choices, plan)
-    return list(plans.values())
+    return worth_their_size(list(plans.values())) if problem.blend else list(plans.values())
+
+
+def worth_their_size(plans: Sequence[Plan]) -> list[Plan]:
+    """Return the plans, largest first, without those that are predicted to lose more than a smaller one."""
+    kept, least = [], math.inf
+    for plan in reversed(plans):
+        if not_above(plan.loss, least):
+            kept.append(plan)
+            least = min(plan.loss, least)
+    return kept[::-1]
 
 
 def along(problem: Problem, budgets: Sequence[float], origin: str, gamma: float | None) -> Iterator[Plan]:

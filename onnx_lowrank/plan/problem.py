@@ -23,12 +23,21 @@ def amount(cost: Cost, resource: Resource) -> float:
     return float(amounts[resource])
 
 
+def blended(option: Option, blend: float) -> float:
+    """Return loss to the power of 1 − blend times error to that of blend; a loss of 0 or less as it is."""
+    if not blend or option.loss <= 0:
+        return option.loss
+    return float(option.loss ** (1 - blend) * option.error**blend)
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """curves: one a site; weights: site id -> the weight's name; resource: what a budget counts, for the sites only.
 
     tails: site id -> (samples, options) of −⟨Γ_s, δ⟩, where the terms between sites are to count.
     caps: other resources, and what the sites may cost in them whatever the budget is; not with `tails`.
+    blend: what plans are to keep small: 0 the predicted loss, 1 the error at the site, .5 the geometric mean of both,
+    which trusts a prediction less the further it is from what the error alone would say.
     """
 
     curves: tuple[Curve, ...]
@@ -36,6 +45,7 @@ class Problem:
     resource: Resource
     tails: Mapping[str, Array] | None = None
     caps: tuple[tuple[Resource, float], ...] = ()
+    blend: float = 0.0
 
     @property
     def dense(self) -> float:
@@ -81,12 +91,16 @@ class Problem:
         ]
 
     def best(self, budget: float, origin: str, loss: Callable[[Option], float] | None = None) -> Plan | None:
-        """Return the plan of least predicted loss (or of another `loss`) within the budget; None where none fits."""
-        return self._solved(budget, origin, solve, loss or (lambda option: option.loss))
+        """Return the plan of least loss (`measure`, or another one) within the budget; None where none fits."""
+        return self._solved(budget, origin, solve, loss or self.measure)
 
     def quick(self, budget: float, origin: str) -> Plan | None:
         """Return a plan close to the best by the Lagrangian relaxation alone: milliseconds, for whole curves."""
-        return self._solved(budget, origin, relaxed, lambda option: option.loss)
+        return self._solved(budget, origin, relaxed, self.measure)
+
+    def measure(self, option: Option) -> float:
+        """Return what plans keep small in their sum, by `blend`."""
+        return blended(option, self.blend)
 
     def _solved(self, budget: float, origin: str, solver: Solver, loss: Callable[[Option], float]) -> Plan | None:
         losses = [np.array([loss(o) for o in curve.options]) for curve in self.curves]

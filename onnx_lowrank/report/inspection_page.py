@@ -27,20 +27,23 @@ def render_inspection(inspection: Inspection, *, everything: bool = False) -> It
         member: n for shared, n in number_of(f.members for f in inspection.shared_inputs).items() for member in shared
     }
     members_by_site = ["input"] if numbers_of else []
-    table = titled("Factorable weights", "weight", "shape", "size", "share", "even", "90 %", "99 %", *members_by_site)
+    heads = ("weight", "shape", "size", "share", "even", "full", "90 %", "99 %", *members_by_site)
+    table = titled("Factorable weights", *heads)
     for row in inspection.rows:
         table.add_row(
             escape(numbers.shorten(row.site.weight, NAME_WIDTH)),
             numbers.shape(row.site.shape),
             numbers.size(row.bytes),
             numbers.percent(row.site.parameters, inspection.parameters),
-            f"{row.break_even:.0f}",
+            "none" if row.break_even is None else f"{row.break_even:.0f}",
+            str(row.full_rank),
             *(str(rank) for rank in row.rank_for.values()),
             *(f"#{numbers_of[row.site.id]}" if row.site.id in numbers_of else "" for _ in members_by_site),
         )
     yield table
-    yield Text("even: the rank at which factors are as large as the weight; 90 %, 99 %: the")
-    yield Text("ranks that hold this share of its energy. Far under `even`, it compresses.")
+    yield Text("even: the rank from which factors are no smaller than the weight; none: at every")
+    yield Text("rank below the full one they are. 90 %, 99 %: the ranks that hold this share of")
+    yield Text("its energy; far under `even` or `full`, it compresses.")
     if members_by_site:
         yield Text("input: weights of one number read the same tensor, and may share their first factor.")
     large = [s for s in inspection.skips if everything or s.parameters >= 0.001 * inspection.parameters]

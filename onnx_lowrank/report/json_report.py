@@ -83,6 +83,7 @@ def _curve(curve: Curve) -> dict[str, Any]:
         "options": [
             {
                 "scheme": o.scheme,
+                "interpolative": o.form.interpolative,
                 "ranks": list(o.ranks),
                 "shared_input": list(o.shared_input),
                 "error": o.error,

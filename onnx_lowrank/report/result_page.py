@@ -44,7 +44,7 @@ def render_result(result: Result) -> Iterator[RenderableType]:
         if any(option.shared_input for _, option in _taken(result)):
             yield Text("shared #1: one first factor for all weights of this number, kept with the first")
         if any(_beyond(curve, o) for curve, o in _taken(result)):
-            yield Text("* beyond the range in which substituted weights agreed: measured")
+            yield Text("* this weight was measured to lose more than predicted: corrected")
     else:
         if result.trials:
             yield _trials_table(result)

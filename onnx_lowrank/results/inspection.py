@@ -12,13 +12,14 @@ from onnx_lowrank.types import SharedInput, Site, Skip
 class WeightRow:
     """A factorable weight: the rank at which it breaks even, and those that hold 90 and 99 % of its plain energy.
 
-    A rank for 99 % far under the break-even rank is a weight that compresses even without data.
+    break_even: None where every rank below the full one is smaller than the weight, as identity blocks of its factors
+    are not stored. A rank for 99 % far under the full rank is a weight that compresses even without data.
     """
 
     site: Site
     bytes: int
     share: float
-    break_even: float
+    break_even: float | None
     full_rank: int
     rank_for: Mapping[float, int]
 

@@ -10,6 +10,7 @@ from onnx_lowrank.graph.model_io import Level
 from onnx_lowrank.metrics.divergence import DivergenceKind
 from onnx_lowrank.options import Goal, Options
 from onnx_lowrank.runtime.timing import Timing
+from onnx_lowrank.sensitivity.correction import PlanCheck
 from onnx_lowrank.types import Certificate, Curve, Plan, Site, Skip, Verdict
 
 
@@ -78,12 +79,14 @@ class Request:
 class Findings:
     """Everything that was measured: weights, curves, all plans in order, notes, seconds by step.
 
+    checks: what whole plans were predicted and measured to lose, on calibration samples.
     warnings are shown beside every claim.
     """
 
     sites: tuple[Site, ...] = ()
     skips: tuple[Skip, ...] = ()
     curves: tuple[Curve, ...] = ()
+    checks: tuple[PlanCheck, ...] = ()
     trials: tuple[Trial, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

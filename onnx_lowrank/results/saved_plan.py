@@ -12,7 +12,7 @@ from onnx_lowrank.errors import PlanError
 from onnx_lowrank.metrics.divergence import DivergenceKind
 from onnx_lowrank.options import Options, Sensitivity, Then
 from onnx_lowrank.sensitivity.modes import mode_named
-from onnx_lowrank.types import Plan, Ranks
+from onnx_lowrank.types import Choice, Plan, Ranks
 
 FORMAT = "onnx-lowrank plan"
 VERSION = 2
@@ -20,7 +20,10 @@ VERSION = 2
 
 @dataclass(frozen=True, slots=True)
 class SavedChoice:
-    """One factored weight; `shared_input`: the ids of all weights that share its first factor."""
+    """One factored weight; `shared_input`: the ids of all weights that share its first factor.
+
+    interpolative: see `Form`; older plans say nothing of it, and are repeated with plain factors.
+    """
 
     site: str
     weight: str
@@ -28,6 +31,13 @@ class SavedChoice:
     scheme: str
     ranks: Ranks
     shared_input: tuple[str, ...] = ()
+    interpolative: bool = False
+
+    @staticmethod
+    def of(choice: Choice, shape: tuple[int, ...]) -> SavedChoice:
+        """Return the saved form of a choice for a weight of that shape."""
+        form, together = choice.option.form, choice.option.shared_input
+        return SavedChoice(choice.site, choice.weight, shape, form.scheme, form.ranks, together, form.interpolative)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +82,7 @@ class SavedPlan:
         divergence: DivergenceKind = "relative-l2",
     ) -> SavedPlan:
         """Return the saved form of a plan; `shapes` are the sites' by id."""
-        choices = tuple(
-            SavedChoice(c.site, c.weight, shapes[c.site], c.option.scheme, c.option.ranks, c.option.shared_input)
-            for c in plan.factored
-        )
+        choices = tuple(SavedChoice.of(choice, shapes[choice.site]) for choice in plan.factored)
         return SavedPlan(
             model_sha256,
             options.sensitivity,
@@ -120,6 +127,8 @@ def _choice_json(choice: SavedChoice) -> dict[str, object]:
         "scheme": choice.scheme,
         "ranks": list(choice.ranks),
     }
+    if choice.interpolative:
+        content["interpolative"] = True
     return content | ({"shared_input": list(choice.shared_input)} if choice.shared_input else {})
 
 
@@ -144,6 +153,7 @@ def read_plan(path: Path) -> SavedPlan:
                 str(c["scheme"]),
                 tuple(int(n) for n in c["ranks"]),
                 tuple(str(member) for member in c.get("shared_input", ())),
+                bool(c.get("interpolative", False)),
             )
             for c in content["choices"]
         )

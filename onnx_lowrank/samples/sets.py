@@ -117,3 +117,8 @@ class Split:
     test: Samples | None = None
     notes: tuple[str, ...] = ()
     screening: Samples | None = None
+
+    @property
+    def held_back(self) -> Sequence[Feed]:
+        """The feeds that nothing is fitted on; none where there are too few samples."""
+        return () if self.screening is None else self.screening.feeds

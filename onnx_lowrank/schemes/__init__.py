@@ -1,20 +1,27 @@
 """Schemes: a canonical weight (out, in, *spatial) becomes a chain of factors. They know nothing of operators."""
 
 from onnx_lowrank.schemes.channelwise import Channelwise
+from onnx_lowrank.schemes.interpolative import interpolated, settled_chain, stored_sides
 from onnx_lowrank.schemes.kernel_last import KernelLast
 from onnx_lowrank.schemes.nested_pair import NestedPair
+from onnx_lowrank.schemes.offered import (
+    SCHEMES,
+    by_name,
+    fitting,
+    form_of,
+    layout_of,
+    preference,
+    ranks_of,
+    shared_form,
+)
 from onnx_lowrank.schemes.product import product
 from onnx_lowrank.schemes.refitted import Refitted
-from onnx_lowrank.schemes.scheme import ChainScheme, Factors, FittedSide, FittedSides, Scheme, largest, ranks_of
+from onnx_lowrank.schemes.scheme import ChainScheme, Factors, FittedSide, FittedSides, Scheme, largest
 from onnx_lowrank.schemes.separable import Separable
-from onnx_lowrank.schemes.shared_factor import cut_shared, factor_shared, shared_layout, shared_ranks
+from onnx_lowrank.schemes.shared_factor import cut_shared, factor_shared, shared_layout, shared_ranks, shared_sides
 from onnx_lowrank.schemes.spectrum import spectrum
 from onnx_lowrank.schemes.svd import KernelFirst, Svd
 from onnx_lowrank.schemes.tucker import Tucker2
-from onnx_lowrank.types import SHARED, Option, Ranks, Site
-
-SCHEMES: tuple[Scheme, ...] = (Svd(), KernelFirst(), KernelLast(), Tucker2(), Separable(), Channelwise())
-"""Every scheme, in the order in which ties are decided."""
 
 __all__ = [
     "SCHEMES",
@@ -35,31 +42,18 @@ __all__ = [
     "cut_shared",
     "factor_shared",
     "fitting",
+    "form_of",
+    "interpolated",
     "largest",
+    "layout_of",
     "preference",
     "product",
     "ranks_of",
+    "settled_chain",
+    "shared_form",
     "shared_layout",
     "shared_ranks",
+    "shared_sides",
     "spectrum",
+    "stored_sides",
 ]
-
-
-def fitting(site: Site, multiple: int) -> list[tuple[Scheme, list[Ranks]]]:
-    """Return every scheme that fits a site, with the ranks that it offers."""
-    return [(scheme, ranks) for scheme in SCHEMES if (ranks := ranks_of(scheme, site, multiple))]
-
-
-def by_name(name: str) -> Scheme:
-    """Return the scheme of that name. Raises KeyError."""
-    return {scheme.name: scheme for scheme in SCHEMES}[name]
-
-
-def preference(option: Option) -> tuple[int, float, int, Ranks]:
-    """Return what sorts options that lose the same: fewest parameters, fewest MACs, the order of SCHEMES, low ranks.
-
-    The shared first factor comes last; dense comes before all that costs as much.
-    """
-    names = [scheme.name for scheme in SCHEMES]
-    place = len(names) if option.scheme == SHARED else -1 if option.dense else names.index(option.scheme)
-    return option.cost.parameters, option.cost.macs, place, option.ranks

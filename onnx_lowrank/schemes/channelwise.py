@@ -26,7 +26,7 @@ import numpy as np
 from onnx_lowrank.numerics import linalg
 from onnx_lowrank.schemes.kernel_last import FLOOR, enveloped, lost_at_ranks
 from onnx_lowrank.schemes.product import product
-from onnx_lowrank.schemes.scheme import Unprojected, multiple_in, pointwise, saving_ranks
+from onnx_lowrank.schemes.scheme import Unprojected, multiple_in, pointwise, ranks_below
 from onnx_lowrank.types import Array, Chain, Layout, Moments, Ranks, Stage
 
 FEW_TAPS = 9
@@ -84,11 +84,11 @@ class Channelwise(Unprojected):
     splits = False
 
     def ranks(self, shape: tuple[int, ...], multiple: int, groups: int = 1) -> list[Ranks]:
-        """Return the ranks of a channel that save."""
+        """Return the ranks of a channel below the full one."""
         rows, columns, taps = shape[0], shape[1], math.prod(shape[2:])
         if groups > 1 or taps <= FEW_TAPS or not 1 < columns <= rows:
             return []
-        return saving_ranks(min(rows, taps), rows * taps, rows + taps, multiple_in(multiple, columns))
+        return ranks_below(min(rows, taps), multiple_in(multiple, columns))
 
     def layout(self, shape: tuple[int, ...], ranks: Ranks, groups: int = 1) -> Layout:
         """Return (in · rank, 1, *k) then (out, in · rank, 1…)."""

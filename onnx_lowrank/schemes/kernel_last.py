@@ -12,10 +12,9 @@ from dataclasses import replace
 import numpy as np
 
 from onnx_lowrank.numerics import linalg
-from onnx_lowrank.numerics.kronecker_metric import SideName
 from onnx_lowrank.schemes.nested_pair import NestedPair, joined
-from onnx_lowrank.schemes.scheme import FittedSides, multiple_in, of_group, pointwise, saving_ranks
-from onnx_lowrank.types import Array, Layout, Moments, Ranks
+from onnx_lowrank.schemes.scheme import FittedSides, multiple_in, of_group, pointwise, ranks_below
+from onnx_lowrank.types import Array, Layout, Moments, Ranks, SideName
 
 FLOOR = 1e-4
 """Channel directions with less than this share of the strongest one's energy count as if they had it."""
@@ -41,12 +40,11 @@ class KernelLast:
         return NestedPair.kept(self.name, first, last, sides["in"].errors, most, owns=last_owns(weight), groups=groups)
 
     def ranks(self, shape: tuple[int, ...], multiple: int, groups: int = 1) -> list[Ranks]:
-        """Return the ranks that save."""
+        """Return the ranks below the full one."""
         rows, columns, kernel = shape[0] // groups, shape[1], math.prod(shape[2:])
         if kernel == 1:
             return []
-        most, per_rank = min(columns, rows * kernel), columns + rows * kernel
-        return saving_ranks(most, rows * columns * kernel, per_rank, multiple_in(multiple, groups))
+        return ranks_below(min(columns, rows * kernel), multiple_in(multiple, groups))
 
     def layout(self, shape: tuple[int, ...], ranks: Ranks, groups: int = 1) -> Layout:
         """Return (rank, in, 1…) then (out, rank, *k)."""

@@ -9,8 +9,11 @@ from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
-from onnx_lowrank.numerics.kronecker_metric import Basis, SideName
-from onnx_lowrank.types import Array, Chain, Layout, Moments, Ranks, Site
+from onnx_lowrank.numerics.kronecker_metric import Basis
+from onnx_lowrank.types import Array, Chain, Layout, Moments, Ranks, SideName
+
+MOST = 64
+"""Ranks offered of a scheme with one rank, at most."""
 
 
 class Factors(Protocol):
@@ -51,7 +54,10 @@ class Scheme(Protocol):
     """Whether different stages own different axes."""
 
     def ranks(self, shape: tuple[int, ...], multiple: int, groups: int = 1) -> list[Ranks]:
-        """Return the ranks that cost fewer parameters than the weight, rising; empty where the scheme does not fit."""
+        """Return the ranks below the full one, rising; empty where the scheme does not fit.
+
+        Which of them cost fewer parameters than the weight hangs on how the factors are stored (`offered`).
+        """
 
     def layout(self, shape: tuple[int, ...], ranks: Ranks, groups: int = 1) -> Layout:
         """Return the chain's shapes without computing it."""
@@ -100,15 +106,16 @@ class Unprojected:
         raise TypeError(f"{self.name}: not cut from a basis of one side")
 
 
-def ranks_of(scheme: Scheme, site: Site, multiple: int) -> list[Ranks]:
-    """Return the ranks that a scheme offers a site; empty where it does not fit."""
-    return [] if scheme.splits and site.whole else scheme.ranks(site.shape, multiple, site.groups)
+def ranks_below(full: int, multiple: int) -> list[Ranks]:
+    """Return the multiples of `multiple` below the full rank."""
+    return [(rank,) for rank in range(multiple, full, multiple)]
 
 
-def saving_ranks(most: int, dense: int, per_rank: int, multiple: int) -> list[Ranks]:
-    """Return the multiples of `multiple` up to `most` at which `per_rank` parameters a rank stay below `dense`."""
-    limit = min(most, math.ceil(dense / per_rank) - 1)
-    return [(rank,) for rank in range(multiple, limit + 1, multiple)]
+def thinned(options: list[Ranks]) -> list[Ranks]:
+    """Return at most MOST of a scheme's single ranks, the first and the last among them, evenly spaced."""
+    if len(options) <= MOST:
+        return options
+    return [options[round(place)] for place in np.linspace(0, len(options) - 1, MOST)]
 
 
 def multiple_in(multiple: int, groups: int) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from onnx_lowrank.numerics import linalg
 from onnx_lowrank.schemes.kernel_last import FLOOR, enveloped, lost_at_ranks
 from onnx_lowrank.schemes.nested_pair import NestedPair
-from onnx_lowrank.schemes.scheme import Unprojected, saving_ranks
+from onnx_lowrank.schemes.scheme import Unprojected, ranks_below
 from onnx_lowrank.types import Array, Layout, Moments, Ranks
 
 TINY = 1e-12
@@ -29,11 +29,11 @@ class Separable(Unprojected):
     splits = True
 
     def ranks(self, shape: tuple[int, ...], multiple: int, groups: int = 1) -> list[Ranks]:
-        """Return the ranks that save."""
+        """Return the ranks below the full one."""
         if groups > 1 or len(shape) < 4 or shape[2] == 1 or math.prod(shape[3:]) == 1:
             return []
         before, after = shape[1] * shape[2], shape[0] * math.prod(shape[3:])
-        return saving_ranks(min(before, after), before * after, before + after, multiple)
+        return ranks_below(min(before, after), multiple)
 
     def layout(self, shape: tuple[int, ...], ranks: Ranks, groups: int = 1) -> Layout:
         """Return (rank, in, k₁, 1…) then (out, rank, 1, k₂…)."""

@@ -8,15 +8,17 @@ metric of the inputs it is the truncated SVD of W A^½, in none that of W.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from onnx_lowrank.numerics.kronecker_metric import Basis
+from onnx_lowrank.schemes.interpolative import interpolative_layout, stored_sides
 from onnx_lowrank.schemes.nested_pair import NestedPair
-from onnx_lowrank.schemes.scheme import saving_ranks
+from onnx_lowrank.schemes.scheme import ranks_below, thinned
 from onnx_lowrank.schemes.svd import Svd
-from onnx_lowrank.types import SHARED, Array, Layout, Moments, Ranks, SharedInput
+from onnx_lowrank.types import SHARED, Array, Layout, Moments, Ranks, SharedInput, SideName
 
 MATRICES: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 """Neither factor has spatial axes."""
@@ -24,16 +26,38 @@ MATRICES: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
 def shared_ranks(shared: SharedInput, multiple: int) -> list[Ranks]:
     """Return the ranks at which the weights of a shared input cost fewer parameters than they do now, rising."""
-    rows = sum(shared.outs)
-    return saving_ranks(min(rows, shared.inner), rows * shared.inner, rows + shared.inner, multiple)
+    dense = sum(shared.outs) * shared.inner
+    below = ranks_below(min(sum(shared.outs), shared.inner), multiple)
+    return thinned([ranks for ranks in below if _stored(shared, ranks) < dense])
 
 
 def shared_layout(shared: SharedInput, member: str, ranks: Ranks) -> Layout:
-    """Return what a member adds: its own factor, and the first member the shared one as well."""
+    """Return what a member adds: its own factor, and the first member the shared one as well.
+
+    One of these two is without its identity block where the operators can do it.
+    """
     (rank,) = ranks
     place = shared.members.index(member)
     own = ((shared.outs[place], rank), ())
-    return (((rank, shared.inner), ()), own) if place == 0 else (own,)
+    if place:
+        return (own,)
+    both = (((rank, shared.inner), ()), own)
+    return interpolative_layout(both, 1, shared_sides(shared, ranks))
+
+
+def shared_sides(shared: SharedInput, ranks: Ranks) -> tuple[SideName, ...]:
+    """Return the side without an identity block: the inputs, which are those of all.
+
+    Rows of one member in the first factor's place would give the others large coefficients where it is weak.
+    """
+    (rank,) = ranks
+    able = tuple(side for side in shared.identity if side == "in")
+    return stored_sides((((rank, shared.inner), ()), ((sum(shared.outs), rank), ())), 1, able)
+
+
+def _stored(shared: SharedInput, ranks: Ranks) -> int:
+    layouts = (shared_layout(shared, member, ranks) for member in shared.members)
+    return sum(math.prod(shape) for layout in layouts for shape, _ in layout)
 
 
 def cut_shared(weights: Sequence[Array], basis: Basis, errors: Sequence[Array], most: Ranks) -> list[NestedPair]:

@@ -17,12 +17,11 @@ import math
 import numpy as np
 
 from onnx_lowrank.numerics import linalg
-from onnx_lowrank.numerics.kronecker_metric import SideName
 from onnx_lowrank.numerics.rounding import CLOSE, first_least
 from onnx_lowrank.schemes.nested_pair import NestedPair, joined
-from onnx_lowrank.schemes.scheme import FittedSide, FittedSides, multiple_in, of_group, pointwise, saving_ranks
+from onnx_lowrank.schemes.scheme import FittedSide, FittedSides, multiple_in, of_group, pointwise, ranks_below
 from onnx_lowrank.schemes.tied_pair import tied_pair
-from onnx_lowrank.types import Array, Layout, Moments, Ranks
+from onnx_lowrank.types import Array, Layout, Moments, Ranks, SideName
 
 SHRINK = (1e-4, 1e-2, 1e-1)
 TINY = 1e-12
@@ -30,7 +29,7 @@ TINY = 1e-12
 
 def _ranks(shape: tuple[int, ...], multiple: int, groups: int) -> list[Ranks]:
     rows, columns = shape[0] // groups, math.prod(shape[1:])
-    return saving_ranks(min(rows, columns), rows * columns, rows + columns, multiple_in(multiple, groups))
+    return ranks_below(min(rows, columns), multiple_in(multiple, groups))
 
 
 def _layout(shape: tuple[int, ...], ranks: Ranks, groups: int) -> Layout:
@@ -131,7 +130,7 @@ class Svd:
         return _cut(self.name, weight, side, most, groups)
 
     def ranks(self, shape: tuple[int, ...], multiple: int, groups: int = 1) -> list[Ranks]:
-        """Return the ranks that save."""
+        """Return the ranks below the full one."""
         return _ranks(shape, multiple, groups) if math.prod(shape[2:]) == 1 else []
 
     def layout(self, shape: tuple[int, ...], ranks: Ranks, groups: int = 1) -> Layout:
@@ -163,7 +162,7 @@ class KernelFirst:
         return _cut(self.name, weight, sides["out"], most, groups)
 
     def ranks(self, shape: tuple[int, ...], multiple: int, groups: int = 1) -> list[Ranks]:
-        """Return the ranks that save."""
+        """Return the ranks below the full one."""
         return _ranks(shape, multiple, groups) if math.prod(shape[2:]) > 1 else []
 
     def layout(self, shape: tuple[int, ...], ranks: Ranks, groups: int = 1) -> Layout:

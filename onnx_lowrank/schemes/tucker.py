@@ -17,12 +17,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnx_lowrank.numerics.kronecker_metric import SideName
 from onnx_lowrank.schemes.kernel_last import KernelLast, channel_basis, mixed
 from onnx_lowrank.schemes.product import product
 from onnx_lowrank.schemes.scheme import FittedSides, pointwise
 from onnx_lowrank.schemes.svd import KernelFirst
-from onnx_lowrank.types import Array, Chain, Layout, Moments, Ranks, Stage
+from onnx_lowrank.types import Array, Chain, Layout, Moments, Ranks, SideName, Stage
 
 STEPS = 12
 """Ranks offered of each side at most, evenly on a log scale: the grid grows as the square."""
@@ -76,13 +75,11 @@ class Tucker2:
         return ("in", "out")
 
     def ranks(self, shape: tuple[int, ...], multiple: int, groups: int = 1) -> list[Ranks]:
-        """Return the pairs of ranks that save; one group only."""
-        kernel = math.prod(shape[2:])
-        if kernel == 1 or groups > 1:
+        """Return the pairs of ranks below the full ones; one group only."""
+        if math.prod(shape[2:]) == 1 or groups > 1:
             return []
         inner, outer = (_steps(min(width - 1, most), multiple) for width, most in _widths(shape))
-        dense = math.prod(shape)
-        return [(i, o) for i in inner for o in outer if i * shape[1] + i * o * kernel + o * shape[0] < dense]
+        return [(i, o) for i in inner for o in outer]
 
     def layout(self, shape: tuple[int, ...], ranks: Ranks, groups: int = 1) -> Layout:
         """Return (r₁, in, 1…), (r₂, r₁, *k), (out, r₂, 1…)."""

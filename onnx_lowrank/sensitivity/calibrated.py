@@ -12,9 +12,12 @@ from onnx_lowrank.collection.objective import Objective
 from onnx_lowrank.collection.positions import ObservedPositions
 from onnx_lowrank.collection.scores import JointScores
 from onnx_lowrank.options import Options
+from onnx_lowrank.plan.expected import expected_loss
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Samples
+from onnx_lowrank.sensitivity.correction import PlanCheck
 from onnx_lowrank.sensitivity.decompose import Decomposed
+from onnx_lowrank.sensitivity.selection import UNSELECTED, Selection
 from onnx_lowrank.types import Array, Curve, Feed
 from onnx_lowrank.weights.inventory import Inventory
 
@@ -76,18 +79,43 @@ class Calibrated:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProbeSetup:
-    """All that predicted losses are measured, or checked, with."""
+    """All that predicted losses are measured, or checked, with. held_back: samples that nothing was fitted on."""
 
     model: onnx.ModelProto
     inventory: Inventory
     calibrated: Calibrated
     options: Options
+    held_back: Sequence[Feed] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """Curves with losses. checks: whole plans, predicted and measured. selection: how to choose by them.
+
+    held_back: whether the checks are on samples that nothing was fitted on.
+    """
+
+    curves: tuple[Curve, ...]
+    checks: tuple[PlanCheck, ...] = ()
+    selection: Selection = UNSELECTED
+    held_back: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SensitivityState:
-    """Where the work stands: what was collected, and the curves to plan with."""
+    """Where the work stands: what was collected, and the curves to plan with.
+
+    checks, selection: see `Probed`. source: where predicted losses come from, and how far they hold, in one sentence.
+    """
 
     calibrated: Calibrated
     curves: tuple[Curve, ...]
     unit: str
+    checks: tuple[PlanCheck, ...] = ()
+    selection: Selection = UNSELECTED
+    source: str = ""
+
+    def expected(self, predicted: float) -> float:
+        """Return the loss to be expected of a plan with a predicted one, by what whole plans were measured to lose."""
+        measured = [(check.predicted, check.measured, check.deviation) for check in self.checks]
+        return expected_loss(predicted, measured, self.selection.optimism)

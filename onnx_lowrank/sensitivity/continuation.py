@@ -7,6 +7,7 @@ cheaper options of any scheme.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import onnx
@@ -20,7 +21,7 @@ from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.sensitivity.calibrated import Calibrated, OpenModel, SensitivityState
 from onnx_lowrank.sensitivity.measure import calibrate_on, probe
 from onnx_lowrank.sensitivity.substitution import stored_weight
-from onnx_lowrank.types import Array, Choice, Curve, Plan
+from onnx_lowrank.types import Array, Choice, Curve, Feed, Plan
 from onnx_lowrank.weights.inventory import Inventory
 
 
@@ -48,7 +49,13 @@ def shrunken(inventory: Inventory, plan: Plan, calibrated: Calibrated) -> dict[s
 
 
 def go_on(
-    opened: OpenModel, inventory: Inventory, state: SensitivityState, plan: Plan, options: Options, progress: Progress
+    opened: OpenModel,
+    inventory: Inventory,
+    state: SensitivityState,
+    plan: Plan,
+    options: Options,
+    progress: Progress,
+    held_back: Sequence[Feed] = (),
 ) -> SensitivityState:
     """Return where the work stands after a plan's step: factors and curves of the shrunken weights."""
     weights = shrunken(inventory, plan, state.calibrated)
@@ -65,13 +72,14 @@ def go_on(
         targets=original_targets(opened.model, state.calibrated.objective, state.calibrated.samples.feeds, options),
     )
     done = calibrate_on(there, state.calibrated.samples, moved, options, progress, objective)
-    curves, unit = probe(there, moved, done, options, progress)
+    after = probe(there, moved, done, options, progress, held_back)
     choices = {choice.site: choice for choice in plan.factored}
-    limited = [_limited(curve, choices.get(curve.site)) for curve in curves]
-    picked = {curve.site: picks for curve, (_, picks) in zip(curves, limited, strict=True)}
+    limited = [_limited(curve, choices.get(curve.site)) for curve in after.curves]
+    picked = {curve.site: picks for curve, (_, picks) in zip(after.curves, limited, strict=True)}
     tails = {site: array[:, picked[site]] for site, array in done.tails.items()}  # none of a site without a gradient
     slopes = {site: array[:, picked[site]] for site, array in done.slopes.items()}
-    return SensitivityState(replace(done, tails=tails, slopes=slopes), tuple(curve for curve, _ in limited), unit)
+    kept = replace(done, tails=tails, slopes=slopes)
+    return replace(after, calibrated=kept, curves=tuple(curve for curve, _ in limited))
 
 
 def _limited(curve: Curve, choice: Choice | None) -> tuple[Curve, list[int]]:

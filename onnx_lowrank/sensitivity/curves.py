@@ -10,7 +10,7 @@ import numpy as np
 from onnx_lowrank.collection.positions import ObservedPositions
 from onnx_lowrank.collection.scores import JointScores, Scores
 from onnx_lowrank.cost import chain_cost, unchanged_cost
-from onnx_lowrank.schemes import Factors, by_name, shared_layout
+from onnx_lowrank.schemes import Factors, form_of, layout_of, shared_form, shared_layout
 from onnx_lowrank.sensitivity.decompose import Decomposed, shared_input_of, undominated
 from onnx_lowrank.sensitivity.substitution import SMALLEST
 from onnx_lowrank.types import (
@@ -85,7 +85,7 @@ def _options(
     whole = max(float(scores.rise.max()) for scores in by_scheme.values())
     options = [
         _option(
-            scores, name, i, chain_cost(site, by_name(name).layout(site.shape, ranks, site.groups), positions), whole
+            scores, (form := form_of(name, ranks, site)), i, chain_cost(site, layout_of(form, site), positions), whole
         )
         for name, scores in by_scheme.items()
         for i, ranks in enumerate(scores.ranks)
@@ -97,14 +97,14 @@ def _options(
     return best
 
 
-def _option(scored: Scores, name: str, index: int, cost: Cost, whole: float) -> Option:
-    ranks, error = scored.ranks[index], scored.factors.error(scored.ranks[index])
+def _option(scored: Scores, form: Form, index: int, cost: Cost, whole: float) -> Option:
+    error = scored.factors.error(scored.ranks[index])
     slope = deviation = 0.0
     if scored.slopes is not None:
         column = scored.slopes[:, index]
         slope, deviation = float(column.mean()), float(column.std() / np.sqrt(len(column)))
     return Option(
-        Form(name, ranks),
+        form,
         cost,
         error=error,
         loss=_above_rounding(float(scored.rise[index]), whole, error),
@@ -119,7 +119,8 @@ def _together(
 ) -> list[Option]:
     """Return what a site takes together with the other weights, all ranks: all of them together tell their worth."""
     costs = [chain_cost(site, shared_layout(shared, site.id, ranks), positions) for ranks in scored.ranks]
-    options = (_option(scored, SHARED, i, cost, whole) for i, cost in enumerate(costs))
+    forms = [shared_form(shared, ranks) for ranks in scored.ranks]
+    options = (_option(scored, form, i, cost, whole) for i, (form, cost) in enumerate(zip(forms, costs, strict=True)))
     return [replace(option, shared_input=shared.members) for option in options]
 
 

@@ -14,8 +14,11 @@ from onnx_lowrank.schemes import (
     Scheme,
     factor_shared,
     fitting,
+    form_of,
     largest,
+    layout_of,
     preference,
+    shared_form,
     shared_layout,
     shared_ranks,
 )
@@ -24,7 +27,6 @@ from onnx_lowrank.types import (
     UNCHANGED,
     Cost,
     Curve,
-    Form,
     Moments,
     Option,
     Positions,
@@ -126,8 +128,8 @@ def cost_curves(inventory: Inventory, multiple: int) -> tuple[Curve, ...]:
         yield Option(UNCHANGED, unchanged_cost(site, ()))
         for scheme, offered in fitting(site, multiple):
             for ranks in offered:
-                layout = scheme.layout(site.shape, ranks, site.groups)
-                yield Option(Form(scheme.name, ranks), chain_cost(site, layout, ()))
+                form = form_of(scheme.name, ranks, site)
+                yield Option(form, chain_cost(site, layout_of(form, site), ()))
         if site.id in shared_inputs:
             yield from shared_options(site, shared_inputs[site.id], (), multiple)
 
@@ -150,7 +152,7 @@ def shared_options(
     made = None if factors is None else factors[site.id, SHARED]
     return [
         Option(
-            Form(SHARED, ranks),
+            shared_form(shared, ranks),
             chain_cost(site, shared_layout(shared, site.id, ranks), positions),
             made.error(ranks) if made is not None else 0.0,
             shared_input=shared.members,
@@ -195,11 +197,11 @@ def _options(
 ) -> list[Option]:
     return [
         Option(
-            Form(scheme.name, ranks),
-            chain_cost(site, scheme.layout(site.shape, ranks, site.groups), positions),
-            factors[site.id, scheme.name].error(ranks),
+            form,
+            chain_cost(site, layout_of(form, site), positions),
+            factors[site.id, scheme.name].error(form.ranks),
         )
-        for ranks in offered
+        for form in (form_of(scheme.name, ranks, site) for ranks in offered)
     ]
 
 

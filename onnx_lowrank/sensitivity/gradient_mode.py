@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,19 +12,11 @@ from onnx_lowrank.collection.setup import CollectionSetup
 from onnx_lowrank.gradient import observed_ranks, straightened, widened
 from onnx_lowrank.numerics.kronecker_metric import TwoSidedMetric
 from onnx_lowrank.options import Options
-from onnx_lowrank.plan import Problem
 from onnx_lowrank.progress import Progress
-from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup, ProbeSetup
+from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup, Probed, ProbeSetup
 from onnx_lowrank.sensitivity.curves import joint_curves, merged
 from onnx_lowrank.sensitivity.one_sided import OneSidedMode, measured_curves
-from onnx_lowrank.sensitivity.trust_range import AGREE, measure_trust_range
-from onnx_lowrank.types import Curve, Option
-from onnx_lowrank.weights.inventory import Inventory
-
-TRUST_SAMPLES = 16
-"""Samples that the trust range is measured on, at most."""
-PROBED_KEEPS = (0.8, 0.6, 0.4)
-"""The range is measured at the options that plans keeping these shares of the factorable parameters take."""
+from onnx_lowrank.sensitivity.plan_checks import checked, how_far
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,34 +75,27 @@ class GradientMode:
         both = merged(setup.inventory, done.decomposed, other.decomposed)
         return replace(done, decomposed=both, notes=(*done.notes, note))
 
-    def probed(self, setup: ProbeSetup, progress: Progress) -> tuple[Curve, ...]:
-        """Return the curves with how far each is to be trusted, and with measured losses where there is no gradient."""
+    def probed(self, setup: ProbeSetup, progress: Progress) -> Probed:
+        """Return the curves corrected by whole plans, with measured losses where there is no gradient."""
         calibrated = setup.calibrated
         curves = calibrated.decomposed.curves
         if calibrated.joint is None:
             return self.fallback.probed(setup, progress)
         if not self.measures:
-            return curves
-        predicted = tuple(curve for curve in curves if curve.site not in calibrated.fallback)
-        checked = _checked(setup, calibrated.joint, predicted, progress)
-        if calibrated.fallback:
-            others = tuple(curve for curve in curves if curve.site in calibrated.fallback)
-            checked = (*checked, *measured_curves(setup, others, progress))
-        by_site = {curve.site: curve for curve in checked}
-        return tuple(by_site[curve.site] for curve in curves)
+            return Probed(curves)
+        others = tuple(curve for curve in curves if curve.site in calibrated.fallback)
+        if others:
+            measured = {curve.site: curve for curve in measured_curves(setup, others, progress)}
+            curves = tuple(measured.get(curve.site, curve) for curve in curves)
+        return checked(setup, calibrated.joint, curves, progress) if len(others) < len(curves) else Probed(curves)
 
-    def source_of_losses(self, curves: Sequence[Curve]) -> str:
+    def source_of_losses(self, probed: Probed) -> str:
         """Say where the predicted losses come from, and how far they hold."""
         if not self.measures:
             return "first order only"
-        ranges = [(curve, curve.trust_range) for curve in curves if curve.trust_range is not None]
-        if not ranges:
+        if not probed.checks and any(curve.probes for curve in probed.curves):
             return "measured by substituting weights"
-        whole = sum(trusted >= max(o.error for o in curve.options) for curve, trusted in ranges)
-        return (
-            f"exact to second order; of {len(ranges)} weights tried by substitution {whole} agree within a factor of"
-            f" {AGREE:g}; the others carry measured values beyond their range"
-        )
+        return "; ".join(("exact to second order", *how_far(probed)))
 
 
 def collection_setup(setup: CalibrationSetup, metric: TwoSidedMetric) -> CollectionSetup:
@@ -151,33 +135,3 @@ def left_out_notes(joint: JointScores, samples: int, options: Options) -> tuple[
         why = "some weights have no gradient" if joint.unreached else "not all weights have the same samples"
         notes.append(f"--inter-layer is left out: {why}")
     return tuple(notes)
-
-
-def probe_picks(curves: Sequence[Curve], inventory: Inventory) -> dict[str, list[Option]]:
-    """Return what to measure: the options that plans of several sizes would take."""
-    problem = Problem(tuple(curves), {site.id: site.weight for site in inventory.sites}, "parameters")
-    picks: dict[str, list[Option]] = {}
-    for keep in PROBED_KEEPS:
-        plan = problem.best(max(keep * problem.dense, problem.smallest), "")
-        for choice in plan.factored if plan is not None else ():
-            if choice.option not in picks.setdefault(choice.site, []):
-                picks[choice.site].append(choice.option)
-    return picks
-
-
-def _checked(setup: ProbeSetup, joint: JointScores, curves: tuple[Curve, ...], progress: Progress) -> tuple[Curve, ...]:
-    calibrated = setup.calibrated
-    picks: Mapping[str, Sequence[Option]] = probe_picks(curves, setup.inventory)
-    with progress.step("measuring the range", sum(map(len, picks.values()))) as advance:
-        return measure_trust_range(
-            setup.model,
-            setup.inventory,
-            curves,
-            joint,
-            picks,
-            calibrated.score[:TRUST_SAMPLES],
-            calibrated.objective.divergence,
-            setup.options,
-            batch=calibrated.batch,
-            progress=advance,
-        )

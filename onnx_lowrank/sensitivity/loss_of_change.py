@@ -19,10 +19,10 @@ import onnx
 
 from onnx_lowrank.collection.collected import Collected
 from onnx_lowrank.collection.sample_cache import CachedSample
-from onnx_lowrank.numerics.kronecker_metric import SideMoments, SideName, rises
+from onnx_lowrank.numerics.kronecker_metric import SideMoments, rises
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.sensitivity.substitution import Divergence, Substitutions, arriving
-from onnx_lowrank.types import Array, Feed, Site
+from onnx_lowrank.types import Array, Feed, SideName, Site
 from onnx_lowrank.weights.inventory import Inventory
 
 OUTSIDE = 1e-4

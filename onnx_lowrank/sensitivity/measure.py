@@ -15,11 +15,11 @@ from onnx_lowrank.options import Options
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime.batching import batch_size
 from onnx_lowrank.samples import Samples
-from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup, OpenModel, ProbeSetup
+from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup, OpenModel, ProbeSetup, SensitivityState
 from onnx_lowrank.sensitivity.curves import merged
 from onnx_lowrank.sensitivity.decompose import decompose_plain
 from onnx_lowrank.sensitivity.modes import mode_of
-from onnx_lowrank.types import Curve
+from onnx_lowrank.types import Feed
 from onnx_lowrank.weights.inventory import Inventory
 
 
@@ -100,13 +100,15 @@ def objective_of(opened: OpenModel, samples: Samples, options: Options, kind: Di
 
 
 def probe(
-    opened: OpenModel, inventory: Inventory, calibrated: Calibrated, options: Options, progress: Progress
-) -> tuple[tuple[Curve, ...], str]:
-    """Return the curves with predicted losses, and their unit."""
-    curves = mode_of(options).probed(ProbeSetup(opened.model, inventory, calibrated, options), progress)
-    return curves, calibrated.objective.unit
-
-
-def predicted_notes(options: Options, curves: Sequence[Curve], unit: str) -> list[str]:
-    """Return where the predicted losses come from, and how far they hold."""
-    return [f"predicted rise of the loss: {unit}, {mode_of(options).source_of_losses(curves)}"]
+    opened: OpenModel,
+    inventory: Inventory,
+    calibrated: Calibrated,
+    options: Options,
+    progress: Progress,
+    held_back: Sequence[Feed] = (),
+) -> SensitivityState:
+    """Return the curves with predicted losses. held_back: samples that nothing was fitted on, to check them with."""
+    mode, unit = mode_of(options), calibrated.objective.unit
+    probed = mode.probed(ProbeSetup(opened.model, inventory, calibrated, options, held_back), progress)
+    note = f"predicted rise of the loss: {unit}, {mode.source_of_losses(probed)}"
+    return SensitivityState(calibrated, probed.curves, unit, probed.checks, probed.selection, note)

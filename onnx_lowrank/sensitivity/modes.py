@@ -5,16 +5,14 @@ A new mode is a value here (and its name and switches in `options.SENSITIVITIES`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.options import Options, unknown_sensitivity
 from onnx_lowrank.progress import Progress
-from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup, ProbeSetup
+from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup, Probed, ProbeSetup
 from onnx_lowrank.sensitivity.gradient_mode import GradientMode
 from onnx_lowrank.sensitivity.one_sided import OneSidedMode
-from onnx_lowrank.types import Curve
 
 
 class SensitivityMode(Protocol):
@@ -55,10 +53,10 @@ class SensitivityMode(Protocol):
     def calibrated(self, setup: CalibrationSetup, progress: Progress) -> Calibrated:
         """Return the sites decomposed."""
 
-    def probed(self, setup: ProbeSetup, progress: Progress) -> tuple[Curve, ...]:
-        """Return the curves with losses."""
+    def probed(self, setup: ProbeSetup, progress: Progress) -> Probed:
+        """Return the curves with losses, and how far predictions hold."""
 
-    def source_of_losses(self, curves: Sequence[Curve]) -> str:
+    def source_of_losses(self, probed: Probed) -> str:
         """Say where the predicted losses come from."""
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from onnx_lowrank.collection.input_moments import passes, stream_moments
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.samples.splitting import apart
-from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup, ProbeSetup
+from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup, Probed, ProbeSetup
 from onnx_lowrank.sensitivity.decompose import decompose
 from onnx_lowrank.sensitivity.measured_response import PROBES, probe_curves
 from onnx_lowrank.types import Curve
@@ -50,11 +49,11 @@ class OneSidedMode:
             decomposed = decompose(inventory, observed, moments, whiten=self.whiten, multiple=options.rank_multiple)
         return Calibrated(decomposed, observed, setup.samples, setup.objective, len(fit), score, batch)
 
-    def probed(self, setup: ProbeSetup, progress: Progress) -> tuple[Curve, ...]:
+    def probed(self, setup: ProbeSetup, progress: Progress) -> Probed:
         """Return the curves with the losses that substitution measures."""
-        return measured_curves(setup, setup.calibrated.decomposed.curves, progress)
+        return Probed(measured_curves(setup, setup.calibrated.decomposed.curves, progress))
 
-    def source_of_losses(self, curves: Sequence[Curve]) -> str:
+    def source_of_losses(self, probed: Probed) -> str:
         """Say where the predicted losses come from."""
         return "measured by substituting weights"
 

@@ -6,13 +6,14 @@ How far they move, the divergence, is the measured loss of a change, whatever it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
 
 from onnx_lowrank.graph.editing import overridable
 from onnx_lowrank.options import Runtime
+from onnx_lowrank.passes.placement import placed
 from onnx_lowrank.runtime.batching import batches, join
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.schemes import Factors
@@ -76,8 +77,13 @@ def stored_weight(inventory: Inventory, site: Site, factors: Factors, option: Op
     Where factors are rounded to be stored it is the product of the rounded ones: the loss of rounding is measured, too.
     """
     storage, ranks = inventory.sources[site.id].storage, option.ranks
-    dense = product(storage.seen(factors.chain(ranks))) if storage.narrow else factors.dense(ranks)
-    return arriving(inventory, site, dense)
+    if not storage.narrow:
+        return arriving(inventory, site, factors.dense(ranks))
+    chain = factors.chain(ranks)
+    if option.form.interpolative:
+        able = replace(site, identity=("in",)) if option.shared_input else site
+        chain = placed(chain, able, storage).chain
+    return arriving(inventory, site, product(storage.seen(chain)))
 
 
 def arriving(inventory: Inventory, site: Site, dense: Array) -> Array:

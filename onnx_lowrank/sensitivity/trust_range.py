@@ -1,24 +1,19 @@
-"""The trust range: how far the quadratic prediction holds, measured by really substituting weights.
+"""The trust range: how far the quadratic prediction of a weight holds, by what substituting it was measured to lose.
 
-At every site the options are measured that plans of several sizes would take. Where measurement and prediction agree
-the prediction stands; beyond, the option is offered with the measured value where that is larger (arXiv 2412.06867: the
-expansion holds only while δ is small; docs/method.md, section 3.5). A measurement never makes an option cheaper:
-options are chosen among many, and what looks cheap by chance is chosen first.
+Where measurement and prediction agree the prediction stands; beyond, losses are the prediction times what was measured
+over it (arXiv 2412.06867: the expansion holds only while δ is small; docs/method.md, section 3.5). A measurement never
+makes an option cheaper: options are chosen among many, and what looks cheap by chance is chosen first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-import onnx
 
-from onnx_lowrank.collection.scores import JointScores
-from onnx_lowrank.options import Options
-from onnx_lowrank.sensitivity.substitution import SMALLEST, Divergence, Substitutions, stored_weight
-from onnx_lowrank.types import Curve, Feed, Option, Probe
-from onnx_lowrank.weights.inventory import Inventory
+from onnx_lowrank.sensitivity.substitution import SMALLEST
+from onnx_lowrank.types import Curve, Option, Probe
 
 AGREE = 2.0
 """Prediction and measurement agree within this factor."""
@@ -26,47 +21,13 @@ ROUNDING = 1e-6
 """Losses below this drown in the float32 rounding of the model itself."""
 
 
-def measure_trust_range(
-    model: onnx.ModelProto,
-    inventory: Inventory,
-    curves: Sequence[Curve],
-    joint: JointScores,
-    picks: Mapping[str, Sequence[Option]],
-    feeds: Sequence[Feed],
-    divergence: Divergence,
-    options: Options,
-    *,
-    batch: int = 1,
-    progress: Callable[[int], None] = lambda count: None,
-) -> tuple[Curve, ...]:
-    """Return the curves with their range and, beyond it, measured losses. `feeds` are samples of the first fold.
-
-    `picks`: site id -> options to measure. What is substituted was fitted without the first fold, like the prediction.
-    """
-    sites = {site.id: site for site in inventory.sites}
-    asked = [curve for curve in curves if picks.get(curve.site)]
-    if not asked or not feeds:
-        return tuple(curves)
-    measured = [sites[curve.site] for curve in asked]
-    substitutions = Substitutions.of(model, inventory, measured, feeds, divergence, options.runtime, batch=batch)
-    probes: dict[str, list[Probe]] = {}
-    for curve in asked:
-        site = sites[curve.site]
-        for option in picks[curve.site]:
-            scores = joint.scored[curve.site, option.scheme]
-            column = scores.tails[: scores.first or None, scores.ranks.index(option.ranks)]
-            predicted = 0.5 * float(np.mean(column**2))
-            loss = substitutions.loss(site, stored_weight(inventory, site, scores.held, option))
-            progress(1)
-            probes.setdefault(curve.site, []).append(Probe(option.error, loss, predicted, option.form))
-    return tuple(within_trust_range(curve, probes.get(curve.site, ())) for curve in curves)
-
-
-def within_trust_range(curve: Curve, probes: Sequence[Probe]) -> Curve:
+def within_trust_range(curve: Curve, probes: Sequence[Probe], vouched: float = 0.0) -> Curve:
     """Return the curve with its range; beyond it losses are the prediction times the measured ratio.
 
-    The ratio is interpolated in the logarithm of the error and constant beyond the last probe; losses never fall as
-    the error grows.
+    vouched: an error up to which something else says that the prediction holds; the first probe that does not agree
+    ends it. The ratio is interpolated in the logarithm of the error and constant beyond the last probe. Before the
+    first one what it is above 1 is proportional to the error: what is left out of the expansion is of a higher order.
+    Losses never fall as the error grows.
     """
     predicted = sorted((p for p in probes if p.predicted is not None), key=lambda p: p.error)
     known = [p for p in predicted if p.error > SMALLEST]  # below it the error itself is rounding
@@ -77,30 +38,55 @@ def within_trust_range(curve: Curve, probes: Sequence[Probe]) -> Curve:
     reach = 0.0
     for probe in known:
         if not agrees(probe):
+            reach = max(reach, vouched) if vouched < probe.error else reach
             break
         reach = probe.error
     else:
         return replace(curve, probes=tuple(known), trust_range=max(known[-1].error, farthest))
-    errors = np.log([p.error for p in known])
-    ratios = np.log([max(p.loss, ROUNDING) / max(p.predicted or 0.0, ROUNDING) for p in known])
-    ratios = np.maximum(ratios, 0.0)  # chosen among many, what looks cheaper than predicted is luck
-    if reach > 0:  # inside the range the prediction stands
-        ratios[errors <= np.log(reach)] = 0.0
+    ratio = _ratio(known, reach)
 
     def corrected(option: Option) -> Option:
         if option.dense or option.error <= reach:
             return option
-        ratio = float(np.exp(np.interp(np.log(max(option.error, 1e-300)), errors, ratios)))
-        return replace(option, loss=option.loss * ratio, deviation=option.deviation * ratio)
+        times = ratio(option.error)
+        least = ROUNDING if option.error >= known[0].error and times > 1 else 0.0  # what is 0 stays 0 when multiplied
+        return replace(option, loss=max(option.loss, least) * times, deviation=option.deviation * times)
 
     options = [corrected(option) for option in curve.options]
     return replace(curve, options=_rising(options), probes=tuple(known), trust_range=reach)
 
 
+def _ratio(known: Sequence[Probe], reach: float) -> Callable[[float], float]:
+    """Return measured over predicted loss at an error beyond the range; of probes at rising errors."""
+    beyond = [probe for probe in known if probe.error > reach]
+    errors = np.log([probe.error for probe in beyond])
+    ratios = np.log([_excess(probe) for probe in beyond])
+    if reach > 0:
+        errors, ratios = np.concatenate([[np.log(reach)], errors]), np.concatenate([[0.0], ratios])
+
+    def at(error: float) -> float:
+        if error < beyond[0].error and reach == 0:
+            return 1.0 + (float(np.exp(ratios[0])) - 1.0) * error / beyond[0].error
+        return float(np.exp(np.interp(np.log(error), errors, ratios)))
+
+    return at
+
+
+def _excess(probe: Probe) -> float:
+    """Return how many times its prediction a probe loses, at least 1: a standard error less than measured."""
+    if agrees(probe):
+        return 1.0
+    return max((probe.loss - probe.deviation) / max(probe.predicted or 0.0, ROUNDING), 1.0)
+
+
 def agrees(probe: Probe) -> bool:
     """Return whether a probe's measurement is within a factor of AGREE of its prediction, or both are rounding."""
-    high, low = max(probe.loss, probe.predicted or 0.0), min(probe.loss, probe.predicted or 0.0)
-    return high <= AGREE * low + ROUNDING
+    return close(probe.loss, probe.predicted or 0.0)
+
+
+def close(loss: float, predicted: float) -> bool:
+    """Return whether two losses are within a factor of AGREE, or both are rounding."""
+    return max(loss, predicted) <= AGREE * min(loss, predicted) + ROUNDING
 
 
 def _rising(options: Sequence[Option]) -> tuple[Option, ...]:

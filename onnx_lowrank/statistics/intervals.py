@@ -16,6 +16,8 @@ RESAMPLES = 300
 """Bootstrap resamples of an aggregate: its standard error is then known to 4 %."""
 LEAST_RESAMPLES = 30
 """Fewer finite resamples than this give no interval."""
+ROUNDING = 1e-6
+"""Resamples of an aggregate that differ by less than this share of its span are equal."""
 UNSEEN = 3
 """Samples that the bound of an aggregate allows for beyond those seen: the rule of three."""
 
@@ -175,13 +177,13 @@ def resamples(n: int, count: int, seed: int, groups: Array | None = None) -> Ite
 def aggregate_interval(estimate: float, replicates: Array, n: int, level: float, span: float) -> Interval:
     """Return estimate ± t × bootstrap standard error; `replicates` (m,) of n samples, those not finite left out.
 
-    Symmetric about the estimate, as resampled correlations are biased. Replicates that are all equal leave the
-    spread open: `span` × `rare_share`. Fewer than 30 finite ones, or one sample, bound nothing.
+    Symmetric about the estimate, as resampled correlations are biased. Replicates that are equal but for rounding leave
+    the spread open: `span` × `rare_share`. Fewer than 30 finite ones, or one sample, bound nothing.
     """
     finite = replicates[np.isfinite(replicates)]
     if n < 2 or len(finite) < LEAST_RESAMPLES or not math.isfinite(estimate):
         return Interval(estimate, -math.inf, math.inf, level)
-    error = float(np.std(finite, ddof=1)) if np.ptp(finite) else 0.0
+    error = 0.0 if _equal(finite, span) else float(np.std(finite, ddof=1))
     half = float(stats.t.ppf((1 + level) / 2, n - 1)) * error if error else span * rare_share(n, level)
     return Interval(estimate, estimate - half, estimate + half, level)
 
@@ -197,7 +199,7 @@ def aggregate_bound(estimate: float, replicates: Array, n: int, alpha: float, sp
     level = 1 - 2 * alpha
     high = aggregate_interval(estimate, replicates, n, level, span).high
     finite = replicates[np.isfinite(replicates)]
-    if not math.isfinite(high) or np.ptp(finite) == 0:
+    if not math.isfinite(high) or _equal(finite, span):
         return high
     apart = (finite - finite.mean()) / np.abs(finite - finite.mean()).max()
     skewness = max(float(np.mean(apart**3)) / float(np.mean(apart**2)) ** 1.5, 0.0)
@@ -205,6 +207,11 @@ def aggregate_bound(estimate: float, replicates: Array, n: int, alpha: float, sp
     error = math.sqrt(seen**2 * (1 + UNSEEN * skewness**2) + UNSEEN * (span / n) ** 2)
     quantile = -_unskewed(-float(stats.t.ppf(1 - alpha, n - 1)), skewness)
     return estimate + max(quantile * error, span * rare_share(n, level))
+
+
+def _equal(replicates: Array, span: float) -> bool:
+    """Return whether (m,) replicates differ by rounding at most: the skewness of rounding says nothing of samples."""
+    return bool(np.ptp(replicates) <= ROUNDING * span)
 
 
 def median_interval(values: Array, level: float) -> Interval:

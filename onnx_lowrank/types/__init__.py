@@ -4,7 +4,7 @@ from onnx_lowrank.types.arrays import Array, Feed, Outputs
 from onnx_lowrank.types.chains import Chain, Layout, Ranks, Stage
 from onnx_lowrank.types.forms import DENSE, OWN, SHARED, UNCHANGED, FactorKey, Form
 from onnx_lowrank.types.plans import Choice, Cost, Curve, Option, Plan, Probe
-from onnx_lowrank.types.sites import Extent, Moments, Positions, SharedInput, Site, Skip, Why
+from onnx_lowrank.types.sites import Extent, Moments, Positions, SharedInput, SideName, Site, Skip, Why
 from onnx_lowrank.types.verdicts import Bound, Certificate, Interval, OutputDifference, OutputVerdict, Verdict, Word
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Probe",
     "Ranks",
     "SharedInput",
+    "SideName",
     "Site",
     "Skip",
     "Stage",

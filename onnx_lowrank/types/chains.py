@@ -19,15 +19,17 @@ Layout: TypeAlias = tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
 class Stage:
     """One factor: weight (out, in, *spatial) and the spatial axes whose stride, pad and dilation it carries.
 
-    With `groups` it is block-diagonal: (out, in of one group, *spatial). passed: rows of the output that are
-    the stage's inputs, in their order: an identity block that is not stored; `weight` holds the other rows alone. A
-    stage lets all of its inputs pass through, or none.
+    With `groups` it is block-diagonal: (out, in of one group, *spatial). Identity blocks are not stored; they are of
+    one kind, and every group has one. passed: the rows of the output that are the stage's inputs, in their order:
+    [I; C] up to the order of rows, of which `weight` holds the others, C. added: the inputs, one for each output in
+    their order, that are added to it as they are: [I D] up to the order of columns, of which `weight` holds D.
     """
 
     weight: Array
     owns: tuple[int, ...] = ()
     groups: int = 1
     passed: tuple[int, ...] = ()
+    added: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.weight.shape[0] % self.groups:
@@ -37,17 +39,26 @@ class Stage:
         for axis, size in enumerate(self.weight.shape[2:]):
             if size > 1 and axis not in self.owns:
                 raise ValueError(f"kernel {size} on axis {axis}, which the stage does not own")
-        if self.passed:
-            self._check_passed()
+        if self.passed or self.added:
+            self._check_identity()
         self.weight.flags.writeable = False
 
-    def _check_passed(self) -> None:
-        if self.groups > 1 or self.owns:
-            raise ValueError("rows pass through a stage of one group that owns no axes")
-        if len(self.passed) != self.weight.shape[1]:
-            raise ValueError(f"{len(self.passed)} rows for {self.weight.shape[1]} inputs that pass through")
-        if len(set(self.passed)) < len(self.passed) or not all(0 <= row < self.rows for row in self.passed):
-            raise ValueError(f"rows {self.passed} of {self.rows}")
+    def _check_identity(self) -> None:
+        if self.owns or (self.passed and self.added):
+            raise ValueError("an identity block is in a stage that owns no axes, and is of one kind")
+        rows, columns = self.weight.shape[0], self.weight.shape[1] * self.groups
+        kind, needed = ("rows", columns) if self.passed else ("columns", rows)
+        given, width = self.identity, (self.rows if self.passed else self.columns) // self.groups
+        if len(given) != needed:
+            raise ValueError(f"{len(given)} {kind} for an identity of {needed}")
+        own = [place // (needed // self.groups) for place in range(needed)]  # the group of every given number
+        if len(set(given)) < needed or any(number // width != group for number, group in zip(given, own, strict=True)):
+            raise ValueError(f"{kind} {given} of {width} in every group")
+
+    @property
+    def identity(self) -> tuple[int, ...]:
+        """The rows that pass or the columns that are added; empty where the whole weight is stored."""
+        return self.passed or self.added
 
     @property
     def rows(self) -> int:
@@ -55,14 +66,32 @@ class Stage:
         return int(self.weight.shape[0]) + len(self.passed)
 
     @property
+    def columns(self) -> int:
+        """How many inputs there are in all groups, those that are added included."""
+        return int(self.weight.shape[1]) * self.groups + len(self.added)
+
+    @property
     def full(self) -> Array:
-        """The weight with the rows that pass through: (rows, in, *spatial)."""
-        if not self.passed:
+        """The weight with its identity block: (rows, columns of one group, *spatial)."""
+        if not self.identity:
             return self.weight
-        whole = np.zeros((self.rows, *self.weight.shape[1:]), self.weight.dtype)
-        whole[list(self.passed), range(len(self.passed))] = 1
-        whole[np.setdiff1d(np.arange(self.rows), self.passed)] = self.weight
+        of_group = self.columns // self.groups
+        whole = np.zeros((self.rows, of_group, *self.weight.shape[2:]), self.weight.dtype)
+        if self.passed:
+            whole[list(self.passed), np.arange(self.columns) % of_group] = 1
+            whole[np.setdiff1d(np.arange(self.rows), self.passed)] = self.weight
+            return whole
+        whole[np.arange(self.rows), np.asarray(self.added) % of_group] = 1
+        blocks = np.split(whole, self.groups)  # views
+        rest = np.setdiff1d(np.arange(self.columns), self.added).reshape(self.groups, -1) % of_group
+        for block, columns, stored in zip(blocks, rest, np.split(self.weight, self.groups), strict=True):
+            block[:, columns] = stored
         return whole
+
+    @property
+    def transposed(self) -> Stage:
+        """The stage of the transposed matrix, in one group: rows that pass become columns that are added."""
+        return Stage(self.weight.T, groups=self.groups, passed=self.added, added=self.passed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +102,7 @@ class Chain:
 
     def __post_init__(self) -> None:
         for first, second in zip(self.stages, self.stages[1:], strict=False):
-            if first.rows != second.weight.shape[1] * second.groups:
+            if first.rows != second.columns:
                 raise ValueError(f"widths differ: {first.weight.shape} then {second.weight.shape}")
         owned = [axis for stage in self.stages for axis in stage.owns]
         if len(owned) != len(set(owned)):
@@ -81,10 +110,8 @@ class Chain:
 
     @property
     def transposed(self) -> Chain:
-        """The chain of the transposed weight, of matrices. Raises ValueError where rows pass through a stage."""
-        if any(stage.passed for stage in self.stages):
-            raise ValueError("a stage that rows pass through has no transpose of its kind")
-        return Chain(tuple(Stage(stage.weight.T, groups=stage.groups) for stage in reversed(self.stages)))
+        """The chain of the transposed weight, of matrices."""
+        return Chain(tuple(stage.transposed for stage in reversed(self.stages)))
 
     @property
     def layout(self) -> Layout:

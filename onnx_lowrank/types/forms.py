@@ -21,11 +21,16 @@ FactorKey: TypeAlias = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A scheme at its ranks, and how the numbers are stored; what an option is, whatever it costs or loses."""
+    """A scheme at its ranks, and how the numbers are stored; what an option is, whatever it costs or loses.
+
+    interpolative: of the factors' pointwise stages an identity block is not stored (docs/method.md, section 7): the
+    same product with rank² numbers fewer.
+    """
 
     scheme: str = DENSE
     ranks: Ranks = ()
     storage: str = OWN
+    interpolative: bool = False
 
     @property
     def unchanged(self) -> bool:

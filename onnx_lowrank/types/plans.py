@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx_lowrank.types.chains import Ranks
 from onnx_lowrank.types.forms import UNCHANGED, Form
@@ -78,21 +78,24 @@ class Option:
 class Probe:
     """One measured substitution at a site: relative squared error there, and the divergence of the model's output.
 
-    `predicted` is the prediction from the curvature on the same samples (None: there was no prediction).
+    `predicted` is the prediction from the curvature (None: there was no prediction); `deviation` the standard error of
+    the measured loss over so many `samples` (0: not told).
     """
 
     error: float
     loss: float
     predicted: float | None = None
     form: Form = UNCHANGED
+    deviation: float = 0.0
+    samples: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
     """All options of a site, dense first, then by falling cost; `probes` is what their losses were measured on.
 
-    `trust_range` is the largest relative error at which prediction and measurement agreed; beyond it options carry the
-    measured loss. None where nothing was predicted.
+    `trust_range` is the largest relative error at which prediction and measurement of the site alone agreed; beyond it
+    options carry the measured loss. None where the site was not measured alone, or nothing was predicted.
     """
 
     site: str
@@ -114,6 +117,11 @@ class Choice:
     weight: str
     option: Option
 
+    @property
+    def plain(self) -> Choice:
+        """The same choice with plain factors; its cost is that of the form that was chosen."""
+        return replace(self, option=replace(self.option, form=replace(self.option.form, interpolative=False)))
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -131,6 +139,11 @@ class Plan:
     def cost(self) -> Cost:
         """Cost of all sites together."""
         return sum((choice.option.cost for choice in self.choices), Cost())
+
+    @property
+    def plain(self) -> Plan:
+        """The same plan with plain factors: the same products, whose stages are one node each."""
+        return replace(self, choices=tuple(choice.plain for choice in self.choices))
 
     @property
     def factored(self) -> tuple[Choice, ...]:

@@ -14,6 +14,8 @@ from onnx_lowrank.types.arrays import Array
 Extent: TypeAlias = Literal["after", "before", "nowhere"]
 """Where a stage multiplies along the axes that it owns: a convolution at its outputs, a transposed one at its inputs; a
 lookup in a table (the first stage of a chain without axes) multiplies nothing."""
+SideName: TypeAlias = Literal["out", "in"]
+"""A side of a weight: its outputs (rows) or its inputs (columns)."""
 
 
 class Why(str, Enum):
@@ -65,7 +67,8 @@ class Site:
     `in` counts the channels of one group, `out` those of all. `whole`: its axes cannot be divided among stages.
     `itemsize`: bytes of a number of a factor, `dense_itemsize` of the weight itself (0: the same). Of integers,
     `scale_bytes` are those of a scale and its zero point, one for each channel of `scale_axis` (None: one for the whole
-    weight). `body`: the If, Loop or Scan body whose nodes use it, empty in the main graph.
+    weight). `body`: the If, Loop or Scan body whose nodes use it, empty in the main graph. `identity`: the sides on
+    which its operators can do without an identity block of a factor (interpolative factors).
     """
 
     id: str
@@ -81,6 +84,7 @@ class Site:
     scale_bytes: int = 0
     scale_axis: int | None = None
     body: str = ""
+    identity: tuple[SideName, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -88,8 +92,13 @@ class Site:
         return math.prod(self.shape)
 
     @property
+    def full_rank(self) -> int:
+        """The rank of the weight (of a group) as a matrix, kernel with the input."""
+        return min(self.shape[0] // self.groups, math.prod(self.shape[1:]))
+
+    @property
     def break_even(self) -> float:
-        """The rank (of a group) at which a pair of factors is as large as W: nm / (n + m), kernel with the input."""
+        """The rank (of a group) at which a plain pair is as large as W: nm / (n + m), kernel with the input."""
         rows, columns = self.shape[0] // self.groups, math.prod(self.shape[1:])
         return rows * columns / (rows + columns)
 
@@ -99,11 +108,13 @@ class SharedInput:
     """Matrices that multiply one and the same input, so that one first factor can serve them all.
 
     `members` are the sites' ids in the order of the graph, `outs` their numbers of outputs, `inner` that of inputs.
+    `identity`: that of all of them.
     """
 
     members: tuple[str, ...]
     outs: tuple[int, ...]
     inner: int
+    identity: tuple[SideName, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ import onnx
 from onnx_lowrank.graph.constants import PASSES
 from onnx_lowrank.graph.model_io import main_opset
 from onnx_lowrank.graph.view import GraphView, Use, read_graph, tensor_ranks
-from onnx_lowrank.ops import Call, by_type, first_output, op_name
+from onnx_lowrank.ops import SIDES, Call, by_type, first_output, op_name
 from onnx_lowrank.schemes import fitting
-from onnx_lowrank.types import Site, Skip, Why
+from onnx_lowrank.types import SideName, Site, Skip, Why
 from onnx_lowrank.weights.inventory import Inventory
 from onnx_lowrank.weights.shared_input import find_shared_inputs
 from onnx_lowrank.weights.source import WeightSource, source_of
@@ -69,11 +69,11 @@ def find_sites(
                 _roles(used, uses, shape, constant, view.fed)
                 or _slices(model, used)
                 or not_finite(read(tensor), source.value(tensor))
-                or _size(shape, used, multiple)
+                or _size(shape, used, multiple, identity := _identity(model, used))
                 or _unselected(name, used, include, exclude)
             )
             if not refusal:
-                site = _site(name, shape, used, source, uses[0].body)
+                site = _site(name, shape, used, source, uses[0].body, identity)
                 sites.append(site)
                 calls[site.id], sources[site.id] = used, source
                 if site.body:
@@ -195,10 +195,24 @@ def _slices(model: onnx.ModelProto, used: Sequence[Call]) -> tuple[Why, str] | N
     return Why.SHAPE, "a matrix for every slice meets a vector, or a tensor of unknown rank"
 
 
-def _size(shape: tuple[int, ...], used: Sequence[Call], multiple: int) -> tuple[Why, str] | None:
-    site = _site("", shape, used, None, "")
+def _identity(model: onnx.ModelProto, used: Sequence[Call]) -> tuple[SideName, ...]:
+    """Return the sides on which all calls can do without an identity block of a factor."""
+    columns = [call for call in used if call.op_type == "MatMul" and call.slot == 0]
+    if columns:  # what such a matrix maps may be a vector, which has no axis of its own for rows
+        ranks = tensor_ranks(model)
+        if not all(ranks.get(call.data, 0) > 1 for call in columns):
+            return ()
+    return tuple(side for side in SIDES if all(side in call.identity_sides for call in used))
+
+
+def _size(
+    shape: tuple[int, ...], used: Sequence[Call], multiple: int, identity: tuple[SideName, ...]
+) -> tuple[Why, str] | None:
+    site = _site("", shape, used, None, "", identity)
     if fitting(site, multiple):
         return None
+    if site.identity:
+        return Why.TOO_SMALL, f"its rank is {site.full_rank}, ranks below it are multiples of {multiple}"
     return Why.TOO_SMALL, f"breaks even at rank {site.break_even:.3g}, ranks are multiples of {multiple}"
 
 
@@ -213,7 +227,14 @@ def _unselected(
     return (Why.EXCLUDED, f"--exclude {hit}") if hit is not None else None
 
 
-def _site(name: str, shape: tuple[int, ...], used: Sequence[Call], source: WeightSource | None, body: str) -> Site:
+def _site(
+    name: str,
+    shape: tuple[int, ...],
+    used: Sequence[Call],
+    source: WeightSource | None,
+    body: str,
+    identity: tuple[SideName, ...],
+) -> Site:
     first = used[0]
     return Site(
         id=f"{body}/{first.output}" if body else first.output,  # bodies may have the same names inside
@@ -225,6 +246,7 @@ def _site(name: str, shape: tuple[int, ...], used: Sequence[Call], source: Weigh
         groups=first.groups,
         whole=any(call.whole for call in used),
         body=body,
+        identity=identity,
         **(source.sizes if source else {}),
     )
 

@@ -34,7 +34,7 @@ def find_shared_inputs(
     for group in (group for group in groups.values() if len(group) > 1):
         ordered = sorted(group, key=lambda site: place[calls[site.id][0].output])
         members, outs = (tuple(site.id for site in ordered), tuple(site.shape[0] for site in ordered))
-        shared_inputs.append(SharedInput(members, outs, ordered[0].shape[1]))
+        shared_inputs.append(SharedInput(members, outs, ordered[0].shape[1], ordered[0].identity))
     shared_inputs = [shared for shared in shared_inputs if shared_ranks(shared, multiple)]
     return tuple(sorted(shared_inputs, key=lambda shared: place[calls[shared.members[0]][0].output]))
 
@@ -82,4 +82,4 @@ def why_alone(site: Site, calls: Sequence[Call], storage: Storage) -> str:
 
 def _form(site: Site, call: Call, storage: Storage) -> Hashable:
     """Return what must agree between weights of a shared input. A vector has no form of its own: the side decides."""
-    return call.op_type, call.op.form(call), call.data, site.shape[1], storage
+    return call.op_type, call.op.form(call), call.data, site.shape[1], storage, site.identity

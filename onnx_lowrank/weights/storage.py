@@ -135,7 +135,7 @@ def balanced(chain: Chain, first_share: float) -> Chain:
     """
     weights = [np.asarray(stage.weight, np.float64) for stage in chain.stages]
     for index in range(len(weights) - 1):
-        if chain.stages[index + 1].passed:  # an identity is not scaled
+        if chain.stages[index].added or chain.stages[index + 1].passed:  # an identity is not scaled
             continue
         groups = chain.stages[index + 1].groups
         first = weights[index]

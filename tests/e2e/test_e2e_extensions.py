@@ -26,6 +26,7 @@ from onnx_lowrank.results.result import Result
 from onnx_lowrank.samples import Reader, detect
 from onnx_lowrank.samples.reader import is_file_of
 from onnx_lowrank.samples.records import Raw, Record
+from onnx_lowrank.schemes import offered
 from onnx_lowrank.types import Form, Positions, Why
 
 pytestmark = pytest.mark.usefixtures("no_timing")
@@ -175,7 +176,7 @@ class EvenRanks(schemes.Svd):
 @pytest.fixture
 def toy_scheme(monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a scheme that exists while the test runs."""
-    monkeypatch.setattr(schemes, "SCHEMES", (EvenRanks(), *schemes.SCHEMES))
+    monkeypatch.setattr(offered, "SCHEMES", (EvenRanks(), *offered.SCHEMES))
     return EvenRanks.name
 
 
@@ -215,7 +216,7 @@ def toy_file(tmp_path: Path) -> Path:
 
 
 def run_toys(data: Path, metric: str) -> Result:
-    goal = Compact(gate=Gate(max_drop=0.05, observed=True))
+    goal = Compact(gate=Gate(max_drop=0.01, observed=True))
     return optimize(toy_model(), data, goal, options(metric=metric), dry_run=True)
 
 

@@ -54,9 +54,9 @@ class Times:
     ratios: Sequence[float] = ()
     last: int = 0
 
-    def group(self, original: Any, feed: Any, scene: Any, factors: Any, tried: Any, runtime: Any) -> Group:
+    def group(self, original: Any, feed: Any, scene: Any, chains: Any, scheme: Any, runtime: Any) -> Group:
         whole = sum(scene.captured[weight].size for weight in scene.weights)
-        sizes = [chained(factors, ranks) / whole for ranks in tried]
+        sizes = [chained(of_calls) / whole for of_calls in chains]
         return Group(DENSE, tuple(self.chain(float(size)) for size in sizes), 0.01)
 
     def interleaved(self, *_: Any, **settings: Any) -> Timing:

@@ -33,7 +33,10 @@ SENSITIVITIES = ("joint", "inputs", "weights")
 
 
 def one_row_space() -> onnx.ModelProto:
-    """Three weights of rank 12 that read one input through the same 12 directions: 12 · 4 · 32, alone 3 · 12 · 64."""
+    """Three weights of rank 12 that read one input through the same 12 directions.
+
+    Together 12 · (4 · 32 − 12) numbers, alone 3 · 12 · (64 − 12).
+    """
     return shared_inputs(WIDTH, [WIDTH] * 3, rank=RANK, together=True)
 
 
@@ -61,18 +64,20 @@ def test_one_first_factor_wins_where_the_weights_share_a_row_space(sensitivity: 
     own = sum(int(np.prod(site.shape)) for site in together.sites if site.weight not in shared_in(together))
     (rank,) = {c.option.ranks[0] for c in together.plan.factored if c.weight in shared_in(together)}
     assert rank >= RANK
-    assert together.plan.cost.parameters == rank * 4 * WIDTH + own, "the first factor is counted once"
+    assert together.plan.cost.parameters == rank * (4 * WIDTH - rank) + own, "the first factor is counted once"
     assert together.after.macs == together.after.parameters, "and computed once"
 
 
 @pytest.mark.parametrize("sensitivity", SENSITIVITIES)
 def test_it_is_not_taken_where_every_weight_has_its_own(sensitivity: str):
     asked = options(sensitivity=sensitivity, metric="relative-l2")
-    goal = Lossless(keep=0.81, gate=Gate(max_drop=1.0, observed=True))
+    goal = Lossless(keep=0.69, gate=Gate(max_drop=1.0, observed=True))
     result = optimize(own_row_spaces(), {"x": X}, goal, asked)
     assert result, result.reason
     assert shared_in(result) == set()
     assert {c.weight: c.option.ranks for c in result.plan.factored} == {f"W{i}": (RANK,) for i in range(3)}
+    each = [c.option.cost.parameters for c in result.plan.factored]
+    assert each == [RANK * (2 * WIDTH - RANK)] * 3
     assert result.verdict.drop.estimate < 1e-4
 
 
@@ -132,7 +137,8 @@ def test_half_precision_shares_its_first_factor_too():
     result = optimize(model, {"x": X.astype(np.float16)}, GOAL, options(metric="relative-l2"))
     assert result, result.reason
     assert shared_in(result) == {"W0", "W1", "W2"}
-    assert {t.data_type for t in result.model.graph.initializer} == {onnx.TensorProto.FLOAT16}
+    kinds = {t.data_type for t in result.model.graph.initializer}
+    assert kinds - {onnx.TensorProto.INT64} == {onnx.TensorProto.FLOAT16}, "orders are whole numbers"
     assert result.verdict.drop.estimate < 1e-3
 
 
@@ -167,7 +173,9 @@ def test_reports_name_the_family():
     choices = [c for c in json.loads(result_json(result))["plan"]["choices"] if c["option"]["scheme"] == SHARED]
     assert [c["option"]["shared_input"] for c in choices] == [["h0", "h1", "h2"]] * 3
     kept = [c["option"]["cost"]["parameters"] for c in choices]
-    assert kept == [RANK * 2 * WIDTH, RANK * WIDTH, RANK * WIDTH]
+    ((rank,),) = {tuple(c["option"]["ranks"]) for c in choices}
+    assert rank >= RANK
+    assert kept == [rank * (2 * WIDTH - rank), rank * WIDTH, rank * WIDTH]
 
 
 def test_inspect_numbers_what_reads_the_same_tensor():
@@ -193,10 +201,10 @@ def test_time_is_measured_of_all_siblings_together(monkeypatch: pytest.MonkeyPat
     """A chain takes its share of the parameters; the first factor is in it once."""
     scenes = []
 
-    def group(original, feed, scene, factors, tried, runtime):
+    def group(original, feed, scene, chains, scheme, runtime):
         scenes.append(scene)
         whole = sum(scene.captured[weight].size for weight in scene.weights)
-        return Group(0.1 * len(scene.weights), tuple(chained(factors, ranks) / whole for ranks in tried), 0.01)
+        return Group(0.1 * len(scene.weights), tuple(chained(of_calls) / whole for of_calls in chains), 0.01)
 
     monkeypatch.setattr(stopwatch, "measure_group", group)
     monkeypatch.setattr(stopwatch, "scale_of", lambda *_: 1.0)
@@ -208,7 +216,7 @@ def test_time_is_measured_of_all_siblings_together(monkeypatch: pytest.MonkeyPat
     taken = [c.option.cost for c in plan.choices if c.option.shared_input]
     assert len(taken) == 3
     (rank,) = {c.option.ranks[0] for c in plan.choices if c.option.shared_input}
-    share = rank * 4 * WIDTH / (3 * WIDTH * WIDTH)
+    share = rank * (4 * WIDTH - rank) / (3 * WIDTH * WIDTH)
     assert sum(cost.milliseconds for cost in taken) == pytest.approx(3 * 0.1 * 10.0 * share, rel=1e-6)
 
 

@@ -43,14 +43,14 @@ def unlisted() -> onnx.ModelProto:
 
 def normalised(op: str, opset: int, *parts: str) -> onnx.ModelProto:
     """x W, normalised over its channels by an operator that is in no ONNX of that version, times V."""
-    weights = {"W": weight((24, 32), 1, rank=8), "V": weight((32, 8), 2), "scale": np.ones(32), "bias": np.zeros(32)}
+    weights = {"W": weight((24, 32), 1, rank=8), "V": weight((32, 24), 2), "scale": np.ones(32), "bias": np.zeros(32)}
     nodes = [
         node("MatMul", ["x", "W"], ["h"], "first"),
         node(op, ["h", *parts], ["g"], "normalise", axis=-1),
         node("MatMul", ["g", "V"], ["y"], "last"),
     ]
     used = {name: np.float32(W) for name, W in weights.items() if name in ("W", "V", *parts)}
-    return build(nodes, [value("x", ["n", 24])], [value("y", ["n", 8])], used, opset=opset)
+    return build(nodes, [value("x", ["n", 24])], [value("y", ["n", 24])], used, opset=opset)
 
 
 def doubtful() -> onnx.ModelProto:

@@ -186,7 +186,7 @@ def test_inter_layer_gives_the_planner_the_terms_between_sites():
     problem = session.problem("parameters")
     assert problem.tails.keys() == {site.id for site in session.inventory.sites}
     alone, gains = replace(problem, tails=None), []
-    for budget in (600.0, 800.0, 1000.0, 1200.0, 1400.0):
+    for budget in (600.0, 800.0, 1000.0, 1050.0, 1100.0, 1300.0, 1800.0, 1850.0):
         plans = [least_loss(each, budget, "") for each in (problem, alone)]
         with_terms, without = (joint_rise(problem, plan, state.calibrated.tails) for plan in plans)
         assert with_terms <= without * (1 + 1e-9)
@@ -202,7 +202,7 @@ def test_inter_layer_gives_the_planner_the_terms_between_sites():
 def test_refit_keeps_the_plan_and_lowers_the_error():
     model = mlp([16, 32, 32, 12], [None] * 3, 4)
     plain, refitted = (
-        optimize(model, {"x": correlated(200, 16, 3)}, Lossless(keep=0.5, gate=LOOSE),
+        optimize(model, {"x": correlated(200, 16, 3)}, Lossless(keep=0.55, gate=LOOSE),
                  options(metric="relative-l2", sensitivity="weights", refit=on), dry_run=True)
         for on in (False, True)
     )  # fmt: skip
@@ -255,5 +255,6 @@ def test_compact_with_continuation_is_never_larger(steps: int, extra: dict[str, 
 def test_a_budget_that_the_original_meets_is_searched_with_continuation_too():
     goal = Lossless(keep=1.0, gate=LOOSE)
     one, other = went(goal), went(goal, continuation=2)
-    assert [t.plan.choices for t in other.trials] == [t.plan.choices for t in one.trials]
+    forms = [[[(c.site, c.option.form) for c in t.plan.choices] for t in each.trials] for each in (one, other)]
+    assert forms[0] == forms[1]
     assert one.trials

@@ -81,6 +81,7 @@ def text(result: Result, goal: Goal) -> str:
     for site in result.sites:
         option = options_of.get(site.id)
         decision = "undecided" if option is None else f"{option.scheme} {'x'.join(map(str, option.ranks))}".strip()
+        decision += ", no identity stored" if option is not None and option.form.interpolative else ""
         lines.append(f"  {site.weight} {site.op} {list(site.shape)} shared by {len(site.sharers)}: {decision}")
     lines += ["", "skips"]
     lines += [f"  {s.weight} {s.op} {list(s.shape)}: {s.why.value} ({s.detail})" for s in result.skips]

@@ -7,14 +7,15 @@ import dataclasses
 import numpy as np
 import onnx
 import pytest
-from builders import ANY, build, found_in, halved, node, normal, run, value, weight
+from builders import ANY, build, elements, found_in, halved, node, normal, run, value, weight
 from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_lowrank.cost import chain_cost
 from onnx_lowrank.errors import PlanError
 from onnx_lowrank.passes.factorize import rewrite
-from onnx_lowrank.schemes import factor_shared, shared_layout, shared_ranks
+from onnx_lowrank.schemes import factor_shared, shared_form, shared_layout, shared_ranks
+from onnx_lowrank.schemes.interpolative import WORTH
 from onnx_lowrank.types import SHARED, Array, Choice, Cost, Form, Moments, Option, Plan, Positions, SharedInput
 from onnx_lowrank.weights.inventory import Inventory
 
@@ -77,8 +78,13 @@ SEEDS = st.integers(0, 10**6)
 MODELS = {"MatMul": matmuls, "Gemm": gemms}
 
 
-def together(case: Case, *, rank: int | None = None) -> tuple[onnx.ModelProto, Inventory, SharedInput] | None:
-    """Return the model with one first factor for all, at full rank or another; None where there is no family."""
+def together(
+    case: Case, *, rank: int | None = None, interpolative: bool = False
+) -> tuple[onnx.ModelProto, Inventory, SharedInput] | None:
+    """Return the model with one first factor for all, at full rank or another; None where there is no family.
+
+    interpolative: the shared factor without its identity, where the operators can do it.
+    """
     found = found_in(case.model)
     if not found.shared_inputs:
         return None
@@ -86,10 +92,16 @@ def together(case: Case, *, rank: int | None = None) -> tuple[onnx.ModelProto, I
     sites = {site.id: site for site in found.sites}
     most = min(sum(shared.outs), shared.inner) if rank is None else rank
     pairs = factor_shared([found.weight(sites[m]) for m in shared.members], None, None, (most,))
-    option = Option(Form(SHARED, (most,)), Cost(), shared_input=shared.members)
+    form = shared_form(shared, (most,)) if interpolative else Form(SHARED, (most,))
+    option = Option(form, Cost(), shared_input=shared.members)
     plan = Plan(tuple(Choice(m, sites[m].weight, option) for m in shared.members))
     factors = {(m, SHARED): pair for m, pair in zip(shared.members, pairs, strict=True)}
     return rewrite(case.model, found, plan, factors), found, shared
+
+
+def may_be_left_out(shared: SharedInput, rank: int) -> bool:
+    """Whether the operators can do without the identity, and it is worth its nodes: of all factors together."""
+    return "in" in shared.identity and rank**2 >= WORTH * rank * (shared.inner + sum(shared.outs))
 
 
 def cases_of(op: str) -> st.SearchStrategy[Case]:
@@ -98,9 +110,9 @@ def cases_of(op: str) -> st.SearchStrategy[Case]:
 
 @pytest.mark.parametrize("op", MODELS)
 def test_full_rank_reproduces_the_original(op: str):
-    @given(cases_of(op))
-    def law(case: Case):
-        changed, _, shared = together(case)
+    @given(cases_of(op), st.booleans())
+    def law(case: Case, interpolative: bool):
+        changed, _, shared = together(case, interpolative=interpolative)
         onnx.checker.check_model(changed, full_check=True)
         first = [t.name for t in changed.graph.initializer if t.name.endswith(".shared")]
         assert len(first) == 1, "one first factor"
@@ -118,17 +130,45 @@ def test_full_rank_reproduces_the_original(op: str):
 def test_full_rank_reproduces_the_original_in_half_precision(op: str):
     """What remains is rounding of the factors and of what lies between: about two parts in a thousand."""
 
-    @given(cases_of(op))
-    def law(case: Case):
+    @given(cases_of(op), st.booleans())
+    def law(case: Case, interpolative: bool):
         half = dataclasses.replace(case, model=halved(case.model), x=case.x.astype(np.float16))
-        changed, _, _ = together(half)
-        assert {t.data_type for t in changed.graph.initializer} == {onnx.TensorProto.FLOAT16}
+        changed, _, _ = together(half, interpolative=interpolative)
+        numbers = [t for t in changed.graph.initializer if t.data_type != onnx.TensorProto.INT64]
+        assert {t.data_type for t in numbers} == {onnx.TensorProto.FLOAT16}
         expected, got = run(half.model, {"x": half.x}), run(changed, {"x": half.x})
         for name, array in expected.items():
             scale = max(float(np.abs(array).max()), 1.0)
             np.testing.assert_allclose(got[name].astype(float), array.astype(float), rtol=1e-2, atol=1e-2 * scale)
 
     law()
+
+
+@pytest.mark.parametrize("op", MODELS)
+def test_without_its_identity_the_shared_factor_gives_the_same(op: str):
+    """At every rank: the columns that are added are chosen for all, and every member's own factor goes with them."""
+    seen = set()
+
+    @given(cases_of(op), st.integers(1, 9))
+    def law(case: Case, rank: int):
+        (shared,) = found_in(case.model).shared_inputs
+        rank = min(rank, shared.inner, sum(shared.outs))
+        plain, interpolative = (together(case, rank=rank, interpolative=kind)[0] for kind in (False, True))
+        onnx.checker.check_model(interpolative, full_check=True)
+        without = rank < shared.inner and may_be_left_out(shared, rank)
+        seen.add(without)
+        assert elements(plain) - elements(interpolative) == (rank**2 if without else 0)
+        added = [n for n in interpolative.graph.node if n.op_type == "Add"]
+        assert len(added) == without, "in the shared factor alone, once"
+        (first,) = (t.name for t in interpolative.graph.initializer if t.name.endswith(".shared"))
+        assert sum(first in n.input for n in interpolative.graph.node) == 1, "computed once"
+        expected, got = run(plain, {"x": case.x}), run(interpolative, {"x": case.x})
+        for name, array in expected.items():
+            assert got[name].shape == array.shape
+            np.testing.assert_allclose(got[name], array, rtol=1e-4, atol=1e-5)
+
+    law()
+    assert seen == {True, False}
 
 
 @pytest.mark.parametrize("op", MODELS)
@@ -151,16 +191,21 @@ def test_the_cost_is_what_the_file_holds_the_shared_factor_once(op: str):
         (shared,) = found.shared_inputs
         ranks = shared_ranks(shared, 1)
         chosen = ranks[min(rank, len(ranks)) - 1]
-        changed, _, _ = together(case, rank=chosen[0])
+        changed, _, _ = together(case, rank=chosen[0], interpolative=True)
         sites = {site.id: site for site in found.sites}
         costs = [chain_cost(sites[m], shared_layout(shared, m, chosen), [Positions(2.0)]) for m in shared.members]
         total = sum(costs, Cost())
         factors = [t for t in changed.graph.initializer if t.name.endswith((".shared", ".lowrank1"))]
         stored = sum(np.prod(t.dims) for t in factors)
-        assert total.parameters == stored == chosen[0] * (shared.inner + sum(shared.outs))
+        without = (
+            chosen[0] if may_be_left_out(shared, *chosen) else 0
+        )  # columns of the shared factor that are not stored
+        assert total.parameters == stored == chosen[0] * (shared.inner - without + sum(shared.outs))
         assert total.bytes == 4 * stored
         assert total.macs == 2.0 * stored
         assert total.parameters < sum(shared.outs) * shared.inner, "only ranks that save are offered"
+        if "in" in shared.identity:
+            assert ranks == [(r,) for r in range(1, min(shared.inner, sum(shared.outs)))], "all below the full one do"
 
     law()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,6 +90,34 @@ def test_full_rank_reproduces_both_outputs_of_factors_that_are_stored_once(way: 
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_without_an_identity_the_factors_give_the_same_in_both_places(way: str):
+    """Outputs of the lookup that pass are inputs of the output layer that are added."""
+
+    seen = set()
+
+    @given(cases(way), st.integers(1, 6))
+    def law(case: Case, rank: int):
+        (site,) = found_in(case.model).sites
+        width, rows = site.shape
+        picks = {site.id: ("svd", min(rank, width))}
+        plain, interpolative = (factored(case.model, picks, interpolative=kind) for kind in (False, True))
+        onnx.checker.check_model(interpolative)
+        assert site.identity in ((), ("out",)), "a lookup reads indices"
+        without = picks[site.id][1] if site.identity and picks[site.id][1] < width else 0
+        seen.add(bool(without))
+        factors = [t for t in interpolative.graph.initializer if re.search(r"\.lowrank\d$", t.name)]
+        assert sum(np.prod(t.dims) for t in factors) == picks[site.id][1] * (rows + width - without)
+        assert elements(plain) - elements(interpolative) == without**2
+        expected, got = run(plain, {"x": case.x}), run(interpolative, {"x": case.x})
+        for name, array in expected.items():
+            assert got[name].shape == array.shape
+            np.testing.assert_allclose(got[name], array, rtol=1e-4, atol=1e-3)
+
+    law()
+    assert True in seen
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_less_than_full_rank_does_not(way: str):
     """The law above can fail."""
 
@@ -108,14 +137,15 @@ def test_less_than_full_rank_does_not(way: str):
 def test_a_table_in_half_precision_keeps_its_type_and_its_casts(way: str, kind: int):
     """What remains is the rounding of two factors to 8 or 11 bits."""
 
-    @given(cases(way))
-    def law(case: Case):
+    @given(cases(way), st.booleans())
+    def law(case: Case, interpolative: bool):
         stored = "T" if way == "stored transposed" else "E"
         model = behind_cast(case.model, [stored], kind)
         (site,) = found_in(model).sites
-        changed = factored(model, {site.id: ("svd", site.shape[0])})
-        assert [t.data_type for t in changed.graph.initializer if "lowrank" in t.name] == [kind, kind]
-        expected, got = run(model, {"x": case.x}), run(changed, {"x": case.x})
+        rank = site.shape[0] - interpolative  # at the full rank there is no identity
+        plain, changed = (factored(model, {site.id: ("svd", rank)}, interpolative=i) for i in (False, interpolative))
+        assert [t.data_type for t in changed.graph.initializer if re.search(r"\.lowrank\d$", t.name)] == [kind, kind]
+        expected, got = run(plain if interpolative else model, {"x": case.x}), run(changed, {"x": case.x})
         for name, array in expected.items():
             np.testing.assert_allclose(got[name], array, rtol=0, atol=5e-2 * max(np.abs(array).max(), 1.0))
 

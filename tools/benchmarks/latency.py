@@ -26,11 +26,12 @@ SAMPLES, SECONDS = 32, 10.0
 def _measure(bench: Workbench, threads: int) -> Line:
     session = bench.collected(most=SAMPLES, sensitivity="weights", runtime=Runtime(threads=threads, provider="cpu"))
     start = time.perf_counter()
-    timed = session.problem("latency")
-    seconds, original = time.perf_counter() - start, session.milliseconds
+    priced = session.priced("latency", session.state)
+    seconds, timed, original = time.perf_counter() - start, priced.problem, priced.milliseconds
     dense = sum(curve.dense.cost.milliseconds for curve in timed.curves)
     data = {
-        "seconds": seconds, "groups": len(session.stopwatch.groups), "sites": len(session.inventory.sites),
+        "seconds": seconds, "groups": len(session.stopwatch(session.state).groups),
+        "sites": len(session.inventory.sites),
         "original_ms": original, "share": dense / original, "plans": [],
     }  # fmt: skip
     for resource in RESOURCES:

@@ -1,6 +1,7 @@
 """Part "prediction": the predicted rise of single substitutions against the measured one, on unseen inputs.
 
-At every site some ranks over the whole curve are measured, each alone, with the factors that the product would write.
+At every site some ranks over the whole curve are measured, each alone, with the factors that the product would write;
+and whole plans (plan_prediction.py).
 """
 
 from __future__ import annotations
@@ -15,20 +16,24 @@ from scipy import stats
 
 from benchmarks.lines import Cells, Line, cells_of
 from benchmarks.parts import Cell, Part, sections
+from benchmarks.plan_prediction import SAMPLES as PLAN_SAMPLES
+from benchmarks.plan_prediction import measure_plans, plans_section
 from benchmarks.plots import panels
 from benchmarks.substitution import Substitution
 from benchmarks.wording import NONE, number, table, with_interval
 from benchmarks.workbench import LEVEL, Curve, Option, Workbench, aggregate_interval, resamples, some
-from benchmarks.zoo import TASKS
+from benchmarks.zoo import MODELS
 
-CELL = "points"
+CELL, PLANS = "points", "plans"
 RANKS, SAMPLES, QUICK_SAMPLES = 5, 48, 8
 """Ranks a weight; unseen inputs that a substitution is measured on, of the first test set."""
 MOST, RESAMPLED = 1e6, 1000
 ABOUT = (
-    f"Every point is one weight at one rank, alone, measured on {SAMPLES} unseen inputs. *Inside* is the perturbation"
-    " range, in which prediction and measurement agreed on calibration samples; beyond it plans take the measured loss"
-    " instead. In brackets the 95 % interval of the bootstrap over points, which takes all as independent."
+    f"Every point is one weight at one rank, alone, measured on {SAMPLES} unseen inputs. *Beyond the range* are weights"
+    " that were measured to lose more than predicted: plans take a measured loss there. In brackets the 95 % interval"
+    " of the bootstrap over points, which takes all as independent. Plans are measured on"
+    f" {PLAN_SAMPLES} unseen inputs; *expected* is the prediction after plans were measured on calibration samples, the"
+    " factor is measured over expected."
 )
 ROUNDING = 1e-12
 
@@ -88,7 +93,12 @@ def _spearman(pairs: np.ndarray[Any, Any]) -> float:
 
 
 def _section(model: str, cells: Cells) -> list[str]:
-    data, rows = cells[CELL], []
+    plans = plans_section(cells[PLANS]) if PLANS in cells else []
+    return [*(_points(cells[CELL]) if CELL in cells else []), *plans]
+
+
+def _points(data: Line) -> list[str]:
+    rows = []
     for label, inside in (("inside the range", True), ("all points", False)):
         correlation, count = rank_correlation(data["points"], inside=inside)
         rows.append((label, with_interval(correlation) if count >= 3 else NONE, str(count)))
@@ -97,7 +107,9 @@ def _section(model: str, cells: Cells) -> list[str]:
 
 def draw(lines: Sequence[Line], path: Path) -> bool:
     models = cells_of(lines, "prediction")
-    return panels(path, [partial(_panel, model=model, data=cells[CELL]) for model, cells in models.items()])
+    return panels(
+        path, [partial(_panel, model=model, data=cells[CELL]) for model, cells in models.items() if CELL in cells]
+    )
 
 
 def _panel(axes: Any, model: str, data: Line) -> None:
@@ -121,7 +133,8 @@ def _panel(axes: Any, model: str, data: Line) -> None:
 
 
 PART = Part(
-    "prediction", "Predicted and measured rise", lambda model, quick: [Cell(CELL, _measure)],
-    sections("prediction", _section, ABOUT, "![Predicted and measured rise](prediction.svg)"), TASKS,
+    "prediction", "Predicted and measured rise",
+    lambda model, quick: [Cell(CELL, _measure), Cell(PLANS, measure_plans)],
+    sections("prediction", _section, ABOUT, "![Predicted and measured rise](prediction.svg)"), MODELS,
     figures={"prediction.svg": draw},
 )  # fmt: skip

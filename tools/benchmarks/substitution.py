@@ -1,8 +1,8 @@
-"""Single weights replaced by what a plan would make of them, one at a time: for parts "floor" and "prediction"."""
+"""Weights replaced by what a plan would make of them, alone or all together: for parts "floor" and "prediction"."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks import workbench as wb
@@ -22,11 +22,17 @@ class Substitution:
 
     def outputs(self, site: str, option: wb.Option) -> Iterator[tuple[Any, Any]]:
         """Yield (original's outputs, outputs with one weight at one option alone), sample by sample."""
-        calibrated, weight = self.session.state.calibrated, self.sites[site].weight
-        factors = calibrated.decomposed.factors[site, option.scheme]
-        value = wb.stored_weight(self.session.inventory, self.sites[site], factors, option)
+        yield from self.together({site: option})
+
+    def together(self, options: Mapping[str, wb.Option]) -> Iterator[tuple[Any, Any]]:
+        """Yield the same with several weights at an option each."""
+        factors, values = self.session.state.calibrated.decomposed.factors, {}
+        for site, option in options.items():
+            found = factors[site, option.scheme]
+            value = wb.stored_weight(self.session.inventory, self.sites[site], found, option)
+            values[self.sites[site].weight] = value
         for feeds, outputs in self.reference.batches():
-            yield from zip(outputs, wb.split(self.runner.run({**wb.join(feeds), weight: value}), feeds), strict=True)
+            yield from zip(outputs, wb.split(self.runner.run({**wb.join(feeds), **values}), feeds), strict=True)
 
     def loss(self, pair: tuple[Any, Any]) -> float:
         return min(float(self.session.state.calibrated.objective.divergence(*pair, 1)), wb.LARGEST_LOSS)

@@ -7,7 +7,8 @@ the package is met in one file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +19,12 @@ import numpy as np
 from benchmarks.lines import Lines
 from benchmarks.zoo import CLASSIFIERS, Entry, Set
 from onnx_lowrank import (
+    Compact,
     DataSources,
     Gate,
+    GoalError,
     Interval,
+    Lossless,
     Options,
     Plan,
     Result,
@@ -31,11 +35,19 @@ from onnx_lowrank import (
     read,
 )
 from onnx_lowrank.collection import observe_positions, overridable, stream_moments
+from onnx_lowrank.collection.collect import collect
+from onnx_lowrank.collection.fit import fit as fit_group
 from onnx_lowrank.collection.joint import joint_scores
 from onnx_lowrank.collection.objective import Objective
+from onnx_lowrank.collection.project import project
+from onnx_lowrank.collection.projected_sides import looked_at
+from onnx_lowrank.collection.score import score as score_group
+from onnx_lowrank.cost import unchanged_cost
 from onnx_lowrank.demo import MODEL as DEMO_MODEL
 from onnx_lowrank.demo import demo_samples
+from onnx_lowrank.graph.editing import with_weights
 from onnx_lowrank.graph.model_io import file_bytes, load, store
+from onnx_lowrank.latency import Stopwatch
 from onnx_lowrank.metrics import (
     Collector,
     Custom,
@@ -49,22 +61,32 @@ from onnx_lowrank.metrics import (
     listed,
 )
 from onnx_lowrank.metrics.class_scores import log_probabilities, probable
+from onnx_lowrank.numerics.kronecker_metric import SHRINK, bases
+from onnx_lowrank.numerics.linalg import Workers
 from onnx_lowrank.options import MAX_DROP, TOLERANCE, Goal, Resource, Runtime, Then
 from onnx_lowrank.passes.factorize import rewrite
+from onnx_lowrank.pipeline import refit
+from onnx_lowrank.pipeline.ledger import size_before
 from onnx_lowrank.pipeline.loaded_model import batch_of, first_outputs, make_judge, same_interface
+from onnx_lowrank.pipeline.planners import planner_of
+from onnx_lowrank.pipeline.search import Search
 from onnx_lowrank.pipeline.staging import timed_feeds
 from onnx_lowrank.plan import Problem, alds, compact, energy, paper_lossless
 from onnx_lowrank.plan.allocate import curve_plans, least_loss
+from onnx_lowrank.plan.groups import Tie
+from onnx_lowrank.plan.knapsack import relaxed
 from onnx_lowrank.quantization.onnxruntime_int8 import CALIBRATED, quantised, settings
 from onnx_lowrank.runtime.batching import batch_size, batches, join, split
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.runtime.timing import Runs, interleaved
-from onnx_lowrank.schemes import SCHEMES, Factors, spectrum
+from onnx_lowrank.schemes import SCHEMES, Factors, KernelFirst, Svd, fitting, offered, spectrum
+from onnx_lowrank.schemes import scheme as scheme_room
 from onnx_lowrank.sensitivity import Decomposed, decompose
+from onnx_lowrank.sensitivity.curves import joint_curves
 from onnx_lowrank.sensitivity.decompose import decompose_plain
 from onnx_lowrank.sensitivity.gradient_mode import collection_setup
-from onnx_lowrank.sensitivity.measure import calibration_setup, kind_of, objective_of
-from onnx_lowrank.sensitivity.substitution import LARGEST_LOSS, stored_weight
+from onnx_lowrank.sensitivity.measure import calibration_setup, kind_of, objective_of, probe
+from onnx_lowrank.sensitivity.substitution import LARGEST_LOSS, arriving, stored_weight
 from onnx_lowrank.statistics import (
     LEVEL,
     RESAMPLES,
@@ -77,8 +99,9 @@ from onnx_lowrank.statistics import (
     single_interval,
 )
 from onnx_lowrank.statistics.betting import beaten
-from onnx_lowrank.types import Array, Curve, Feed, Moments, Option
+from onnx_lowrank.types import Array, Cost, Curve, Feed, Moments, Option
 from onnx_lowrank.validation import Judge, Reference, within
+from onnx_lowrank.weights.inventory import Inventory
 
 QUICK_SAMPLES = 64
 """Samples a set in a trial, at most."""
@@ -285,6 +308,89 @@ class Workbench:
 def problem_of(session: Session, curves: Sequence[Curve]) -> Problem:
     """Return the choice of ranks on some curves, by parameters."""
     return Problem(tuple(curves), {site.id: site.weight for site in session.inventory.sites}, "parameters")
+
+
+def plain_inventory(inventory: Inventory) -> Inventory:
+    """Return the same sites with operators that can do without no identity block: factors are plain."""
+    return replace(
+        inventory,
+        sites=tuple(replace(site, identity=()) for site in inventory.sites),
+        all_shared_inputs=tuple(replace(shared, identity=()) for shared in inventory.all_shared_inputs),
+    )
+
+
+def collected_to_plan(bench: Workbench) -> Session:
+    """Return a session as a run has it: collected, and checked on the samples held back."""
+    session = bench.session.renewed()
+    session.collect(session.metric(ANY)[0])
+    return session
+
+
+def plain_session(session: Session) -> Session:
+    """Return a session of the same collection in which factors are plain, with predictions checked anew."""
+    inventory, calibrated = plain_inventory(session.inventory), session.state.calibrated
+    made = joint_curves(inventory, calibrated.observed, calibrated.joint)
+    curves, tails = [], {}
+    for curve in made.decomposed.curves:
+        dense = curve.dense.cost.parameters
+        kept = [i for i, o in enumerate(curve.options) if not i or o.shared_input or o.cost.parameters < dense]
+        curves.append(replace(curve, options=tuple(curve.options[i] for i in kept)))
+        tails[curve.site] = made.tails[curve.site][:, kept]
+    decomposed = replace(made.decomposed, curves=tuple(curves))
+    calibrated = replace(calibrated, decomposed=decomposed, tails=tails if calibrated.tails else {})
+    plain = session.renewed(inventory=inventory)
+    screening = session.split.screening
+    held_back = () if screening is None else screening.feeds
+    state = probe(plain.loaded, inventory, calibrated, plain.options, plain.clock, held_back)
+    plain._known["state"] = state
+    return plain
+
+
+def planned(session: Session, keep: float) -> Plan | None:
+    """Return the plan that `--algorithm lossless` tests at a share of the factorable parameters; None where none is."""
+    if not 0 < keep < 1:
+        return None
+    goal, state = Lossless(keep=keep, gate=ANY), session.state
+    problem = session.priced("parameters", state).problem
+    search = Search(session, goal, state, problem, session.judge(ANY), size_before(session))
+    try:
+        return next(planner_of(goal).round(search, 0).proposals or iter(()), None)
+    except GoalError:
+        return None
+
+
+def timed_forms(session: Session, *, plain: bool) -> list[tuple[float, float]]:
+    """Return (MACs, time) over the dense node's of the chains that are timed of every weight."""
+    inventory, calibrated = session.inventory, session.state.calibrated
+    inventory = plain_inventory(inventory) if plain else inventory
+    feeds = timed_feeds(session.split.validation.feeds)
+    watch = Stopwatch.of(session.loaded.model, inventory, calibrated.observed, feeds, session.options)
+    timed: list[tuple[float, float]] = []
+    for site in inventory.sites:
+        dense = unchanged_cost(site, calibrated.observed.positions[site.id]).macs
+        for scheme, _ in fitting(site, session.options.rank_multiple):
+            if dense and (site.id, scheme.name) in calibrated.decomposed.factors:
+                for macs, ratio in watch.ratios(site, scheme, calibrated.decomposed.factors[site.id, scheme.name]):
+                    timed.append((macs / dense, ratio))
+    return timed
+
+
+@contextmanager
+def every_rank() -> Iterator[None]:
+    """Offer all ranks of every scheme, however many."""
+    before, scheme_room.MOST = scheme_room.MOST, 10**9
+    offered.cached_ranks.cache_clear()
+    try:
+        yield
+    finally:
+        scheme_room.MOST = before
+        offered.cached_ranks.cache_clear()
+
+
+def joined(first: Samples, second: Samples) -> Samples:
+    """Return the samples of two sets, in order."""
+    labels = np.concatenate([np.asarray(first.labels), np.asarray(second.labels)])
+    return replace(first, feeds=(*first.feeds, *second.feeds), labels=labels, hashes=(*first.hashes, *second.hashes))
 
 
 def factorable(session: Session) -> int:

@@ -158,7 +158,12 @@ def test_groups_that_fit_in_memory_change_nothing():
     assert [c.site for c in got] == [c.site for c in expected] == [s.id for s in whole.inventory.sites]
     for one, other in zip(expected, got, strict=True):
         assert [(o.ranks, o.cost) for o in one.options] == [(o.ranks, o.cost) for o in other.options]
-        np.testing.assert_allclose([o.loss for o in one.options], [o.loss for o in other.options], rtol=1e-4)
+        whole_losses, losses = (np.array([o.loss for o in each.options]) for each in (one, other))
+        large = whole_losses > 1e-5 * whole_losses.max()
+        np.testing.assert_allclose(losses[large], whole_losses[large], rtol=1e-4)
+        # a rank below the full one may lose next to nothing: what float32 rounds off all of it is as large
+        np.testing.assert_allclose(losses[~large], whole_losses[~large], rtol=0, atol=1e-8 * whole_losses.max())
+        assert large.sum() >= 8
 
 
 def test_a_kernel_has_both_sides_and_a_matrix_the_smaller():

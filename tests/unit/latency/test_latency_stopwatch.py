@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from builders import build, chained, mlp, node, normal, observed, options, value, weight
+from builders import build, chained, elements, mlp, node, normal, observed, options, value, weight
 
 from onnx_lowrank.errors import RuntimeProblem
 from onnx_lowrank.latency import Stopwatch, stopwatch
@@ -25,10 +25,10 @@ class Fake:
     def __init__(self, each=1.0, dense=0.1):
         self.each, self.dense, self.scenes = each, dense, []
 
-    def __call__(self, original, feed, scene, factors, tried, runtime):
+    def __call__(self, original, feed, scene, chains, scheme, runtime):
         self.scenes.append(scene)
         whole = sum(scene.captured[weight].size for weight in scene.weights)
-        sizes = [chained(factors, ranks) / whole for ranks in tried]
+        sizes = [chained(of_calls) / whole for of_calls in chains]
         return Group(self.dense, tuple(self.each * float(size) for size in sizes), 0.02)
 
 
@@ -58,7 +58,7 @@ def test_all_weights_are_scaled_by_what_the_fastest_model_saves(monkeypatch):
     asked = []
 
     def scale(original, feed, fastest, predicted, chosen):
-        asked.append((predicted, sum(int(np.prod(t.dims)) for t in fastest.graph.initializer)))
+        asked.append((predicted, elements(fastest)))
         return 1.25
 
     model = mlp([16, 24, 8], [None, None], 0)
@@ -98,24 +98,42 @@ def test_what_is_no_faster_is_not_offered_and_the_places_of_the_rest_are_told(mo
 def test_equal_shapes_are_measured_once_and_never_again(monkeypatch):
     model, fake = mlp([16, 16, 16, 16], [None] * 3, 0), Fake()
     watch, plain, made = timed(model, monkeypatch, fake, normal([1, 16], 1))
-    assert len(fake.scenes) == 1
+    assert len(fake.scenes) == 2, "with and without identity blocks"
     assert len(made.curves) == 3
     again = watch.timed(plain.curves, plain.factors, Silent())
-    assert len(fake.scenes) == 1
+    assert len(fake.scenes) == 2
     assert again == made
 
 
 def test_other_shapes_and_subnormal_weights_are_measured_apart(monkeypatch):
     fake = Fake()
     timed(mlp([16, 24, 16], [None, None], 0), monkeypatch, fake, normal([1, 16], 1))
-    assert len(fake.scenes) == 2
+    assert len(fake.scenes) == 4, "each with and without identity blocks"
     dusty, fake = mlp([16, 16, 16], [None, None], 0), Fake()
     array = np.array(weight((16, 16), 5))
     array[0, 0] = 1e-40
     tensor = next(t for t in dusty.graph.initializer if t.name == "fc1")
     tensor.CopyFrom(stopwatch.onnx.numpy_helper.from_array(array, "fc1"))
     timed(dusty, monkeypatch, fake, normal([1, 16], 1))
-    assert len(fake.scenes) == 2
+    assert len(fake.scenes) == 4
+
+
+def test_the_faster_of_both_forms_can_be_taken(monkeypatch):
+    """Plain twins have places of their own, and those of the options that they come from."""
+    model = mlp([16, 24, 8], [None, None], 0)
+    _, plain, made = timed(model, monkeypatch, Fake(), normal([1, 16], 1))
+    for curve, before in zip(made.curves, plain.curves, strict=True):
+        twins = [o for o in curve.options[1:] if not o.form.interpolative]
+        stored = {o.ranks: o for o in curve.options[1:] if o.form.interpolative}
+        assert twins
+        for twin in twins:
+            assert twin.cost.parameters < curve.dense.cost.parameters
+            other = stored.get(twin.ranks)
+            if other is not None:
+                assert twin.cost.parameters - other.cost.parameters == twin.ranks[0] ** 2
+                assert twin.loss == other.loss
+        places = [before.options[i].ranks for i in made.kept[curve.site]]
+        assert places == [option.ranks for option in curve.options]
 
 
 def test_a_shared_weight_costs_the_time_of_all_its_nodes(monkeypatch):

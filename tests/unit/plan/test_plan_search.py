@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
+from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnx_lowrank.plan import Problem, compact, lossless
+from onnx_lowrank.plan.allocate import curve_plans
 from onnx_lowrank.plan.compact import RESOLUTION, STEPS
-from onnx_lowrank.plan.problem import amount
+from onnx_lowrank.plan.problem import amount, blended
 from onnx_lowrank.types import UNCHANGED, Choice, Cost, Curve, Form, Option, Plan
 
 
@@ -87,11 +91,34 @@ def test_lossless_proposes_different_plans_within_the_budget():
     made = problem(sites=3)
     plans = list(lossless(made, 1500))
     assert next(plan.origin for plan in plans) == "least predicted loss"
-    assert [plan.origin for plan in plans][-1] == "uniform"
+    assert [plan.origin for plan in plans][-2:] == ["uniform", "least predicted loss, smaller than asked for"]
+    assert amount(plans[-1].cost, "parameters") <= 0.85 * 1500
     assert len({plan.choices for plan in plans}) == len(plans)
     assert all(amount(plan.cost, "parameters") <= 1500 for plan in plans)
     assert plans[0].loss == min(plan.loss for plan in plans)
     assert list(lossless(made, 1)) == []
+
+
+def test_a_blend_weighs_the_error_beside_the_loss_and_what_costs_nothing_stays_free():
+    one, none = Option(Form("svd", (1,)), Cost(), error=0.16, loss=0.01), Option(Form("svd", (2,)), Cost(), error=0.5)
+    assert [blended(one, share) for share in (0.0, 0.5, 1.0)] == pytest.approx([0.01, 0.04, 0.16])
+    assert [blended(none, share) for share in (0.0, 0.5, 1.0)] == [0.0, 0.0, 0.0]
+    made = problem(sites=3)
+    for share, loss in ((0.0, lambda o: o.loss), (1.0, lambda o: o.error)):
+        plan, same = replace(made, blend=share).best(1500, ""), made.best(1500, "", loss)
+        assert plan is not None
+        assert same is not None
+        assert plan.choices == same.choices
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_a_curve_has_no_plan_that_is_predicted_to_lose_more_than_a_smaller_one(share: float):
+    plans = curve_plans(replace(problem(sites=4), blend=share))
+    assert len(plans) > 20
+    assert plans[0].loss == 0
+    for larger, smaller in pairwise(plans):
+        assert larger.cost.parameters > smaller.cost.parameters
+        assert larger.loss <= smaller.loss
 
 
 def test_lossless_never_proposes_to_change_nothing():

@@ -57,9 +57,9 @@ def test_a_mode_runs_backward_and_measures_only_if_it_says_so(mode):
     done = calibrate(loaded, samples, found, chosen, Silent(), "kl")
     assert (done.joint is not None) == mode.needs_gradients
     assert bool(done.slopes) == mode.labelled
-    curves, _ = probe(loaded, found, done, chosen, Silent())
-    assert any(curve.probes for curve in curves) == mode.measures
-    assert mode.source_of_losses(curves)
+    state = probe(loaded, found, done, chosen, Silent())
+    assert bool(state.checks or any(curve.probes for curve in state.curves)) == mode.measures
+    assert state.source.startswith("predicted rise of the loss: nats of KL, ")
 
 
 @pytest.mark.parametrize("mode", [mode for mode in MODES if not mode.layerwise], ids=lambda mode: mode.name)

@@ -224,6 +224,8 @@ def test_a_small_error_of_an_aggregate_is_not_all_that_may_have_been_missed():
     replicates = np.random.default_rng(0).normal(0, 1e-6, 300)
     assert statistics.aggregate_bound(0.0, replicates, 500, 0.05, 0.8) >= 0.8 * statistics.rare_share(500, 0.9)
     assert statistics.aggregate_bound(0.0, np.zeros(300), 500, 0.05, 0.8) == 0.8 * statistics.rare_share(500, 0.9)
+    rounding = 1e-8 * np.random.default_rng(0).exponential(1, 300) ** 4  # as skewed as can be
+    assert statistics.aggregate_bound(0.0, rounding, 500, 0.05, 0.8) == 0.8 * statistics.rare_share(500, 0.9)
     assert statistics.aggregate_bound(0.0, np.full(300, math.nan), 500, 0.05, 0.8) == math.inf
 
 

@@ -120,7 +120,7 @@ def test_it_runs_without_a_zoo_and_once_a_cell(bench: Bench, tmp_path: Path, mon
     (line,) = lines.all()
     data = line["data"]
     assert (line["model"], line["cell"]) == (scaling.MODEL, "40/32")
-    assert (data["exit"], data["samples"], data["sites"]) == (0, 32, 1 + 6 * synthetic.BLOCKS)  # the head is too small
+    assert (data["exit"], data["samples"], data["sites"]) == (0, 32, 2 + 6 * synthetic.BLOCKS)  # table and head
     assert 0.3 < data["kept"] <= 0.5
     assert data["peak_bytes"] > 5e7
     assert list((tmp_path / "runs").iterdir()) == []

@@ -289,7 +289,7 @@ REFUSED = {
     "too small": (
         lambda: small([matmul()], {"W": weight((8, 1), 0)}, shape=["n", 8]),
         Why.TOO_SMALL,
-        "breaks even at rank 0.889, ranks are multiples of 1",
+        "its rank is 1, ranks below it are multiples of 1",
     ),
 }  # fmt: skip
 

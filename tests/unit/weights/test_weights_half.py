@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx
 import pytest
@@ -33,7 +35,7 @@ from onnx_lowrank import Gate, Lossless, optimize
 from onnx_lowrank.gradient import GradientRunner, build_gradient, widened
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
-from onnx_lowrank.schemes import by_name
+from onnx_lowrank.schemes import by_name, form_of
 from onnx_lowrank.schemes.product import product
 from onnx_lowrank.sensitivity.substitution import stored_weight, substitutable, substitution
 from onnx_lowrank.types import Chain, Cost, Form, Option, Stage
@@ -106,6 +108,32 @@ def test_factors_are_stored_in_half_precision_and_reproduce(make):
         np.testing.assert_allclose(got.astype(float), expected.astype(float), rtol=2e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize("make", [lambda: mlp([16, 32, 8], [4, 3], 1), lambda: convnet([3, 8, 8], [3, 4], 5, 0)])
+def test_factors_without_an_identity_are_stored_in_half_precision_and_reproduce(make):
+    """At their weights' own ranks; a bias that is folded is of the type that arrives, and orders are whole numbers."""
+    model = halved(make())
+    x = X[:3] if model.graph.node[0].op_type == "Gemm" else normal([2, 3, 8, 8], 1)
+    feed, met = {"x": x.astype(np.float16)}, 0
+    found = found_in(model)
+    for site in found.sites:
+        rank = int(np.linalg.matrix_rank(found.weight(site).reshape(site.shape[0], -1), tol=1e-2))
+        if rank == site.full_rank:
+            continue
+        met += 1
+        pick = ("svd" if len(site.shape) == 2 else "kernel-first", (rank,))
+        changed = factored(model, {site.id: pick}, interpolative=True)
+        onnx.checker.check_model(changed, full_check=True)
+        made = [tensor for tensor in changed.graph.initializer if re.search(r"\.lowrank\d$", tensor.name)]
+        assert [tensor.data_type for tensor in made] == [F16, F16]
+        rows, columns = site.shape[0], int(np.prod(site.shape[1:]))
+        assert sum(len(tensor.raw_data) for tensor in made) == 2 * rank * (rows + columns - rank)
+        assert {tensor.data_type for tensor in changed.graph.initializer} <= {F16, TensorProto.INT64}
+        expected, got = run(model, feed)["y"], run(changed, feed)["y"]
+        assert got.dtype == np.float16
+        np.testing.assert_allclose(got.astype(float), expected.astype(float), rtol=2e-2, atol=1e-2)
+    assert met == 2
+
+
 @pytest.mark.parametrize("kind", [F16, B16])
 def test_a_weight_behind_a_cast_is_stored_as_it_was(kind: int):
     """The factors keep the weight's type, so the file does not grow; the Cast that nobody needs any more is gone."""
@@ -142,6 +170,25 @@ def test_what_is_measured_is_what_is_stored(make):
     np.testing.assert_array_equal(runner.run({"x": x})["y"], run(model, {"x": x})["y"])
     got = runner.run({"x": x, **substitution(found, site, dense)})["y"]
     np.testing.assert_allclose(got.astype(float), x.astype(float) @ dense.astype(float), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", [F16, B16])
+def test_of_factors_without_an_identity_rounding_is_measured_as_large_as_it_is(kind: int):
+    """Which rows are chosen is settled when the file is written: what is measured has others, and as much rounding."""
+    model = behind_cast(linear(weight((16, 12), 1)), ["W"], kind)
+    found = found_in(model)
+    (site,) = found.sites
+    factors = by_name("svd").factor(found.weight(site), None, None, (6,))
+    form = form_of("svd", (6,), site)
+    assert form.interpolative
+    exact = factors.dense((6,)).astype(np.float64)
+    measured = stored_weight(found, site, factors, Option(form, Cost())).T.astype(np.float64)
+    changed = factored(model, {"y": ("svd", 6)}, interpolative=True)
+    written = run(changed, {"x": np.eye(16, dtype=np.float32)})["y"].T.astype(np.float64)
+    lost = [np.linalg.norm(each - exact) / np.linalg.norm(exact) for each in (measured, written)]
+    step = 2.0**-11 if kind == F16 else 2.0**-8
+    assert all(0.1 * step < each < 2 * step for each in lost), lost
+    assert 0.5 < lost[0] / lost[1] < 2
 
 
 def test_moments_of_large_activations_do_not_overflow():
@@ -236,6 +283,9 @@ def test_every_way_to_factor_works_in_half_precision(make, switches: dict):
     result = optimize(model, {"x": X.astype(np.float16) if half else X}, Lossless(keep=0.62, gate=Gate(max_drop=0.2,
                       observed=True)), options(metric="relative-l2", rank_multiple=2, **switches))  # fmt: skip
     assert result.changed, result.reason
-    kinds = {t.data_type for t in result.model.graph.initializer if ".lowrank" in t.name}
-    assert kinds == {F16}
+    made = {t.name: t.data_type for t in result.model.graph.initializer if ".lowrank" in t.name}
+    assert {kind for name, kind in made.items() if re.search(r"\.lowrank\d$", name)} == {F16}
+    rest = {name: kind for name, kind in made.items() if not re.search(r"\.lowrank\d$", name)}
+    assert {kind for name, kind in rest.items() if name.endswith(".bias")} <= {F16 if half else F32}
+    assert {kind for name, kind in rest.items() if not name.endswith(".bias")} <= {TensorProto.INT64}, "orders alone"
     assert 0 < result.verdict.drop.estimate < 0.2

@@ -96,8 +96,13 @@ def test_integers_are_none_as_every_factor_has_scales_of_its_own():
 
 def test_a_family_that_no_rank_makes_smaller_is_none():
     model = shared_inputs(9, [9, 9], rank=None, together=False)
-    assert members(model, multiple=4) == [("h0", "h1")]  # each breaks even at 4.5, both together at 6
-    assert members(model, multiple=5) == []
+    assert members(model, multiple=8) == [("h0", "h1")]  # every rank below 9 saves
+    assert members(model, multiple=9) == []
+    # inputs that a node transposes cannot be added: both together break even at 6
+    nodes = [node("Gemm", ["x", f"W{i}"], [f"y{i}"], transA=1) for i in range(2)]
+    turned = readers(nodes, {f"W{i}": weight((9, 9), i) for i in range(2)}, width=9)
+    assert members(turned, multiple=5) == [("y0", "y1")]
+    assert members(turned, multiple=6) == []
 
 
 def test_a_family_is_gone_where_one_of_it_is():

@@ -1,0 +1,77 @@
+"""Part "prediction", whole plans: all weights at once, predicted and measured, and what checking them took."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from benchmarks.lines import Line
+from benchmarks.substitution import Substitution
+from benchmarks.wording import table
+from benchmarks.workbench import Compact, Workbench, collected_to_plan, some
+
+KEEPS, SAMPLES, QUICK_SAMPLES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2), 96, 8
+"""Shares of the factorable parameters that plans keep; unseen inputs that they are measured on."""
+STEP, WITHIN, MOST = "measuring whole plans", 2.0, 1e6
+
+
+def measure_plans(bench: Workbench) -> Line:
+    """Return what plans lose on unseen inputs beside what was predicted, and the share of a run that checking takes."""
+    session = bench.once(collected_to_plan)
+    unseen = some(bench.samples(bench.entry.tests[0]), QUICK_SAMPLES if bench.quick else SAMPLES)
+    there, problem, rows = Substitution(bench, session, unseen), session.problem("parameters"), []
+    for keep in KEEPS:
+        plan = problem.best(keep * problem.dense, "")
+        if plan is None or not plan.factored:
+            continue
+        chosen = {choice.site: choice.option for choice in plan.factored}
+        losses = np.minimum([there.loss(pair) for pair in there.together(chosen)], MOST)
+        rows.append(
+            {
+                "keep": keep, "predicted": plan.loss, "expected": session.state.expected(plan.loss),
+                "measured": float(losses.mean()), "deviation": float(losses.std(ddof=1) / len(losses) ** 0.5),
+            }
+        )  # fmt: skip
+    result = bench.goal(session, Compact())
+    steps = result.findings.seconds
+    return {
+        "plans": rows, "unit": session.state.calibrated.objective.unit, "said": session.state.source,
+        "seconds": steps.get(STEP, 0.0), "share": steps.get(STEP, 0.0) / sum(steps.values()),
+    }  # fmt: skip
+
+
+def near(plan: Line) -> bool:
+    """Return whether a plan was measured within a factor of WITHIN of what was expected."""
+    low, high = sorted((plan["measured"], plan["expected"]))
+    return bool(high <= WITHIN * low)
+
+
+def dominated(plans: list[Line]) -> int:
+    """Return how many plans lose more than the next smaller one, by more than the standard error of the difference."""
+    return sum(
+        large["measured"] - small["measured"] > float(np.hypot(large["deviation"], small["deviation"]))
+        for large, small in itertools.pairwise(plans)
+    )
+
+
+def plans_section(data: Line) -> list[str]:
+    """Return the table of whole plans, and what it comes to."""
+    plans = data["plans"]
+    rows = [
+        (
+            f"{plan['keep']:.0%}",
+            f"{plan['predicted']:.2g}",
+            f"{plan['expected']:.2g}",
+            f"{plan['measured']:.2g} ± {plan['deviation']:.1g}",
+            f"{plan['measured'] / max(plan['expected'], 1e-12):.2f}",
+        )
+        for plan in plans
+    ]
+    head = (f"whole plans, kept; loss in {data['unit']}", "predicted", "expected", "measured", "factor")
+    return [
+        *table(head, rows),
+        f"{sum(map(near, plans))} of {len(plans)} within a factor of {WITHIN:g}; {dominated(plans)} lose more than a"
+        f" smaller one. Checking took {data['seconds']:.1f} s, {data['share']:.0%} of a run with the default goal.",
+        "",
+    ]
