@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks import workbench as wb
 from benchmarks.lines import Cells, Line
 from benchmarks.parts import Cell, Part, sections
-from benchmarks.wording import number, percent, table, with_interval
+from benchmarks.wording import number, percent, significant, table
 from benchmarks.workbench import Workbench
 from benchmarks.zoo import MODELS
 
@@ -167,9 +167,9 @@ def _row(keep: float, data: Line) -> tuple[str, ...]:
 
     return (
         percent(keep, 0),
-        *("–" if each is None else with_interval(each["loss"]) for each in made),
-        with_interval(data["difference"]) if "difference" in data else "–",
-        both(lambda each: number(each["predicted"])),
+        *("–" if each is None else significant(each["loss"]) for each in made),
+        significant(data["difference"]) if "difference" in data else "–",
+        both(lambda each: f"{each['predicted']:.3g}"),
         both(lambda each: number(each["macs"])),
         "; ".join(both(lambda each, threads=threads: number(each["latency"][threads][0])) for threads in THREADS),
     )

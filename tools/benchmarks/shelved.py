@@ -17,7 +17,7 @@ from benchmarks import workbench as wb
 from benchmarks.lines import Cells, Line
 from benchmarks.parts import Cell, Part, sections
 from benchmarks.scores import Scores, compared
-from benchmarks.wording import number, percent, table, with_interval
+from benchmarks.wording import percent, significant, table, with_interval
 from benchmarks.workbench import Workbench
 from benchmarks.zoo import CLASSIFIERS, MODELS
 
@@ -112,7 +112,7 @@ def _section(model: str, cells: Cells) -> list[str]:
     if sizes:
         heads = ("kept", "loss", *(f"{name}: change" for name in SWITCHES))
         rows = [
-            (percent(keep, 0), with_interval(data["default"], 4), *(_change(data["changes"].get(s)) for s in SWITCHES))
+            (percent(keep, 0), significant(data["default"]), *(_change(data["changes"].get(s)) for s in SWITCHES))
             for keep, data in sizes
         ]
         text += [f"Loss in {sizes[0][1]['unit']}, {sizes[0][1]['n']} test samples.", "", *table(heads, rows)]
@@ -127,7 +127,7 @@ def _section(model: str, cells: Cells) -> list[str]:
 
 
 def _change(triple: Any) -> str:
-    return "–" if triple is None else f"{number(triple[0], 4)} [{number(triple[1], 4)}, {number(triple[2], 4)}]"
+    return "–" if triple is None else significant(triple)
 
 
 PART = Part("shelved", "Switches that did not pay, again", cells, sections("shelved", _section), MODELS, costly=True)

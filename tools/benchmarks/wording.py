@@ -37,6 +37,12 @@ def with_interval(triple: Triple, digits: int = 3) -> str:
     return f"{number(triple[0], digits)} {interval(triple, digits)}"
 
 
+def significant(triple: Triple, digits: int = 3) -> str:
+    """Return `1.2e-06 [1e-06, 1.4e-06]`: digits that count, for losses of any size."""
+    middle, low, high = (f"{value:.{digits}g}".replace("-", "−") for value in triple)
+    return f"{middle} [{low}, {high}]"
+
+
 def interval(triple: Triple, digits: int = 3) -> str:
     return f"[{number(triple[1], digits)}, {number(triple[2], digits)}]"
 

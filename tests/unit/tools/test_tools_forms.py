@@ -29,10 +29,10 @@ def test_a_row_has_both_forms_and_their_difference(bench: Bench) -> None:
     ]  # fmt: skip
     text = page_of(bench, "forms", lines)
     (row,) = rows_of(text, "| 70 %")
-    assert "−.002 [−.003, −.001]" in row
+    assert "−0.002 [−0.003, −0.001]" in row
     assert ".840 → .810" in row
     (other,) = rows_of(text, "| 20 %")
-    assert "– → .012" in other
+    assert "– → 0.012" in other
     assert "interpolative 1.110 (8 weights and ranks)" in text
     assert rows_of(text, "| all | 7 | 0.1 | – |")
 
@@ -43,7 +43,7 @@ def test_switches_are_told_by_their_change(bench: Bench) -> None:
     lines = [raw("shelved", "vit", "0.6", sizes), raw("shelved", "vit", "signed", signed)]
     text = page_of(bench, "shelved", lines)
     first, second = rows_of(text, "| 60 %")
-    assert "| – | .0100 [.0000, .0200] | – |" in first
+    assert "| – | 0.01 [0, 0.02] | – |" in first
     assert ".0000 [−.0010, .0010]" in second
     assert "10000 labels" in text
 
