@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks.lines import Cells, Line, cells_of
+from benchmarks.lines import Cells, Line, Setting, cells_of
 from benchmarks.parts import Cell, Part, sections
 from benchmarks.plan_prediction import SAMPLES as PLAN_SAMPLES
 from benchmarks.plan_prediction import measure_plans, plans_section
@@ -97,6 +97,13 @@ def _section(model: str, cells: Cells) -> list[str]:
     return [*(_points(cells[CELL]) if CELL in cells else []), *plans]
 
 
+def _body(lines: Sequence[Line], setting: Setting) -> list[str]:
+    """Return the sections, with the figure where there are points to draw."""
+    drawn = any(CELL in cells for cells in cells_of(lines, "prediction").values())
+    figure = ["![Predicted and measured rise](prediction.svg)"] if drawn else []
+    return sections("prediction", _section, ABOUT, *figure)(lines, setting)
+
+
 def _points(data: Line) -> list[str]:
     rows = []
     for label, inside in (("inside the range", True), ("all points", False)):
@@ -135,6 +142,6 @@ def _panel(axes: Any, model: str, data: Line) -> None:
 PART = Part(
     "prediction", "Predicted and measured rise",
     lambda model, quick: [Cell(CELL, _measure), Cell(PLANS, measure_plans)],
-    sections("prediction", _section, ABOUT, "![Predicted and measured rise](prediction.svg)"), MODELS,
+    _body, MODELS,
     figures={"prediction.svg": draw},
 )  # fmt: skip
