@@ -31,6 +31,8 @@ LEAST_MEMORY = 2**24
 """Below this a bound on memory bounds nothing."""
 
 
+REFITTED = 512
+"""Calibration samples that the last factors are refitted on, at most."""
 MAX_DROP, TOLERANCE = 0.01, 0.05
 """Allowed by default: the drop of a metric, and the mean relative error of an output that is no decision."""
 CONFIDENCE = 0.95

@@ -138,7 +138,11 @@ def _decomposed(
     done = calibrate(loaded, split.calibration, inventory, options, progress, saved.divergence).decomposed
 
     def factors(plan: Plan) -> Mapping[tuple[str, str], Factors]:
-        return refitted(loaded, split, inventory, plan, done.factors, options.runtime) if saved.refit else done.factors
+        return (
+            refitted(loaded, split, inventory, plan, done.factors, options.runtime, most=saved.refitted_on)
+            if saved.refit
+            else done.factors
+        )
 
     return done, factors
 

@@ -26,7 +26,7 @@ from onnx_lowrank.graph.model_io import main_opset
 from onnx_lowrank.graph.traversal import reads
 from onnx_lowrank.numerics.ridge import RidgeSums, refitted_factor
 from onnx_lowrank.ops import Call, call_of
-from onnx_lowrank.options import Runtime
+from onnx_lowrank.options import REFITTED, Runtime
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.runtime.batching import batch_size, batches, join
@@ -37,8 +37,6 @@ from onnx_lowrank.types import Array, Chain, FactorKey, Feed, Plan, Ranks, Stage
 from onnx_lowrank.weights.inventory import Inventory
 from onnx_lowrank.weights.storage import Storage
 
-REFITTED = 64
-"""Calibration samples that the last factors are refitted on, at most."""
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Shares of the mean energy of a middle channel; all above 0."""
 
@@ -242,10 +240,12 @@ def refitted(
     plan: Plan,
     factors: Mapping[FactorKey, Factors],
     runtime: Runtime,
+    *,
+    most: int | None = None,
 ) -> dict[FactorKey, Factors]:
-    """Return a plan's factors with the last ones refitted on a part of the calibration samples."""
+    """Return a plan's factors with the last ones refitted on a part of the calibration samples, at most REFITTED."""
     feeds: Sequence[Feed] = split.calibration.feeds
-    count = min(len(feeds), REFITTED)
+    count = min(len(feeds), REFITTED if most is None else most)
     chosen = [feeds[i * len(feeds) // count] for i in range(count)]
     batch = batch_size(loaded.runner, chosen)
     return refit(loaded.model, inventory, plan, factors, chosen, runtime, batch=batch)

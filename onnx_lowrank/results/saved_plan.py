@@ -10,12 +10,14 @@ from typing import Any
 
 from onnx_lowrank.errors import PlanError
 from onnx_lowrank.metrics.divergence import DivergenceKind
-from onnx_lowrank.options import Options, Sensitivity, Then
+from onnx_lowrank.options import REFITTED, Options, Sensitivity, Then
 from onnx_lowrank.sensitivity.modes import mode_named
 from onnx_lowrank.types import Choice, Plan, Ranks
 
 FORMAT = "onnx-lowrank plan"
 VERSION = 2
+OLDER_REFIT = 64
+"""Samples of a refit, at most, in plans that do not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,8 @@ class SavedPlan:
     """What is needed to repeat a plan: the model's hash, how the factors were made, and the choices.
 
     `divergence` is the loss whose gradient entered the factors (sensitivity joint); `refit`: so were the last factors;
-    `then`: what came after factoring; `shared_input`: whether weights were allowed to share a first factor;
+    `refitted_on`: on how many samples at most; `then`: what came after factoring; `shared_input`: whether weights were
+    allowed to share a first factor;
     `outputs`: those that counted; `groups`: the key of what samples have in common, by which they were split.
     """
 
@@ -57,6 +60,7 @@ class SavedPlan:
     tool: str = ""
     divergence: DivergenceKind = "relative-l2"
     refit: bool = False
+    refitted_on: int = OLDER_REFIT
     then: Then | None = None
     shared_input: bool = False
     outputs: tuple[str, ...] = ()
@@ -92,6 +96,7 @@ class SavedPlan:
             tool,
             divergence,
             options.refit,
+            REFITTED if options.refit else OLDER_REFIT,
             options.then,
             options.shares,
             options.outputs,
@@ -108,6 +113,7 @@ class SavedPlan:
             "sensitivity": self.sensitivity,
             "divergence": self.divergence,
             "refit": self.refit,
+            **({"refitted_on": self.refitted_on} if self.refit else {}),
             **({"then": self.then} if self.then is not None else {}),
             "shared_input": self.shared_input,
             **({"outputs": list(self.outputs)} if self.outputs else {}),
@@ -166,6 +172,7 @@ def read_plan(path: Path) -> SavedPlan:
             str(content.get("tool", "")),
             content.get("divergence", "relative-l2"),
             bool(content.get("refit", False)),
+            int(content.get("refitted_on", OLDER_REFIT)),
             content.get("then"),
             bool(content.get("shared_input", False)),
             tuple(str(name) for name in content.get("outputs", ())),

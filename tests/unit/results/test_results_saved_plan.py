@@ -80,3 +80,12 @@ def test_no_plan_and_a_directory(tmp_path: Path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PlanError, match="cannot be read as a plan"):
         read_plan(tmp_path / "binary")
+
+
+def test_an_older_refit_is_repeated_on_as_many_samples_as_it_had(tmp_path: Path):
+    path = tmp_path / "plan.json"
+    today = SavedPlan.of(Plan(()), {}, "hash", Options(refit=True), "t")
+    path.write_text(today.to_json(), encoding="utf-8")
+    assert read_plan(path).refitted_on == 512
+    path.write_text(today.to_json().replace('  "refitted_on": 512,\n', ""), encoding="utf-8")
+    assert read_plan(path).refitted_on == 64
