@@ -15,8 +15,9 @@ from onnx_lowrank.options import Options, Runtime
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Samples
-from onnx_lowrank.schemes import SCHEMES, Factors, by_name
-from onnx_lowrank.types import Array, Chain, Choice, Cost, Feed, Form, Moments, Option, Plan, Ranks, Site
+from onnx_lowrank.schemes import SCHEMES, Factors, by_name, interpolated
+from onnx_lowrank.schemes.interpolative import sides_of
+from onnx_lowrank.types import Array, Chain, Choice, Cost, Feed, Form, Moments, Option, Plan, Ranks, SideName, Site
 from onnx_lowrank.weights.find import find_sites
 from onnx_lowrank.weights.inventory import Inventory
 from onnx_lowrank.weights.transforms import tensor_of
@@ -378,3 +379,10 @@ def _integers(W: Array, axis: int | None, kind: type, *, symmetric: bool, scale:
         shape[axis] = -1
     q = np.clip(np.rint(W / step.reshape(shape)) + zero.reshape(shape), ends.min, ends.max)
     return q.astype(kind), step, zero.astype(kind)
+
+
+def settled_chain(chain: Chain, able: Sequence[SideName]) -> Chain:
+    """Return the chain with an identity on every side that counts, rows chosen freely, plain where there is none."""
+    for side in sides_of(chain, able):
+        chain = interpolated(chain, side) or chain
+    return chain

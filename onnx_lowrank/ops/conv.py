@@ -10,14 +10,15 @@ import numpy as np
 import onnx
 from numpy.lib.stride_tricks import sliding_window_view
 
+from onnx_lowrank.ops.channels_first import ChannelsFirst, bias_of
 from onnx_lowrank.ops.nodes import channel_vectors, node_name, single
-from onnx_lowrank.ops.op import Call, Names, Op, Refusal, StagePosition, StageSite, Written
+from onnx_lowrank.ops.op import Call, Names, Refusal, StagePosition, StageSite, Written
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 GEOMETRY = ("strides", "dilations")
 
 
-class Conv(Op):
+class Conv(ChannelsFirst):
     """A stage gets stride, pad and dilation on the axes it owns, and 1 / 0 / 1 elsewhere; the last has the bias."""
 
     op_type = "Conv"
@@ -107,26 +108,6 @@ class Conv(Op):
         operands = [at.input, at.weight, *bias_of(call, at)]
         return single("Conv", operands, at, node_name(call, at, names), **self._attributes(call, stage))
 
-    def channel_axis(self, call: Call, at: StageSite) -> int | None:
-        """Return the channels."""
-        return 1
-
-    def input_axis(self, call: Call, at: StageSite) -> int | None:
-        """Return the channels."""
-        return 1
-
-    def adds(self, call: Call) -> str:
-        """Return the bias."""
-        return call.input(2)
-
-    def constant_bias(self, call: Call, value: Array) -> Array | None:
-        """Return the bias."""
-        return value if value.ndim == 1 else None
-
-    def finish(self, call: Call, tensor: str, names: Names) -> Written:
-        """Return y + b."""
-        return channel_bias(call, tensor, names)
-
     def macs(self, node: onnx.NodeProto, left: Sequence[int], right: Sequence[int], out: Sequence[int]) -> float:
         """Return every output times the kernel."""
         return float(math.prod(out) * math.prod(right[1:]))
@@ -150,23 +131,3 @@ class Conv(Op):
         pads = call.integers("pads", (0,) * (2 * axes))
         attributes["pads"] = [v if position % axes in stage.owns else 0 for position, v in enumerate(pads)]
         return attributes
-
-
-def bias_of(call: Call, at: StageSite) -> tuple[str, ...]:
-    """Return the third input of a stage's node, where it has one."""
-    if at.bias:
-        return (at.bias,)
-    return call.inputs[2:] if at.last and not at.linear else ()
-
-
-def channel_bias(call: Call, tensor: str, names: Names) -> Written:
-    """Return the call's output: a tensor (N, out, *spatial) with the bias added, where there is one."""
-    bias = call.input(2)
-    if not bias:
-        return Op.finish(call.op, call, tensor, names)
-    shape, column = names(f"{bias}.shape"), names(f"{bias}.column")
-    nodes = (
-        onnx.helper.make_node("Reshape", [bias, shape], [column], column),
-        onnx.helper.make_node("Add", [tensor, column], [call.output], names(f"{call.output}.whole")),
-    )
-    return Written(nodes, {shape: np.array([1, -1, *(1 for _ in call.shape[2:])], np.int64)})

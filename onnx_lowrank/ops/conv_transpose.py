@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnx_lowrank.ops.conv import bias_of, channel_bias
+from onnx_lowrank.ops.channels_first import ChannelsFirst, bias_of
 from onnx_lowrank.ops.nodes import attributes_of, channel_vectors, node_name, single
-from onnx_lowrank.ops.op import Call, Names, Op, Refusal, StagePosition, StageSite, Written
+from onnx_lowrank.ops.op import Call, Names, Refusal, StagePosition, StageSite, Written
 from onnx_lowrank.types import Array, Positions, Stage, Why
 
 NEUTRAL = {"strides": 1, "dilations": 1, "output_padding": 0}
 """Attributes with one number an axis, and what they are on an axis that a stage does not own."""
 
 
-class ConvTranspose(Op):
+class ConvTranspose(ChannelsFirst):
     """The stage that owns axes is a ConvTranspose with their attributes, one that owns none a 1×1 Conv.
 
     The last has the bias. The kernel is stored (in, out of one group, *spatial), that of a 1×1 Conv (out, in of one
@@ -118,26 +118,6 @@ class ConvTranspose(Op):
         attributes = {"kernel_shape": stage.weight.shape[2:], "group": stage.groups, **geometry}
         name = node_name(call, at, names)
         return single(self.op_type if stage.owns else "Conv", operands, at, name, **attributes)
-
-    def channel_axis(self, call: Call, at: StageSite) -> int | None:
-        """Return the channels."""
-        return 1
-
-    def input_axis(self, call: Call, at: StageSite) -> int | None:
-        """Return the channels."""
-        return 1
-
-    def adds(self, call: Call) -> str:
-        """Return the bias."""
-        return call.input(2)
-
-    def constant_bias(self, call: Call, value: Array) -> Array | None:
-        """Return the bias."""
-        return value if value.ndim == 1 else None
-
-    def finish(self, call: Call, tensor: str, names: Names) -> Written:
-        """Return y + b."""
-        return channel_bias(call, tensor, names)
 
     def macs(self, node: onnx.NodeProto, left: Sequence[int], right: Sequence[int], out: Sequence[int]) -> float:
         """Return every input times the kernel."""

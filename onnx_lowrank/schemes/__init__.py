@@ -1,7 +1,7 @@
 """Schemes: a canonical weight (out, in, *spatial) becomes a chain of factors. They know nothing of operators."""
 
 from onnx_lowrank.schemes.channelwise import Channelwise
-from onnx_lowrank.schemes.interpolative import interpolated, settled_chain, stored_sides
+from onnx_lowrank.schemes.interpolative import interpolated, stored_sides
 from onnx_lowrank.schemes.kernel_last import KernelLast
 from onnx_lowrank.schemes.nested_pair import NestedPair
 from onnx_lowrank.schemes.offered import (
@@ -49,7 +49,6 @@ __all__ = [
     "preference",
     "product",
     "ranks_of",
-    "settled_chain",
     "shared_form",
     "shared_layout",
     "shared_ranks",

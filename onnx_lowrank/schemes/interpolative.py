@@ -121,10 +121,3 @@ def sides_of(chain: Chain, able: Sequence[SideName]) -> tuple[SideName, ...]:
     """Return `stored_sides` of a chain; none where its stages are grouped differently."""
     groups = {stage.groups for stage in chain.stages}
     return stored_sides(chain.layout, groups.pop(), able) if len(groups) == 1 else ()
-
-
-def settled_chain(chain: Chain, able: Sequence[SideName]) -> Chain:
-    """Return the chain with an identity on every side that counts, rows chosen freely, plain where there is none."""
-    for side in sides_of(chain, able):
-        chain = interpolated(chain, side) or chain
-    return chain

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from builders import factored, fitting, full_rank, halved, normal, observed, run
+from builders import factored, fitting, full_rank, halved, normal, observed, run, settled_chain
 from hypothesis import given
 from hypothesis import strategies as st
 from test_law_reproduces import PAIRS, cases
@@ -16,7 +16,7 @@ from test_law_reproduces import PAIRS, cases
 from onnx_lowrank.cost import chain_cost
 from onnx_lowrank.numerics.interpolative import BOUND, free_rows, run_of_rows
 from onnx_lowrank.passes import placement
-from onnx_lowrank.schemes import SCHEMES, by_name, form_of, layout_of, ranks_of, settled_chain, stored_sides
+from onnx_lowrank.schemes import SCHEMES, by_name, form_of, layout_of, ranks_of, stored_sides
 from onnx_lowrank.schemes.product import product
 from onnx_lowrank.types import Chain, Site, Stage
 

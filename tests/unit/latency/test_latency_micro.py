@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import build, constant, node, normal, plan_of, run, shared_inputs, value, weight
+from builders import build, constant, node, normal, plan_of, run, settled_chain, shared_inputs, value, weight
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.editing import expose
@@ -25,7 +25,7 @@ from onnx_lowrank.latency.micro_model import (
 from onnx_lowrank.latency.node_inputs import capture, has_subnormals, typical
 from onnx_lowrank.options import Options, Runtime
 from onnx_lowrank.passes.factorize import rewrite
-from onnx_lowrank.schemes import SCHEMES, factor_shared, form_of, settled_chain
+from onnx_lowrank.schemes import SCHEMES, factor_shared, form_of
 from onnx_lowrank.sensitivity.decompose import decompose_plain
 from onnx_lowrank.types import SHARED
 from onnx_lowrank.weights.find import find_sites

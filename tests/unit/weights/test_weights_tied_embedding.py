@@ -22,6 +22,7 @@ from builders import (
     options,
     quantised,
     run,
+    settled_chain,
     value,
     weight,
 )
@@ -38,7 +39,7 @@ from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.progress import Silent
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Samples
-from onnx_lowrank.schemes import by_name, settled_chain
+from onnx_lowrank.schemes import by_name
 from onnx_lowrank.sensitivity.measure import calibrate, kind_of
 from onnx_lowrank.sensitivity.substitution import stored_weight
 from onnx_lowrank.types import Array, Cost, Form, Option, Why
