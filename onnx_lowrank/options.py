@@ -23,6 +23,8 @@ SENSITIVITIES: dict[Sensitivity, tuple[str, frozenset[str]]] = {
     "paper": ("arXiv 2412.06867 to the letter", frozenset({"--signed", "--loss"})),
 }
 """What they go by, and the switches that have a meaning with them: those of the modes in `sensitivity.modes`."""
+FITTED: frozenset[Sensitivity] = frozenset({"joint", "inputs"})
+"""What fits factors on samples as well as it can: the last ones are refitted without being asked for."""
 
 
 LEAST_SPEEDUP = 1.02
@@ -32,7 +34,7 @@ LEAST_MEMORY = 2**24
 
 
 REFITTED = 512
-"""Calibration samples that the last factors are refitted on, at most."""
+"""Calibration samples that the last factors are refitted on, at most: all of them where it is asked for."""
 MAX_DROP, TOLERANCE = 0.01, 0.05
 """Allowed by default: the drop of a metric, and the mean relative error of an output that is no decision."""
 CONFIDENCE = 0.95
@@ -214,12 +216,13 @@ class Options:
 
     memory: bytes that collection may hold at once. signed: add the first-order term of a labelled loss, cross-fitted.
     inter_layer: add what sites do to each other. refit: ridge least squares of the last factors on the compressed
-    prefix. continuation: steps in which to shrink, collecting again after each. gamma: bound on the relative error of
-    a layer under `paper`. loss: FILE.py:function(outputs, label) -> {output: gradient}, a loss of one's own. then: what
-    is done to the factored model, and judged with it: int8 by onnxruntime (static, dynamic), or of the weights alone.
-    shared_input: weights that read one tensor may share a first factor. outputs: those that count, for the loss and
-    the gate; none: all. groups: the key, in the samples, of what samples have in common. allow_weak_baseline: go on
-    where the metric measures nothing; allow_random: judge an original that is not deterministic against its own spread.
+    prefix; None: of plans that lose less by it on samples that nothing was fitted on. continuation: steps in which to
+    shrink, collecting again after each. gamma: bound on the relative error of a layer under `paper`. loss:
+    FILE.py:function(outputs, label) -> {output: gradient}, a loss of one's own. then: what is done to the factored
+    model, judged with it: int8 by onnxruntime (static, dynamic), or of the weights alone. shared_input: weights that
+    read one tensor may share a first factor. outputs: those that count, for the loss and the gate; none: all. groups:
+    the key, in the samples, of what samples have in common. allow_weak_baseline: go on where the metric measures
+    nothing; allow_random: judge an original that is not deterministic against its own spread.
     """
 
     sensitivity: Sensitivity = "joint"
@@ -232,7 +235,7 @@ class Options:
     memory: int = 2**30
     signed: bool = False
     inter_layer: bool = False
-    refit: bool = False
+    refit: bool | None = None
     continuation: int = 1
     gamma: float = 0.1
     loss: str | None = None
@@ -247,6 +250,11 @@ class Options:
     def shares(self) -> bool:
         """Whether a first factor may be shared: not in the paper's rule, nor where weights shrink in steps."""
         return self.shared_input and "--shared-input" in self._switches and self.continuation == 1
+
+    @property
+    def may_refit(self) -> bool:
+        """Whether last factors are refitted where that pays, or in any case."""
+        return self.refit is True or (self.refit is None and self.sensitivity in FITTED and self.continuation == 1)
 
     @property
     def _switches(self) -> frozenset[str]:

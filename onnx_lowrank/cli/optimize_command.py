@@ -94,7 +94,12 @@ SENSITIVITY = stacked(
     ),
     click.option("--signed", is_flag=True, help="Add the first-order term of the labelled loss, cross-fitted."),
     click.option("--inter-layer", is_flag=True, help="Add what the factored weights do to each other."),
-    click.option("--refit", is_flag=True, help="Refit the last factors on the compressed prefix (least squares)."),
+    click.option(
+        "--refit/--no-refit",
+        default=None,
+        help="Refit the last factors on the compressed prefix (least squares). Default: where samples that nothing was"
+        " fitted on show less loss by it.",
+    ),
     click.option(
         "--continuation",
         type=click.IntRange(1, 8),
@@ -213,8 +218,9 @@ def _write_side_files(result: Result, outputs: Outputs) -> None:
     if result.plan is not None:
         shapes = {site.id: site.shape for site in result.sites}
         tool = f"onnx-lowrank {__version__}"
+        request = result.request
         saved = SavedPlan.of(
-            result.plan, shapes, result.original.sha256, result.request.options, tool, result.request.divergence
+            result.plan, shapes, result.original.sha256, request.options, tool, request.divergence, request.refitted_on
         )
         outputs.write("--save-plan", saved.to_json)
 

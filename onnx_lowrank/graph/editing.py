@@ -29,8 +29,16 @@ def upstream(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
 
     All of the graph's inputs stay, so it takes the same feeds.
     """
+    return between(model, {}, tensors)
+
+
+def between(model: onnx.ModelProto, known: Mapping[str, Array], tensors: Iterable[str]) -> onnx.ModelProto:
+    """Return `upstream` of `tensors` behind those that are known: they become inputs, and nothing leads to them.
+
+    known: values of one sample; of their shapes only the number of axes counts.
+    """
     wanted = list(dict.fromkeys(tensors))
-    nodes = leading_to(model.graph.node, wanted)
+    nodes = leading_to(model.graph.node, wanted, known)
     needed = {*wanted, *(name for node in nodes for name in reads(node))}
     stored = {tensor.name for tensor in model.graph.initializer}
     copy = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
@@ -41,11 +49,20 @@ def upstream(model: onnx.ModelProto, tensors: Iterable[str]) -> onnx.ModelProto:
     graph.sparse_initializer.extend(model.graph.sparse_initializer)
     # before IR 4 a weight is listed as an input too: without its value it would have to be fed
     graph.input.extend(value for value in model.graph.input if value.name in needed or value.name not in stored)
+    made = {name for node in nodes for name in node.output}
+    fed = [name for name in known if name in needed and name not in made]
+    graph.input.extend(_input_like(name, known[name]) for name in fed)
     outputs = {value.name: value for value in model.graph.output}
-    graph.value_info.extend(v for v in model.graph.value_info if v.name in needed and v.name not in wanted)
+    apart = {*wanted, *fed}
+    graph.value_info.extend(v for v in model.graph.value_info if v.name in needed and v.name not in apart)
     empty = onnx.helper.make_empty_tensor_value_info
     graph.output.extend(outputs.get(name) or empty(name) for name in wanted)
     return copy
+
+
+def _input_like(name: str, array: Array) -> onnx.ValueInfoProto:
+    dtype = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    return onnx.helper.make_tensor_value_info(name, dtype, [None] * array.ndim)
 
 
 def overridable(

@@ -138,11 +138,10 @@ def _decomposed(
     done = calibrate(loaded, split.calibration, inventory, options, progress, saved.divergence).decomposed
 
     def factors(plan: Plan) -> Mapping[tuple[str, str], Factors]:
-        return (
-            refitted(loaded, split, inventory, plan, done.factors, options.runtime, most=saved.refitted_on)
-            if saved.refit
-            else done.factors
-        )
+        if not saved.refit:
+            return done.factors
+        most, memory = saved.refitted_on, options.memory
+        return refitted(loaded, split, inventory, plan, done.factors, options.runtime, most=most, memory=memory)
 
     return done, factors
 

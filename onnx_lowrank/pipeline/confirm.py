@@ -105,7 +105,7 @@ def _stamp(search: Search, candidate: onnx.ModelProto, plan: Plan, claim: Certif
     session = search.session
     warning = RANDOM_WARNING if session.random else ""
     stamp(
-        candidate, plan, version=__version__, goal=search.goal.name, options=session.options, warning=warning,
+        candidate, plan, version=__version__, goal=search.goal.name, options=session.options_for(plan), warning=warning,
         sha256=session.loaded.sha256, then=settings_of(session.options), certificate=claim,
     )  # fmt: skip
 

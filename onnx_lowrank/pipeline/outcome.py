@@ -50,9 +50,10 @@ def changed(session: Session, goal: Goal, ledger: Ledger, trial: Trial, confirme
     verdict = confirmed.measured.verdict
     reason = "" if verdict is None else verdict.claim(len(ledger.trials))
     result = unchanged(session, goal, reason, ledger.noting(*confirmed.notes), confirmed.measured)
-    return replace(
-        result, model=confirmed.model, made=Made(trial.plan, confirmed.size, confirmed.certificate, confirmed.output)
-    )
+    made = Made(trial.plan, confirmed.size, confirmed.certificate, confirmed.output)
+    refitted_on = session.refitted_on(trial.plan)
+    request = replace(result.request, options=session.options_for(trial.plan), refitted_on=refitted_on)
+    return replace(result, model=confirmed.model, request=request, made=made)
 
 
 def refuted(session: Session, goal: Goal, ledger: Ledger, refutation: Refuted) -> Result:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import onnx
@@ -14,10 +14,8 @@ from onnx_lowrank.progress import Progress
 from onnx_lowrank.quantization.onnxruntime_int8 import quantised, refusal, settings
 from onnx_lowrank.results.parts import FACTORED, INT8, Size, Step, Trial
 from onnx_lowrank.runtime.runner import Runner, runs_on_cpu
-from onnx_lowrank.types import Choice, Feed, Verdict
+from onnx_lowrank.types import Feed, Verdict
 from onnx_lowrank.validation import Judge
-
-Key = tuple[Choice, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +31,7 @@ class PostQuantizer:
     options: Options
     clock: Progress
     _original: onnx.ModelProto | None = None
-    _last: tuple[Key, onnx.ModelProto] | None = field(default=None)
+    _last: tuple[Hashable, onnx.ModelProto] | None = field(default=None)
 
     def __post_init__(self) -> None:
         if self.options.then is None:
@@ -51,7 +49,7 @@ class PostQuantizer:
         """Whether anything comes after factoring."""
         return self.options.then is not None
 
-    def on(self, factored: onnx.ModelProto, key: Key) -> onnx.ModelProto:
+    def on(self, factored: onnx.ModelProto, key: Hashable) -> onnx.ModelProto:
         """Return a factored model after post-quantisation, itself where there is none. The last one is kept."""
         if self.options.then is None:
             return factored

@@ -14,22 +14,24 @@ tables that are tied to an output layer: there the last factor is the first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import onnx
 
 from onnx_lowrank.errors import PlanError
-from onnx_lowrank.graph.editing import upstream
 from onnx_lowrank.graph.model_io import main_opset
 from onnx_lowrank.graph.traversal import reads
+from onnx_lowrank.metrics import Probing, listed
 from onnx_lowrank.numerics.ridge import RidgeSums, refitted_factor
 from onnx_lowrank.ops import Call, call_of
 from onnx_lowrank.options import REFITTED, Runtime
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.runtime.batching import batch_size, batches, join
+from onnx_lowrank.runtime.front_to_back import FrontToBack
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Split
 from onnx_lowrank.schemes import Factors, Refitted
@@ -68,21 +70,25 @@ def refit(
     *,
     ridges: Sequence[float] = RIDGES,
     batch: int = 1,
+    memory: int = 2**30,
     progress: Callable[[int], None] | None = None,
 ) -> dict[FactorKey, Factors]:
     """Return `factors` with those of the plan's refitted sites replaced: `rewrite` makes the repaired model of them.
 
-    Sites that do not feed each other share a pass over the feeds, through the original and the candidate, each cut to
-    what leads there; `passes` counts them, `progress` gets the samples of each. A factor stays where its sums are not
-    finite, where the candidate has other shapes than the original, or where no ridge helps (so with one sample).
+    Both models run once over the feeds, group by group: a group is sites that do not feed each other. What later groups
+    read is kept, in at most `memory` bytes: samples that do not fit are left out from there on. A factor stays where
+    its sums are not finite, where the candidate has other shapes than the original, or where no ridge helps (so with
+    one sample). `progress` gets the samples of every group.
     Raises PlanError for a site that is not in `inventory`, ModelError or RuntimeProblem where onnxruntime refuses.
     """
     refitted = dict(factors)
     plan = plan.plain
     candidate = rewrite(model, inventory, plan, factors)
-    for group in _groups(model, inventory, plan, factors):
+    groups = _groups(model, inventory, plan, factors)
+    walk = _Walk.over(feeds, batch, runtime, memory, progress)
+    for place, group in enumerate(groups):
         ends = _ends(candidate, group)
-        halves = _collect(model, candidate, group, ends, feeds, runtime, batch, progress)
+        halves = walk.collect(model, candidate, groups[place:], ends)
         for target in group:
             last = refitted_factor(target.last, [half[target.key] for half in halves], ridges)
             if last is None:
@@ -96,11 +102,6 @@ def refit(
         if any(target.storage.narrow for target in group):  # both factors change where they are balanced and rounded
             candidate = rewrite(model, inventory, plan, refitted)
     return refitted
-
-
-def passes(model: onnx.ModelProto, inventory: Inventory, plan: Plan, factors: Mapping[FactorKey, Factors]) -> int:
-    """Return how often `refit` runs the feeds, through the original and the candidate up to some depth each."""
-    return len(_groups(model, inventory, plan, factors))
 
 
 def _groups(
@@ -164,42 +165,76 @@ def _ends(candidate: onnx.ModelProto, group: Sequence[_Target]) -> dict[str, Cal
     return ends
 
 
-def _collect(
-    model: onnx.ModelProto,
-    candidate: onnx.ModelProto,
-    group: Sequence[_Target],
-    ends: Mapping[str, Call],
-    feeds: Sequence[Feed],
-    runtime: Runtime,
-    batch: int,
-    progress: Callable[[int], None] | None,
-) -> list[dict[FactorKey, RidgeSums]]:
-    """Return the sums of every site in the group over the even samples and over the odd ones."""
-    calls = [call for target in group for call in target.calls]
-    wanted = [name for call in calls for name in (call.output, call.input(2)) if name]
-    original = _runner(model, wanted, runtime)
-    compressed = _runner(candidate, [end.data for end in ends.values()], runtime)
-    halves = []
-    for half in range(2):
-        sums = {t.key: RidgeSums(np.zeros((t.last.shape[1],) * 2), np.zeros(t.last.shape)) for t in group}
-        for run in batches((feeds[i] for i in range(half, len(feeds), 2)), batch):
-            feed = join(run)
-            values, inner = {**feed, **original.run(feed)}, compressed.run(feed)
+@dataclass(slots=True, eq=False)
+class _Walk:
+    """The original and the candidate, run front to back over the same samples. halves: which half each run is of."""
+
+    original: FrontToBack
+    compressed: FrontToBack
+    runs: Sequence[Sequence[Feed]]
+    halves: list[int]
+    memory: int
+    progress: Callable[[int], None] | None
+
+    @staticmethod
+    def over(
+        feeds: Sequence[Feed], batch: int, runtime: Runtime, memory: int, progress: Callable[[int], None] | None
+    ) -> _Walk:
+        """Return the walk over samples, even and odd ones in turns."""
+        turns = zip_longest(*(list(batches((feeds[i] for i in range(h, len(feeds), 2)), batch)) for h in range(2)))
+        runs = [(half, run) for turn in turns for half, run in enumerate(turn) if run is not None]
+        joined = [join(run) for _, run in runs]
+        original, compressed = FrontToBack(joined, runtime), FrontToBack(joined, runtime)
+        return _Walk(original, compressed, [run for _, run in runs], [half for half, _ in runs], memory, progress)
+
+    def collect(
+        self,
+        model: onnx.ModelProto,
+        candidate: onnx.ModelProto,
+        groups: Sequence[Sequence[_Target]],
+        ends: Mapping[str, Call],
+    ) -> list[dict[FactorKey, RidgeSums]]:
+        """Return the sums of every site in the first of these groups over the even samples and over the odd ones."""
+        group, behind = groups[0], [call for group in groups[1:] for target in group for call in target.calls]
+        calls = [call for target in group for call in target.calls]
+        written = _written(model, candidate, (target for left in groups for target in left))
+        original = self.original.part(model, _read(calls), _read(behind), {call.output for call in behind})
+        later = [call.data for call in behind]
+        compressed = self.compressed.part(candidate, [end.data for end in ends.values()], later, written)
+        sums = [{target.key: _nothing(target.last) for target in group} for _ in range(2)]
+        held = [original.bytes(i) + compressed.bytes(i) for i in range(len(self.halves))]
+        for i, half in enumerate(self.halves):
+            values = {**self.original.feeds[i], **original.run(i)}
+            inner = {**self.compressed.feeds[i], **compressed.run(i)}
             for target in group:
                 for call in target.calls:
                     kernel = target.chain.stages[-1].weight.shape[2:]
-                    sums[target.key] += _seen(target.last, call, ends[call.output], kernel, values, inner)
-            if progress:
-                progress(len(run))
-        halves.append(sums)
-    return halves
+                    sums[half][target.key] += _seen(target.last, call, ends[call.output], kernel, values, inner)
+            if self.progress:
+                self.progress(len(self.runs[i]))
+            held[i] = original.bytes(i) + compressed.bytes(i)
+            if sum(held) > self.memory and i % 2 and i + 1 < len(self.halves):
+                del self.halves[i + 1 :]
+                break
+        return sums
 
 
-def _runner(model: onnx.ModelProto, tensors: Sequence[str], runtime: Runtime) -> Runner:
-    """Return a session that computes these tensors (inputs of the graph aside) and nothing behind them."""
-    inputs = {value.name for value in model.graph.input} - {tensor.name for tensor in model.graph.initializer}
-    names = [name for name in dict.fromkeys(tensors) if name not in inputs]
-    return Runner(upstream(model, names), runtime=runtime, outputs=names)
+def _read(calls: Sequence[Call]) -> list[str]:
+    """Return the tensors of the original that the sums of these calls are made of."""
+    return [name for call in calls for name in (call.output, call.input(2)) if name]
+
+
+def _written(model: onnx.ModelProto, candidate: onnx.ModelProto, targets: Iterable[_Target]) -> set[str]:
+    """Return the first outputs of the nodes that stand for the targets' calls in the candidate."""
+    original = {name for node in model.graph.node for name in node.output}
+    makers = {name: node for node in candidate.graph.node for name in node.output}
+    found, ahead = set[str](), [call.output for target in targets for call in target.calls]
+    while ahead:
+        node = makers[ahead.pop()]
+        if node.output[0] not in found:
+            found.add(node.output[0])
+            ahead += [name for name in reads(node) if name in makers and name not in original]
+    return found
 
 
 def _seen(
@@ -217,6 +252,10 @@ def _seen(
         return RidgeSums(np.full((v.shape[1],) * 2, np.nan), np.full(last.shape, np.nan))
     with np.errstate(all="ignore"):  # what is not finite is seen in the sums
         return RidgeSums(v.T @ v, (y - v @ last.T).T @ v)
+
+
+def _nothing(last: Array) -> RidgeSums:
+    return RidgeSums(np.zeros((last.shape[1],) * 2), np.zeros(last.shape))
 
 
 def _wide(array: Array) -> Array:
@@ -242,10 +281,32 @@ def refitted(
     runtime: Runtime,
     *,
     most: int | None = None,
+    memory: int = 2**30,
 ) -> dict[FactorKey, Factors]:
     """Return a plan's factors with the last ones refitted on a part of the calibration samples, at most REFITTED."""
     feeds: Sequence[Feed] = split.calibration.feeds
     count = min(len(feeds), REFITTED if most is None else most)
     chosen = [feeds[i * len(feeds) // count] for i in range(count)]
     batch = batch_size(loaded.runner, chosen)
-    return refit(loaded.model, inventory, plan, factors, chosen, runtime, batch=batch)
+    return refit(loaded.model, inventory, plan, factors, chosen, runtime, batch=batch, memory=memory)
+
+
+def loses_less(
+    factors: tuple[Mapping[FactorKey, Factors], Mapping[FactorKey, Factors]],
+    plan: Plan,
+    loaded: LoadedModel,
+    inventory: Inventory,
+    feeds: Sequence[Feed],
+    divergence: Probing,
+    runtime: Runtime,
+) -> bool:
+    """Return whether a plan diverges less from the original, in the mean, with the second factors than with the first.
+
+    Raises ModelError or RuntimeProblem where onnxruntime refuses.
+    """
+    models = [Runner(rewrite(loaded.model, inventory, plan, each), runtime=runtime) for each in factors]
+    sums = np.zeros(2)
+    for feed in feeds:
+        expected = listed([loaded.runner.run(feed)])
+        sums += [float(divergence.values(expected, listed([model.run(feed)]))[0]) for model in models]
+    return bool(sums[1] < sums[0])

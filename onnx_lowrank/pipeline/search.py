@@ -50,6 +50,17 @@ class Search:
         """Return the model of a plan after all steps: what is judged and saved."""
         return self.session.quantizer.on(self.factored(plan), plan.choices)
 
+    def sketch(self, plan: Plan) -> onnx.ModelProto:
+        """Return the model of a plan without what takes long and does little to its loss: it is only looked at.
+
+        Nothing is refitted; plain factors have the same product, and choosing rows for identities takes seconds.
+        """
+        session, factors = self.session, self.state.calibrated.decomposed.factors
+        if not session.quantizer.active:
+            return rewrite(session.loaded.model, session.inventory, plan.plain, factors)
+        factored = rewrite(session.loaded.model, session.inventory, plan, factors, narrow=True)
+        return session.quantizer.on(factored, ("sketch", plan.choices))
+
     def factored(self, plan: Plan) -> onnx.ModelProto:
         """Return the model of a plan, factored and nothing else."""
         session = self.session
@@ -113,8 +124,7 @@ class Search:
 
         def runner_of(plan: Plan) -> Runner:
             advance(1)
-            # plain factors have the same product, and choosing rows for identities takes seconds
-            return self._runner(self.candidate(plan if self.session.quantizer.active else plan.plain))
+            return self._runner(self.sketch(plan))
 
         judge, labelled = held_back
         return Screening(judge, self.state.calibrated.objective.probing, runner_of, labelled)

@@ -12,7 +12,7 @@ import onnx
 from onnx_lowrank.latency import Stopwatch
 from onnx_lowrank.metrics import Metric, choose_metric
 from onnx_lowrank.metrics.divergence import DivergenceKind
-from onnx_lowrank.options import Gate, Options, Resource, Then
+from onnx_lowrank.options import REFITTED, Gate, Options, Resource, Then
 from onnx_lowrank.pipeline.loaded_model import (
     DataSources,
     LoadedModel,
@@ -25,8 +25,8 @@ from onnx_lowrank.pipeline.loaded_model import (
 )
 from onnx_lowrank.pipeline.notes import inventory_notes, loading_notes, narrow_notes, untimed_note
 from onnx_lowrank.pipeline.post_quantize import PostQuantizer
-from onnx_lowrank.pipeline.refit import refitted
-from onnx_lowrank.pipeline.session_values import Checked, Judges, Priced
+from onnx_lowrank.pipeline.refit import loses_less, refitted
+from onnx_lowrank.pipeline.session_values import Checked, Judges, Priced, Repaired
 from onnx_lowrank.pipeline.staging import timed_feeds
 from onnx_lowrank.plan import Problem, signed
 from onnx_lowrank.progress import Clock, Progress, Silent
@@ -45,6 +45,8 @@ from onnx_lowrank.weights.find import find_sites
 from onnx_lowrank.weights.inventory import Inventory
 
 T = TypeVar("T")
+SHARE, FEWEST = 8, 128
+"""A plan is refitted on an eighth as many samples as it is tested on, so that it costs less; on at least FEWEST."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -250,16 +252,40 @@ class Session:
 
     def factors(self, plan: Plan, state: SensitivityState) -> dict[FactorKey, Factors]:
         """Return the factors of a plan: as they were decomposed, or refitted on the compressed prefix."""
-        decomposed = dict(state.calibrated.decomposed.factors)
-        if not self.options.refit:
-            return decomposed
-        return self._once(("refitted", plan.choices), lambda: self._refitted(plan, decomposed))
+        if not self.options.may_refit or not plan.factored:
+            return dict(state.calibrated.decomposed.factors)
+        return self._repaired(plan, state).factors
 
-    def _refitted(self, plan: Plan, decomposed: dict[FactorKey, Factors]) -> dict[FactorKey, Factors]:
+    def options_for(self, plan: Plan) -> Options:
+        """Return the options with what was decided for a plan in place of what was left open."""
+        return replace(self.options, refit=self.refitted_on(plan) > 0)
+
+    def refitted_on(self, plan: Plan) -> int:
+        """Return on how many samples at most a plan's last factors were refitted, 0 where they were not."""
+        repaired: Repaired | None = self._known.get(("repaired", plan.plain.choices))
+        return 0 if repaired is None else repaired.refitted_on
+
+    def _repaired(self, plan: Plan, state: SensitivityState) -> Repaired:
+        return self._once(("repaired", plan.plain.choices), lambda: self._refitted(plan.plain, state))
+
+    def _refitted(self, plan: Plan, state: SensitivityState) -> Repaired:
+        decomposed, options = dict(state.calibrated.decomposed.factors), self.options
+        held_back, most = self.split.held_back, REFITTED
+        if options.refit is None:
+            if not held_back:
+                return Repaired(decomposed)
+            most = min(max(len(self.split.validation) // SHARE, FEWEST), REFITTED)
         with self.clock.step("refitting", 1) as advance:
-            factors = refitted(self.loaded, self.split, self.inventory, plan, decomposed, self.options.runtime)
+            factors = refitted(
+                self.loaded, self.split, self.inventory, plan, decomposed, options.runtime,
+                most=most, memory=options.memory,
+            )  # fmt: skip
+            keep = options.refit is True or loses_less(
+                (decomposed, factors), plan, self.loaded, self.inventory, held_back,
+                state.calibrated.objective.probing, options.runtime,
+            )  # fmt: skip
             advance(1)
-        return factors
+        return Repaired(factors, most) if keep else Repaired(decomposed)
 
     @property
     def notes(self) -> tuple[str, ...]:

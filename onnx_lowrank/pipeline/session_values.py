@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from onnx_lowrank.metrics import Measured
 from onnx_lowrank.plan import Problem
+from onnx_lowrank.schemes import Factors
+from onnx_lowrank.types import FactorKey
 from onnx_lowrank.validation import Judge
 
 
@@ -32,3 +34,11 @@ class Priced:
     problem: Problem
     milliseconds: float = 0.0
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Repaired:
+    """The factors that a plan is written with, and on how many samples at most the last ones were refitted; 0: not."""
+
+    factors: dict[FactorKey, Factors]
+    refitted_on: int = 0

@@ -41,7 +41,7 @@ def stamp(
         "tool": f"onnx-lowrank {version}",
         "algorithm": goal,
         "sensitivity": options.sensitivity,
-        "switches": [name for name in SWITCHES if getattr(options, name) != getattr(Options(), name)],
+        "switches": [name for name in SWITCHES if getattr(options, name) not in (False, getattr(Options(), name))],
         "seed": options.seed,
         "source_sha256": sha256,
         "ranks": {c.weight: f"{c.option.scheme} {'x'.join(map(str, c.option.ranks))}" for c in plan.factored},

@@ -67,12 +67,16 @@ class Original:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The request. metric: the one that judged, and why; divergence: the loss that sensitivity predicted."""
+    """The request. metric: the one that judged, and why; divergence: the loss that sensitivity predicted.
+
+    refitted_on: on how many samples at most the last factors of the result were refitted; 0: they were not.
+    """
 
     goal: Goal
     options: Options
     metric: str = ""
     divergence: DivergenceKind = "relative-l2"
+    refitted_on: int = 0
 
 
 @dataclass(frozen=True, slots=True)

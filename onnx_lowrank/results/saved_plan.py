@@ -10,7 +10,7 @@ from typing import Any
 
 from onnx_lowrank.errors import PlanError
 from onnx_lowrank.metrics.divergence import DivergenceKind
-from onnx_lowrank.options import REFITTED, Options, Sensitivity, Then
+from onnx_lowrank.options import Options, Sensitivity, Then
 from onnx_lowrank.sensitivity.modes import mode_named
 from onnx_lowrank.types import Choice, Plan, Ranks
 
@@ -84,6 +84,7 @@ class SavedPlan:
         options: Options,
         tool: str,
         divergence: DivergenceKind = "relative-l2",
+        refitted_on: int = 0,
     ) -> SavedPlan:
         """Return the saved form of a plan; `shapes` are the sites' by id."""
         choices = tuple(SavedChoice.of(choice, shapes[choice.site]) for choice in plan.factored)
@@ -95,8 +96,8 @@ class SavedPlan:
             choices,
             tool,
             divergence,
-            options.refit,
-            REFITTED if options.refit else OLDER_REFIT,
+            refitted_on > 0,
+            refitted_on or OLDER_REFIT,
             options.then,
             options.shares,
             options.outputs,

@@ -107,7 +107,15 @@ def test_a_saved_plan_gives_the_same_model(tmp_path: Path, changes: dict[str, ob
     result = meet_goal(session, GOAL)
     assert shared_in(result) == {"W0", "W1", "W2"}
     shapes = {site.id: site.shape for site in result.sites}
-    saved = SavedPlan.of(result.plan, shapes, result.original.sha256, asked, "test", result.request.divergence)
+    saved = SavedPlan.of(
+        result.plan,
+        shapes,
+        result.original.sha256,
+        asked,
+        "test",
+        result.request.divergence,
+        result.request.refitted_on,
+    )
     (tmp_path / "plan.json").write_text(saved.to_json())
     assert read_plan(tmp_path / "plan.json") == saved
     assert {choice.shared_input for choice in saved.choices} == {("h0", "h1", "h2")}

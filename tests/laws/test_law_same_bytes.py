@@ -26,7 +26,15 @@ pytestmark = pytest.mark.usefixtures("no_timing")
 
 def saved(result: Result, settings: Options) -> SavedPlan:
     shapes = {site.id: site.shape for site in result.sites}
-    return SavedPlan.of(result.plan, shapes, result.original.sha256, settings, "test", result.request.divergence)
+    return SavedPlan.of(
+        result.plan,
+        shapes,
+        result.original.sha256,
+        settings,
+        "test",
+        result.request.divergence,
+        result.request.refitted_on,
+    )
 
 
 @pytest.mark.parametrize("sensitivity", ["joint", "refit", "inputs", "weights"])

@@ -66,17 +66,22 @@ def record(folder: Path) -> dict[str, object]:
 
 @pytest.mark.parametrize("choice", ["joint", "inputs", "weights", "paper"])
 def test_every_sensitivity_saves_a_model_that_names_it(folder: Path, choice: str):
-    done = optimize(folder, "--sensitivity", choice, "--gamma", 0.5)
+    done = optimize(folder, "--sensitivity", choice, "--gamma", 0.5, "--no-refit")
     assert done.exit_code == 0, done.output
     assert (record(folder)["sensitivity"], record(folder)["switches"]) == (choice, [])
+
+
+def test_a_refit_that_nobody_asked_for_is_told(folder: Path):
+    assert optimize(folder).exit_code == 0
+    assert record(folder)["switches"] == ["refit"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("--signed",), "signed"),
-        (("--signed", "--loss", "loss.py:good"), "signed"),
-        (("--inter-layer",), "inter_layer"),
+        (("--signed", "--no-refit"), "signed"),
+        (("--signed", "--no-refit", "--loss", "loss.py:good"), "signed"),
+        (("--inter-layer", "--no-refit"), "inter_layer"),
         (("--refit",), "refit"),
         (("--continuation", 2), "continuation"),
     ],

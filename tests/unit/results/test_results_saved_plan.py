@@ -84,7 +84,7 @@ def test_no_plan_and_a_directory(tmp_path: Path):
 
 def test_an_older_refit_is_repeated_on_as_many_samples_as_it_had(tmp_path: Path):
     path = tmp_path / "plan.json"
-    today = SavedPlan.of(Plan(()), {}, "hash", Options(refit=True), "t")
+    today = SavedPlan.of(Plan(()), {}, "hash", Options(refit=True), "t", refitted_on=512)
     path.write_text(today.to_json(), encoding="utf-8")
     assert read_plan(path).refitted_on == 512
     path.write_text(today.to_json().replace('  "refitted_on": 512,\n', ""), encoding="utf-8")
