@@ -21,6 +21,9 @@ MILD = (1 / 512, 1 / 64, 1 / 16, 1 / 6)
 it): from far below, since a first plan that is not certified ends it all."""
 AROUND = (1.6, 0.4)
 """Costs between which plans lie close, in units of that at which the answer is expected."""
+STEEP, NEAR = 1.35, (0.5, 3.0)
+"""Where a model resists, little cost is much divergence: plans lie as close in that, too, between these shares of the
+expected one."""
 THIN = 1.25
 """Plans of less divergence than the expected one follow each other at this factor at least."""
 ROUNDING, NOISE = 1e-9, 1e-7
@@ -49,6 +52,11 @@ def candidates(divergences: Sequence[float], costs: Sequence[float], expected: i
         if AROUND[1] * costs[expected] <= cost <= last:
             picks.add(index)
             last = (1 - close) * cost
+    low, high = (share * rising[expected] for share in NEAR)
+    for index, divergence in enumerate(rising):
+        if 0 < low <= divergence <= high:
+            picks.add(index)
+            low = STEEP * divergence
     return sorted(picks)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.samples.sets import Samples, Split
 
-SCREENED, MOST_SCREENED, FEWEST = 1 / 8, 128, 16
+SCREENED, MOST_SCREENED, FEWEST = 1 / 8, 256, 16
 """The share of the calibration samples that nothing is fitted on, at most so many, and the fewest it is taken from."""
 
 

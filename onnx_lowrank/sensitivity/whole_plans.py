@@ -19,10 +19,11 @@ from onnx_lowrank.sensitivity.substitution import LARGEST_LOSS, stored_weight, s
 from onnx_lowrank.types import Array, Choice, FactorKey, Feed, Form
 from onnx_lowrank.weights.inventory import Inventory
 
-FEWEST, MOST = 32, 128
+FEWEST, MOST = 32, 256
 """Samples of a first measurement, and at most."""
-PRECISION = 0.25
-"""Samples are added, each time as many again, until the standard error is this share of the mean."""
+AIM, PRECISION = 0.15, 0.25
+"""Samples are added, each time as many again, until the standard error is the first share of the mean (of few samples
+with heavy tails it is itself too small); with the second a result says something."""
 NOTHING = 1e-6
 """Losses below this drown in the float32 rounding of the model itself: no samples are added for them."""
 
@@ -45,7 +46,11 @@ class Estimate:
     @property
     def precise(self) -> bool:
         """Whether the standard error is small enough, or the loss is rounding."""
-        return self.loss <= NOTHING or self.deviation <= PRECISION * self.loss
+        return self.within(PRECISION)
+
+    def within(self, share: float) -> bool:
+        """Return whether the standard error is at most this share of the loss, or the loss is rounding."""
+        return self.loss <= NOTHING or self.deviation <= share * self.loss
 
 
 Picked = tuple[tuple[str, Form], ...]
@@ -88,7 +93,7 @@ class PlanMeter:
         """Return the loss of the choices together, on the samples that its precision needs."""
         for size in self.sizes:
             result = Estimate.of(self.values(choices, size))
-            if result.precise:
+            if result.within(AIM):
                 break
         return result
 
