@@ -135,9 +135,10 @@ class Compact:
 class Lossless:
     """The most accurate model within a size or a time (arXiv 2412.06867, lossless algorithm); it must hold, too.
 
-    One of: `keep`, share of all the model's parameters; `target_size`, bytes of the saved model; `target_macs`, share
-    of the model's multiply-accumulates. `target_latency`, share of its time: by itself, or with one of them, both kept.
-    min_speedup: as for Compact. Raises GoalError otherwise.
+    Without any target the most accurate smaller model of any size, by labels: `searches`. Else one of: `keep`, share of
+    all the model's parameters; `target_size`, bytes of the saved model; `target_macs`, share of the model's
+    multiply-accumulates. `target_latency`, share of its time: by itself, or with one of them, both kept. min_speedup:
+    as for Compact. Raises GoalError otherwise.
     """
 
     keep: float | None = None
@@ -149,10 +150,10 @@ class Lossless:
 
     def __post_init__(self) -> None:
         targets = [v for v in (self.keep, self.target_size, self.target_macs) if v is not None]
-        if len(targets) > 1 or not (targets or self.target_latency is not None):
+        if len(targets) > 1:
             raise GoalError(
-                "lossless needs exactly one of keep, target size and target MACs, or a target latency, alone or with"
-                " one of them: give --keep 0.6, say"
+                "lossless takes one of keep, target size and target MACs, or a target latency, alone or with one of"
+                " them: give --keep 0.6, say"
             )
         shares = (("keep", self.keep), ("target-macs", self.target_macs), ("target-latency", self.target_latency))
         for name, share in shares:
@@ -166,6 +167,11 @@ class Lossless:
     def name(self) -> str:
         """The algorithm's name."""
         return "lossless"
+
+    @property
+    def searches(self) -> bool:
+        """Whether no target bounds the size: the most accurate of all sizes is looked for."""
+        return all(v is None for v in (self.keep, self.target_size, self.target_macs, self.target_latency))
 
     @property
     def resource(self) -> Resource:

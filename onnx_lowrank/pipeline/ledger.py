@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from onnx_lowrank.options import Gate
 from onnx_lowrank.pipeline.session import Session
 from onnx_lowrank.pipeline.speed_goal import Slow
-from onnx_lowrank.results.parts import Size, Trial
+from onnx_lowrank.results.parts import Candidate, Size, Trial
 from onnx_lowrank.sensitivity.calibrated import SensitivityState
 from onnx_lowrank.types import Curve
 from onnx_lowrank.validation.rules import rule_of
@@ -18,12 +18,15 @@ from onnx_lowrank.validation.rules import rule_of
 class Ledger:
     """trials: plans measured, in order. slow: those that held and were not fast enough. curves: the first planned on.
 
-    milliseconds: of the original, where time counts; untimed: weights without a time of their own; notes: the rest.
+    candidates, expected_gain: see `Findings`. milliseconds: of the original, where time counts; untimed: weights
+    without a time of their own; notes: the rest.
     """
 
     trials: tuple[Trial, ...] = ()
     slow: tuple[Slow, ...] = ()
     curves: tuple[Curve, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    expected_gain: float | None = None
     milliseconds: float = 0.0
     untimed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

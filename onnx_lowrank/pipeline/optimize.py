@@ -11,6 +11,7 @@ import onnx
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.graph.files import spare
 from onnx_lowrank.options import Compact, Goal, Lossless, Options
+from onnx_lowrank.pipeline.accuracy_search import most_accurate, refuse_without_labels
 from onnx_lowrank.pipeline.budget import budget_of
 from onnx_lowrank.pipeline.confirm import Confirmed, Refuted, Target, Unconfirmed, confirm
 from onnx_lowrank.pipeline.explanations import no_curve
@@ -70,11 +71,15 @@ def meet_goal(
         return unchanged(session, goal, NO_SITES)
     _refuse_unreachable(session, goal)
     session.metric(goal.gate)
+    if isinstance(goal, Lossless) and goal.searches:
+        refuse_without_labels(session, goal)
     if too_few := session.look_over(goal.gate):
         return unchanged(session, goal, too_few)
     if session.quantizer.active:  # what cannot be quantised is reported before minutes are spent
         session.quantizer.alone()
 
+    if isinstance(goal, Lossless) and goal.searches:
+        return most_accurate(session, goal, target)
     state = session.collect(session.metric(goal.gate)[0])
     if not state.curves:
         return unchanged(session, goal, no_curve(state.calibrated.decomposed.dead))
@@ -123,7 +128,7 @@ def _allowed(session: Session, goal: Goal, target: Target) -> Goal:
 def _refuse_unreachable(session: Session, goal: Goal) -> None:
     """Raise GoalError at once for what can never be reached, whatever is measured."""
     sizes = ("parameters",) if session.quantizer.active else ("parameters", "bytes")
-    if isinstance(goal, Lossless) and goal.resource in sizes:
+    if isinstance(goal, Lossless) and not goal.searches and goal.resource in sizes:
         costs = cost_curves(session.inventory, session.options.rank_multiple)
         budget_of(goal, Problem(costs, {}, goal.resource), size_before(session))
 

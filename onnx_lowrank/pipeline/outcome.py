@@ -37,6 +37,8 @@ def unchanged(
             curves=curves,
             checks=() if state is None else state.checks,
             trials=ledger.trials,
+            candidates=ledger.candidates,
+            expected_gain=ledger.expected_gain,
             notes=(*session.notes, *ledger.untimed, *ledger.notes),
             warnings=(*((RANDOM_WARNING,) if session.random else ()), *session.warnings),
             seconds=dict(session.clock.seconds),

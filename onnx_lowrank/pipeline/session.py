@@ -31,7 +31,7 @@ from onnx_lowrank.pipeline.staging import timed_feeds
 from onnx_lowrank.plan import Problem, signed
 from onnx_lowrank.progress import Clock, Progress, Silent
 from onnx_lowrank.results.parts import Trial
-from onnx_lowrank.samples import Split
+from onnx_lowrank.samples import Samples, Split
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.sensitivity.calibrated import Calibrated, SensitivityState
 from onnx_lowrank.sensitivity.continuation import go_on
@@ -45,6 +45,8 @@ from onnx_lowrank.weights.find import find_sites
 from onnx_lowrank.weights.inventory import Inventory
 
 T = TypeVar("T")
+COLLECTED = ("state", "divergence", "metric")
+"""What does not hang on the validation samples."""
 SHARE, FEWEST = 8, 128
 """A plan is refitted on an eighth as many samples as it is tested on, so that it costs less; on at least FEWEST."""
 
@@ -90,6 +92,11 @@ class Session:
     def renewed(self, **changes: Any) -> Session:
         """Return the session with other fields, and nothing measured or collected yet."""
         return replace(self, trials={}, _known={}, **changes)
+
+    def validating_on(self, samples: Samples) -> Session:
+        """Return the session with other validation samples; what was collected is shared, what they judged is not."""
+        known: dict[Hashable, Any] = {key: self._known[key] for key in COLLECTED if key in self._known}
+        return replace(self, split=replace(self.split, validation=samples), trials={}, _known=known)
 
     def with_post_quantization(self, then: Then | None) -> Session:
         """Return the session with another step after factoring; what was collected is shared, trials are not."""

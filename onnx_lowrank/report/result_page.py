@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_lowrank.report import numbers
+from onnx_lowrank.report.accuracy_table import accuracy_tables
 from onnx_lowrank.report.layout import titled
 from onnx_lowrank.report.quantized_steps import step_tables
 from onnx_lowrank.report.tables import (
@@ -37,6 +38,7 @@ def render_result(result: Result) -> Iterator[RenderableType]:
     if result.changed and result.plan is not None and result.verdict is not None:
         yield _before_after(result)
         yield ""
+        yield from accuracy_tables(result)
         yield from step_tables(result)
         yield _sites_table(result)
         yield Text("error: relative squared error at the weight's output; loss: what it adds;")
@@ -48,6 +50,7 @@ def render_result(result: Result) -> Iterator[RenderableType]:
     else:
         if result.trials:
             yield _trials_table(result)
+        yield from accuracy_tables(result)
         yield from step_tables(result)
     yield ""
     yield skips_table(result.skips, result.before.parameters)

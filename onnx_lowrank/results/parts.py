@@ -37,6 +37,23 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A plan that competed to be the most accurate, on the samples that choose: its gain over the original.
+
+    basis: where its factors come from; single: one weight alone is factored; kept: share of the factorable parameters.
+    gain, error: of the metric, and its standard error, on so many samples; finalist: measured on all of them.
+    """
+
+    basis: str
+    single: bool
+    kept: float
+    gain: float
+    error: float
+    samples: int
+    finalist: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """A model that factoring with post-quantisation is compared with: FACTORED, INT8 (of the original) or BOTH.
 
@@ -84,6 +101,7 @@ class Findings:
     """Everything that was measured: weights, curves, all plans in order, notes, seconds by step.
 
     checks: what whole plans were predicted and measured to lose, on calibration samples.
+    candidates: plans that competed to be the most accurate; expected_gain: what choosing one gains, cross-validated.
     warnings are shown beside every claim.
     """
 
@@ -92,6 +110,8 @@ class Findings:
     curves: tuple[Curve, ...] = ()
     checks: tuple[PlanCheck, ...] = ()
     trials: tuple[Trial, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    expected_gain: float | None = None
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)

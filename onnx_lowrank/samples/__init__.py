@@ -5,7 +5,7 @@ from onnx_lowrank.samples.iterables import DataReader
 from onnx_lowrank.samples.random_data import RANDOM, RandomData, random_samples
 from onnx_lowrank.samples.reader import Reader
 from onnx_lowrank.samples.sets import Samples, Split
-from onnx_lowrank.samples.splitting import make_split
+from onnx_lowrank.samples.splitting import halves, make_split
 
 __all__ = [
     "RANDOM",
@@ -16,6 +16,7 @@ __all__ = [
     "Samples",
     "Source",
     "Split",
+    "halves",
     "make_split",
     "path_forms",
     "place_of",

@@ -53,6 +53,18 @@ def held_back(data: Samples) -> tuple[Samples, Samples | None]:
     return (data.subset(rest), data.subset(chosen)) if rest and chosen else (data, None)
 
 
+def halves(data: Samples, seed: int) -> tuple[Samples, Samples]:
+    """Return two halves of a set, drawn by the seed: whole groups and samples of equal content go to one side."""
+    members = _linked(data.hashes, data.groups)
+    order = np.random.default_rng(seed).permutation(len(members))
+    first: list[int] = []
+    for place in order:
+        if 2 * len(first) < len(data):
+            first += members[place]
+    rest = sorted(set(range(len(data))) - set(first))
+    return data.subset(sorted(first)), data.subset(rest)
+
+
 def apart(count: int, most: int) -> tuple[list[int], list[int]]:
     """Return the numbers of samples to fit on and to score on: at most a quarter, at most `most`, spread over the set.
 

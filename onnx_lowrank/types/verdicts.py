@@ -135,6 +135,23 @@ class Verdict:
         word = "observed, not certified" if self.word == "observed" else self.word
         return f"{word}: {self.reason} (n = {self.samples:,}, {tested})"
 
+    def gain_claim(self, plans: int) -> str:
+        """Return in one line what is claimed of the one plan that was chosen on other samples: better, or not shown so.
+
+        The smallest drop that is certified may be negative: then it is a gain that is certified, by the same test.
+        """
+        claim = self.claim(plans)
+        share = 100.0 if self.drop_type == "relative" else 1.0
+        unit = " %" if self.drop_type == "relative" else ""
+        if self.word == "certified" and self.bound.value < 0:
+            size, least = -share * self.drop.estimate, -share * self.bound.value
+            return (
+                f"certified better: {self.metric} is better by {size:.3g}{unit}; at {100 * self.bound.confidence:g} %"
+                f" confidence by at least {least:.3g}{unit} (n = {self.samples:,})"
+            )
+        low, high = -share * self.drop.high, -share * self.drop.low
+        return f"{claim}; not shown to be better (gain between {low:.3g} and {high:.3g}{unit})"
+
     @property
     def passed(self) -> bool:
         """Whether the candidate holds."""

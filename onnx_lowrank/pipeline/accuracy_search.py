@@ -1,0 +1,189 @@
+"""Lossless without a size: the most accurate smaller model, by labels, over sizes, bases and single layers.
+
+Selection and claim are apart: one part of the validation samples chooses, the other is tested on. What is tested is
+fixed before: at most two plans, the milder one first (plan/sequence.py), so a claim of the last has a single test's
+level, and so has "better by at least x" of the plan that was chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from onnx_lowrank.errors import GoalError
+from onnx_lowrank.options import Lossless, Options, Sensitivity
+from onnx_lowrank.pipeline.confirm import Confirmed, Refuted, Target, Unconfirmed, confirm
+from onnx_lowrank.pipeline.ledger import Ledger, size_before
+from onnx_lowrank.pipeline.loaded_model import make_judge
+from onnx_lowrank.pipeline.outcome import changed, nothing, refuted
+from onnx_lowrank.pipeline.search import Search
+from onnx_lowrank.pipeline.session import Session
+from onnx_lowrank.plan import Problem, fixed_sequence
+from onnx_lowrank.plan.allocate import least_loss
+from onnx_lowrank.plan.layer_selective import single_cuts
+from onnx_lowrank.plan.problem import amount
+from onnx_lowrank.results.parts import Candidate, Trial
+from onnx_lowrank.results.result import Result
+from onnx_lowrank.runtime.runner import Runner
+from onnx_lowrank.samples import Samples, halves
+from onnx_lowrank.sensitivity.calibrated import SensitivityState
+from onnx_lowrank.types import Plan
+from onnx_lowrank.validation.race import SAFE, Race, Standing, chosen, cross_validated
+
+KEEPS = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03)
+"""Shares of the factorable parameters that plans keep."""
+FOLDS = 5
+"""Disjoint parts of the selection samples, for the last models."""
+FIRST, GROWTH = 256, 4
+"""Samples of the first part, and by how much parts grow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """Where factors come from: options other than the session's. gradients: whether samples are run backward."""
+
+    name: str
+    sensitivity: Sensitivity
+    changes: tuple[tuple[str, Any], ...] = ()
+
+    def options(self, options: Options) -> Options:
+        """Return a session's options with the basis; nothing is refitted unasked: that would bring the noise back."""
+        return replace(options, sensitivity=self.sensitivity, refit=bool(options.refit), **dict(self.changes))
+
+
+BASES: tuple[Basis, ...] = (Basis("joint", "joint"), Basis("inputs", "inputs"), Basis("weights", "weights"))
+"""What is tried where no other sensitivity is asked for."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """A plan, and the session and problem of the basis that it comes from. keep: None for a single layer."""
+
+    basis: str
+    session: Session
+    state: SensitivityState
+    problem: Problem
+    plan: Plan
+    keep: float | None
+
+    def search(self, session: Session, goal: Lossless) -> Search:
+        """Return what measures the plan in a session with other validation samples."""
+        before = size_before(session, self.state)
+        return Search(session, goal, self.state, self.problem, session.judge(goal.gate), before)
+
+
+def refuse_without_labels(session: Session, goal: Lossless) -> None:
+    """Raise GoalError where nothing says which model is the most accurate."""
+    metric, _ = session.metric(goal.gate)
+    if session.split.validation.labels is None or not metric.needs_labels:
+        raise GoalError(
+            "lossless without a size looks for the most accurate model, by labels: give them with the validation"
+            " samples and a metric that reads them, or give a size (--keep 0.6, say)"
+        )
+
+
+def most_accurate(session: Session, goal: Lossless, target: Target) -> Result:
+    """Return the most accurate smaller model, or the original with the reason."""
+    metric, _ = session.metric(goal.gate)
+    selection, claim = halves(session.split.validation, session.options.seed)
+    entries = list(_entries(session))
+    if not entries:
+        state = session.collect(metric)
+        return nothing(session, goal, state, Ledger())
+    standings = _raced(session, goal, selection, entries)
+    best = chosen(standings)
+    expected = cross_validated(standings)
+    picks = list(dict.fromkeys([chosen(standings, SAFE), best]))
+    candidates = tuple(_candidate(e, s) for e, s in zip(entries, standings, strict=True))
+    ledger = Ledger(candidates=candidates, expected_gain=expected.gain)
+    held: list[tuple[Entry, Search, Trial]] = []
+    for pick in picks:
+        entry = entries[pick]
+        search = entry.search(entry.session.validating_on(claim), goal)
+        (trial,) = search.run(fixed_sequence([replace(entry.plan, origin=_origin(entry))]), session.clock)
+        ledger = ledger.trying([trial])
+        if not trial.verdict.passed:
+            break
+        held.append((entry, search, trial))
+    for entry, search, trial in reversed(held):
+        outcome = confirm(search, trial, len(ledger.trials), target)
+        if isinstance(outcome, Confirmed):
+            result = changed(search.session, goal, ledger, trial, outcome)
+            return replace(result, reason=_claim(result, len(ledger.trials), single=entry is entries[best]))
+        if isinstance(outcome, Refuted):
+            return refuted(search.session, goal, ledger, outcome)
+        ledger = ledger.noting(outcome.note) if isinstance(outcome, Unconfirmed) else ledger.slower(outcome)
+    entry = entries[picks[-1]]
+    return nothing(entry.session.validating_on(claim), goal, entry.state, ledger)
+
+
+def _entries(session: Session) -> Iterator[Entry]:
+    """Yield the plans of every basis: of all sizes, and of single layers."""
+    metric, _ = session.metric(Lossless().gate)
+    asked = session.options.sensitivity
+    for basis in BASES if asked == "joint" else (Basis(asked, asked),):
+        own = session.renewed(options=basis.options(session.options))
+        state = own.collect(metric)
+        problem = own.problem("parameters")
+        known = set()
+        sized = [(keep, least_loss(problem, keep * problem.dense, f"{keep:.0%}")) for keep in KEEPS]
+        for keep, plan in (*sized, *((None, plan) for plan in single_cuts(problem))):
+            if plan is not None and plan.choices not in known and _smaller(plan, problem):
+                known.add(plan.choices)
+                yield Entry(basis.name, own, state, problem, plan, keep)
+
+
+def _smaller(plan: Plan, problem: Problem) -> bool:
+    return bool(plan.factored) and amount(plan.cost, problem.resource) < problem.dense
+
+
+def _raced(session: Session, goal: Lossless, selection: Samples, entries: Sequence[Entry]) -> list[Standing]:
+    """Return how far every plan came on the samples that choose."""
+    order = np.random.default_rng(session.options.seed).permutation(len(selection)).tolist()
+    metric, _ = session.metric(goal.gate)
+
+    def judged(numbers: Sequence[int]) -> Any:
+        part = selection.subset(sorted(numbers))
+        return make_judge(session.loaded, part, metric, goal.gate, session.options, spread=session.spread)
+
+    sizes = [FIRST * GROWTH**i for i in range(8) if 2 * FIRST * GROWTH**i <= len(selection)]
+    race = Race([judged(order[:size]) for size in sizes], [judged(order[fold::FOLDS]) for fold in range(FOLDS)])
+    with session.clock.step("comparing plans", len(entries)) as advance:
+        return race.run(entries, lambda entry: _runner(entry, goal), advance)
+
+
+def _runner(entry: Entry, goal: Lossless) -> Runner:
+    search = entry.search(entry.session, goal)
+    model = search.candidate(entry.plan) if entry.session.options.refit else search.sketch(entry.plan)
+    return Runner(model, runtime=entry.session.options.runtime)
+
+
+def _origin(entry: Entry) -> str:
+    size = "a single layer" if entry.keep is None else f"{entry.keep:.0%} of the factorable weights"
+    return f"{entry.basis}, {size}"
+
+
+def _candidate(entry: Entry, standing: Standing) -> Candidate:
+    kept = amount(entry.plan.cost, "parameters") / entry.problem.dense
+    gain = standing.gain
+    return Candidate(
+        entry.basis,
+        entry.plan.origin == "single layer",
+        kept,
+        gain.gain,
+        gain.error,
+        gain.samples,
+        bool(standing.folds),
+    )
+
+
+def _claim(result: Result, plans: int, *, single: bool) -> str:
+    """Return in one line what is claimed. single: of the plan that was chosen, whose bound is that of one test."""
+    verdict, test = result.verdict, result.test
+    if verdict is None:
+        return result.reason
+    contradicted = test is not None and test.drop.low > 0
+    return verdict.claim(plans) if not single or contradicted else verdict.gain_claim(plans)
