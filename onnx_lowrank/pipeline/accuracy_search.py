@@ -85,39 +85,68 @@ def refuse_without_labels(session: Session, goal: Lossless) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Competition:
+    """Plans that competed on the samples that choose, how far each came, and the samples left for the claim."""
+
+    entries: Sequence[Entry]
+    standings: Sequence[Standing]
+    claim: Samples
+
+    @property
+    def best(self) -> int:
+        """The place of the plan that was chosen: the surest gain."""
+        return chosen(self.standings)
+
+    @property
+    def picks(self) -> list[int]:
+        """The places of the plans to test, in order: one that is to hold in any case, and the one that was chosen."""
+        return list(dict.fromkeys([chosen(self.standings, SAFE), self.best]))
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """What is told of every plan."""
+        return tuple(_candidate(e, s) for e, s in zip(self.entries, self.standings, strict=True))
+
+
 def most_accurate(session: Session, goal: Lossless, target: Target) -> Result:
     """Return the most accurate smaller model, or the original with the reason."""
-    metric, _ = session.metric(goal.gate)
+    competition = compete(session, goal)
+    if not competition.entries:
+        return nothing(session, goal, session.collect(session.metric(goal.gate)[0]), Ledger())
+    return claimed(session, goal, competition, target)
+
+
+def compete(session: Session, goal: Lossless) -> Competition:
+    """Return the plans of all bases and sizes, compared on one half of the validation samples."""
     selection, claim = halves(session.split.validation, session.options.seed)
     entries = list(_entries(session))
-    if not entries:
-        state = session.collect(metric)
-        return nothing(session, goal, state, Ledger())
-    standings = _raced(session, goal, selection, entries)
-    best = chosen(standings)
-    expected = cross_validated(standings)
-    picks = list(dict.fromkeys([chosen(standings, SAFE), best]))
-    candidates = tuple(_candidate(e, s) for e, s in zip(entries, standings, strict=True))
-    ledger = Ledger(candidates=candidates, expected_gain=expected.gain)
-    held: list[tuple[Entry, Search, Trial]] = []
-    for pick in picks:
-        entry = entries[pick]
-        search = entry.search(entry.session.validating_on(claim), goal)
+    return Competition(entries, _raced(session, goal, selection, entries) if entries else (), claim)
+
+
+def claimed(session: Session, goal: Lossless, competition: Competition, target: Target) -> Result:
+    """Return the plan that was chosen, tested on samples that did not choose it, or a milder one, or the original."""
+    expected = cross_validated(competition.standings).gain
+    ledger = Ledger(candidates=competition.candidates, expected_gain=expected)
+    held: list[tuple[int, Search, Trial]] = []
+    for pick in competition.picks:
+        entry = competition.entries[pick]
+        search = entry.search(entry.session.validating_on(competition.claim), goal)
         (trial,) = search.run(fixed_sequence([replace(entry.plan, origin=_origin(entry))]), session.clock)
         ledger = ledger.trying([trial])
         if not trial.verdict.passed:
             break
-        held.append((entry, search, trial))
-    for entry, search, trial in reversed(held):
+        held.append((pick, search, trial))
+    for pick, search, trial in reversed(held):
         outcome = confirm(search, trial, len(ledger.trials), target)
         if isinstance(outcome, Confirmed):
             result = changed(search.session, goal, ledger, trial, outcome)
-            return replace(result, reason=_claim(result, len(ledger.trials), single=entry is entries[best]))
+            return replace(result, reason=_claim(result, len(ledger.trials), best=pick == competition.best))
         if isinstance(outcome, Refuted):
             return refuted(search.session, goal, ledger, outcome)
         ledger = ledger.noting(outcome.note) if isinstance(outcome, Unconfirmed) else ledger.slower(outcome)
-    entry = entries[picks[-1]]
-    return nothing(entry.session.validating_on(claim), goal, entry.state, ledger)
+    entry = competition.entries[competition.picks[-1]]
+    return nothing(entry.session.validating_on(competition.claim), goal, entry.state, ledger)
 
 
 def _entries(session: Session) -> Iterator[Entry]:
@@ -152,10 +181,11 @@ def _raced(session: Session, goal: Lossless, selection: Samples, entries: Sequen
     sizes = [FIRST * GROWTH**i for i in range(8) if 2 * FIRST * GROWTH**i <= len(selection)]
     race = Race([judged(order[:size]) for size in sizes], [judged(order[fold::FOLDS]) for fold in range(FOLDS)])
     with session.clock.step("comparing plans", len(entries)) as advance:
-        return race.run(entries, lambda entry: _runner(entry, goal), advance)
+        return race.run(entries, lambda entry: runner_of(entry, goal), advance)
 
 
-def _runner(entry: Entry, goal: Lossless) -> Runner:
+def runner_of(entry: Entry, goal: Lossless) -> Runner:
+    """Return the model of a plan, as it competes."""
     search = entry.search(entry.session, goal)
     model = search.candidate(entry.plan) if entry.session.options.refit else search.sketch(entry.plan)
     return Runner(model, runtime=entry.session.options.runtime)
@@ -180,10 +210,10 @@ def _candidate(entry: Entry, standing: Standing) -> Candidate:
     )
 
 
-def _claim(result: Result, plans: int, *, single: bool) -> str:
-    """Return in one line what is claimed. single: of the plan that was chosen, whose bound is that of one test."""
+def _claim(result: Result, plans: int, *, best: bool) -> str:
+    """Return in one line what is claimed. best: of the plan that was chosen, whose bound is that of a single test."""
     verdict, test = result.verdict, result.test
     if verdict is None:
         return result.reason
     contradicted = test is not None and test.drop.low > 0
-    return verdict.claim(plans) if not single or contradicted else verdict.gain_claim(plans)
+    return verdict.claim(plans) if not best or contradicted else verdict.gain_claim(plans)
