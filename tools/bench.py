@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import (
+    beyond,
     cost,
     floor,
     forms,
@@ -43,7 +44,7 @@ from benchmarks.zoo import MODELS, ROOT, read_entry
 
 PARTS: tuple[Part, ...] = (
     *(goals.PART, methods.PART, *cost.PARTS, prediction.PART, floor.PART, latency.PART, *quantize.PARTS),
-    *(forms.PART, shelved.PART, width.PART),
+    *(forms.PART, shelved.PART, width.PART, beyond.PART),
     *(paper.PART, peers.PART, tolerance.PART, scaling.PART, trust.PART),
 )
 
@@ -68,6 +69,8 @@ def measure(zoo: Path, models: Sequence[str], parts: Sequence[Part], lines: Line
     for part in parts:
         for make in part.own.values():
             failures += run(part, Workbench(make(), lines))
+        for entry in part.found(zoo) if part.found is not None else ():
+            failures += run(part, Workbench(entry, lines))
     for name in models:
         if chosen := [part for part in parts if name in part.models]:
             try:
@@ -115,7 +118,7 @@ def _arguments() -> argparse.Namespace:
     there = [name for name in MODELS if (given.zoo / name).is_dir()]
     for unknown in (*(set(given.models or ()) - {*MODELS}), *(set(given.part) - {*names})):
         parser.error(f"{unknown!r} is not one of {', '.join((*MODELS, *names))}")
-    if not (given.models or there or given.tables_only or all(p.own for p in PARTS if p.name in given.part)):
+    if not (given.models or there or given.tables_only or all(p.own or p.found for p in PARTS if p.name in given.part)):
         parser.error(f"{given.zoo} holds no model: python -m models NAME --out {given.zoo}/NAME, see models/README.md")
     given.models = given.models or there
     given.out = given.out or ROOT / ("bench-out" if given.quick else "tools/results")

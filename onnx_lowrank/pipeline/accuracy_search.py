@@ -31,7 +31,8 @@ from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Samples, halves
 from onnx_lowrank.sensitivity.calibrated import SensitivityState
 from onnx_lowrank.types import Plan
-from onnx_lowrank.validation.race import SAFE, Race, Standing, chosen, cross_validated
+from onnx_lowrank.validation import Judge
+from onnx_lowrank.validation.race import SAFE, Gain, Race, Standing, chosen, cross_validated
 
 KEEPS = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03)
 """Shares of the factorable parameters that plans keep."""
@@ -174,14 +175,27 @@ def _raced(session: Session, goal: Lossless, selection: Samples, entries: Sequen
     order = np.random.default_rng(session.options.seed).permutation(len(selection)).tolist()
     metric, _ = session.metric(goal.gate)
 
-    def judged(numbers: Sequence[int]) -> Any:
+    def judged(numbers: Sequence[int]) -> Judge:
         part = selection.subset(sorted(numbers))
         return make_judge(session.loaded, part, metric, goal.gate, session.options, spread=session.spread)
 
-    sizes = [FIRST * GROWTH**i for i in range(8) if 2 * FIRST * GROWTH**i <= len(selection)]
-    race = Race([judged(order[:size]) for size in sizes], [judged(order[fold::FOLDS]) for fold in range(FOLDS)])
+    def measure(judges: Sequence[Judge], entry: Entry) -> list[Gain]:
+        runner = runner_of(entry, goal)
+        return [Gain.of(judge, runner) for judge in judges]
+
+    race = Race([judged(part) for part in parts_of(order)], [judged(part) for part in folds_of(order)], measure)
     with session.clock.step("comparing plans", len(entries)) as advance:
-        return race.run(entries, lambda entry: runner_of(entry, goal), advance)
+        return race.run(entries, advance)
+
+
+def parts_of(order: Sequence[int]) -> list[Sequence[int]]:
+    """Return the parts of the samples, in a random order, that grow."""
+    return [order[:size] for size in (FIRST * GROWTH**i for i in range(8)) if 2 * size <= len(order)]
+
+
+def folds_of(order: Sequence[int]) -> list[Sequence[int]]:
+    """Return FOLDS disjoint parts of the samples."""
+    return [order[fold::FOLDS] for fold in range(FOLDS)]
 
 
 def runner_of(entry: Entry, goal: Lossless) -> Runner:

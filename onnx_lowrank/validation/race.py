@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,7 @@ SAFE = 3.0
 TWO_SIDED = 0.6826894921370859
 """The level of an interval of one standard error on both sides."""
 
+P = TypeVar("P")
 T = TypeVar("T")
 
 
@@ -96,28 +97,29 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Race:
-    """stages: judges on parts that grow. folds: judges on disjoint parts of the whole set, for the last models."""
+class Race(Generic[P, T]):
+    """stages: parts of the set that grow. folds: disjoint parts of the whole set, for the last models.
 
-    stages: Sequence[Judge]
-    folds: Sequence[Judge]
+    measure: (parts, model) -> what it gains on each.
+    """
 
-    def run(
-        self, models: Sequence[T], runner_of: Callable[[T], Runner], advance: Callable[[int], None] = lambda n: None
-    ) -> list[Standing]:
-        """Return how far every model came. `advance` gets 1 for every model that is out, or at the end."""
+    stages: Sequence[P]
+    folds: Sequence[P]
+    measure: Callable[[Sequence[P], T], Sequence[Gain]]
+
+    def run(self, models: Sequence[T], advance: Callable[[int], None] = lambda n: None) -> list[Standing]:
+        """Return how far every model came. `advance` gets how many are out, or at the end."""
         standings: dict[int, Standing] = {}
         left = list(range(len(models)))
         for stage in self.stages:
             if len(left) <= FEWEST:
                 break
             for index in left:
-                standings[index] = Standing(Gain.of(stage, runner_of(models[index])))
+                standings[index] = Standing(self.measure([stage], models[index])[0])
             before, left = left, _going_on(left, standings)
             advance(len(before) - len(left))
         for index in left:
-            runner = runner_of(models[index])
-            folds = tuple(Gain.of(fold, runner) for fold in self.folds)
+            folds = tuple(self.measure(self.folds, models[index]))
             standings[index] = Standing(Gain.pooled(folds), folds)
             advance(1)
         return [standings[index] for index in range(len(models))]

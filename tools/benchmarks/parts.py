@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,8 +36,9 @@ class Part:
     """A part of the benchmark: measurements of some models, kept in OUT/<name>.jsonl, and a page, OUT/<name>.md.
 
     cells: (model, quick) -> its cells; a later one may rest on an earlier one's line. models: of the zoo. own: models
-    that it brings itself, measured whatever the zoo holds. figures: file name -> what draws it. costly: run only where
-    it is asked for. before: commands that come before the benchmark's own. whole: the body is the whole page.
+    that it brings itself, measured whatever the zoo holds. found: those that it finds in the zoo's folder. figures:
+    file name -> what draws it. costly: run only where it is asked for. before: commands that come before the
+    benchmark's own. whole: the body is the whole page.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Part:
     body: Body
     models: tuple[str, ...] = ()
     own: Mapping[str, Callable[[], Entry]] = field(default_factory=dict)
+    found: Callable[[Path], Iterable[Entry]] | None = None
     figures: Mapping[str, Draw] = field(default_factory=dict)
     costly: bool = False
     before: tuple[str, ...] = ()

@@ -66,6 +66,8 @@ from onnx_lowrank.numerics.linalg import Workers
 from onnx_lowrank.options import MAX_DROP, TOLERANCE, Goal, Resource, Runtime, Then
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline import refit
+from onnx_lowrank.pipeline.accuracy_search import claimed, compete, folds_of, parts_of, runner_of
+from onnx_lowrank.pipeline.confirm import Target
 from onnx_lowrank.pipeline.ledger import size_before
 from onnx_lowrank.pipeline.loaded_model import batch_of, first_outputs, make_judge, same_interface
 from onnx_lowrank.pipeline.planners import planner_of
@@ -75,10 +77,12 @@ from onnx_lowrank.plan import Problem, alds, compact, energy, paper_lossless
 from onnx_lowrank.plan.allocate import curve_plans, least_loss
 from onnx_lowrank.plan.groups import Tie
 from onnx_lowrank.plan.knapsack import relaxed
+from onnx_lowrank.plan.problem import amount
 from onnx_lowrank.quantization.onnxruntime_int8 import CALIBRATED, quantised, settings
 from onnx_lowrank.runtime.batching import batch_size, batches, join, split
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.runtime.timing import Runs, interleaved
+from onnx_lowrank.samples import halves
 from onnx_lowrank.schemes import SCHEMES, Factors, KernelFirst, Svd, fitting, offered, spectrum
 from onnx_lowrank.schemes import scheme as scheme_room
 from onnx_lowrank.sensitivity import Decomposed, decompose
@@ -86,7 +90,7 @@ from onnx_lowrank.sensitivity.curves import joint_curves
 from onnx_lowrank.sensitivity.decompose import decompose_plain
 from onnx_lowrank.sensitivity.gradient_mode import collection_setup
 from onnx_lowrank.sensitivity.measure import calibration_setup, kind_of, objective_of, probe
-from onnx_lowrank.sensitivity.substitution import LARGEST_LOSS, arriving, stored_weight
+from onnx_lowrank.sensitivity.substitution import LARGEST_LOSS, arriving, stored_weight, substitution
 from onnx_lowrank.statistics import (
     LEVEL,
     RESAMPLES,
@@ -99,8 +103,10 @@ from onnx_lowrank.statistics import (
     single_interval,
 )
 from onnx_lowrank.statistics.betting import beaten
+from onnx_lowrank.statistics.noninferiority import difference_bound
 from onnx_lowrank.types import Array, Cost, Curve, Feed, Moments, Option
 from onnx_lowrank.validation import Judge, Reference, within
+from onnx_lowrank.validation.race import Gain, Race, chosen
 from onnx_lowrank.weights.inventory import Inventory
 
 QUICK_SAMPLES = 64

@@ -15,18 +15,6 @@ def gain(values: list[float] | np.ndarray) -> Gain:
     return Gain(float(apart.sum()), float((apart**2).sum()), len(apart), float(np.abs(apart).max(initial=0)) or 1.0)
 
 
-class Fold:
-    """A judge of models that are rows of gains: it knows its columns."""
-
-    def __init__(self, columns: range):
-        self.columns = columns
-
-
-@pytest.fixture(autouse=True)
-def _rows(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(Gain, "of", staticmethod(lambda judge, row: gain(row[judge.columns])))
-
-
 @given(st.lists(st.integers(-1, 1), min_size=10, max_size=60), st.integers(1, 9))
 def test_parts_together_are_the_whole(values: list[int], cut: int):
     whole, parts = gain(values), Gain.pooled([gain(values[:cut]), gain(values[cut:])])
@@ -58,9 +46,10 @@ def rows(means: list[float], n: int, seed: int) -> np.ndarray:
 
 def raced(models: np.ndarray) -> list[Standing]:
     n = models.shape[1]
-    race = Race([Fold(range(n // 16)), Fold(range(n // 4))], [Fold(range(fold, n, 5)) for fold in range(5)])
+    folds = [range(fold, n, 5) for fold in range(5)]
+    race = Race([range(n // 16), range(n // 4)], folds, lambda parts, row: [gain(row[part]) for part in parts])
     counted: list[int] = []
-    standings = race.run(list(models), lambda row: row, counted.append)
+    standings = race.run(list(models), counted.append)
     assert sum(counted) == len(models)
     return standings
 
