@@ -156,7 +156,7 @@ def drawn(gains: Any, draws: int, size: int, seed: int) -> Line:
         race = wb.Race(
             wb.parts_of(selection), wb.folds_of(selection), lambda parts, row: [_gain(row[part]) for part in parts]
         )
-        best = wb.chosen(race.run(list(gains)))
+        best = wb.surest(race.run(list(gains)))
         lost, gained = int((gains[best][claim] < 0).sum()), int((gains[best][claim] > 0).sum())
         truth = float(gains[best].mean())
         chosen.append(truth)
@@ -261,6 +261,7 @@ def _found(kind: str, cells: dict[str, Line]) -> Iterator[tuple[str, ...]]:
         yield name, ours["plan"], f"{100 * ours['kept']:.0f} %", claim, _points([ours])
 
 
+OWN = {SIMULATED: partial(stand_in, SIMULATED, "simulated 1")}
 PART = Part(
     "beyond",
     "Beyond the original",

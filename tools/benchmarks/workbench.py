@@ -106,7 +106,8 @@ from onnx_lowrank.statistics.betting import beaten
 from onnx_lowrank.statistics.noninferiority import difference_bound
 from onnx_lowrank.types import Array, Cost, Curve, Feed, Moments, Option
 from onnx_lowrank.validation import Judge, Reference, within
-from onnx_lowrank.validation.race import Gain, Race, chosen
+from onnx_lowrank.validation.race import Gain, Race
+from onnx_lowrank.validation.race import chosen as surest
 from onnx_lowrank.weights.inventory import Inventory
 
 QUICK_SAMPLES = 64
