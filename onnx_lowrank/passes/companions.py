@@ -33,6 +33,8 @@ from onnx_lowrank.types import Array
 
 BROADCASTS = 7
 """The opset from which Mul, Add and Gemm broadcast without being told."""
+SCOPED_IR = 4
+"""From here on an initializer need not be an input as well."""
 TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
 
@@ -226,7 +228,7 @@ def with_layer(model: onnx.ModelProto, layer: LastLayer, fit: LayerFit) -> onnx.
     if fit.bias.any() and not layer.bias:
         node = next(n for n in copy.graph.node if layer.output in n.output)
         name = Fresh(all_names(copy))(f"{layer.weight}.bias")
-        copy.graph.initializer.append(numpy_helper.from_array(_cast(bias, old), name))
+        _store(copy, name, _cast(bias, old))
         del node.input[2:]
         node.input.append(name)
     return copy
@@ -239,6 +241,13 @@ def _bias(fit: LogitFit, classes: int) -> Array:
 def _cast(array: Array, like: Array) -> Array:
     with np.errstate(over="ignore"):  # seen as not finite
         return array.astype(like.dtype)
+
+
+def _store(model: onnx.ModelProto, name: str, array: Array) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(array, name))
+    if model.ir_version < SCOPED_IR:
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        model.graph.input.append(helper.make_tensor_value_info(name, kind, array.shape))
 
 
 @dataclass(slots=True, eq=False)
@@ -264,10 +273,9 @@ class _Behind:
         maker, tensor = self.model.graph.node[self.place], self.head.tensor
         before = self.names(f"{tensor}.before_{kind.lower()}")
         maker.output[list(maker.output).index(tensor)] = before
-        with np.errstate(over="ignore"):
-            array = constant.astype(self.dtype)
+        array = _cast(constant, np.empty(0, self.dtype))
         self.finite = self.finite and bool(np.isfinite(array).all())
         name = self.names(f"{tensor}.{kind.lower()}")
-        self.model.graph.initializer.append(numpy_helper.from_array(array, name))
+        _store(self.model, name, array)
         self.place += 1
         self.model.graph.node.insert(self.place, helper.make_node(kind, [before, name], [tensor], name))

@@ -135,6 +135,8 @@ def _observe(model: onnx.ModelProto, head: Head, samples: Samples, options: Opti
         chosen = chosen[np.linspace(0, len(chosen) - 1, min(most, len(chosen))).round().astype(int)]
         features = _features(value[data[0]], len(counted)) if data else None
         parts.append((rows(like)[chosen], truth[chosen], None if features is None else features[chosen]))
+    if not parts:
+        return "there are no calibration samples"
     logits = np.concatenate([z for z, _, _ in parts])
     seen = [x for _, _, x in parts if x is not None]
     if not np.isfinite(logits).all() or not all(np.isfinite(x).all() for x in seen):

@@ -211,6 +211,14 @@ def test_layers_that_cannot_be_written_are_named(model: onnx.ModelProto, says: s
     assert says in layer
 
 
+def test_where_initializers_have_to_be_inputs_new_ones_are():
+    model = ending([node("MatMul", ["x", "W"], ["z"], "fc")], {"W": T}, ir=3)
+    made = with_logits(model, head_of(model), BOTH, np.zeros((1, 4), np.float32))
+    onnx.checker.check_model(made, full_check=True)
+    assert [v.name for v in made.graph.input] == ["x", "W", "y.add"]
+    np.testing.assert_allclose(logits(made, X), logits(model, X) / 0.4 + B, rtol=1e-5, atol=1e-5)
+
+
 def test_numbers_that_do_not_fit_are_refused():
     model = ending([gemm("W", "C", transB=1)], {"W": W.astype(np.float16), "C": C.astype(np.float16)})
     found = with_logits(model, head_of(model), LogitFit(1e-6), np.zeros((1, 4), np.float16))

@@ -115,6 +115,20 @@ def test_labels_that_are_no_class_numbers_are_refused_in_one_line(labels: object
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["temperature", "logit_bias", "last_layer"])
+def test_the_line_names_the_switch_that_was_given(name: str):
+    with pytest.raises(MetricError, match=f"^--{name.replace('_', '-')} needs calibration labels"):
+        companions(TRUE, samples_of(feeds_of(normal([4, 12], 1))), Options(**{name: True}))
+
+
+def test_what_is_not_finite_is_not_fitted():
+    x = normal([20, 12], 1)
+    x[3] = np.inf
+    found = companions(TRUE, samples_of(feeds_of(x), np.arange(20) % 5), ALL)
+    assert {bool(each) for each in found} == {False}
+    assert "are not finite on every sample" in found[0].what
+
+
 def test_an_output_that_is_not_there_is_refused():
     with pytest.raises(ModelError, match="no output 'p'; its outputs are 'y'"):
         companions(TRUE, samples_of(feeds_of(normal([4, 12], 1)), np.zeros(4, int)), ALL, output="p")
@@ -133,6 +147,7 @@ def test_why_there_is_none_is_said():
     weights = {"W": weight((12, 5), 1), "axes": np.array([1])}
     model = build(nodes, [value("x", ["n", 12])], [value("y", ["n", 5])], weights)
     assert "holds probabilities, and no Softmax makes them" in companions(model, samples, ALL)[0].what
+    assert companions(TRUE, samples_of([], []), ALL)[0].what == "there are no calibration samples"
     model = build([node("Relu", ["x"], ["y"])], [value("x", ["n", 12])], [value("y", ["n", 12])], {})
     last = companions(model, samples, Options(last_layer=True))[0]
     assert last.what == "no last layer to refit: Relu makes the logits, not Gemm or MatMul"
