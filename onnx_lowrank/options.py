@@ -228,7 +228,8 @@ class Options:
     model, judged with it: int8 by onnxruntime (static, dynamic), or of the weights alone. shared_input: weights that
     read one tensor may share a first factor. outputs: those that count, for the loss and the gate; none: all. groups:
     the key, in the samples, of what samples have in common. allow_weak_baseline: go on where the metric measures
-    nothing; allow_random: judge an original that is not deterministic against its own spread.
+    nothing; allow_random: judge an original that is not deterministic against its own spread. temperature, logit_bias,
+    last_layer: what labels of calibration samples do in closed form, judged apart from truncation.
     """
 
     sensitivity: Sensitivity = "joint"
@@ -251,6 +252,9 @@ class Options:
     groups: str | None = None
     allow_weak_baseline: bool = False
     allow_random: bool = False
+    temperature: bool = False
+    logit_bias: bool = False
+    last_layer: bool = False
 
     @property
     def shares(self) -> bool:

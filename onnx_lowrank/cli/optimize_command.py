@@ -127,6 +127,16 @@ THEN = click.option(
     help="Also make it int8; gate and report are of both together. quantize: static (QDQ), ranges from --data."
     " quantize-dynamic: ranges at run time, for models of MatMul. quantize-weights: only the file, float arithmetic.",
 )
+COMPANIONS = stacked(
+    click.option("--temperature", is_flag=True, help="Also fit a temperature of the logits to calibration labels."),
+    click.option("--logit-bias", is_flag=True, help="Also fit a bias of the logits to calibration labels."),
+    click.option(
+        "--last-layer",
+        is_flag=True,
+        help="Also refit the last layer to calibration labels, by ridge regression. Like the two above: reported apart"
+        " from what factoring does.",
+    ),
+)
 
 
 @click.command(cls=Command)
@@ -139,6 +149,7 @@ THEN = click.option(
 @METRIC
 @SENSITIVITY
 @THEN
+@COMPANIONS
 @SELECT
 @RUNTIME
 @REPORT

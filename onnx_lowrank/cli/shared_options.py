@@ -125,6 +125,7 @@ def options_of(values: dict[str, Any]) -> Options:
         *("sensitivity", "metric", "include", "exclude", "rank_multiple", "seed"),
         *("memory", "signed", "inter_layer", "refit", "continuation", "gamma", "loss", "then", "shared_input"),
         *("outputs", "groups", "allow_weak_baseline", "allow_random"),
+        *("temperature", "logit_bias", "last_layer"),
     )
     asked = {name: values[name] for name in known if name in values}
     return usage(lambda: Options(runtime=runtime_of(values), **asked))

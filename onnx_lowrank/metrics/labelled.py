@@ -63,7 +63,7 @@ class Top:
                 raise MetricError(f"{self.name}: {truth.size} labels for the {array.size} class numbers of a sample")
             counted = _counting(truth, self.name)
             return float(np.mean(array.reshape(-1)[counted] == truth[counted]))
-        counted, truth = _classes(array, label, self.name)
+        counted, truth = class_numbers(array, label, self.name)
         classes = class_count(array)
         if classes <= self.k > 1:
             raise MetricError(f"{self.name} is always 1 with {classes} classes; take top1")
@@ -91,7 +91,7 @@ class CrossEntropy:
         """Return (n,) nats."""
         losses = []
         for array, label in _pairs(self.name, self.output, outputs, labels):
-            counted, truth = _classes(array, label, self.name)
+            counted, truth = class_numbers(array, label, self.name)
             logs = log_probabilities(array, probabilities=probable(array))
             losses.append(-float(np.mean(np.take_along_axis(logs, truth[:, None], 1)[counted])))
         return np.array(losses, np.float64)
@@ -180,7 +180,7 @@ def _counting(truth: Array, name: str) -> Array:
     return counted
 
 
-def _classes(array: Array, label: Array, name: str) -> tuple[Array, Array]:
+def class_numbers(array: Array, label: Array, name: str) -> tuple[Array, Array]:
     """Return which positions count, and (positions,) class numbers, 0 where they do not."""
     truth = _whole(label, name)
     positions, classes = rows(array).shape
