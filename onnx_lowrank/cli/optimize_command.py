@@ -28,6 +28,7 @@ from onnx_lowrank.cli.shared_options import (
 )
 from onnx_lowrank.options import THEN as STEPS
 from onnx_lowrank.options import Compact, Goal, Lossless
+from onnx_lowrank.pipeline.fit_companions import wanted
 from onnx_lowrank.pipeline.pareto import no_curve
 from onnx_lowrank.report import render_result, result_json
 from onnx_lowrank.results.result import Result
@@ -172,6 +173,8 @@ def optimize(model: Path, output: Path | None, **values: Any) -> None:
     goal, options = _goal(values), options_of(values)
     if values["save_plan"] is not None and options.continuation > 1:
         raise click.UsageError("a plan made by --continuation cannot be repeated by `apply`: leave --save-plan out")
+    if values["save_plan"] is not None and wanted(options):
+        raise click.UsageError("a plan does not repeat what is fitted to labels: leave --save-plan out")
     if values["pareto"] is not None and (refusal := no_curve(options)):
         raise click.UsageError(refusal)
     sources = _sources(values)

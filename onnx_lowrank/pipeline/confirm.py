@@ -120,16 +120,18 @@ def _tested(search: Search, runner: Runner) -> Verdict | None:
 
 
 def _steps(search: Search, trial: Trial, both: Step) -> tuple[tuple[Step, ...], tuple[str, ...]]:
-    """Return factoring alone, int8 alone and both, measured in the same way, and the notes on them."""
-    session, quantizer = search.session, search.session.quantizer
-    if not quantizer.active:
+    """Return factoring alone, labels and int8 alone, and all together, measured in the same way, and notes on them."""
+    session, quantizer, fits = search.session, search.session.quantizer, search.session.label_fits
+    if not (quantizer.active or fits.active):
         return (), ()
-    factored, int8 = search.factored(trial.plan), quantizer.alone()
-    by_itself = (quantizer.factored(factored, trial, search.judge), quantizer.int8(search.judge, search.before))
+    truncated, judge, before = search.truncated(trial.plan), search.judge, search.before
+    alone = [(quantizer.factored(truncated, trial, judge), truncated)]
+    alone += [(fits.step(judge, before), fits.alone()[0])] if fits.active else []
+    alone += [(quantizer.int8(judge, before), quantizer.alone())] if quantizer.active else []
     steps = []
-    for step, model in zip(by_itself, (factored, int8), strict=True):
+    for step, model in alone:
         runner = Runner(model, runtime=session.options.runtime)
         latency = final_timing(session, model, search.goal) if both.latency is not None else None
         steps.append(replace(step, test=_tested(search, runner), latency=latency))
-    notes = (NO_GAIN,) if both.size.bytes >= by_itself[1].size.bytes else ()
-    return (*steps, both), notes
+    larger = quantizer.active and both.size.bytes >= steps[-1].size.bytes
+    return (*steps, both), (NO_GAIN,) if larger else ()

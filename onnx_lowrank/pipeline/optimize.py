@@ -77,6 +77,8 @@ def meet_goal(
         return unchanged(session, goal, too_few)
     if session.quantizer.active:  # what cannot be quantised is reported before minutes are spent
         session.quantizer.alone()
+    if session.label_fits.active:  # likewise labels that do not fit
+        session.label_fits.alone()
 
     if isinstance(goal, Lossless) and goal.searches:
         return most_accurate(session, goal, target)

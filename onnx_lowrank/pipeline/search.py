@@ -62,6 +62,10 @@ class Search:
         return session.quantizer.on(factored, ("sketch", plan.choices))
 
     def factored(self, plan: Plan) -> onnx.ModelProto:
+        """Return the model of a plan, factored, with what labels fit behind it."""
+        return self.session.label_fits.on(self.truncated(plan), plan.choices)
+
+    def truncated(self, plan: Plan) -> onnx.ModelProto:
         """Return the model of a plan, factored and nothing else."""
         session = self.session
         factors, narrow = session.factors(plan, self.state), session.quantizer.active

@@ -13,6 +13,7 @@ from onnx_lowrank.latency import Stopwatch
 from onnx_lowrank.metrics import Metric, choose_metric
 from onnx_lowrank.metrics.divergence import DivergenceKind
 from onnx_lowrank.options import REFITTED, Gate, Options, Resource, Then
+from onnx_lowrank.pipeline.label_fits import LabelFits
 from onnx_lowrank.pipeline.loaded_model import (
     DataSources,
     LoadedModel,
@@ -66,6 +67,7 @@ class Session:
     clock: Clock
     random: bool
     quantizer: PostQuantizer
+    label_fits: LabelFits
     trials: dict[tuple[tuple[Choice, ...], Gate], Trial] = field(default_factory=dict)
     _known: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
@@ -87,7 +89,8 @@ class Session:
             loaded.model, include=options.include, exclude=options.exclude, multiple=options.rank_multiple
         ).sharing(options.shares)
         quantizer = PostQuantizer(loaded, split.calibration.feeds, options, clock)
-        return Session(loaded, split, inventory, options, clock, sources.random, quantizer)
+        fits = LabelFits(loaded, split.calibration, options, clock, next(iter(options.outputs), None))
+        return Session(loaded, split, inventory, options, clock, sources.random, quantizer, fits)
 
     def renewed(self, **changes: Any) -> Session:
         """Return the session with other fields, and nothing measured or collected yet."""
@@ -302,7 +305,7 @@ class Session:
             return loading
         narrow = narrow_notes(self.inventory, self.state.calibrated)
         rows = inventory_notes(self.inventory, self.split.calibration.feeds)
-        return (*loading, *narrow, *rows, *self.state.calibrated.notes, self.state.source)
+        return (*loading, *narrow, *rows, *self.label_fits.notes, *self.state.calibrated.notes, self.state.source)
 
     @property
     def warnings(self) -> tuple[str, ...]:

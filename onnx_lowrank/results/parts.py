@@ -55,7 +55,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A model that factoring with post-quantisation is compared with: FACTORED, INT8 (of the original) or BOTH.
+    """A model that factoring with more behind it is compared with: FACTORED, LABELS or INT8 (of the original), or BOTH.
 
     Judged against the original like the whole; `test` and `latency` where both steps together passed.
     """
@@ -67,8 +67,8 @@ class Step:
     latency: Timing | None = None
 
 
-FACTORED, INT8, BOTH = "factored alone", "int8 alone", "both"
-"""What the steps of a model with int8 behind its factors are called."""
+FACTORED, LABELS, INT8, BOTH = "factored alone", "labels alone", "int8 alone", "both"
+"""What the steps of a model with label fits or int8 behind its factors are called."""
 
 
 @dataclass(frozen=True, slots=True)
