@@ -180,7 +180,7 @@ def test_random_data_warns_in_the_report_and_in_the_model(folder: Path) -> None:
         ((), 2, "--random-data"),
         (("--random-data", "--data", "x.npz"), 2, "either --data"),
         (("--random-data", "--keep", "0.5"), 2, "--algorithm lossless"),
-        (("--random-data", "--algorithm", "lossless"), 2, "exactly one"),
+        (("--random-data", "--algorithm", "lossless"), 1, "by labels: give them with the validation"),
         (("--random-data", "--algorithm", "lossless", "--target-size", "ten"), 2, "10MB"),
         (("--random-data", "--target-latency", "0.7"), 2, "--algorithm lossless"),
         (("--random-data", "--algorithm", "lossless", "--target-latency", "2"), 2, "--target-latency is a share"),

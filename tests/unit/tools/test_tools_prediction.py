@@ -65,13 +65,16 @@ def test_whole_plans_are_shown_with_their_factor_and_what_checking_took(bench: B
         {"keep": keep, "predicted": 1e-5, "expected": 2e-5, "measured": measured, "deviation": 1e-6}
         for keep, measured in ((0.9, 3e-5), (0.6, 1e-5), (0.2, 9e-5))
     ]
+    others = [{"name": "unseen", "n": 20, "plans": [plans[0] | {"measured": 9e-7, "expected": 1e-7}, *plans[1:]]}]
     data = {"plans": plans, "unit": "nats of KL", "said": "", "seconds": 1.5, "collecting": 11.0}
+    data |= {"n": 100, "others": others}
     text = page_of(bench, "prediction", [raw("prediction", "vgg", "plans", data)])
     assert rows_of(text, "| 90%")[0].endswith("| 1e-05 | 2e-05 | 3e-05 ± 1e-06 | 1.50 |")
     assert (
-        "2 of 3 within a factor of 2; 1 lose more than a smaller one. Checking took 1.5 s beside 11.0 s of collecting."
-        in text
+        "2 of 3 within a factor of 2; 1 lose more than a smaller one (100 unseen inputs). Checking took 1.5 s beside"
+        " 11.0 s of collecting." in text
     )
+    assert "On unseen (20): 1 of 3 within a factor of 2 (of the others 1 below 1e-06: rounding)." in text
 
 
 def test_without_predictions_there_is_no_figure(bench: Bench, tmp_path: Path) -> None:
