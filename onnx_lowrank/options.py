@@ -16,7 +16,7 @@ THEN: tuple[Then, ...] = ("quantize", "quantize-dynamic", "quantize-weights")
 SENSITIVITIES: dict[Sensitivity, tuple[str, frozenset[str]]] = {
     "joint": (
         "inputs and loss gradients",
-        frozenset({"--signed", "--inter-layer", "--continuation", "--shared-input"}),
+        frozenset({"--exponents", "--signed", "--inter-layer", "--continuation", "--shared-input"}),
     ),
     "inputs": ("whitened", frozenset({"--shared-input"})),
     "weights": ("plain SVD", frozenset({"--shared-input"})),
@@ -214,15 +214,17 @@ Goal: TypeAlias = Compact | Lossless
 class Options:
     """How the work is done; nothing here changes what counts as a success.
 
-    memory: bytes that collection may hold at once. signed: add the first-order term of a labelled loss, cross-fitted.
-    inter_layer: add what sites do to each other. refit: ridge least squares of the last factors on the compressed
-    prefix; None: of plans that lose less by it on samples that nothing was fitted on. continuation: steps in which to
-    shrink, collecting again after each. gamma: bound on the relative error of a layer under `paper`. loss:
-    FILE.py:function(outputs, label) -> {output: gradient}, a loss of one's own. then: what is done to the factored
-    model, judged with it: int8 by onnxruntime (static, dynamic), or of the weights alone. shared_input: weights that
-    read one tensor may share a first factor. outputs: those that count, for the loss and the gate; none: all. groups:
-    the key, in the samples, of what samples have in common. allow_weak_baseline: go on where the metric measures
-    nothing; allow_random: judge an original that is not deterministic against its own spread.
+    memory: bytes that collection may hold at once. exponents: a and b of the metric A^a ⊗ B^b in which `joint` fits
+    bases (A of inputs, B of gradients); losses are predicted as ever. signed: add the first-order term of a
+    labelled loss, cross-fitted. inter_layer: add what sites do to each other. refit: ridge least squares of the
+    last factors on the compressed prefix; None: of plans that lose less by it on samples that nothing was fitted
+    on. continuation: steps in which to shrink, collecting again after each. gamma: bound on the relative error of a
+    layer under `paper`. loss: FILE.py:function(outputs, label) -> {output: gradient}, a loss of one's own. then:
+    what is done to the factored model, judged with it: int8 by onnxruntime (static, dynamic), or of the weights
+    alone. shared_input: weights that read one tensor may share a first factor. outputs: those that count, for the
+    loss and the gate; none: all. groups: the key, in the samples, of what samples have in common.
+    allow_weak_baseline: go on where the metric measures nothing; allow_random: judge an original that is not
+    deterministic against its own spread.
     """
 
     sensitivity: Sensitivity = "joint"
@@ -233,6 +235,7 @@ class Options:
     runtime: Runtime = Runtime()
     seed: int = 0
     memory: int = 2**30
+    exponents: tuple[float, float] = (1.0, 1.0)
     signed: bool = False
     inter_layer: bool = False
     refit: bool | None = None
@@ -277,6 +280,11 @@ class Options:
             raise GoalError(f"--gamma must be more than 0 (0.1, say), not {self.gamma}")
         if self.continuation < 1:
             raise GoalError(f"--continuation must be 1 step or more, not {self.continuation}")
+        if len(self.exponents) != 2 or not all(0 <= exponent <= 1 for exponent in self.exponents):
+            given = " ".join(f"{exponent:g}" for exponent in self.exponents)
+            raise GoalError(f"--exponents takes two numbers from 0 to 1, of inputs and gradients (1 0.5), not {given}")
+        if tuple(self.exponents) != (1, 1) and "--exponents" not in self._switches:
+            raise GoalError(f"--exponents belongs to --sensitivity joint, not to {self.sensitivity}")
         if self.signed and "--signed" not in self._switches:
             raise GoalError(f"--signed belongs to --sensitivity joint: {self.sensitivity} knows no gradient")
         for name, wanted in (("--inter-layer", self.inter_layer), ("--continuation", self.continuation > 1)):

@@ -92,6 +92,15 @@ SENSITIVITY = stacked(
         metavar="FILE.py:FUNCTION",
         help="A labelled loss of your own, by its gradient at the outputs; for --signed and paper.",
     ),
+    click.option(
+        "--exponents",
+        nargs=2,
+        type=float,
+        default=(1.0, 1.0),
+        show_default=True,
+        metavar="A B",
+        help="joint: how much inputs and gradients shape factors, 0 to 1. 1 0: as inputs, 0 0: as weights.",
+    ),
     click.option("--signed", is_flag=True, help="Add the first-order term of the labelled loss, cross-fitted."),
     click.option("--inter-layer", is_flag=True, help="Add what the factored weights do to each other."),
     click.option(

@@ -82,7 +82,8 @@ class CollectionSetup:
 
     def group(self, sites: Sequence[Site]) -> SiteGroup:
         """Return what is collected at some sites."""
-        return SiteGroup.of(self.inventory, sites, self.metric, self.options.rank_multiple)
+        options = self.options
+        return SiteGroup.of(self.inventory, sites, self.metric, options.rank_multiple, options.exponents)
 
     def thinning(self, site: Site, side: SideName) -> Thinning:
         """Return which of a side's positions moments are sums of."""

@@ -46,10 +46,10 @@ class SavedChoice:
 class SavedPlan:
     """What is needed to repeat a plan: the model's hash, how the factors were made, and the choices.
 
-    `divergence` is the loss whose gradient entered the factors (sensitivity joint); `refit`: so were the last factors;
-    `refitted_on`: on how many samples at most; `then`: what came after factoring; `shared_input`: whether weights were
-    allowed to share a first factor;
-    `outputs`: those that counted; `groups`: the key of what samples have in common, by which they were split.
+    `divergence` is the loss whose gradient entered the factors (sensitivity joint); `refit`: so were the last
+    factors; `refitted_on`: on how many samples at most; `then`: what came after factoring; `shared_input`: whether
+    weights were allowed to share a first factor; `exponents`: of the metric of `joint`; `outputs`: those that
+    counted; `groups`: the key of what samples have in common, by which they were split.
     """
 
     model_sha256: str
@@ -65,6 +65,7 @@ class SavedPlan:
     shared_input: bool = False
     outputs: tuple[str, ...] = ()
     groups: str | None = None
+    exponents: tuple[float, float] = (1.0, 1.0)
 
     @property
     def needs_data(self) -> bool:
@@ -102,6 +103,7 @@ class SavedPlan:
             options.shares,
             options.outputs,
             options.groups,
+            options.exponents,
         )
 
     def to_json(self) -> str:
@@ -113,6 +115,7 @@ class SavedPlan:
             "model_sha256": self.model_sha256,
             "sensitivity": self.sensitivity,
             "divergence": self.divergence,
+            **({"exponents": list(self.exponents)} if self.exponents != (1.0, 1.0) else {}),
             "refit": self.refit,
             **({"refitted_on": self.refitted_on} if self.refit else {}),
             **({"then": self.then} if self.then is not None else {}),
@@ -178,6 +181,7 @@ def read_plan(path: Path) -> SavedPlan:
             bool(content.get("shared_input", False)),
             tuple(str(name) for name in content.get("outputs", ())),
             None if content.get("groups") is None else str(content["groups"]),
+            (float((exponents := content.get("exponents", (1.0, 1.0)))[0]), float(exponents[1])),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise PlanError(f"{path} is damaged ({type(error).__name__}: {error}); save the plan again") from error

@@ -22,7 +22,7 @@ from onnx_lowrank.options import LEAST_MEMORY, Options, Runtime
 from onnx_lowrank.pipeline import Session
 
 pytestmark = pytest.mark.usefixtures("no_timing")
-SWITCHES = ("sensitivity", "loss", "signed", "inter_layer", "refit", "continuation", "gamma", "memory")
+SWITCHES = ("sensitivity", "exponents", "loss", "signed", "inter_layer", "refit", "continuation", "gamma", "memory")
 
 
 @pytest.fixture
@@ -79,6 +79,7 @@ def test_a_refit_that_nobody_asked_for_is_told(folder: Path):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
+        (("--exponents", 1, 0.5, "--no-refit"), "exponents"),
         (("--signed", "--no-refit"), "signed"),
         (("--signed", "--no-refit", "--loss", "loss.py:good"), "signed"),
         (("--inter-layer", "--no-refit"), "inter_layer"),
@@ -106,6 +107,9 @@ def test_every_switch_reaches_the_model(folder: Path, arguments: tuple[object, .
         (("--continuation", "2", "--sensitivity", "inputs"), 2, "--continuation belongs to --sensitivity joint"),
         (("--inter-layer", "--sensitivity", "paper"), 2, "--inter-layer belongs to --sensitivity joint"),
         (("--signed", "--sensitivity", "weights"), 2, "--signed belongs to --sensitivity joint"),
+        (("--exponents", "1", "1.5"), 2, "two numbers from 0 to 1, of inputs and gradients (1 0.5), not 1 1.5"),
+        (("--exponents", "1", "half"), 2, "'half' is not a valid float"),
+        (("--exponents", "1", "0", "--sensitivity", "inputs"), 2, "--exponents belongs to --sensitivity joint"),
         (("--loss", "loss.py:good"), 2, "only used with --signed or --sensitivity paper"),
         (("--signed", "--loss", "nothing.py:good"), 1, "no such file; give FILE.py:function"),
         (("--signed", "--loss", "loss.py"), 1, "which function?"),
@@ -167,6 +171,7 @@ def test_a_model_without_sites_ends_with_its_reasons_and_no_curve(folder: Path):
 @pytest.mark.parametrize(
     "more",
     [
+        ("--exponents", 1, 0.5),
         ("--signed",),
         ("--inter-layer",),
         ("--refit",),
@@ -206,6 +211,7 @@ def test_every_option_of_the_library_can_be_given_on_the_command_line():
     given = {
         "sensitivity": "joint", "metric": "top1", "include": ("a",), "exclude": ("b",), "rank_multiple": 3,
         "provider": "cpu", "threads": 2, "seed": 4, "memory": 2**25, "signed": True, "inter_layer": True,
+        "exponents": (1.0, 0.5),
         "refit": True, "continuation": 2, "gamma": 0.2, "loss": "f.py:f", "then": "quantize", "shared_input": False,
         "outputs": ("y",), "groups": "patient", "allow_weak_baseline": True, "allow_random": True,
     }  # fmt: skip
@@ -231,6 +237,10 @@ def test_every_option_of_the_library_can_be_given_on_the_command_line():
         ({"continuation": -3}, "--continuation"),
         ({"memory": LEAST_MEMORY - 1}, "memory bound"),
         ({"sensitivity": "magic"}, "unknown sensitivity"),
+        ({"exponents": (1.0, -0.5)}, "--exponents takes two numbers"),
+        ({"exponents": (1.0, math.nan)}, "--exponents takes two numbers"),
+        ({"exponents": (1.0,)}, "--exponents takes two numbers"),
+        *(({"exponents": (1.0, 0.5), "sensitivity": s}, "--exponents belongs") for s in ("inputs", "weights", "paper")),
         ({"loss": "f.py:f"}, "only used with --signed"),
         ({"loss": "f.py:f", "sensitivity": "weights"}, "only used with --signed"),
         ({"signed": True, "sensitivity": "inputs"}, "--signed belongs"),

@@ -14,6 +14,7 @@ from onnx_lowrank.sensitivity.measure import calibrate, kind_of, probe
 from onnx_lowrank.sensitivity.modes import HELP, MODES, mode_named, mode_of
 
 ON = {
+    "--exponents": {"exponents": (1.0, 0.5)},
     "--signed": {"signed": True},
     "--inter-layer": {"inter_layer": True},
     "--continuation": {"continuation": 2},
