@@ -27,6 +27,8 @@ from onnx_lowrank.samples import Samples
 from onnx_lowrank.types import Feed, SideName, Site
 from onnx_lowrank.weights.inventory import Inventory
 
+LABELLED = 1024
+"""Samples that the first-order term of a labelled loss is estimated on, over all folds: its noise is what limits it."""
 BYTES_PER_ACTIVATION = 10
 """Bytes that a run takes for each byte of the sites' inputs and outputs: gradients, and all that lies between."""
 
@@ -66,7 +68,18 @@ class CollectionSetup:
     @property
     def passes(self) -> int:
         """Return how many samples are run, all groups and both passes together."""
-        return sum(1 for _ in self.groups()) * self.folds.runs
+        runs = self.folds.runs + (sum(map(len, self.sloped)) + 2 * len(self.samples) if self.labelled else 0)
+        return sum(1 for _ in self.groups()) * runs
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the loss has labels, which choose the components that are kept as well as their number."""
+        return self.options.objective == "labels"
+
+    @property
+    def sloped(self) -> tuple[tuple[int, ...], ...]:
+        """By fold, the samples whose first-order term counts: those that are scored, or as many as labels need."""
+        return self.folds.spread(LABELLED) if self.labelled else self.folds.scored
 
     def source(self, sites: Sequence[Site]) -> GradientSource:
         """Open some sites' forward and backward graph."""

@@ -86,6 +86,7 @@ def _as_saved(saved: SavedPlan, options: Options) -> Options:
         options,
         sensitivity=saved.sensitivity,
         exponents=saved.exponents,
+        objective=saved.objective,
         seed=saved.seed,
         rank_multiple=saved.rank_multiple,
         refit=saved.refit,

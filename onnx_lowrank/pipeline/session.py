@@ -212,8 +212,8 @@ class Session:
         return replace(state, curves=self._signed(state.curves, calibrated))
 
     def _signed(self, curves: tuple[Curve, ...], calibrated: Calibrated) -> tuple[Curve, ...]:
-        """Return the curves with the cross-fitted first-order term, with `--signed`."""
-        if not self.options.signed or not calibrated.slopes:
+        """Return the curves with the cross-fitted first-order term, where it is asked for."""
+        if not self.options.first_order or not calibrated.slopes:
             return curves
         halves = {
             site: (slope[: len(slope) // 2], slope[len(slope) // 2 :]) for site, slope in calibrated.slopes.items()

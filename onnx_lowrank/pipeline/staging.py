@@ -19,7 +19,7 @@ from onnx_lowrank.types import Certificate, Feed, Plan, Verdict
 from onnx_lowrank.validation import Judge
 
 METADATA_KEY = "onnx_lowrank"
-SWITCHES = ("exponents", "signed", "inter_layer", "refit", "continuation")
+SWITCHES = ("exponents", "objective", "signed", "inter_layer", "refit", "continuation")
 TIMED = 32
 """Samples that latency is measured on."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from onnx_lowrank.errors import PlanError
 from onnx_lowrank.metrics.divergence import DivergenceKind
-from onnx_lowrank.options import Options, Sensitivity, Then
+from onnx_lowrank.options import LossObjective, Options, Sensitivity, Then
 from onnx_lowrank.sensitivity.modes import mode_named
 from onnx_lowrank.types import Choice, Plan, Ranks
 
@@ -48,8 +48,9 @@ class SavedPlan:
 
     `divergence` is the loss whose gradient entered the factors (sensitivity joint); `refit`: so were the last
     factors; `refitted_on`: on how many samples at most; `then`: what came after factoring; `shared_input`: whether
-    weights were allowed to share a first factor; `exponents`: of the metric of `joint`; `outputs`: those that
-    counted; `groups`: the key of what samples have in common, by which they were split.
+    weights were allowed to share a first factor; `exponents`: of the metric of `joint`; `objective`: whose loss
+    chose its components; `outputs`: those that counted; `groups`: the key of what samples have in common, by which
+    they were split.
     """
 
     model_sha256: str
@@ -66,6 +67,7 @@ class SavedPlan:
     outputs: tuple[str, ...] = ()
     groups: str | None = None
     exponents: tuple[float, float] = (1.0, 1.0)
+    objective: LossObjective | None = None
 
     @property
     def needs_data(self) -> bool:
@@ -104,6 +106,7 @@ class SavedPlan:
             options.outputs,
             options.groups,
             options.exponents,
+            options.objective,
         )
 
     def to_json(self) -> str:
@@ -116,6 +119,7 @@ class SavedPlan:
             "sensitivity": self.sensitivity,
             "divergence": self.divergence,
             **({"exponents": list(self.exponents)} if self.exponents != (1.0, 1.0) else {}),
+            **({"objective": self.objective} if self.objective is not None else {}),
             "refit": self.refit,
             **({"refitted_on": self.refitted_on} if self.refit else {}),
             **({"then": self.then} if self.then is not None else {}),
@@ -182,6 +186,7 @@ def read_plan(path: Path) -> SavedPlan:
             tuple(str(name) for name in content.get("outputs", ())),
             None if content.get("groups") is None else str(content["groups"]),
             (float((exponents := content.get("exponents", (1.0, 1.0)))[0]), float(exponents[1])),
+            content.get("objective"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise PlanError(f"{path} is damaged ({type(error).__name__}: {error}); save the plan again") from error
