@@ -44,9 +44,8 @@ def test_a_switch_is_refused_by_the_modes_that_do_not_know_it(mode, switch: str)
     if switch in mode.switches:
         assert options(sensitivity=mode.name, **ON[switch])
         return
-    with pytest.raises(
-        GoalError, match="is only used with" if switch == "--loss" else f"{switch}( labels)? belongs to"
-    ):
+    said = "is only used with" if switch == "--loss" else f"{switch}( labels)? belongs to"
+    with pytest.raises(GoalError, match=said):
         options(sensitivity=mode.name, **ON[switch])
 
 
