@@ -93,19 +93,21 @@ class Worth:
 class _Place:
     """What has one basis: a side of a site, or the input that several weights share, whose changes add.
 
-    bases: without every fold, and at last of all samples; sums: of each. keys, sites: all weights.
+    bases: without every fold, and at last of all samples; onto: the same in float32, for samples; sums: of each. keys,
+    sites: all weights.
     """
 
     keys: Sequence[CacheKey]
     sites: Sequence[Site]
     side: SideName
     bases: list[Basis]
+    onto: Sequence[Basis]
     sums: list[Worth]
 
     def add(self, *, batch: GradientBatch, fold: int, real: bool) -> None:
         """Take a batch of the samples of one fold, which the basis without that fold does not see."""
         scale = batch.samples / batch.units  # a unit of several samples: its gradient is their sum
-        for index, (basis, worth) in enumerate(zip(self.bases, self.sums, strict=True)):
+        for index, (basis, worth) in enumerate(zip(self.onto, self.sums, strict=True)):
             if index == fold:
                 continue
             parts = [
@@ -137,7 +139,7 @@ def _places(fitted: Fitted, setup: CollectionSetup, source: GradientSource) -> l
 
 
 def _place(keys: Sequence[CacheKey], sites: Sequence[Site], side: SideName, bases: list[Basis]) -> _Place:
-    return _Place(keys, sites, side, bases, [Worth() for _ in bases])
+    return _Place(keys, sites, side, bases, [basis.single() for basis in bases], [Worth() for _ in bases])
 
 
 def _ordered(fitted: Fitted, places: Mapping[CacheKey, _Place], moments: Sequence[Moments]) -> Fitted:

@@ -74,7 +74,7 @@ def project(
             if objective.signed:
                 sloped = setup.sloped[fold]
                 onto.run(setup, source, sloped, objective.labelled, signed, mean=True)
-                if setup.labelled:
+                if setup.options.first_order:
                     progress(len(sloped))
         sessions.release()
         progress(len(numbers))

@@ -163,17 +163,20 @@ def test_what_was_memorised_goes_first(tmp_path: Path):
     assert kept["labels"] < 0.2 < 0.8 < kept["original"]
 
 
-def test_losses_come_with_slopes_of_every_sample_as_far_as_there_are_enough(tmp_path: Path):
+def test_losses_come_with_slopes_of_every_sample_where_the_first_order_is_to_choose(tmp_path: Path):
+    """Of the samples that are scored it would be noise; the paper's rule takes it as it is."""
     model, x, labels = classifier(400)
-    labelled, signed = (
-        setup_of(session_of(tmp_path, model, x, labels, **more)) for more in ({}, {"objective": None, "signed": True})
-    )
+    paper = {"objective": None, "sensitivity": "paper"}
+    given: tuple[dict[str, object], ...] = ({}, {"objective": None, "signed": True}, paper)
+    labelled, signed, plain = (setup_of(session_of(tmp_path, model, x, labels, **more)) for more in given)
     count = len(labelled.samples)
-    assert labelled.sloped == labelled.folds.parts
-    assert signed.sloped == signed.folds.scored
-    one, other = (joint_scores(setup).scored.values() for setup in (labelled, signed))
-    assert {len(score.slopes) for score in one} == {count}
-    assert max(len(score.slopes) for score in other) < count
+    assert labelled.sloped == signed.sloped == labelled.folds.parts
+    assert plain.sloped == plain.folds.scored
+    for setup, expected in ((labelled, count), (signed, count), (plain, sum(map(len, plain.folds.scored)))):
+        assert {len(score.slopes) for score in joint_scores(setup).scored.values()} == {expected}
+        told: list[int] = []
+        joint_scores(setup, told.append)
+        assert sum(told) <= setup.passes
 
 
 def test_the_same_labels_give_the_same_order_in_any_batch(tmp_path: Path):
