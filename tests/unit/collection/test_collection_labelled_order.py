@@ -198,7 +198,7 @@ def test_the_same_labels_give_the_same_order_in_any_batch(tmp_path: Path):
 def test_labels_that_are_missing_or_no_class_numbers_are_refused_before_anything_runs(tmp_path, labels, text: str):
     model, x, numbers = classifier()
     given = {"text": [f"class {i}" for i in numbers], "float": numbers + 0.5}.get(labels)
-    session = session_of(tmp_path, model, x, given, metric="divergence" if labels is None else "agreement")
+    session = session_of(tmp_path, model, x, given, metric="agreement")
     with pytest.raises(GoalError, match=text) as caught:
         setup_of(session)
     assert "\n" not in str(caught.value)
