@@ -11,12 +11,14 @@ from onnx_lowrank.errors import GoalError
 DropType: TypeAlias = Literal["absolute", "relative"]
 Sensitivity: TypeAlias = Literal["joint", "inputs", "weights", "paper"]
 Resource: TypeAlias = Literal["parameters", "bytes", "macs", "latency"]
+LossObjective: TypeAlias = Literal["original", "labels"]
+OBJECTIVES: tuple[LossObjective, ...] = ("original", "labels")
 Then: TypeAlias = Literal["quantize", "quantize-dynamic", "quantize-weights"]
 THEN: tuple[Then, ...] = ("quantize", "quantize-dynamic", "quantize-weights")
 SENSITIVITIES: dict[Sensitivity, tuple[str, frozenset[str]]] = {
     "joint": (
         "inputs and loss gradients",
-        frozenset({"--signed", "--inter-layer", "--continuation", "--shared-input"}),
+        frozenset({"--exponents", "--objective", "--signed", "--inter-layer", "--continuation", "--shared-input"}),
     ),
     "inputs": ("whitened", frozenset({"--shared-input"})),
     "weights": ("plain SVD", frozenset({"--shared-input"})),
@@ -220,16 +222,20 @@ Goal: TypeAlias = Compact | Lossless
 class Options:
     """How the work is done; nothing here changes what counts as a success.
 
-    memory: bytes that collection may hold at once. signed: add the first-order term of a labelled loss, cross-fitted.
-    inter_layer: add what sites do to each other. refit: ridge least squares of the last factors on the compressed
-    prefix; None: of plans that lose less by it on samples that nothing was fitted on. continuation: steps in which to
-    shrink, collecting again after each. gamma: bound on the relative error of a layer under `paper`. loss:
+    memory: bytes that collection may hold at once. exponents: a and b of the metric A^a ⊗ B^b in which `joint` fits
+    bases (A of inputs, B of gradients); losses are predicted as ever. objective: whose loss is predicted, the
+    distance to the original's outputs (None as well) or that of the labels, to first and second order, which
+    chooses components, too. signed: add the first-order term of a labelled loss, cross-fitted. inter_layer: add
+    what sites do to each other. refit: ridge least squares of the last factors on the compressed prefix; None: of
+    plans that lose less by it on samples that nothing was fitted on. continuation: steps in which to shrink,
+    collecting again after each. gamma: bound on the relative error of a layer under `paper`. loss:
     FILE.py:function(outputs, label) -> {output: gradient}, a loss of one's own. then: what is done to the factored
-    model, judged with it: int8 by onnxruntime (static, dynamic), or of the weights alone. shared_input: weights that
-    read one tensor may share a first factor. outputs: those that count, for the loss and the gate; none: all. groups:
-    the key, in the samples, of what samples have in common. allow_weak_baseline: go on where the metric measures
-    nothing; allow_random: judge an original that is not deterministic against its own spread. temperature, logit_bias,
-    last_layer: what labels of calibration samples do in closed form, judged apart from truncation.
+    model, judged with it: int8 by onnxruntime (static, dynamic), or of the weights alone. shared_input: weights
+    that read one tensor may share a first factor. outputs: those that count, for the loss and the gate; none: all.
+    groups: the key, in the samples, of what samples have in common. allow_weak_baseline: go on where the metric
+    measures nothing; allow_random: judge an original that is not deterministic against its own spread.
+    temperature, logit_bias, last_layer: what labels of calibration samples do in closed form, judged apart from
+    truncation.
     """
 
     sensitivity: Sensitivity = "joint"
@@ -240,6 +246,8 @@ class Options:
     runtime: Runtime = Runtime()
     seed: int = 0
     memory: int = 2**30
+    exponents: tuple[float, float] = (1.0, 1.0)
+    objective: LossObjective | None = None
     signed: bool = False
     inter_layer: bool = False
     refit: bool | None = None
@@ -260,6 +268,11 @@ class Options:
     def shares(self) -> bool:
         """Whether a first factor may be shared: not in the paper's rule, nor where weights shrink in steps."""
         return self.shared_input and "--shared-input" in self._switches and self.continuation == 1
+
+    @property
+    def first_order(self) -> bool:
+        """Whether the first-order term of a labelled loss is added to the losses."""
+        return self.signed or self.objective == "labels"
 
     @property
     def may_refit(self) -> bool:
@@ -287,13 +300,25 @@ class Options:
             raise GoalError(f"--gamma must be more than 0 (0.1, say), not {self.gamma}")
         if self.continuation < 1:
             raise GoalError(f"--continuation must be 1 step or more, not {self.continuation}")
+        if len(self.exponents) != 2 or not all(0 <= exponent <= 1 for exponent in self.exponents):
+            given = " ".join(f"{exponent:g}" for exponent in self.exponents)
+            raise GoalError(f"--exponents takes two numbers from 0 to 1, of inputs and gradients (1 0.5), not {given}")
+        if tuple(self.exponents) != (1, 1) and "--exponents" not in self._switches:
+            raise GoalError(f"--exponents belongs to --sensitivity joint, not to {self.sensitivity}")
+        if self.objective not in (None, *OBJECTIVES):
+            raise GoalError(f"unknown objective {self.objective!r}: take {' or '.join(map(repr, OBJECTIVES))}")
+        if self.objective == "labels" and "--objective" not in self._switches:
+            raise GoalError(f"--objective labels belongs to --sensitivity joint, not to {self.sensitivity}")
         if self.signed and "--signed" not in self._switches:
             raise GoalError(f"--signed belongs to --sensitivity joint: {self.sensitivity} knows no gradient")
         for name, wanted in (("--inter-layer", self.inter_layer), ("--continuation", self.continuation > 1)):
             if wanted and name not in self._switches:
                 raise GoalError(f"{name} belongs to --sensitivity joint, not to {self.sensitivity}")
-        if self.loss is not None and not self.signed and "--loss" not in self._switches:
-            raise GoalError("--loss is only used with --signed or --sensitivity paper: add one, or leave it out")
+        if self.loss is not None and not self.first_order and "--loss" not in self._switches:
+            raise GoalError(
+                "--loss is only used with --signed or --sensitivity paper, and --objective labels: add one, or leave it"
+                " out"
+            )
 
 
 def unknown_sensitivity(name: str) -> str:

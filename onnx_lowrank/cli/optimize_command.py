@@ -26,8 +26,8 @@ from onnx_lowrank.cli.shared_options import (
     stacked,
     usage,
 )
+from onnx_lowrank.options import OBJECTIVES, Compact, Goal, Lossless
 from onnx_lowrank.options import THEN as STEPS
-from onnx_lowrank.options import Compact, Goal, Lossless
 from onnx_lowrank.pipeline.fit_companions import wanted
 from onnx_lowrank.pipeline.pareto import no_curve
 from onnx_lowrank.report import render_result, result_json
@@ -91,7 +91,22 @@ SENSITIVITY = stacked(
     click.option(
         "--loss",
         metavar="FILE.py:FUNCTION",
-        help="A labelled loss of your own, by its gradient at the outputs; for --signed and paper.",
+        help="A labelled loss of your own, by its gradient at the outputs; for --objective labels, --signed and paper.",
+    ),
+    click.option(
+        "--exponents",
+        nargs=2,
+        type=float,
+        default=(1.0, 1.0),
+        show_default=True,
+        metavar="A B",
+        help="joint: how much inputs and gradients shape factors, 0 to 1. 1 0: as inputs, 0 0: as weights.",
+    ),
+    click.option(
+        "--objective",
+        type=click.Choice(OBJECTIVES),
+        help="Whose loss is to stay low: the distance to the original's outputs, or that of the labels, which chooses"
+        " what is kept as well as how much. Default: original.",
     ),
     click.option("--signed", is_flag=True, help="Add the first-order term of the labelled loss, cross-fitted."),
     click.option("--inter-layer", is_flag=True, help="Add what the factored weights do to each other."),
@@ -175,6 +190,10 @@ def optimize(model: Path, output: Path | None, **values: Any) -> None:
         raise click.UsageError("a plan made by --continuation cannot be repeated by `apply`: leave --save-plan out")
     if values["save_plan"] is not None and wanted(options):
         raise click.UsageError("a plan does not repeat what is fitted to labels: leave --save-plan out")
+    if values["save_plan"] is not None and options.objective == "labels" and options.loss is not None:
+        raise click.UsageError(
+            "a plan made for a loss of your own cannot be repeated by `apply`: leave --save-plan out"
+        )
     if values["pareto"] is not None and (refusal := no_curve(options)):
         raise click.UsageError(refusal)
     sources = _sources(values)

@@ -123,7 +123,8 @@ def options_of(values: dict[str, Any]) -> Options:
     """Return the run's options. Raises a usage error."""
     known = (
         *("sensitivity", "metric", "include", "exclude", "rank_multiple", "seed"),
-        *("memory", "signed", "inter_layer", "refit", "continuation", "gamma", "loss", "then", "shared_input"),
+        *("memory", "exponents", "objective", "signed", "inter_layer", "refit", "continuation", "gamma", "loss"),
+        *("then", "shared_input"),
         *("outputs", "groups", "allow_weak_baseline", "allow_random"),
         *("temperature", "logit_bias", "last_layer"),
     )

@@ -13,7 +13,7 @@ from onnx_lowrank.collection.gradient_batch import GradientBatch
 from onnx_lowrank.collection.sample_cache import CachedSample, CacheKey
 from onnx_lowrank.collection.scores import Scores, never_rising
 from onnx_lowrank.collection.site_group import ChainPair, SiteGroup
-from onnx_lowrank.numerics.kronecker_metric import SideMoments, rises, tails
+from onnx_lowrank.numerics.kronecker_metric import Exponents, SideMoments, power, rises, tails
 from onnx_lowrank.numerics.linalg import Workers
 from onnx_lowrank.schemes import ChainScheme, Factors
 from onnx_lowrank.types import Array, Ranks, Site
@@ -75,7 +75,7 @@ def fit_chains(
         inner, outer = (sum((sides[i] for sides in known[1:]), start=known[0][i]) for i in range(2))
         metrics = [(inner.Z - x.Z, outer.E - y.E) for x, y in known]
         weight = group.weight(pair.site)  # a view: factors may keep it
-        factor = functools.partial(_factors, pair.scheme, weight, pair.ranks[-1])
+        factor = functools.partial(_factors, pair.scheme, weight, pair.ranks[-1], group.exponents)
         *folds, final = workers.each(factor, [*metrics, (inner.Z, outer.E)])
         fits.append(ChainFit(pair, tuple(folds), final))
     return tuple(fits)
@@ -119,8 +119,10 @@ def _whole(batch: GradientBatch, site: Site) -> Array:
     return np.asarray(sum(call.reshape(batch.units, -1).sum(1) for call in calls))
 
 
-def _factors(scheme: ChainScheme, weight: Array, most: Ranks, metric: tuple[Array, Array]) -> Factors:
-    A, B = map(_shrunk, metric)
+def _factors(
+    scheme: ChainScheme, weight: Array, most: Ranks, exponents: Exponents, metric: tuple[Array, Array]
+) -> Factors:
+    A, B = (_shrunk(power(moments, exponent)) for moments, exponent in zip(metric, exponents, strict=True))
     return scheme.chained(weight, A, B, most)
 
 

@@ -15,7 +15,9 @@ import numpy as np
 from onnx_lowrank.numerics.gram import weight_gram
 from onnx_lowrank.numerics.kronecker_metric import (
     SHRINK,
+    WHOLE,
     Basis,
+    Exponents,
     SideMoments,
     TwoSidedMetric,
     bases,
@@ -51,9 +53,15 @@ def in_turn(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
 
 
 def cross_fit(
-    weight: Array, side: SideName, held_out: Sequence[SideMoments], metric: TwoSidedMetric, each: Each, groups: int = 1
+    weight: Array,
+    side: SideName,
+    held_out: Sequence[SideMoments],
+    metric: TwoSidedMetric,
+    each: Each,
+    groups: int = 1,
+    exponents: Exponents = WHOLE,
 ) -> SideFit:
-    """Return what the folds' moments give; `each` runs the folds."""
+    """Return what the folds' moments give; `each` runs the folds. Held out counts the loss itself, in any metric."""
     total = held_out[0]
     for part in held_out[1:]:
         total = total + part
@@ -62,7 +70,7 @@ def cross_fit(
     rank = min(width, math.prod(weight.shape) // groups // width)
 
     def without(held: SideMoments) -> tuple[list[Basis], list[Array]]:
-        fold = bases(in_metric(total - held, side, gram, metric), side, gram, rank, SHRINK)
+        fold = bases(in_metric(total - held, side, gram, metric, exponents), side, gram, rank, SHRINK)
         return [basis.single() for basis in fold], [kronecker(basis, held) for basis in fold]
 
     tried, losses = zip(*each(without, held_out), strict=True)
@@ -70,7 +78,7 @@ def cross_fit(
     best = first_least(worth, CLOSE * len(held_out) * rank)
     return SideFit(
         folds=tuple(shrunk[best] for shrunk in tried),
-        final=bases(in_metric(total, side, gram, metric), side, gram, rank, SHRINK[best : best + 1])[0],
+        final=bases(in_metric(total, side, gram, metric, exponents), side, gram, rank, SHRINK[best : best + 1])[0],
         kron=np.mean([loss[best] for loss in losses], axis=0),
     )
 

@@ -91,4 +91,4 @@ def _fit_side(group: SiteGroup, place: Side, moments: Sequence[Moments], each: E
     known = [part for part in parts if part is not None and not part.empty]
     if not known or len(known) < len(parts):
         return None
-    return cross_fit(group.weight(site), side, known, group.metric, each, site.groups)
+    return cross_fit(group.weight(site), side, known, group.metric, each, site.groups, group.exponents)

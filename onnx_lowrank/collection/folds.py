@@ -34,6 +34,10 @@ class Folds:
         most = max((rule if score is None else score) // FOLDS, 1)
         return Folds(parts, tuple(_spread(part, most) for part in parts))
 
+    def spread(self, count: int) -> tuple[tuple[int, ...], ...]:
+        """Return, by fold, up to so many samples over all folds, evenly spread."""
+        return tuple(_spread(part, max(count // len(self.parts), 1)) for part in self.parts)
+
     def only(self, numbers: Collection[int]) -> Folds:
         """Return the same folds without all other samples: those of a shard."""
         wanted = set(numbers)

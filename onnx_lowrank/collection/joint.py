@@ -8,6 +8,7 @@ from onnx_lowrank.collection.collect import collect
 from onnx_lowrank.collection.collected import Collected
 from onnx_lowrank.collection.fit import fit
 from onnx_lowrank.collection.gradient_source import GradientSource
+from onnx_lowrank.collection.labelled_order import in_labelled_order
 from onnx_lowrank.collection.overflow import finite_scores, too_large
 from onnx_lowrank.collection.project import project
 from onnx_lowrank.collection.score import score
@@ -58,13 +59,15 @@ def _attempt(setup: CollectionSetup, sites: Sequence[Site], progress: Advance) -
 def _scored(
     collected: Collected, source: GradientSource, setup: CollectionSetup, workers: linalg.Workers, progress: Advance
 ) -> JointScores:
-    """Return the scores of what was collected, which is used up."""
+    """Return the scores of what was collected; its moments are used up, but where components are put in order."""
     group = setup.group(source.sites)
     if collected.cache.open and not setup.objective.signed:
         source.close()  # nothing is run again
     linalg.trim()
-    fitted = fit(collected, group, workers, release=True)
+    fitted = fit(collected, group, workers, release=not setup.labelled)
     linalg.trim()
+    if setup.labelled:
+        fitted = in_labelled_order(fitted, collected, source, setup, workers, progress=progress)
     projected = project(collected, fitted, source, setup, workers, progress=progress)
     fitted = fitted.without_first_fold()
     linalg.trim()

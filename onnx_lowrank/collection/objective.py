@@ -142,6 +142,11 @@ class Objective:
         """Whether there is a loss whose gradient at the original is not zero: labels, or decisions taken for labels."""
         return self.custom is not None or any(each.kind == "kl" for each in self.probing.outputs)
 
+    @property
+    def class_scores(self) -> OutputDivergence | None:
+        """The output whose cross-entropy with the labels is the labelled loss; None where no output is class scores."""
+        return next((each for each in self.probing.outputs if each.kind == "kl"), None)
+
     def labelled(self, values: Mapping[str, Array], samples: int, numbers: Sequence[int]) -> Seeds:
         """Return the gradient of the labelled loss of every sample. Raises MetricError where labels do not fit.
 
@@ -153,7 +158,7 @@ class Objective:
         return self._cross_entropy(values, samples, labels)
 
     def _cross_entropy(self, values: Mapping[str, Array], samples: int, labels: Sequence[object] | None) -> Seeds:
-        each = next((e for e in self.probing.outputs if e.kind == "kl"), None)
+        each = self.class_scores
         if each is None:
             raise MetricError("the signed term needs class scores or a loss of your own: give --loss FILE.py:FUNCTION")
         final = self.finals[each.name]

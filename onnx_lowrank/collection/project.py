@@ -72,7 +72,10 @@ def project(
                 onto.run(setup, source, numbers, objective.sampled, sampled)
             first = first or sampled.count
             if objective.signed:
-                onto.run(setup, source, numbers, objective.labelled, signed, mean=True)
+                sloped = setup.sloped[fold]
+                onto.run(setup, source, sloped, objective.labelled, signed, mean=True)
+                if setup.options.first_order:
+                    progress(len(sloped))
         sessions.release()
         progress(len(numbers))
     source.close()

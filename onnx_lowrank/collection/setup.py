@@ -27,6 +27,12 @@ from onnx_lowrank.samples import Samples
 from onnx_lowrank.types import Feed, SideName, Site
 from onnx_lowrank.weights.inventory import Inventory
 
+LABELLED = 1024
+"""Samples that the first-order term of a labelled loss is estimated on, over all folds.
+
+On 128 of them (SCORED) it is smaller than its noise: of 86 options of an MLP trained with 40 % random labels 7 had a
+term, and none changed the plan; on 1,750 samples 32 had one.
+"""
 BYTES_PER_ACTIVATION = 10
 """Bytes that a run takes for each byte of the sites' inputs and outputs: gradients, and all that lies between."""
 
@@ -66,7 +72,19 @@ class CollectionSetup:
     @property
     def passes(self) -> int:
         """Return how many samples are run, all groups and both passes together."""
-        return sum(1 for _ in self.groups()) * self.folds.runs
+        first_order = sum(map(len, self.sloped)) if self.options.first_order else 0
+        order = 2 * len(self.samples) if self.labelled else 0
+        return sum(1 for _ in self.groups()) * (self.folds.runs + first_order + order)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the loss has labels, which choose the components that are kept as well as their number."""
+        return self.options.objective == "labels"
+
+    @property
+    def sloped(self) -> tuple[tuple[int, ...], ...]:
+        """By fold, the samples whose first-order term counts: where it is to choose, more than are scored."""
+        return self.folds.spread(LABELLED) if self.options.first_order else self.folds.scored
 
     def source(self, sites: Sequence[Site]) -> GradientSource:
         """Open some sites' forward and backward graph."""
@@ -82,7 +100,8 @@ class CollectionSetup:
 
     def group(self, sites: Sequence[Site]) -> SiteGroup:
         """Return what is collected at some sites."""
-        return SiteGroup.of(self.inventory, sites, self.metric, self.options.rank_multiple)
+        options = self.options
+        return SiteGroup.of(self.inventory, sites, self.metric, options.rank_multiple, options.exponents)
 
     def thinning(self, site: Site, side: SideName) -> Thinning:
         """Return which of a side's positions moments are sums of."""

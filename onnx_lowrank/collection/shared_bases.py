@@ -53,7 +53,7 @@ def fit_shared(
         if not known or any(len(part) < len(shared.members) for part in known):
             continue
         stacked = np.concatenate(_weights(group, shared))
-        basis = cross_fit(stacked, "in", [_added(part) for part in known], group.metric, each)
+        basis = cross_fit(stacked, "in", [_added(part) for part in known], group.metric, each, 1, group.exponents)
         krons = (
             np.mean([kronecker(fold, part[i]) for fold, part in zip(basis.folds, known, strict=True)], axis=0)
             for i in range(len(shared.members))

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from onnx_lowrank.collection.projected_sides import looked_at, sides_of
 from onnx_lowrank.collection.sample_cache import CacheKey
-from onnx_lowrank.numerics.kronecker_metric import TwoSidedMetric
+from onnx_lowrank.numerics.kronecker_metric import WHOLE, Exponents, TwoSidedMetric
 from onnx_lowrank.schemes import ChainScheme, fitting
 from onnx_lowrank.types import Array, Ranks, SharedInput, SideName, Site
 from onnx_lowrank.weights.inventory import Inventory
@@ -34,7 +34,8 @@ class ChainPair:
 class SiteGroup:
     """inventory: of the whole model. shared_inputs: those all of whose weights are in the group.
 
-    sides: all that are looked at, in the sites' order. multiple: of ranks.
+    sides: all that are looked at, in the sites' order. multiple: of ranks. exponents: of both sides of
+    the joint metric.
     """
 
     inventory: Inventory
@@ -44,9 +45,16 @@ class SiteGroup:
     chains: tuple[ChainPair, ...]
     metric: TwoSidedMetric
     multiple: int
+    exponents: Exponents = WHOLE
 
     @staticmethod
-    def of(inventory: Inventory, sites: Sequence[Site], metric: TwoSidedMetric, multiple: int) -> SiteGroup:
+    def of(
+        inventory: Inventory,
+        sites: Sequence[Site],
+        metric: TwoSidedMetric,
+        multiple: int,
+        exponents: Exponents = WHOLE,
+    ) -> SiteGroup:
         """Return what is collected at some sites; chains in the joint metric alone."""
         here = replace(inventory, sites=tuple(sites))
         looked = looked_at(here, multiple)
@@ -57,7 +65,7 @@ class SiteGroup:
             if isinstance(scheme, ChainScheme)
         )
         sides = tuple((site, side) for site in sites for side in looked[site.id])
-        return SiteGroup(inventory, here.sites, here.shared_inputs, sides, tuple(chains), metric, multiple)
+        return SiteGroup(inventory, here.sites, here.shared_inputs, sides, tuple(chains), metric, multiple, exponents)
 
     def weight(self, site: Site) -> Array:
         """Return a site's weight, read-only: the one array that all share who hold it."""

@@ -22,9 +22,15 @@ from onnx_lowrank.numerics import linalg
 from onnx_lowrank.types import Array, SideName
 
 TwoSidedMetric: TypeAlias = Literal["joint", "inputs", "weights"]
+Exponents: TypeAlias = tuple[float, float]
+"""a of the input moment A and b of the gradient moment B in the metric A^a ⊗ B^b, both in [0, 1]."""
+WHOLE: Exponents = (1.0, 1.0)
+OF_METRIC: dict[TwoSidedMetric, Exponents] = {"joint": WHOLE, "inputs": (1.0, 0.0), "weights": (0.0, 0.0)}
 SHRINK = (1e-2, 1e-1, 1.0)
 """Shares of a multiple of the identity (of W Wᵀ where it comes through the weight) added to A and to B."""
 TINY = 1e-300
+NEARLY_SINGULAR = 1e-12
+"""Eigenvalues of W Wᵀ below this share of the largest are taken to be this share: of a float32 weight all rounding."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,17 +113,57 @@ def trace(moments: Array) -> float:
     return float(np.trace(moments, axis1=-2, axis2=-1).sum())
 
 
-def in_metric(moments: SideMoments, side: SideName, gram: Array, metric: TwoSidedMetric) -> SideMoments:
-    """Return the moments as they would be with B = 1 ("inputs") or with A = B = 1 ("weights": plain ‖W − Ŵ‖)."""
-    if metric == "joint":
+def in_metric(
+    moments: SideMoments, side: SideName, gram: Array, metric: TwoSidedMetric, exponents: Exponents = WHOLE
+) -> SideMoments:
+    """Return the moments as they would be with A^a and B^b in place of A and B.
+
+    "joint": of the `exponents`; "inputs" has B = 1; "weights", plain ‖W − Ŵ‖, A = B = 1. gram: as of `bases`. The
+    moment that comes through the weight is `between` its gram and itself: exactly W A^a Wᵀ (Wᵀ B^b W) where a or b is
+    0 or 1, or W square and invertible, else an upper bound of it, as A itself is not collected on the outputs.
+    """
+    a, b = exponents if metric == "joint" else OF_METRIC[metric]
+    if (a, b) == WHOLE:
         return moments
-    count, unit = max(moments.positions, 1), np.broadcast_to(np.eye(gram.shape[-1]), gram.shape)
-    E = count * (unit if side == "out" else gram)
-    Z = moments.Z if metric == "inputs" else count * (gram if side == "out" else unit)
-    transposed = moments.transposed if metric == "inputs" else None  # plain ‖W − Ŵ‖ is the same either way
-    if transposed is not None:
-        transposed = replace(transposed, Z=max(transposed.positions, 1) * (gram if side == "out" else unit))
-    return SideMoments(Z, E, moments.positions, moments.samples, transposed)
+    transposed = moments.transposed if a or b else None  # plain ‖W − Ŵ‖ is the same either way
+    if transposed is not None:  # there z is the gradient, through the weight, and e the input, or the other way round
+        transposed = _raised(transposed, side, gram, (b, a))
+    return replace(_raised(moments, side, gram, (a, b)), transposed=transposed)
+
+
+def _raised(moments: SideMoments, side: SideName, gram: Array, exponents: Exponents) -> SideMoments:
+    """Return Z and E (sums, as before) of A^a and B^b, without the transposed reading."""
+    count, (z, e) = max(moments.positions, 1), exponents
+    if side == "out":
+        Z, E = between(gram, moments.Z / count, z), power(moments.E / count, e)
+    else:
+        Z, E = power(moments.Z / count, z), between(gram, moments.E / count, e)
+    return replace(moments, Z=moments.Z if z == 1 else count * Z, E=moments.E if e == 1 else count * E, transposed=None)
+
+
+def power(moments: Array, exponent: float) -> Array:
+    """Return M^t of (d, d), or of every (groups, d, d), positive semidefinite; 0: the identity."""
+    if exponent in (0, 1):
+        return moments if exponent else np.broadcast_to(np.eye(moments.shape[-1]), moments.shape)
+    if moments.ndim == 3:
+        return np.stack([power(each, exponent) for each in moments])
+    values, vectors = linalg.eigen(moments)
+    return np.asarray((vectors * values**exponent) @ vectors.T)
+
+
+def between(start: Array, end: Array, share: float) -> Array:
+    """Return the weighted geometric mean start #_t end of positive semidefinite (d, d), or of every (groups, d, d).
+
+    start^½ (start^-½ end start^-½)^t start^½ (Kubo and Ando, Math. Ann. 246, 1980), the point at `share` of the way in
+    the metric that every congruence keeps: C X Cᵀ #_t C Y Cᵀ = C (X #_t Y) Cᵀ for invertible C. Positive definite where
+    both are. `start` and `end` themselves at 0 and 1.
+    """
+    if share in (0, 1):
+        return end if share else start
+    if start.ndim == 3:
+        return np.stack([between(*pair, share) for pair in zip(start, end, strict=True)])
+    root, inverse = linalg.roots(start, NEARLY_SINGULAR)
+    return np.asarray(root @ power(inverse @ end @ inverse, share) @ root)
 
 
 def bases(moments: SideMoments, side: SideName, gram: Array, rank: int, shrinks: Sequence[float]) -> list[Basis]:

@@ -85,6 +85,8 @@ def _as_saved(saved: SavedPlan, options: Options) -> Options:
     return replace(
         options,
         sensitivity=saved.sensitivity,
+        exponents=saved.exponents,
+        objective=saved.objective,
         seed=saved.seed,
         rank_multiple=saved.rank_multiple,
         refit=saved.refit,

@@ -125,7 +125,8 @@ class LosslessPlanner:
 
     def _one_of_a_size(self, search: Search) -> list[Plan]:
         """Return the one plan of the size asked for: of those that compete, the one of least divergence on samples
-        that nothing was fitted on; validation has no part in it. Raises GoalError like `budget_of`.
+        that nothing was fitted on, or, where the objective is the labels', of least loss at theirs; validation has no
+        part in it. Raises GoalError like `budget_of`.
         """
         goal = _lossless(search.goal)
         if search.measures_files:
@@ -136,10 +137,9 @@ class LosslessPlanner:
         if len(plans) < 2:
             return plans
         with search.session.clock.step("screening plans", len(plans)) as advance:
-            screening = search.screening(advance)
-            if screening is None:
+            measured = search.screened(plans, advance)
+            if measured is None:
                 return plans[:1]
-            measured = [screening.measure(plan).divergence for plan in plans]
             return [plans[first_least(measured, EQUAL)]]
 
     def _capped(self, search: Search) -> Problem:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
 import onnx
@@ -132,6 +132,21 @@ class Search:
 
         judge, labelled = held_back
         return Screening(judge, self.state.calibrated.objective.probing, runner_of, labelled)
+
+    def screened(self, plans: Sequence[Plan], advance: Callable[[int], None]) -> list[float] | None:
+        """Return what plans lose on the samples held back: their divergence, or where the objective is the labels' the
+        rise of the cross-entropy. None where nothing measures that.
+        """
+        labels = self.session.options.objective == "labels"
+        judge = self.session.labelled_judge() if labels else None
+        screening = self.screening(advance)
+        if screening is None or (labels and judge is None):
+            return None
+        if judge is None:
+            return [screening.measure(plan).divergence for plan in plans]
+        screening = replace(screening, judge=judge, labelled=True, known={})
+        drops = [screening.measure(plan).drops for plan in plans]
+        return [float("inf") if drop is None else float(drop.mean()) for drop in drops]
 
     def run(self, proposals: Generator[Plan, bool, None], progress: Progress) -> list[Trial]:
         """Return every trial, in order. Raises GoalError where the budget cannot be reached at all."""

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import onnx
 
 from onnx_lowrank.latency import Stopwatch
-from onnx_lowrank.metrics import Metric, choose_metric
+from onnx_lowrank.metrics import CrossEntropy, Metric, choose_metric
 from onnx_lowrank.metrics.divergence import DivergenceKind
 from onnx_lowrank.options import REFITTED, Gate, Options, Resource, Then
 from onnx_lowrank.pipeline.label_fits import LabelFits
@@ -199,6 +199,20 @@ class Session:
         judge = make_judge(self.loaded, replace(samples, groups=None), metric, Gate(observed=True), self.options)
         return judge, own
 
+    def labelled_judge(self) -> Judge | None:
+        """Return the judge of the labels' cross-entropy on the same samples, with the objective of the labels.
+
+        None where they are not held back, and where the loss is the user's own, of which the gradient alone is known.
+        """
+        samples, state = self.split.screening, self.state
+        if self.options.objective != "labels" or self.options.loss is not None or state is None:
+            return None
+        scores = state.calibrated.objective.class_scores
+        if samples is None or samples.labels is None or scores is None:
+            return None
+        metric = CrossEntropy(scores.name)
+        return make_judge(self.loaded, replace(samples, groups=None), metric, Gate(observed=True), self.options)
+
     @property
     def state(self) -> SensitivityState | None:
         """What was collected; None before `collect`."""
@@ -222,8 +236,8 @@ class Session:
         return replace(state, curves=self._signed(state.curves, calibrated))
 
     def _signed(self, curves: tuple[Curve, ...], calibrated: Calibrated) -> tuple[Curve, ...]:
-        """Return the curves with the cross-fitted first-order term, with `--signed`."""
-        if not self.options.signed or not calibrated.slopes:
+        """Return the curves with the cross-fitted first-order term, where it is asked for."""
+        if not self.options.first_order or not calibrated.slopes:
             return curves
         halves = {
             site: (slope[: len(slope) // 2], slope[len(slope) // 2 :]) for site, slope in calibrated.slopes.items()

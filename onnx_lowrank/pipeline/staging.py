@@ -19,7 +19,10 @@ from onnx_lowrank.types import Certificate, Feed, Plan, Verdict
 from onnx_lowrank.validation import Judge
 
 METADATA_KEY = "onnx_lowrank"
-SWITCHES = ("signed", "inter_layer", "refit", "continuation", "temperature", "logit_bias", "last_layer")
+SWITCHES = (
+    *("exponents", "objective", "signed", "inter_layer", "refit", "continuation"),
+    *("temperature", "logit_bias", "last_layer"),
+)
 TIMED = 32
 """Samples that latency is measured on."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from onnx_lowrank.errors import PlanError
 from onnx_lowrank.metrics.divergence import DivergenceKind
-from onnx_lowrank.options import Options, Sensitivity, Then
+from onnx_lowrank.options import LossObjective, Options, Sensitivity, Then
 from onnx_lowrank.sensitivity.modes import mode_named
 from onnx_lowrank.types import Choice, Plan, Ranks
 
@@ -46,10 +46,11 @@ class SavedChoice:
 class SavedPlan:
     """What is needed to repeat a plan: the model's hash, how the factors were made, and the choices.
 
-    `divergence` is the loss whose gradient entered the factors (sensitivity joint); `refit`: so were the last factors;
-    `refitted_on`: on how many samples at most; `then`: what came after factoring; `shared_input`: whether weights were
-    allowed to share a first factor;
-    `outputs`: those that counted; `groups`: the key of what samples have in common, by which they were split.
+    `divergence` is the loss whose gradient entered the factors (sensitivity joint); `refit`: so were the last
+    factors; `refitted_on`: on how many samples at most; `then`: what came after factoring; `shared_input`: whether
+    weights were allowed to share a first factor; `exponents`: of the metric of `joint`; `objective`: whose loss
+    chose its components; `outputs`: those that counted; `groups`: the key of what samples have in common, by which
+    they were split.
     """
 
     model_sha256: str
@@ -65,6 +66,8 @@ class SavedPlan:
     shared_input: bool = False
     outputs: tuple[str, ...] = ()
     groups: str | None = None
+    exponents: tuple[float, float] = (1.0, 1.0)
+    objective: LossObjective | None = None
 
     @property
     def needs_data(self) -> bool:
@@ -102,6 +105,8 @@ class SavedPlan:
             options.shares,
             options.outputs,
             options.groups,
+            options.exponents,
+            options.objective,
         )
 
     def to_json(self) -> str:
@@ -113,6 +118,8 @@ class SavedPlan:
             "model_sha256": self.model_sha256,
             "sensitivity": self.sensitivity,
             "divergence": self.divergence,
+            **({"exponents": list(self.exponents)} if self.exponents != (1.0, 1.0) else {}),
+            **({"objective": self.objective} if self.objective is not None else {}),
             "refit": self.refit,
             **({"refitted_on": self.refitted_on} if self.refit else {}),
             **({"then": self.then} if self.then is not None else {}),
@@ -178,6 +185,8 @@ def read_plan(path: Path) -> SavedPlan:
             bool(content.get("shared_input", False)),
             tuple(str(name) for name in content.get("outputs", ())),
             None if content.get("groups") is None else str(content["groups"]),
+            (float((exponents := content.get("exponents", (1.0, 1.0)))[0]), float(exponents[1])),
+            content.get("objective"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise PlanError(f"{path} is damaged ({type(error).__name__}: {error}); save the plan again") from error

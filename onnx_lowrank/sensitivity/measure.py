@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from onnx_lowrank.collection.objective import Objective
 from onnx_lowrank.collection.positions import observe_positions
 from onnx_lowrank.errors import GoalError
@@ -85,9 +87,11 @@ def objective_of(opened: OpenModel, samples: Samples, options: Options, kind: Di
     outputs = first_outputs(opened.runner, samples.feeds)
     counting = {name: values for name, values in outputs.items() if not options.outputs or name in options.outputs}
     objective = Objective.of(opened.model, kind, counting, options.seed)
-    if not (options.signed or mode_of(options).labelled):
+    if not (options.first_order or mode_of(options).labelled):
         return objective
     custom = from_file(options.loss).function if options.loss else None
+    if options.objective == "labels":
+        _check_labels(samples, own_loss=custom is not None)
     if custom is not None and samples.labels is None:
         raise GoalError("a loss of your own needs labels with the calibration samples")
     objective = replace(objective, labels=samples.labels, custom=custom, signed=True)
@@ -97,6 +101,15 @@ def objective_of(opened: OpenModel, samples: Samples, options: Options, kind: Di
             " and they are no class scores; give labels with --data, and --loss where they are no class numbers"
         )
     return objective
+
+
+def _check_labels(samples: Samples, *, own_loss: bool) -> None:
+    """Raise GoalError where there are no labels, or none that a cross-entropy takes."""
+    if samples.labels is None:
+        raise GoalError("--objective labels needs labels with the calibration samples: give `labels` with --data")
+    if not own_loss and len(samples) and np.asarray(samples.labels[0]).dtype.kind not in "iu":
+        kind = "text" if np.asarray(samples.labels[0]).dtype.kind in "US" else "no class numbers"
+        raise GoalError(f"--objective labels needs class numbers, and these labels are {kind}: give --loss with it")
 
 
 def probe(

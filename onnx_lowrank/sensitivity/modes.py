@@ -67,7 +67,9 @@ MODES: tuple[SensitivityMode, ...] = (
         "factors and ranks by the loss's own curvature",
         metric="joint",
         fallback=INPUTS,
-        switches=frozenset({"--signed", "--inter-layer", "--continuation", "--shared-input"}),
+        switches=frozenset(
+            {"--exponents", "--objective", "--signed", "--inter-layer", "--continuation", "--shared-input"}
+        ),
     ),
     INPUTS,
     OneSidedMode("weights", "plain SVD", whiten=False),

@@ -41,7 +41,7 @@ def checked(setup: ProbeSetup, joint: JointScores, curves: tuple[Curve, ...], pr
     with progress.step("measuring whole plans", allowance) as advance:
         weights = {site.id: site.weight for site in setup.inventory.sites}
         selection = cross_validated(calibrated.decomposed.curves, calibrated.tails, weights)
-        if setup.options.signed:  # losses may be negative: no mean with an error
+        if setup.options.first_order:  # losses may be negative: no mean with an error
             selection = replace(selection, blend=0.0)
         meter = PlanMeter(
             Runner(model, runtime=setup.options.runtime), setup.inventory, factors, feeds,

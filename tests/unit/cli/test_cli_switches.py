@@ -22,7 +22,8 @@ from onnx_lowrank.options import LEAST_MEMORY, Options, Runtime
 from onnx_lowrank.pipeline import Session
 
 pytestmark = pytest.mark.usefixtures("no_timing")
-SWITCHES = ("sensitivity", "loss", "signed", "inter_layer", "refit", "continuation", "gamma", "memory")
+SWITCHES = ("sensitivity", "exponents", "objective", "loss", "signed", "inter_layer", "refit", "continuation")
+BOUNDS = ("gamma", "memory")
 
 
 @pytest.fixture
@@ -79,6 +80,9 @@ def test_a_refit_that_nobody_asked_for_is_told(folder: Path):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
+        (("--exponents", 1, 0.5, "--no-refit"), "exponents"),
+        (("--objective", "labels", "--no-refit"), "objective"),
+        (("--objective", "labels", "--no-refit", "--loss", "loss.py:good"), "objective"),
         (("--signed", "--no-refit"), "signed"),
         (("--signed", "--no-refit", "--loss", "loss.py:good"), "signed"),
         (("--inter-layer", "--no-refit"), "inter_layer"),
@@ -106,6 +110,13 @@ def test_every_switch_reaches_the_model(folder: Path, arguments: tuple[object, .
         (("--continuation", "2", "--sensitivity", "inputs"), 2, "--continuation belongs to --sensitivity joint"),
         (("--inter-layer", "--sensitivity", "paper"), 2, "--inter-layer belongs to --sensitivity joint"),
         (("--signed", "--sensitivity", "weights"), 2, "--signed belongs to --sensitivity joint"),
+        (("--exponents", "1", "1.5"), 2, "two numbers from 0 to 1, of inputs and gradients (1 0.5), not 1 1.5"),
+        (("--exponents", "1", "half"), 2, "'half' is not a valid float"),
+        (("--exponents", "1", "0", "--sensitivity", "inputs"), 2, "--exponents belongs to --sensitivity joint"),
+        (("--objective", "truth"), 2, "'truth' is not one of 'original', 'labels'"),
+        (("--objective", "labels", "--sensitivity", "weights"), 2, "--objective labels belongs to --sensitivity joint"),
+        (("--objective", "labels", "--loss", "l.py:f", "--save-plan", "p.json"), 2, "leave --save-plan out"),
+        (("--objective", "labels", "--loss", "nothing.py:good"), 1, "no such file; give FILE.py:function"),
         (("--loss", "loss.py:good"), 2, "only used with --signed or --sensitivity paper"),
         (("--signed", "--loss", "nothing.py:good"), 1, "no such file; give FILE.py:function"),
         (("--signed", "--loss", "loss.py"), 1, "which function?"),
@@ -167,6 +178,8 @@ def test_a_model_without_sites_ends_with_its_reasons_and_no_curve(folder: Path):
 @pytest.mark.parametrize(
     "more",
     [
+        ("--exponents", 1, 0.5),
+        ("--objective", "labels"),
         ("--signed",),
         ("--inter-layer",),
         ("--refit",),
@@ -193,7 +206,7 @@ def test_help_says_something_of_every_option():
     command = main.commands["optimize"]
     text = CliRunner().invoke(main, ["optimize", "--help"]).output
     given = [p for p in command.params if isinstance(p, click.Option)]
-    assert {p.name for p in given} >= set(SWITCHES) | {"pareto", "save_plan"}
+    assert {p.name for p in given} >= {*SWITCHES, *BOUNDS} | {"pareto", "save_plan"}
     for option in given:
         assert option.help
         assert all(name in text for name in option.opts)
@@ -206,6 +219,7 @@ def test_every_option_of_the_library_can_be_given_on_the_command_line():
     given = {
         "sensitivity": "joint", "metric": "top1", "include": ("a",), "exclude": ("b",), "rank_multiple": 3,
         "provider": "cpu", "threads": 2, "seed": 4, "memory": 2**25, "signed": True, "inter_layer": True,
+        "exponents": (1.0, 0.5), "objective": "labels",
         "refit": True, "continuation": 2, "gamma": 0.2, "loss": "f.py:f", "then": "quantize", "shared_input": False,
         "outputs": ("y",), "groups": "patient", "allow_weak_baseline": True, "allow_random": True,
         "temperature": True, "logit_bias": True, "last_layer": True,
@@ -232,6 +246,12 @@ def test_every_option_of_the_library_can_be_given_on_the_command_line():
         ({"continuation": -3}, "--continuation"),
         ({"memory": LEAST_MEMORY - 1}, "memory bound"),
         ({"sensitivity": "magic"}, "unknown sensitivity"),
+        ({"exponents": (1.0, -0.5)}, "--exponents takes two numbers"),
+        ({"exponents": (1.0, math.nan)}, "--exponents takes two numbers"),
+        ({"exponents": (1.0,)}, "--exponents takes two numbers"),
+        *(({"exponents": (1.0, 0.5), "sensitivity": s}, "--exponents belongs") for s in ("inputs", "weights", "paper")),
+        ({"objective": "truth"}, "unknown objective 'truth': take 'original' or 'labels'"),
+        *(({"objective": "labels", "sensitivity": s}, "--objective labels belongs") for s in ("inputs", "paper")),
         ({"loss": "f.py:f"}, "only used with --signed"),
         ({"loss": "f.py:f", "sensitivity": "weights"}, "only used with --signed"),
         ({"signed": True, "sensitivity": "inputs"}, "--signed belongs"),
@@ -250,6 +270,8 @@ def test_options_that_cannot_be_meant_are_refused(values: dict[str, object], tex
     "values",
     [
         {"loss": "f.py:f", "signed": True},
+        {"loss": "f.py:f", "objective": "labels"},
+        {"objective": "original", "sensitivity": "weights"},
         {"loss": "f.py:f", "sensitivity": "paper"},
         {"memory": LEAST_MEMORY, "gamma": 1e-9, "continuation": 1},
         *({"refit": True, "sensitivity": s} for s in ("joint", "inputs", "weights", "paper")),
