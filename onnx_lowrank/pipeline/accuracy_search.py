@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from onnx_lowrank.errors import GoalError
-from onnx_lowrank.options import Lossless, Options, Sensitivity
+from onnx_lowrank.options import Lossless, LossObjective, Options, Sensitivity
 from onnx_lowrank.pipeline.confirm import Confirmed, Refuted, Target, Unconfirmed, confirm
 from onnx_lowrank.pipeline.ledger import Ledger, size_before
 from onnx_lowrank.pipeline.loaded_model import make_judge
@@ -44,19 +43,30 @@ FIRST, GROWTH = 256, 4
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """Where factors come from: options other than the session's. gradients: whether samples are run backward."""
+    """Where factors come from: options other than the session's. exponents, objective: see `Options`."""
 
     name: str
     sensitivity: Sensitivity
-    changes: tuple[tuple[str, Any], ...] = ()
+    exponents: tuple[float, float] = (1.0, 1.0)
+    objective: LossObjective = "original"
 
     def options(self, options: Options) -> Options:
         """Return a session's options with the basis; nothing is refitted unasked: that would bring the noise back."""
-        return replace(options, sensitivity=self.sensitivity, refit=bool(options.refit), **dict(self.changes))
+        return replace(
+            options, sensitivity=self.sensitivity, exponents=self.exponents, objective=self.objective,
+            refit=bool(options.refit),
+        )  # fmt: skip
 
 
-BASES: tuple[Basis, ...] = (Basis("joint", "joint"), Basis("inputs", "inputs"), Basis("weights", "weights"))
-"""What is tried where no other sensitivity is asked for."""
+BASES: tuple[Basis, ...] = (
+    Basis("joint", "joint"),
+    Basis("inputs", "inputs"),
+    Basis("weights", "weights"),
+    Basis("joint, B^½", "joint", exponents=(1.0, 0.5)),
+    Basis("joint, A^½ B^½", "joint", exponents=(0.5, 0.5)),
+    Basis("labels", "joint", objective="labels"),
+)
+"""What is tried where nothing of it is asked for; the last with calibration labels that are class numbers."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,8 +163,7 @@ def claimed(session: Session, goal: Lossless, competition: Competition, target: 
 def _entries(session: Session) -> Iterator[Entry]:
     """Yield the plans of every basis: of all sizes, and of single layers."""
     metric, _ = session.metric(Lossless().gate)
-    asked = session.options.sensitivity
-    for basis in BASES if asked == "joint" else (Basis(asked, asked),):
+    for basis in _bases(session):
         own = session.renewed(options=basis.options(session.options))
         state = own.collect(metric)
         problem = own.problem("parameters")
@@ -164,6 +173,19 @@ def _entries(session: Session) -> Iterator[Entry]:
             if plan is not None and plan.choices not in known and _smaller(plan, problem):
                 known.add(plan.choices)
                 yield Entry(basis.name, own, state, problem, plan, keep)
+
+
+def _bases(session: Session) -> tuple[Basis, ...]:
+    """Return what is tried: all, or what the options ask for."""
+    options, labels = session.options, session.split.calibration.labels
+    if options.sensitivity != "joint":
+        return (Basis(options.sensitivity, options.sensitivity),)
+    if options.exponents != (1.0, 1.0):
+        return (Basis("joint", "joint", options.exponents, options.objective or "original"),)
+    if options.objective is not None:
+        return tuple(b for b in BASES if b.objective == options.objective)
+    numbers = labels is not None and len(labels) > 0 and np.asarray(labels[0]).dtype.kind in "iu"
+    return BASES if numbers else tuple(basis for basis in BASES if basis.objective == "original")
 
 
 def _smaller(plan: Plan, problem: Problem) -> bool:

@@ -70,9 +70,12 @@ def test_a_network_without_noise_is_told_that_it_is_not_better():
 
 def test_single_weights_and_all_bases_compete():
     found = searched(0.8).findings.candidates
-    assert {c.basis for c in found} == {"joint", "inputs", "weights"}
+    bases = {"joint", "inputs", "weights", "joint, B^½", "joint, A^½ B^½"}
+    assert {c.basis for c in found} == bases | {"labels"}
     assert any(c.single for c in found)
     assert {c.basis for c in searched(0.8, sensitivity="inputs").findings.candidates} == {"inputs"}
+    assert {c.basis for c in searched(0.8, objective="original").findings.candidates} == bases
+    assert {c.basis for c in searched(0.8, exponents=(0.0, 1.0)).findings.candidates} == {"joint"}
 
 
 def test_the_same_seed_finds_the_same():
