@@ -17,7 +17,7 @@ from onnx_lowrank.cli import main
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.options import Lossless
 
-CLASSES, WIDE = 4, 24
+CLASSES, WIDE = 4, 16
 
 
 def learned(noise: float, seed: int = 0) -> tuple[onnx.ModelProto, dict[str, dict[str, np.ndarray]]]:
@@ -34,7 +34,7 @@ def learned(noise: float, seed: int = 0) -> tuple[onnx.ModelProto, dict[str, dic
     nodes = [node("MatMul", ["x", "W"], ["h"]), node("MatMul", ["h", "V"], ["y"])]
     model = build(nodes, [value("x", ["n", WIDE])], [value("y", ["n", CLASSES])], {"W": hidden, "V": head})
     sets = {}
-    for name, n in (("calibration", 400), ("validation", 1600), ("test", 800)):
+    for name, n in (("calibration", 200), ("validation", 1600), ("test", 800)):
         x = rng.normal(size=(n, WIDE)).astype(np.float32)
         sets[name] = {"x": x, "labels": (x @ true @ head).argmax(1)}
     return model, sets
@@ -74,7 +74,6 @@ def test_single_weights_and_all_bases_compete():
     assert {c.basis for c in found} == bases | {"labels"}
     assert any(c.single for c in found)
     assert {c.basis for c in searched(0.8, sensitivity="inputs").findings.candidates} == {"inputs"}
-    assert {c.basis for c in searched(0.8, objective="original").findings.candidates} == bases
     assert {c.basis for c in searched(0.8, exponents=(0.0, 1.0)).findings.candidates} == {"joint"}
 
 

@@ -110,7 +110,8 @@ def _pruned(session: Any, keep: float) -> onnx.ModelProto:
     for site in session.inventory.sites:
         weight = session.inventory.weight(site)
         edge = np.quantile(np.abs(weight), 1 - keep)
-        weights |= wb.substitution(session.inventory, site, (weight * (np.abs(weight) >= edge)).astype(np.float32))
+        arrives = wb.arriving(session.inventory, site, weight * (np.abs(weight) >= edge))
+        weights |= wb.substitution(session.inventory, site, arrives)
     return wb.with_weights(session.loaded.model, weights)
 
 
