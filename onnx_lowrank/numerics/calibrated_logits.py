@@ -28,7 +28,7 @@ class LogitFit:
     """z' = z / temperature + bias. bias: (classes,) nats, sum 0; None: none.
 
     gain: mean nats that the cross-entropy falls on samples that were not fitted on, cross-validated; 0 for the logits
-    as they are, never less. It is that of the best of few ridges, so a little optimistic. ridge: that of the bias.
+    as they are, never less. It is that of one of few ridges, so a little optimistic. ridge: that of the bias.
     """
 
     temperature: float = 1.0
@@ -64,8 +64,9 @@ def fit_logits(
 ) -> LogitFit:
     """Return the temperature, the bias or both, of least cross-entropy on logits (n, classes) and labels (n,).
 
-    groups: (n,) numbers, equal for rows that go to one fold; None: each by itself. Without a gain, cross-validated, and
-    where there are too few groups to leave any out, nothing changes. Raises ValueError for logits that are not finite.
+    groups: (n,) numbers, equal for rows that go to one fold; None: each by itself. Of nothing, temperature alone and
+    biases of falling ridge the first is taken that is within a standard error of the best, cross-validated; where there
+    are too few groups to leave any out, nothing. Raises ValueError for logits that are not finite.
     """
     z = np.asarray(logits, np.float64)
     if not np.isfinite(z).all():
@@ -73,16 +74,31 @@ def fit_logits(
     folds = _folds(np.arange(len(z)) if groups is None else groups)
     if len(np.unique(folds)) < 2 or not (temperature or bias):
         return LogitFit()
-    tried = tuple(ridges) if bias else (math.inf,)
-    if temperature and bias:
-        tried = (*tried, math.inf)
-    before = cross_entropies(z, labels)
-    gains = [float(np.mean(before - _left_out(z, labels, folds, temperature, ridge))) for ridge in tried]
-    best = int(np.argmax(gains))
-    if not gains[best] > 0:
-        return LogitFit()
-    T, b = _fit(z, labels, temperature, tried[best])
-    return LogitFit(T, b, gains[best], tried[best])
+    tried = [math.inf] if temperature else []
+    tried += sorted(ridges, reverse=True) if bias else []
+    losses = [cross_entropies(z, labels), *(_left_out(z, labels, folds, temperature, ridge) for ridge in tried)]
+    best = min(losses, key=lambda values: float(values.mean()))
+    gains = [float(np.mean(losses[0] - values)) for values in losses]
+    for ridge, values, gain in zip(tried, losses[1:], gains[1:], strict=True):
+        if clearly_more(losses[0], best, groups) and gain > 0 and not clearly_more(values, best, groups):
+            return LogitFit(*_fit(z, labels, temperature, ridge), gain, ridge)
+    return LogitFit()
+
+
+def clearly_more(losses: Array, best: Array, groups: Array | None) -> bool:
+    """Return whether losses (n,) are larger in the mean by more than one standard error of the difference.
+
+    Of what is not, the simplest is taken (Breiman et al., Classification and Regression Trees, 1984). Groups count
+    once.
+    """
+    apart = losses - best
+    around = apart - apart.mean()
+    if groups is not None:
+        around = np.bincount(np.unique(groups, return_inverse=True)[1].reshape(-1), around)
+    if len(around) < 2:
+        return False
+    error = math.sqrt(len(around) / (len(around) - 1) * float(around @ around)) / len(apart)
+    return float(apart.mean()) > error
 
 
 def _folds(groups: Array) -> Array:

@@ -2,7 +2,8 @@
 
 Logits z = W x + b become z' = a z + κ s(x): s = S x + t is the ridge regression of the one-hot labels on what the layer
 reads. So the layer is drawn towards itself not by a penalty on the difference, but by a weighted mean of two
-classifiers (stacked regression: Wolpert, Neural Networks 5, 1992). The strength of the ridge and both weights are those
+classifiers (stacked regression: Wolpert, Neural Networks 5, 1992), and stays where that is not better by more than a
+standard error than itself or its temperature alone. The strength of the ridge and both weights are those
 of least cross-entropy where every row has the s that was fitted without it: exact, from one eigendecomposition, as the
 hat matrix says it (Allen's PRESS, Technometrics 16, 1974). Least squares with one-hot targets, not a Newton step of the
 cross-entropy, as its hat matrix is one for all classes and its step is not held back by how sure the layer is: where a
@@ -21,7 +22,7 @@ from scipy.optimize import minimize
 from scipy.special import softmax
 
 from onnx_lowrank.numerics import linalg
-from onnx_lowrank.numerics.calibrated_logits import cross_entropies
+from onnx_lowrank.numerics.calibrated_logits import clearly_more, cross_entropies
 from onnx_lowrank.types import Array
 
 RIDGES = (1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 100.0)
@@ -72,17 +73,16 @@ def fit_layer(
     if len(x) < 2 or (groups is not None and len(np.unique(groups)) < 2):
         return nothing
     regression = Regression(x, hot, intercept)
-    before = float(cross_entropies(z, labels).mean())
-    best, chosen = before, (1.0, 0.0, math.inf)
-    for ridge in ridges:
-        layer, scores, loss = _stacked(z, regression.left_out(ridge, groups), labels)
-        if loss < best:
-            best, chosen = loss, (layer, scores, ridge)
-    layer, scores, ridge = chosen
-    if math.isinf(ridge):
+    before = cross_entropies(z, labels)
+    simpler = [before, _stacked(z, np.zeros_like(z), labels).losses]  # the layer as it is, and its temperature alone
+    tried = [_stacked(z, regression.left_out(ridge, groups), labels) for ridge in ridges]
+    best = int(np.argmin([each.losses.mean() for each in tried]))
+    mixed, ridge = tried[best], ridges[best]
+    if not all(clearly_more(losses, mixed.losses, groups) for losses in simpler):
         return nothing
     S, t = regression.solution(ridge)
-    return LayerFit(scores * S, scores * t, layer, before - best, ridge)
+    gain = float(np.mean(before - mixed.losses))
+    return LayerFit(mixed.scores * S, mixed.scores * t, mixed.layer, gain, ridge)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,10 +141,19 @@ class Regression:
         return predicted
 
 
-def _stacked(z: Array, scores: Array, labels: Array) -> tuple[float, float, float]:
-    """Return the weights a and κ, none below 0, of least mean cross-entropy of a z + κ s, and that; convex."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Mixed:
+    """a, κ, and the cross-entropies (n,) of a z + κ s."""
+
+    layer: float
+    scores: float
+    losses: Array
+
+
+def _stacked(z: Array, scores: Array, labels: Array) -> _Mixed:
+    """Return the weights a and κ, none below 0, of least mean cross-entropy of a z + κ s; convex."""
     if not np.isfinite(scores).all():
-        return 1.0, 0.0, math.inf
+        return _Mixed(1.0, 0.0, cross_entropies(z, labels))
     rows = np.arange(len(z))
 
     def loss(x: Array) -> tuple[float, Array]:
@@ -154,5 +163,5 @@ def _stacked(z: Array, scores: Array, labels: Array) -> tuple[float, float, floa
         slope = np.array([np.vdot(wrong, z), np.vdot(wrong, scores)]) / len(z)
         return float(cross_entropies(mixed, labels).mean()), slope
 
-    found = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=[(0, 1e4)] * 2)
-    return float(found.x[0]), float(found.x[1]), float(found.fun)
+    a, k = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=[(0, 1e4)] * 2).x
+    return _Mixed(float(a), float(k), cross_entropies(a * z + k * scores, labels))
