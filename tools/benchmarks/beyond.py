@@ -24,7 +24,7 @@ from benchmarks.parts import Cell, Part
 from benchmarks.scores import Scores, compared
 from benchmarks.wording import table
 from benchmarks.workbench import Workbench
-from benchmarks.zoo import Entry, Set, file_hash, stand_in
+from benchmarks.zoo import CLASSIFIERS, Entry, Set, file_hash, stand_in
 
 FOLDER = "beyond"
 SIZES = (0.3, 0.1)
@@ -191,25 +191,31 @@ def _simulated(bench: Workbench) -> Line:
 def _cells(model: str, quick: bool) -> list[Cell]:
     if model == SIMULATED:
         return [Cell(FALSE, _simulated)]
-    return [Cell(CELL, _measure), Cell(FALSE, _draws)]
+    return [Cell(CELL, _measure), *([] if model in CLASSIFIERS else [Cell(FALSE, _draws)])]
 
 
 def _body(lines: Sequence[Line], setting: Setting) -> list[str]:
     cells = {name: each[CELL] for name, each in cells_of(lines, "beyond").items() if CELL in each}
     groups: dict[tuple[str, str], list[Line]] = {}
     for name, data in sorted(cells.items()):
-        kind, what, _ = name.split("-")
+        kind, what = _kind(name)
         groups.setdefault((kind, what), []).append(data)
     text = [
         "Top-1 on test labels, in points above the original: mean over seeds [the lowest and the highest of their 95 %"
         " intervals, exact, paired]. *Ours*: what the mode saves by itself, 0 where it saves nothing.",
         "",
     ]
-    for kind in dict.fromkeys(kind for kind, _ in groups):
+    for kind in sorted({kind for kind, _ in groups}):
         rows = [_row(what, seeds) for (each, what), seeds in groups.items() if each == kind]
         text += [f"## {kind}", "", *table(("learned", "seeds", "original", *COLUMNS), rows)]
-        text += [f"## {kind}: what was found", "", *table(FOUND, list(_found(kind, cells)))]
+        text += [f"{kind.capitalize()}: what was found.", "", *table(FOUND, list(_found(kind, cells)))]
     return [*text, *_claims({n: each[FALSE] for n, each in cells_of(lines, "beyond").items() if FALSE in each})]
+
+
+def _kind(name: str) -> tuple[str, str]:
+    """Return a network's kind and what it learned."""
+    kind, _, rest = name.partition("-")
+    return (kind, rest.partition("-")[0]) if rest else ("networks of the zoo, as they are", name)
 
 
 def _claims(draws: dict[str, Line]) -> list[str]:
@@ -252,7 +258,7 @@ def _points(made: Sequence[Line | None]) -> str:
 def _found(kind: str, cells: dict[str, Line]) -> Iterator[tuple[str, ...]]:
     for name, data in sorted(cells.items()):
         ours = data["ours"]
-        if not name.startswith(f"{kind}-"):
+        if _kind(name)[0] != kind:
             continue
         if not ours["changed"]:
             yield name, "–", "–", ours["reason"][:60], "–"
@@ -263,12 +269,4 @@ def _found(kind: str, cells: dict[str, Line]) -> Iterator[tuple[str, ...]]:
 
 
 OWN = {SIMULATED: partial(stand_in, SIMULATED, "simulated 1")}
-PART = Part(
-    "beyond",
-    "Beyond the original",
-    _cells,
-    _body,
-    found=found,
-    own={SIMULATED: partial(stand_in, SIMULATED, "simulated 1")},
-    costly=True,
-)
+PART = Part("beyond", "Beyond the original", _cells, _body, CLASSIFIERS, found=found, own=OWN, costly=True)
