@@ -68,7 +68,7 @@ KINDS = {
     "mlp": Kind(data="fashion", epochs=25, rate=5e-4),
     "vgg": Kind(data="fashion", epochs=16, rate=1e-3),
     "vit": Kind(data="fashion", epochs=22, rate=3e-4),
-    "text": Kind(data="text", epochs=6, rate=1e-3, batch=64, decays=(0.3, 1.0, 3.0, 10.0)),
+    "text": Kind(data="text", epochs=6, rate=1e-3, batch=64, decays=(1.0, 3.0, 10.0, 30.0)),
 }
 SETTINGS = {
     "noise0": Setting(),

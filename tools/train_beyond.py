@@ -4,8 +4,9 @@
     python tools/train_beyond.py --out beyond --kinds mlp --seeds 0
     python tools/train_beyond.py --out beyond --kinds mlp --seeds 0 --decay
 
-About a minute and a half of one core a network, four times that with `--decay`. What is there is not trained again, so
-that the same command goes on where it was interrupted. `models/beyond.py` says what is learned.
+Half a minute (text) to a minute and a half of one core a network, and as long for every decay with `--decay`. What is
+there is not trained again, so that the same command goes on where it was interrupted. `models/beyond.py` says what is
+learned.
 """
 
 from __future__ import annotations
