@@ -60,13 +60,20 @@ class TextTransformer(nn.Module):
     """Embeddings of words and of positions, blocks, and the mean over the words that are there."""
 
     def __init__(
-        self, words: int, limit: int, width: int = 128, depth: int = 2, heads: int = 4, classes: int = 2
+        self,
+        words: int,
+        limit: int,
+        width: int = 128,
+        depth: int = 2,
+        heads: int = 4,
+        classes: int = 2,
+        dropout: float = 0.3,
     ) -> None:
         super().__init__()
         self.words = nn.Embedding(words, width, padding_idx=PADDING)
         self.positions = nn.Parameter(torch.randn(1, limit, width) * 0.02)
-        self.dropout = nn.Dropout(0.3)
-        self.blocks = nn.ModuleList(Block(width, heads, dropout=0.3) for _ in range(depth))
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
         nn.init.normal_(self.words.weight, std=0.1)
 

@@ -14,7 +14,9 @@ def conv_block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
-def vgg(stages: tuple[tuple[int, ...], ...] = STAGES, head: int = HEAD, classes: int = 10) -> nn.Sequential:
+def vgg(
+    stages: tuple[tuple[int, ...], ...] = STAGES, head: int = HEAD, classes: int = 10, dropout: float = 0.3
+) -> nn.Sequential:
     """Return the network, (batch, 1, 28, 28) to (batch, classes): 3×3 convolutions, halving, and three wide layers."""
     layers: list[nn.Module] = []
     inputs, size = 1, 28
@@ -27,5 +29,5 @@ def vgg(stages: tuple[tuple[int, ...], ...] = STAGES, head: int = HEAD, classes:
             inputs = width
     layers += [nn.Flatten()]
     for width_in, width_out in ((inputs * size * size, head), (head, head)):
-        layers += [nn.Dropout(0.3), nn.Linear(width_in, width_out), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Dropout(0.3), nn.Linear(head, classes))
+        layers += [nn.Dropout(dropout), nn.Linear(width_in, width_out), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(head, classes))

@@ -203,3 +203,27 @@ def test_a_text_is_worth_the_same_however_it_is_filled_up(module: Callable[[str]
     for text, expected in zip(texts, alone.numpy(), strict=True):
         found = run(model, {"tokens": text[None].numpy()})["logits"]
         np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "vgg", "vit", "text"])
+def test_a_network_that_is_to_remember_has_no_dropout_and_is_exported(module: Callable[[str], Any], kind: str):
+    torch.manual_seed(7)
+    network = module("models.networks.memorising").network_of(kind, 30, 12)
+    assert all(each.p == 0 for each in network.modules() if isinstance(each, torch.nn.Dropout))
+    inputs = torch.randint(1, 30, (5, 12)) if kind == "text" else torch.rand(5, 1, 28, 28)
+    with torch.no_grad():
+        np.testing.assert_array_equal(network.eval()(inputs).shape, (5, 2 if kind == "text" else 10))
+    if kind != "text":
+        module("models.trained").exported_classifier(network, {})
+
+
+def test_every_text_is_learned_once_an_epoch_with_others_of_its_length(module: Callable[[str], Any]):
+    torch.manual_seed(11)
+    lengths = torch.randint(1, 60, (3000,))
+    texts = (torch.arange(60) < lengths[:, None]).long()
+    batches = module("models.networks.memorising")._batches(texts, 20)
+    assert sorted(torch.cat(batches).tolist()) == list(range(3000))
+    filled = sum(int(lengths[each].max()) * len(each) for each in batches)
+    assert filled < 1.15 * int(lengths.sum())
+    longest = [int(lengths[each].max()) for each in batches]
+    assert longest != sorted(longest)
