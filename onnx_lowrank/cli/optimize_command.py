@@ -249,12 +249,7 @@ def _goal(values: dict[str, Any]) -> Goal:
 def _write_side_files(result: Result, outputs: Outputs) -> None:
     outputs.write("--report", lambda: result_json(result))
     if result.plan is not None:
-        shapes = {site.id: site.shape for site in result.sites}
-        tool = f"onnx-lowrank {__version__}"
-        request = result.request
-        saved = SavedPlan.of(
-            result.plan, shapes, result.original.sha256, request.options, tool, request.divergence, request.refitted_on
-        )
+        saved = SavedPlan.of_result(result, f"onnx-lowrank {__version__}")
         outputs.write("--save-plan", saved.to_json)
 
 

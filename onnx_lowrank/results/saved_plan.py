@@ -11,6 +11,7 @@ from typing import Any
 from onnx_lowrank.errors import PlanError
 from onnx_lowrank.metrics.divergence import DivergenceKind
 from onnx_lowrank.options import LossObjective, Options, Sensitivity, Then
+from onnx_lowrank.results.result import Result
 from onnx_lowrank.sensitivity.modes import mode_named
 from onnx_lowrank.types import Choice, Plan, Ranks
 
@@ -107,6 +108,16 @@ class SavedPlan:
             options.groups,
             options.exponents,
             options.objective,
+        )
+
+    @staticmethod
+    def of_result(result: Result, tool: str = "") -> SavedPlan:
+        """Return what repeats the model that was made. Raises PlanError where nothing was made."""
+        if result.plan is None:
+            raise PlanError(f"there is no plan to save: {result.reason}")
+        request, shapes = result.request, {site.id: site.shape for site in result.sites}
+        return SavedPlan.of(
+            result.plan, shapes, result.original.sha256, request.options, tool, request.divergence, request.refitted_on
         )
 
     def to_json(self) -> str:

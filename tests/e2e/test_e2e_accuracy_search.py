@@ -97,7 +97,9 @@ def test_on_the_command_line(tmp_path: Path):
         np.savez(tmp_path / f"{name}.npz", **arrays)
     where = [f"--{'data' if n == 'calibration' else n}={tmp_path / f'{n}.npz'}" for n in sets]
     asked = ["optimize", str(tmp_path / "m.onnx"), *where, "--algorithm", "lossless", "--rank-multiple", "1"]
-    done = CliRunner().invoke(main, [*asked, "--report", str(tmp_path / "r.json")])
+    done = CliRunner().invoke(
+        main, [*asked, "--report", str(tmp_path / "r.json"), "--save-plan", str(tmp_path / "p.json")]
+    )
     assert done.exit_code == 0, done.output
     assert done.output.startswith("certified better: top1 is better by")
     assert "Accuracy against size, on the samples that choose" in done.output
@@ -105,5 +107,9 @@ def test_on_the_command_line(tmp_path: Path):
     assert report["expected_gain"] > 0.05
     assert {"basis", "kept", "gain", "error", "samples", "single", "finalist"} <= report["candidates"][0].keys()
     saved = onnx.load(str(tmp_path / "m.lowrank.onnx"))
+    data, validation = (str(tmp_path / f"{name}.npz") for name in ("calibration", "validation"))
+    lr.apply(tmp_path / "p.json", tmp_path / "m.onnx", data, validation=validation, output=tmp_path / "a.onnx")
+    again = onnx.load(str(tmp_path / "a.onnx"))
+    assert again.graph.SerializeToString(deterministic=True) == saved.graph.SerializeToString(deterministic=True)
     record = json.loads(next(p.value for p in saved.metadata_props if p.key == "onnx_lowrank"))
     assert record["certificate"]["bound"] < 0

@@ -205,11 +205,7 @@ def test_no_plan_is_proposed_where_int8_alone_is_small_enough():
 
 
 def saved(result: Result) -> SavedPlan:
-    shapes = {site.id: site.shape for site in result.sites}
-    return SavedPlan.of(
-        result.plan, shapes, result.original.sha256, result.request.options, "test", result.request.divergence,
-        result.request.refitted_on,
-    )  # fmt: skip
+    return SavedPlan.of_result(result, "test")
 
 
 @pytest.mark.parametrize(

@@ -106,16 +106,7 @@ def test_a_saved_plan_gives_the_same_model(tmp_path: Path, changes: dict[str, ob
     session = Session.of(model, {"x": X}, asked)
     result = meet_goal(session, GOAL)
     assert shared_in(result) == {"W0", "W1", "W2"}
-    shapes = {site.id: site.shape for site in result.sites}
-    saved = SavedPlan.of(
-        result.plan,
-        shapes,
-        result.original.sha256,
-        asked,
-        "test",
-        result.request.divergence,
-        result.request.refitted_on,
-    )
+    saved = SavedPlan.of_result(result, "test")
     (tmp_path / "plan.json").write_text(saved.to_json())
     assert read_plan(tmp_path / "plan.json") == saved
     assert {choice.shared_input for choice in saved.choices} == {("h0", "h1", "h2")}
@@ -128,8 +119,7 @@ def test_a_saved_plan_gives_the_same_model(tmp_path: Path, changes: dict[str, ob
 def test_a_plan_that_tears_siblings_apart_or_names_others_is_refused():
     model = one_row_space()
     result = optimize(model, {"x": X}, GOAL, options(sensitivity="weights"))
-    shapes = {site.id: site.shape for site in result.sites}
-    saved = SavedPlan.of(result.plan, shapes, result.original.sha256, result.request.options, "test")
+    saved = SavedPlan.of_result(result, "test")
     with pytest.raises(PlanError, match="'W0' by 'shared', which is not possible here"):
         apply(replace(saved, choices=tuple(c for c in saved.choices if c.weight != "W1")), model)
     others = tuple(replace(c, shared_input=("h0", "h1")) for c in saved.choices)

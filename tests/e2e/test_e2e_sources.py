@@ -70,16 +70,7 @@ def test_from_file_to_file(name: str, tmp_path: Path):
     )
     assert verdict.verdict.passed
 
-    shapes = {site.id: site.shape for site in result.sites}
-    plan = SavedPlan.of(
-        result.plan,
-        shapes,
-        result.original.sha256,
-        settings,
-        "test",
-        result.request.divergence,
-        result.request.refitted_on,
-    )
+    plan = SavedPlan.of_result(result, "test")
     (tmp_path / "plan.json").write_text(plan.to_json(), encoding="utf-8")
     apply(read_plan(tmp_path / "plan.json"), source, data, settings, output=tmp_path / "again.onnx")
     again = onnx.load(tmp_path / "again.onnx")

@@ -126,11 +126,7 @@ def test_apply_and_compare_take_it_too(name: str, tmp_path: Path) -> None:
     source = on_file(name, tmp_path)
     result = optimized(source, None)
     assert result.plan is not None
-    shapes = {site.id: site.shape for site in result.sites}
-    saved = SavedPlan.of(
-        result.plan, shapes, result.original.sha256, result.request.options, "test", result.request.divergence,
-        result.request.refitted_on,
-    )  # fmt: skip
+    saved = SavedPlan.of_result(result, "test")
     apply(saved, source, data(1), output=tmp_path / "applied.onnx")
     judged = compare(source, tmp_path / "applied.onnx", data(2), goal().gate, options(metric="relative-l2"))
     assert judged.verdict.passed

@@ -216,16 +216,7 @@ def test_refit_keeps_the_plan_and_lowers_the_error():
 def test_refit_goes_with_any_sensitivity_and_apply_repeats_it(sensitivity: str):
     settings = options(metric="top1", sensitivity=sensitivity, refit=True)
     result = optimize(MODEL, sources(), Lossless(keep=0.5, gate=LOOSE), settings, dry_run=True)
-    shapes = {site.id: site.shape for site in result.sites}
-    saved = SavedPlan.of(
-        result.plan,
-        shapes,
-        result.original.sha256,
-        settings,
-        "test",
-        result.request.divergence,
-        result.request.refitted_on,
-    )
+    saved = SavedPlan.of_result(result, "test")
     assert (saved.refit, saved.needs_data) == (True, True)
     given = sources()
     again = apply(

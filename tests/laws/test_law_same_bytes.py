@@ -12,7 +12,6 @@ from builders import convnet, feeds_of, mlp, moments_of, normal, options
 from onnx_lowrank.graph.model_io import content_hash
 from onnx_lowrank.options import Compact, Gate, Options, Runtime
 from onnx_lowrank.pipeline import apply, optimize
-from onnx_lowrank.results.result import Result
 from onnx_lowrank.results.saved_plan import SavedPlan, read_plan
 
 GOAL = Compact(gate=Gate(max_drop=0.2, observed=True))
@@ -22,19 +21,6 @@ MODELS = {
 }
 
 pytestmark = pytest.mark.usefixtures("no_timing")
-
-
-def saved(result: Result, settings: Options) -> SavedPlan:
-    shapes = {site.id: site.shape for site in result.sites}
-    return SavedPlan.of(
-        result.plan,
-        shapes,
-        result.original.sha256,
-        settings,
-        "test",
-        result.request.divergence,
-        result.request.refitted_on,
-    )
 
 
 @pytest.mark.parametrize("sensitivity", ["joint", "refit", "inputs", "weights"])
@@ -49,7 +35,7 @@ def test_same_seed_same_bytes_and_the_plan_gives_the_same_weights(name: str, sen
     assert results[0].changed, results[0].reason
     assert files[0].read_bytes() == files[1].read_bytes()
 
-    (tmp_path / "plan.json").write_text(saved(results[0], settings).to_json(), encoding="utf-8")
+    (tmp_path / "plan.json").write_text(SavedPlan.of_result(results[0], "test").to_json(), encoding="utf-8")
     again = apply(
         read_plan(tmp_path / "plan.json"), model, data if sensitivity != "weights" else None,
         Options(runtime=Runtime(provider="cpu", threads=1)), output=tmp_path / "applied.onnx",

@@ -80,8 +80,7 @@ def test_in_python_the_original_is_never_overwritten(
     session = lr.Session.of("m.onnx", lr.RANDOM, OPTIONS)
     result = lr.meet_goal(session, GOAL)
     assert result.plan is not None
-    shapes = {site.id: site.shape for site in result.sites}
-    plan = SavedPlan.of(result.plan, shapes, result.original.sha256, result.request.options, "")
+    plan = SavedPlan.of_result(result, "test")
     monkeypatch.chdir("/")  # what was read is known by more than its name
     for target in (model, *(model.parent / name for name in ("hard", "soft", "weights", "w.bin"))):
         for act in (
