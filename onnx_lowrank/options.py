@@ -235,7 +235,7 @@ class Options:
     groups: the key, in the samples, of what samples have in common. allow_weak_baseline: go on where the metric
     measures nothing; allow_random: judge an original that is not deterministic against its own spread.
     temperature, logit_bias, last_layer: what labels of calibration samples do in closed form, judged apart from
-    truncation.
+    truncation; the last layer, where nothing is said, if it wins in the search for the most accurate model.
     """
 
     sensitivity: Sensitivity = "joint"
@@ -262,7 +262,7 @@ class Options:
     allow_random: bool = False
     temperature: bool = False
     logit_bias: bool = False
-    last_layer: bool = False
+    last_layer: bool | None = None
 
     @property
     def shares(self) -> bool:

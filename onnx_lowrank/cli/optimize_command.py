@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -147,10 +148,10 @@ COMPANIONS = stacked(
     click.option("--temperature", is_flag=True, help="Also fit a temperature of the logits to calibration labels."),
     click.option("--logit-bias", is_flag=True, help="Also fit a bias of the logits to calibration labels."),
     click.option(
-        "--last-layer",
-        is_flag=True,
+        "--last-layer/--no-last-layer",
+        default=None,
         help="Also refit the last layer to calibration labels, by ridge regression. Like the two above: reported apart"
-        " from what factoring does.",
+        " from what factoring does. Default: in lossless without a size, where the samples that choose show a gain.",
     ),
 )
 
@@ -190,6 +191,8 @@ def optimize(model: Path, output: Path | None, **values: Any) -> None:
         raise click.UsageError("a plan made by --continuation cannot be repeated by `apply`: leave --save-plan out")
     if values["save_plan"] is not None and wanted(options):
         raise click.UsageError("a plan does not repeat what is fitted to labels: leave --save-plan out")
+    if values["save_plan"] is not None:
+        options = replace(options, last_layer=False)
     if values["save_plan"] is not None and options.objective == "labels" and options.loss is not None:
         raise click.UsageError(
             "a plan made for a loss of your own cannot be repeated by `apply`: leave --save-plan out"

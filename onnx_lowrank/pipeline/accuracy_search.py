@@ -37,6 +37,8 @@ KEEPS = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.
 """Shares of the factorable parameters that plans keep."""
 FOLDS = 5
 """Disjoint parts of the selection samples, for the last models."""
+FITTED = 3
+"""Plans that compete with their last layer fitted to labels as well: the surest."""
 FIRST, GROWTH = 256, 4
 """Samples of the first part, and by how much parts grow."""
 
@@ -71,7 +73,10 @@ BASES: tuple[Basis, ...] = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """A plan, and the session and problem of the basis that it comes from. keep: None for a single layer."""
+    """A plan, and the session and problem of the basis that it comes from. keep: None for a single layer.
+
+    last_layer: it competes with its last layer fitted to labels, because that is open.
+    """
 
     basis: str
     session: Session
@@ -79,6 +84,16 @@ class Entry:
     problem: Problem
     plan: Plan
     keep: float | None
+    last_layer: bool = False
+
+    @property
+    def name(self) -> str:
+        """Where the factors come from, and what else was done."""
+        return f"{self.basis}, last layer" if self.last_layer else self.basis
+
+    def fitted(self) -> Entry:
+        """Return the same with its last layer fitted to labels."""
+        return replace(self, session=self.session.refitting_last_layer(), last_layer=True)
 
     def search(self, session: Session, goal: Lossless) -> Search:
         """Return what measures the plan in a session with other validation samples."""
@@ -132,7 +147,18 @@ def compete(session: Session, goal: Lossless) -> Competition:
     """Return the plans of all bases and sizes, compared on one half of the validation samples."""
     selection, claim = halves(session.split.validation, session.options.seed)
     entries = list(_entries(session))
-    return Competition(entries, _raced(session, goal, selection, entries) if entries else (), claim)
+    if not entries:
+        return Competition((), (), claim)
+    race = _race(session, goal, selection)
+    with session.clock.step("comparing plans", len(entries)) as advance:
+        standings = race.run(entries, advance)
+    if session.options.last_layer is None and _numbered(session):
+        surest = sorted((i for i, s in enumerate(standings) if s.folds), key=lambda i: -standings[i].gain.sure())
+        fitted = [entries[i].fitted() for i in surest[:FITTED]]
+        with session.clock.step("comparing last layers", len(fitted)) as advance:
+            standings += race.finals(fitted, advance)
+        entries += fitted
+    return Competition(entries, standings, claim)
 
 
 def claimed(session: Session, goal: Lossless, competition: Competition, target: Target) -> Result:
@@ -177,23 +203,28 @@ def _entries(session: Session) -> Iterator[Entry]:
 
 def _bases(session: Session) -> tuple[Basis, ...]:
     """Return what is tried: all, or what the options ask for."""
-    options, labels = session.options, session.split.calibration.labels
+    options = session.options
     if options.sensitivity != "joint":
         return (Basis(options.sensitivity, options.sensitivity),)
     if options.exponents != (1.0, 1.0):
         return (Basis("joint", "joint", options.exponents, options.objective or "original"),)
     if options.objective is not None:
         return tuple(b for b in BASES if b.objective == options.objective)
-    numbers = labels is not None and len(labels) > 0 and np.asarray(labels[0]).dtype.kind in "iu"
-    return BASES if numbers else tuple(basis for basis in BASES if basis.objective == "original")
+    return BASES if _numbered(session) else tuple(basis for basis in BASES if basis.objective == "original")
+
+
+def _numbered(session: Session) -> bool:
+    """Return whether calibration samples have labels that are class numbers, one each."""
+    labels = session.split.calibration.labels
+    return labels is not None and len(labels) > 0 and np.asarray(labels[0]).dtype.kind in "iu"
 
 
 def _smaller(plan: Plan, problem: Problem) -> bool:
     return bool(plan.factored) and amount(plan.cost, problem.resource) < problem.dense
 
 
-def _raced(session: Session, goal: Lossless, selection: Samples, entries: Sequence[Entry]) -> list[Standing]:
-    """Return how far every plan came on the samples that choose."""
+def _race(session: Session, goal: Lossless, selection: Samples) -> Race[Judge, Entry]:
+    """Return the race on the samples that choose."""
     order = np.random.default_rng(session.options.seed).permutation(len(selection)).tolist()
     metric, _ = session.metric(goal.gate)
 
@@ -205,9 +236,7 @@ def _raced(session: Session, goal: Lossless, selection: Samples, entries: Sequen
         runner = runner_of(entry, goal)
         return [Gain.of(judge, runner) for judge in judges]
 
-    race = Race([judged(part) for part in parts_of(order)], [judged(part) for part in folds_of(order)], measure)
-    with session.clock.step("comparing plans", len(entries)) as advance:
-        return race.run(entries, advance)
+    return Race([judged(part) for part in parts_of(order)], [judged(part) for part in folds_of(order)], measure)
 
 
 def parts_of(order: Sequence[int]) -> list[Sequence[int]]:
@@ -223,20 +252,21 @@ def folds_of(order: Sequence[int]) -> list[Sequence[int]]:
 def runner_of(entry: Entry, goal: Lossless) -> Runner:
     """Return the model of a plan, as it competes."""
     search = entry.search(entry.session, goal)
-    model = search.candidate(entry.plan) if entry.session.options.refit else search.sketch(entry.plan)
+    whole = entry.last_layer or entry.session.options.refit
+    model = search.candidate(entry.plan) if whole else search.sketch(entry.plan)
     return Runner(model, runtime=entry.session.options.runtime)
 
 
 def _origin(entry: Entry) -> str:
     size = "a single layer" if entry.keep is None else f"{entry.keep:.0%} of the factorable weights"
-    return f"{entry.basis}, {size}"
+    return f"{entry.name}, {size}"
 
 
 def _candidate(entry: Entry, standing: Standing) -> Candidate:
     kept = amount(entry.plan.cost, "parameters") / entry.problem.dense
     gain = standing.gain
     return Candidate(
-        entry.basis,
+        entry.name,
         entry.plan.origin == "single layer",
         kept,
         gain.gain,

@@ -32,6 +32,10 @@ class LabelFits:
     _last: tuple[Hashable, onnx.ModelProto] | None = field(default=None)
     _original: tuple[onnx.ModelProto, tuple[Companion, ...]] | None = field(default=None)
 
+    def renewed(self, options: Options) -> LabelFits:
+        """Return fits by other options; nothing is fitted yet."""
+        return LabelFits(self.loaded, self.samples, options, self.progress, self.output)
+
     @property
     def active(self) -> bool:
         """Whether anything is asked for."""

@@ -101,6 +101,11 @@ class Session:
         known: dict[Hashable, Any] = {key: self._known[key] for key in COLLECTED if key in self._known}
         return replace(self, split=replace(self.split, validation=samples), trials={}, _known=known)
 
+    def refitting_last_layer(self) -> Session:
+        """Return the session with the last layer fitted to labels behind factoring; what was collected is shared."""
+        options = replace(self.options, last_layer=True)
+        return replace(self, options=options, label_fits=self.label_fits.renewed(options), trials={})
+
     def with_post_quantization(self, then: Then | None) -> Session:
         """Return the session with another step after factoring; what was collected is shared, trials are not."""
         options = replace(self.options, then=then)

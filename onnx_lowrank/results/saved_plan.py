@@ -112,9 +112,12 @@ class SavedPlan:
 
     @staticmethod
     def of_result(result: Result, tool: str = "") -> SavedPlan:
-        """Return what repeats the model that was made. Raises PlanError where nothing was made."""
+        """Return what repeats the model that was made. Raises PlanError where nothing was, or by more than factors."""
+        options = result.request.options
         if result.plan is None:
             raise PlanError(f"there is no plan to save: {result.reason}")
+        if options.temperature or options.logit_bias or options.last_layer:
+            raise PlanError("a plan does not repeat what is fitted to labels: leave that out")
         request, shapes = result.request, {site.id: site.shape for site in result.sites}
         return SavedPlan.of(
             result.plan, shapes, result.original.sha256, request.options, tool, request.divergence, request.refitted_on

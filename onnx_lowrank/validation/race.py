@@ -118,11 +118,18 @@ class Race(Generic[P, T]):
                 standings[index] = Standing(self.measure([stage], models[index])[0])
             before, left = left, _going_on(left, standings)
             advance(len(before) - len(left))
-        for index in left:
-            folds = tuple(self.measure(self.folds, models[index]))
-            standings[index] = Standing(Gain.pooled(folds), folds)
-            advance(1)
+        finals = self.finals([models[index] for index in left], advance)
+        standings |= dict(zip(left, finals, strict=True))
         return [standings[index] for index in range(len(models))]
+
+    def finals(self, models: Sequence[T], advance: Callable[[int], None] = lambda n: None) -> list[Standing]:
+        """Return what models gain on every fold, that is on all samples."""
+        standings = []
+        for model in models:
+            folds = tuple(self.measure(self.folds, model))
+            standings.append(Standing(Gain.pooled(folds), folds))
+            advance(1)
+        return standings
 
 
 def _going_on(left: Sequence[int], standings: dict[int, Standing]) -> list[int]:

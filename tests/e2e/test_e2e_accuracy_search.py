@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 import onnx_lowrank as lr
 from onnx_lowrank.cli import main
-from onnx_lowrank.errors import GoalError
+from onnx_lowrank.errors import GoalError, PlanError
 from onnx_lowrank.options import Lossless
 
 CLASSES, WIDE = 4, 16
@@ -71,10 +71,15 @@ def test_a_network_without_noise_is_told_that_it_is_not_better():
 def test_single_weights_and_all_bases_compete():
     found = searched(0.8).findings.candidates
     bases = {"joint", "inputs", "weights", "joint, B^½", "joint, A^½ B^½"}
-    assert {c.basis for c in found} == bases | {"labels"}
+    plain = {c.basis for c in found if not c.basis.endswith(", last layer")}
+    assert plain == bases | {"labels"}
+    assert sum(c.basis.endswith(", last layer") for c in found) == 3
     assert any(c.single for c in found)
-    assert {c.basis for c in searched(0.8, sensitivity="inputs").findings.candidates} == {"inputs"}
-    assert {c.basis for c in searched(0.8, exponents=(0.0, 1.0)).findings.candidates} == {"joint"}
+    alone = searched(0.8, sensitivity="inputs", last_layer=False)
+    assert {c.basis for c in alone.findings.candidates} == {"inputs"}
+    assert alone.steps == ()
+    found = searched(0.8, exponents=(0.0, 1.0), last_layer=False).findings.candidates
+    assert {c.basis for c in found} == {"joint"}
 
 
 def test_the_same_seed_finds_the_same():
@@ -107,6 +112,8 @@ def test_on_the_command_line(tmp_path: Path):
     assert report["expected_gain"] > 0.05
     assert {"basis", "kept", "gain", "error", "samples", "single", "finalist"} <= report["candidates"][0].keys()
     saved = onnx.load(str(tmp_path / "m.lowrank.onnx"))
+    with pytest.raises(PlanError, match="what is fitted to labels"):
+        lr.SavedPlan.of_result(searched(0.8))
     data, validation = (str(tmp_path / f"{name}.npz") for name in ("calibration", "validation"))
     lr.apply(tmp_path / "p.json", tmp_path / "m.onnx", data, validation=validation, output=tmp_path / "a.onnx")
     again = onnx.load(str(tmp_path / "a.onnx"))

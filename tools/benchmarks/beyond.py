@@ -9,7 +9,7 @@ the weight decay that was best. All on the test labels, once, in pairs with the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,17 @@ CELL, FALSE = "search", "draws"
 SIMULATED, NETWORKS, PLANS, POOL = "simulated", 200, 60, 20_000
 DRAWS, DRAWN = 40, 5_000
 """Draws of validation samples, and how many samples each."""
-COLUMNS = ("ours", "ours −70 %", "ours −90 %", "SVD", "whitened SVD", "pruned", "early stop", "decay")
+COLUMNS = {
+    "ours": "ours", "truncation": "truncation", "truncation 0.3": "−70 %", "truncation 0.1": "−90 %",
+    "last layer": "last layer", "svd": "SVD", "whitened": "whitened SVD", "pruned": "pruned", "early": "early stop",
+    "decay": "decay",
+}  # fmt: skip
+"""What is shown of each, and its heading; the table of sizes has the rest."""
+BY_SIZE = {
+    f"{name} {size:g}": f"{heading} −{100 - 100 * size:.0f} %"
+    for name, heading in (("svd", "SVD"), ("whitened", "whitened SVD"), ("pruned", "pruned"))
+    for size in SIZES
+}
 
 
 def found(zoo: Path) -> Iterator[Entry]:
@@ -68,12 +78,16 @@ class _Contest:
         return compared(self.original, Scores.of(self.bench.runner(model), self.test))
 
     def best(self, basis: str | None = None, keep: float = 1.0) -> Line | None:
-        """Return the plan of a basis (None: of any) and at most a size that is surest on the samples that choose."""
+        """Return the plan of a basis (None: of any) and at most a size that is surest on the samples that choose.
+
+        Truncation alone: no last layer is fitted to labels.
+        """
         pairs = zip(self.competition.entries, self.competition.standings, strict=True)
         fitting = [
             (standing.gain.sure(), entry)
             for entry, standing in pairs
-            if (basis is None or (entry.basis == basis and entry.keep is not None))
+            if not entry.last_layer
+            and (basis is None or (entry.basis == basis and entry.keep is not None))
             and wb.amount(entry.plan.cost, "parameters") <= keep * entry.problem.dense + 0.5
         ]
         if not fitting:
@@ -82,6 +96,10 @@ class _Contest:
         kept = wb.amount(entry.plan.cost, "parameters") / entry.problem.dense
         made = self.on_test(entry.search(entry.session, self.goal).sketch(entry.plan))
         return {"basis": entry.basis, "single": entry.keep is None, "kept": kept, **made}
+
+    def last_layer(self) -> Line:
+        """Return the original with its last layer fitted to calibration labels: no truncation."""
+        return self.on_test(self.session.refitting_last_layer().label_fits.alone()[0])
 
     def claimed(self) -> Line:
         """Return what is found, with its claim."""
@@ -118,8 +136,10 @@ def _pruned(session: Any, keep: float) -> onnx.ModelProto:
 def _measure(bench: Workbench) -> Line:
     contest = _Contest(bench)
     data: Line = {"original": float(contest.original.hits.mean()), "n": len(contest.test), "ours": contest.claimed()}
+    data["truncation"] = contest.best()
     for size in SIZES:
-        data[f"ours {size:g}"] = contest.best(keep=size)
+        data[f"truncation {size:g}"] = contest.best(keep=size)
+    data["last layer"] = contest.last_layer()
     for name, basis in (("svd", "weights"), ("whitened", "inputs")):
         data[name] = contest.best(basis)
         for size in SIZES:
@@ -202,12 +222,16 @@ def _body(lines: Sequence[Line], setting: Setting) -> list[str]:
         groups.setdefault((kind, what), []).append(data)
     text = [
         "Top-1 on test labels, in points above the original: mean over seeds [the lowest and the highest of their 95 %"
-        " intervals, exact, paired]. *Ours*: what the mode saves by itself, 0 where it saves nothing.",
+        " intervals, exact, paired]. *Ours*: what the mode saves by itself, 0 where nothing; *truncation*: the same"
+        " without fitting the last layer to labels, not claimed, and at most 30 and 10 % of the factorable parameters;"
+        " *last layer*: that alone, of the whole network.",
         "",
     ]
     for kind in sorted({kind for kind, _ in groups}):
-        rows = [_row(what, seeds) for (each, what), seeds in groups.items() if each == kind]
-        text += [f"## {kind}", "", *table(("learned", "seeds", "original", *COLUMNS), rows)]
+        text += [f"## {kind}", ""]
+        for columns in (COLUMNS, BY_SIZE):
+            rows = [_row(what, seeds, columns) for (each, what), seeds in groups.items() if each == kind]
+            text += table(("learned", "seeds", "original", *columns.values()), rows)
         text += [f"{kind.capitalize()}: what was found.", "", *table(FOUND, list(_found(kind, cells)))]
     return [*text, *_claims({n: each[FALSE] for n, each in cells_of(lines, "beyond").items() if FALSE in each})]
 
@@ -241,9 +265,8 @@ def _claims(draws: dict[str, Line]) -> list[str]:
 FOUND = ("network", "plan", "kept", "claim", "on test labels")
 
 
-def _row(what: str, seeds: Sequence[Line]) -> tuple[str, ...]:
+def _row(what: str, seeds: Sequence[Line], keys: Iterable[str]) -> tuple[str, ...]:
     originals = np.mean([data["original"] for data in seeds])
-    keys = ("ours", "ours 0.3", "ours 0.1", "svd", "whitened", "pruned", "early", "decay")
     return (what, str(len(seeds)), f"{originals:.4f}", *(_points([data.get(key) for data in seeds]) for key in keys))
 
 

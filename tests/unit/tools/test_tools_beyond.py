@@ -14,8 +14,8 @@ Bench = Callable[[str], Any]
 GAIN = {"n": 100, "top1": [0.7, 0.74, [0.04, 0.03, 0.05]], "flips": [6, 2], "loss": []}
 OURS = {"reason": "certified better", "changed": True, "n": 50, "plan": "inputs, 10%", "kept": 0.1, "bound": -0.02}
 DATA: dict[str, Any] = {
-    "original": 0.7, "n": 100, "ours": {**OURS, **GAIN}, "ours 0.3": GAIN, "ours 0.1": None, "svd": GAIN,
-    "whitened": GAIN, "pruned": GAIN, "early": GAIN, "decay": None,
+    "original": 0.7, "n": 100, "ours": {**OURS, **GAIN}, "truncation": GAIN, "truncation 0.3": None, "svd": GAIN,
+    "last layer": GAIN, "whitened": GAIN, "pruned": GAIN, "early": GAIN, "decay": None,
 }  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def test_seeds_share_a_row_and_what_was_found_is_listed(bench: Bench) -> None:
     nothing = {**DATA, "ours": {"reason": "nothing could be certified", "changed": False, "n": 50}}
     lines = [raw("beyond", "mlp-noise20-s0", "search", DATA), raw("beyond", "mlp-noise20-s1", "search", nothing)]
     text = page_of(bench, "beyond", [*lines, raw("beyond", "vit", "search", DATA)])
-    (row,) = rows_of(text, "| noise20")
+    row = rows_of(text, "| noise20")[0]
     assert "| 2 | 0.7000 | +2.0 [0.0, 5.0] | +4.0 [3.0, 5.0] | – |" in row
     assert rows_of(text, "| mlp-noise20-s0")[0].startswith("| mlp-noise20-s0 | inputs, 10% | 10 % | better by at least")
     assert rows_of(text, "| mlp-noise20-s1 | – | – | nothing could be certified | – |")
