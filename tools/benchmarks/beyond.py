@@ -33,6 +33,8 @@ RIVALS = ("early", "decay")
 PRUNED = (0.7, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05)
 """Shares of each weight that magnitude pruning keeps."""
 CELL, FALSE = "search", "draws"
+CLEAN = ("noise0", "clean2000", "clean5000")
+"""What networks have learned that may have nothing to gain: of these validation sets are drawn again."""
 SIMULATED, NETWORKS, PLANS, POOL = "simulated", 200, 60, 20_000
 DRAWS, DRAWN = 40, 5_000
 """Draws of validation samples, and how many samples each."""
@@ -211,7 +213,7 @@ def _simulated(bench: Workbench) -> Line:
 def _cells(model: str, quick: bool) -> list[Cell]:
     if model == SIMULATED:
         return [Cell(FALSE, _simulated)]
-    return [Cell(CELL, _measure), *([] if model in CLASSIFIERS else [Cell(FALSE, _draws)])]
+    return [Cell(CELL, _measure), *([Cell(FALSE, _draws)] if _kind(model)[1] in CLEAN else [])]
 
 
 def _body(lines: Sequence[Line], setting: Setting) -> list[str]:
