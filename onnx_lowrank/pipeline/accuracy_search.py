@@ -35,6 +35,8 @@ from onnx_lowrank.validation.race import SAFE, Gain, Race, Standing, chosen, cro
 
 KEEPS = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03)
 """Shares of the factorable parameters that plans keep."""
+SINGLE: tuple[Sensitivity, ...] = ("inputs", "weights")
+"""Bases whose single weights compete: what is far from the original's gradients."""
 FOLDS = 5
 """Disjoint parts of the selection samples, for the last models."""
 FITTED = 3
@@ -189,13 +191,15 @@ def claimed(session: Session, goal: Lossless, competition: Competition, target: 
 def _entries(session: Session) -> Iterator[Entry]:
     """Yield the plans of every basis: of all sizes, and of single layers."""
     metric, _ = session.metric(Lossless().gate)
-    for basis in _bases(session):
+    bases = _bases(session)
+    for basis in bases:
         own = session.renewed(options=basis.options(session.options))
+        singles = basis.sensitivity in SINGLE or len(bases) == 1
         state = own.collect(metric)
         problem = own.problem("parameters")
         known = set()
         sized = [(keep, least_loss(problem, keep * problem.dense, f"{keep:.0%}")) for keep in KEEPS]
-        for keep, plan in (*sized, *((None, plan) for plan in single_cuts(problem))):
+        for keep, plan in (*sized, *((None, plan) for plan in (single_cuts(problem) if singles else ()))):
             if plan is not None and plan.choices not in known and _smaller(plan, problem):
                 known.add(plan.choices)
                 yield Entry(basis.name, own, state, problem, plan, keep)
