@@ -252,8 +252,8 @@ def _goal(values: dict[str, Any]) -> Goal:
 def _write_side_files(result: Result, outputs: Outputs) -> None:
     outputs.write("--report", lambda: result_json(result))
     if result.plan is not None:
-        saved = SavedPlan.of_result(result, f"onnx-lowrank {__version__}")
-        outputs.write("--save-plan", saved.to_json)
+        tool = f"onnx-lowrank {__version__}"
+        outputs.write("--save-plan", lambda: SavedPlan.of_result(result, tool).to_json())
 
 
 def finish(result: Result, *, quiet: bool, saved: Path | None) -> None:

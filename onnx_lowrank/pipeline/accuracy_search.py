@@ -254,10 +254,10 @@ def folds_of(order: Sequence[int]) -> list[Sequence[int]]:
 
 
 def runner_of(entry: Entry, goal: Lossless) -> Runner:
-    """Return the model of a plan, as it competes."""
+    """Return the model of a plan, as it competes: before int8, which takes long and is judged with the claim."""
     search = entry.search(entry.session, goal)
     whole = entry.last_layer or entry.session.options.refit
-    model = search.candidate(entry.plan) if whole else search.sketch(entry.plan)
+    model = search.factored(entry.plan) if whole else search.sketch(entry.plan, quantized=False)
     return Runner(model, runtime=entry.session.options.runtime)
 
 

@@ -50,13 +50,14 @@ class Search:
         """Return the model of a plan after all steps: what is judged and saved."""
         return self.session.quantizer.on(self.factored(plan), plan.choices)
 
-    def sketch(self, plan: Plan) -> onnx.ModelProto:
+    def sketch(self, plan: Plan, *, quantized: bool = True) -> onnx.ModelProto:
         """Return the model of a plan without what takes long and does little to its loss: it is only looked at.
 
         Nothing is refitted; plain factors have the same product, and choosing rows for identities takes seconds.
+        quantized: where int8 comes after factoring, it comes here, too.
         """
         session, factors = self.session, self.state.calibrated.decomposed.factors
-        if not session.quantizer.active:
+        if not (quantized and session.quantizer.active):
             return rewrite(session.loaded.model, session.inventory, plan.plain, factors)
         factored = rewrite(session.loaded.model, session.inventory, plan, factors, narrow=True)
         return session.quantizer.on(factored, ("sketch", plan.choices))
