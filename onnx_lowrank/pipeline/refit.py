@@ -24,7 +24,6 @@ import onnx
 from onnx_lowrank.errors import PlanError
 from onnx_lowrank.graph.model_io import main_opset
 from onnx_lowrank.graph.traversal import reads
-from onnx_lowrank.metrics import Probing, listed
 from onnx_lowrank.numerics.ridge import RidgeSums, refitted_factor
 from onnx_lowrank.ops import Call, call_of
 from onnx_lowrank.options import REFITTED, Runtime
@@ -32,7 +31,6 @@ from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.runtime.batching import batch_size, batches, join
 from onnx_lowrank.runtime.front_to_back import FrontToBack
-from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Split
 from onnx_lowrank.schemes import Factors, Refitted
 from onnx_lowrank.types import Array, Chain, FactorKey, Feed, Plan, Ranks, Stage
@@ -289,24 +287,3 @@ def refitted(
     chosen = [feeds[i * len(feeds) // count] for i in range(count)]
     batch = batch_size(loaded.runner, chosen)
     return refit(loaded.model, inventory, plan, factors, chosen, runtime, batch=batch, memory=memory)
-
-
-def loses_less(
-    factors: tuple[Mapping[FactorKey, Factors], Mapping[FactorKey, Factors]],
-    plan: Plan,
-    loaded: LoadedModel,
-    inventory: Inventory,
-    feeds: Sequence[Feed],
-    divergence: Probing,
-    runtime: Runtime,
-) -> bool:
-    """Return whether a plan diverges less from the original, in the mean, with the second factors than with the first.
-
-    Raises ModelError or RuntimeProblem where onnxruntime refuses.
-    """
-    models = [Runner(rewrite(loaded.model, inventory, plan, each), runtime=runtime) for each in factors]
-    sums = np.zeros(2)
-    for feed in feeds:
-        expected = listed([loaded.runner.run(feed)])
-        sums += [float(divergence.values(expected, listed([model.run(feed)]))[0]) for model in models]
-    return bool(sums[1] < sums[0])

@@ -26,7 +26,8 @@ from onnx_lowrank.pipeline.loaded_model import (
 )
 from onnx_lowrank.pipeline.notes import inventory_notes, loading_notes, narrow_notes, untimed_note
 from onnx_lowrank.pipeline.post_quantize import PostQuantizer
-from onnx_lowrank.pipeline.refit import loses_less, refitted
+from onnx_lowrank.pipeline.refit import refitted
+from onnx_lowrank.pipeline.refit_check import loses_less
 from onnx_lowrank.pipeline.session_values import Checked, Judges, Priced, Repaired
 from onnx_lowrank.pipeline.staging import timed_feeds
 from onnx_lowrank.plan import Problem, signed
