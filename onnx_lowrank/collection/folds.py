@@ -47,11 +47,6 @@ class Folds:
 
         return Folds(among(self.parts), among(self.scored))
 
-    @property
-    def runs(self) -> int:
-        """How many samples both passes run, where nothing is cached."""
-        return sum(map(len, self.parts)) + sum(map(len, self.scored))
-
 
 def _spread(part: tuple[int, ...], most: int) -> tuple[int, ...]:
     picks = np.unique(np.linspace(0, len(part) - 1, min(len(part), most)).round().astype(int))

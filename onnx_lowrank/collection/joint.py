@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from onnx_lowrank.collection.collect import collect
 from onnx_lowrank.collection.collected import Collected
@@ -22,49 +23,88 @@ Advance = Callable[[int], None]
 
 def joint_scores(setup: CollectionSetup, progress: Advance = lambda count: None) -> JointScores:
     """Return every site scored, a group of sites that fits in memory at a time."""
-    total = JointScores()
-    for sites in setup.groups():
-        total += _group_scores(setup, sites, progress)
-    return total
+    return joint_scores_of([setup], progress)[0]
 
 
-def _group_scores(setup: CollectionSetup, sites: Sequence[Site], progress: Advance) -> JointScores:
+def joint_scores_of(setups: Sequence[CollectionSetup], progress: Advance = lambda count: None) -> list[JointScores]:
+    """Return every site scored for each of several setups, which may differ in exponents and labels: one collection.
+
+    Raises ValueError where they differ in what is collected.
+    """
+    totals = [JointScores() for _ in setups]
+    for sites in setups[0].groups():
+        group = _group_scores(setups, sites, progress)
+        totals = [total + one for total, one in zip(totals, group, strict=True)]
+    return totals
+
+
+def _group_scores(setups: Sequence[CollectionSetup], sites: Sequence[Site], progress: Advance) -> list[JointScores]:
     """Return one group scored; collected once more without those sites that break every sample of a fold."""
-    total = JointScores()
+    left_out: dict[str, str] = {}
     while True:
-        outcome, overflowing = _attempt(setup, sites, progress)
+        attempt = _Attempt(setups, [site for site in sites if site.id not in left_out])
+        outcome, overflowing = attempt.run(progress)
         linalg.trim()
-        total += outcome
         if not overflowing:
-            return total
-        total += JointScores(overflowing=overflowing)
-        sites = [site for site in sites if site.id not in overflowing]
+            return [JointScores(overflowing=left_out) + one for one in outcome]
+        left_out |= overflowing
 
 
-def _attempt(setup: CollectionSetup, sites: Sequence[Site], progress: Advance) -> tuple[JointScores, dict[str, str]]:
-    """Return what a group of sites gives, and the sites that have to be left out first, with the reason, if any."""
-    source = setup.source(sites)
-    linalg.trim()
-    with linalg.Workers(setup.options.runtime.threads) as workers:
-        collected = collect(setup, source, workers, progress=progress)
-        try:
-            overflowing = too_large(collected)
-            if overflowing:
-                return JointScores(unreached=source.unreached), overflowing
-            return _scored(collected, source, setup, workers, progress), {}
-        finally:
-            collected.cache.close()
+@dataclass(frozen=True, slots=True, eq=False)
+class _Attempt:
+    """Setups that share what is collected at a group of sites."""
+
+    setups: Sequence[CollectionSetup]
+    sites: Sequence[Site]
+
+    def run(self, progress: Advance) -> tuple[list[JointScores], dict[str, str]]:
+        """Return what the sites give to every setup, and those that have to be left out first, with the reason."""
+        first = self.setups[0]
+        source = first.source(self.sites)
+        linalg.trim()
+        with linalg.Workers(first.options.runtime.threads) as workers:
+            collected = collect(first, source, workers, progress=progress)
+            try:
+                overflowing = too_large(collected)
+                if overflowing:
+                    return [], overflowing
+                if collected.cache.open and not any(setup.objective.signed for setup in self.setups):
+                    source.close()  # nothing is run again
+                return self._all(collected, source, workers, progress), {}
+            finally:
+                source.close()
+                collected.cache.close()
+
+    @property
+    def _last(self) -> CollectionSetup | None:
+        """The setup that may use the moments up; none where all need them to put components in order."""
+        return next((setup for setup in reversed(self.setups) if not setup.labelled), None)
+
+    def _all(
+        self, collected: Collected, source: GradientSource, workers: linalg.Workers, progress: Advance
+    ) -> list[JointScores]:
+        """Return the scores of every setup; the one that uses the moments up comes last."""
+        last = self._last
+        scores = {
+            id(setup): _scored(collected, source, setup, workers, progress, release=setup is last)
+            for setup in sorted(self.setups, key=lambda setup: setup is last)
+        }
+        return [scores[id(setup)] for setup in self.setups]
 
 
 def _scored(
-    collected: Collected, source: GradientSource, setup: CollectionSetup, workers: linalg.Workers, progress: Advance
+    collected: Collected,
+    source: GradientSource,
+    setup: CollectionSetup,
+    workers: linalg.Workers,
+    progress: Advance,
+    *,
+    release: bool,
 ) -> JointScores:
-    """Return the scores of what was collected; its moments are used up, but where components are put in order."""
+    """Return the scores of what was collected. release: its moments are used up, which bounds memory."""
     group = setup.group(source.sites)
-    if collected.cache.open and not setup.objective.signed:
-        source.close()  # nothing is run again
     linalg.trim()
-    fitted = fit(collected, group, workers, release=not setup.labelled)
+    fitted = fit(collected, group, workers, release=release)
     linalg.trim()
     if setup.labelled:
         fitted = in_labelled_order(fitted, collected, source, setup, workers, progress=progress)

@@ -59,7 +59,7 @@ def project(
     *,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Projected:
-    """Return the scored samples' projections; `source` is run where the cache does not do, and closed in the end."""
+    """Return the scored samples' projections; `source` is run where the cache does not do."""
     group, objective = setup.group(source.sites), setup.objective
     sessions = ChainSessions(setup.inventory, setup.options.runtime)
     sampled, signed, first = Projections(), Projections(), 0
@@ -78,7 +78,6 @@ def project(
                     progress(len(sloped))
         sessions.release()
         progress(len(numbers))
-    source.close()
     return Projected(sampled, signed, first)
 
 

@@ -70,11 +70,11 @@ class CollectionSetup:
         return Folds.of(len(self.samples), self.score)
 
     @property
-    def passes(self) -> int:
-        """Return how many samples are run, all groups and both passes together."""
+    def scoring(self) -> int:
+        """How many samples are run, or projected, for the scores of a group of sites."""
         first_order = sum(map(len, self.sloped)) if self.options.first_order else 0
         order = 2 * len(self.samples) if self.labelled else 0
-        return sum(1 for _ in self.groups()) * (self.folds.runs + first_order + order)
+        return sum(map(len, self.folds.scored)) + first_order + order
 
     @property
     def labelled(self) -> bool:
@@ -173,3 +173,10 @@ class CollectionSetup:
             + runs * self.observed.bytes[site.id]
             for site, sides in zip(self.inventory.sites, looked_at(self.inventory).values(), strict=True)
         }
+
+
+def passes(setups: Sequence[CollectionSetup]) -> int:
+    """Return how many samples are run for setups that share a collection, all groups and passes together."""
+    first = setups[0]
+    again = sum(setup.scoring for setup in setups)
+    return sum(1 for _ in first.groups()) * (len(first.samples) + again)

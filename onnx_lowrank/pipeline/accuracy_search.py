@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnx_lowrank.errors import GoalError
+from onnx_lowrank.metrics import Metric
 from onnx_lowrank.options import Lossless, LossObjective, Options, Sensitivity
 from onnx_lowrank.pipeline.confirm import Confirmed, Refuted, Target, Unconfirmed, confirm
 from onnx_lowrank.pipeline.ledger import Ledger, size_before
@@ -192,8 +193,7 @@ def _entries(session: Session) -> Iterator[Entry]:
     """Yield the plans of every basis: of all sizes, and of single layers."""
     metric, _ = session.metric(Lossless().gate)
     bases = _bases(session)
-    for basis in bases:
-        own = session.renewed(options=basis.options(session.options))
+    for basis, own in zip(bases, _collected(session, bases, metric), strict=True):
         singles = basis.sensitivity in SINGLE or len(bases) == 1
         state = own.collect(metric)
         problem = own.problem("parameters")
@@ -203,6 +203,15 @@ def _entries(session: Session) -> Iterator[Entry]:
             if plan is not None and plan.choices not in known and _smaller(plan, problem):
                 known.add(plan.choices)
                 yield Entry(basis.name, own, state, problem, plan, keep)
+
+
+def _collected(session: Session, bases: Sequence[Basis], metric: Metric) -> list[Session]:
+    """Return a session for every basis; those of mode `joint` share what is collected."""
+    options = {basis.name: basis.options(session.options) for basis in bases}
+    joint = [basis for basis in bases if basis.sensitivity == "joint"]
+    together = session.collected_together([options[basis.name] for basis in joint], metric) if joint else []
+    shared = {basis.name: own for basis, own in zip(joint, together, strict=True)}
+    return [shared.get(basis.name) or session.renewed(options=options[basis.name]) for basis in bases]
 
 
 def _bases(session: Session) -> tuple[Basis, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,7 +37,7 @@ from onnx_lowrank.samples import Samples, Split
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.sensitivity.calibrated import Calibrated, SensitivityState
 from onnx_lowrank.sensitivity.continuation import go_on
-from onnx_lowrank.sensitivity.measure import calibrate, kind_of, probe
+from onnx_lowrank.sensitivity.measure import calibrate, calibrate_together, kind_of, probe
 from onnx_lowrank.types import Choice, Curve, FactorKey, Plan
 from onnx_lowrank.validation import Judge
 from onnx_lowrank.validation.determinism import refuse_random, varies
@@ -238,8 +238,21 @@ class Session:
     def _collected(self, metric: Metric) -> SensitivityState:
         kind = self._once("divergence", lambda: kind_of(self.loaded, metric, self.split.calibration))
         calibrated = calibrate(self.loaded, self.split.calibration, self.inventory, self.options, self.clock, kind)
+        return self._probed(calibrated)
+
+    def _probed(self, calibrated: Calibrated) -> SensitivityState:
         state = probe(self.loaded, self.inventory, calibrated, self.options, self.clock, self.split.held_back)
         return replace(state, curves=self._signed(state.curves, calibrated))
+
+    def collected_together(self, many: Sequence[Options], metric: Metric) -> list[Session]:
+        """Return sessions with other options, collected at once: see `calibrate_together`."""
+        kind = self._once("divergence", lambda: kind_of(self.loaded, metric, self.split.calibration))
+        done = calibrate_together(self.loaded, self.split.calibration, self.inventory, many, self.clock, kind)
+        sessions = [self.renewed(options=options) for options in many]
+        for session, calibrated in zip(sessions, done, strict=True):
+            session._known.update(metric=self._known["metric"], divergence=kind)
+            session._known["state"] = session._probed(calibrated)
+        return sessions
 
     def _signed(self, curves: tuple[Curve, ...], calibrated: Calibrated) -> tuple[Curve, ...]:
         """Return the curves with the cross-fitted first-order term, where it is asked for."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from onnx_lowrank.collection.joint import joint_scores
+from onnx_lowrank.collection.folds import Folds
+from onnx_lowrank.collection.joint import joint_scores_of
 from onnx_lowrank.collection.sample_axis import tells_samples_apart
 from onnx_lowrank.collection.scores import JointScores
-from onnx_lowrank.collection.setup import CollectionSetup
+from onnx_lowrank.collection.setup import CollectionSetup, passes
 from onnx_lowrank.gradient import observed_ranks, straightened, widened
 from onnx_lowrank.numerics.kronecker_metric import TwoSidedMetric
 from onnx_lowrank.options import Options
@@ -40,40 +42,39 @@ class GradientMode:
 
     def calibrated(self, setup: CalibrationSetup, progress: Progress) -> Calibrated:
         """Return the sites collected, fitted and scored; those without a gradient by the fallback."""
-        if not setup.inventory.sites:
-            return self.fallback.calibrated(setup, progress)
-        collection = collection_setup(setup, self.metric)
-        with progress.step("calibrating", collection.passes) as advance:
-            joint = joint_scores(collection, advance)
-        curves = joint_curves(setup.inventory, setup.observed, joint)
-        scored = collection.folds.scored[0]
-        whole = [number for number in scored if number not in joint.broken] or scored  # or all are broken
-        done = Calibrated(
-            curves.decomposed,
-            setup.observed,
-            setup.samples,
-            setup.objective,
-            fitted=len(setup.samples),
-            score=[setup.samples.feeds[number] for number in whole],
-            batch=setup.batch,
-            joint=joint,
-            tails={} if joint.uneven else curves.tails,
-            slopes=curves.slopes,
-            fallback=joint.unreached,
-            notes=left_out_notes(joint, len(setup.samples), setup.options),
-        )
-        return self._with_fallback(setup, done, progress) if joint.unreached else done
+        return self.calibrated_together([setup], progress)[0]
 
-    def _with_fallback(self, setup: CalibrationSetup, done: Calibrated, progress: Progress) -> Calibrated:
+    def calibrated_together(self, setups: Sequence[CalibrationSetup], progress: Progress) -> list[Calibrated]:
+        """Return the same for several setups, from one collection: they may differ in exponents and labels."""
+        first = setups[0]
+        if not first.inventory.sites:
+            return [self.fallback.calibrated(setup, progress) for setup in setups]
+        shared = collection_setup(first, self.metric)
+        collections = [replace(shared, objective=setup.objective, options=setup.options) for setup in setups]
+        with progress.step("calibrating", passes(collections)) as advance:
+            scores = joint_scores_of(collections, advance)
+        done = [_calibrated(*pair, shared.folds) for pair in zip(setups, scores, strict=True)]
+        return self._with_fallback(first, done, progress) if scores[0].unreached else done
+
+    def _with_fallback(
+        self, setup: CalibrationSetup, done: Sequence[Calibrated], progress: Progress
+    ) -> list[Calibrated]:
         """Add the sites that no gradient reaches: bases in the metric of the inputs, losses measured."""
-        other = self.fallback.calibrated(setup.part(done.fallback), progress)
-        reasons = sorted(set(done.fallback.values()))
+        fallback = done[0].fallback
+        other = self.fallback.calibrated(setup.part(fallback), progress)
+        reasons = sorted(set(fallback.values()))
         note = (
-            f"{len(done.fallback)} of {len(setup.inventory.sites)} weights have no gradient ({'; '.join(reasons)}):"
+            f"{len(fallback)} of {len(setup.inventory.sites)} weights have no gradient ({'; '.join(reasons)}):"
             " their factors keep the outputs on calibration inputs, and their losses are measured"
         )
-        both = merged(setup.inventory, done.decomposed, other.decomposed)
-        return replace(done, decomposed=both, notes=(*done.notes, note))
+        return [
+            replace(
+                one,
+                decomposed=merged(setup.inventory, one.decomposed, other.decomposed),
+                notes=(*one.notes, note),
+            )
+            for one in done
+        ]
 
     def probed(self, setup: ProbeSetup, progress: Progress) -> Probed:
         """Return the curves corrected by whole plans, with measured losses where there is no gradient."""
@@ -96,6 +97,27 @@ class GradientMode:
         if not probed.checks and any(curve.probes for curve in probed.curves):
             return "measured by substituting weights"
         return "; ".join(("exact to second order", *how_far(probed)))
+
+
+def _calibrated(setup: CalibrationSetup, joint: JointScores, folds: Folds) -> Calibrated:
+    """Return what a collection's scores give."""
+    curves = joint_curves(setup.inventory, setup.observed, joint)
+    scored = folds.scored[0]
+    whole = [number for number in scored if number not in joint.broken] or scored  # or all are broken
+    return Calibrated(
+        curves.decomposed,
+        setup.observed,
+        setup.samples,
+        setup.objective,
+        fitted=len(setup.samples),
+        score=[setup.samples.feeds[number] for number in whole],
+        batch=setup.batch,
+        joint=joint,
+        tails={} if joint.uneven else curves.tails,
+        slopes=curves.slopes,
+        fallback=joint.unreached,
+        notes=left_out_notes(joint, len(setup.samples), setup.options),
+    )
 
 
 def collection_setup(setup: CalibrationSetup, metric: TwoSidedMetric) -> CollectionSetup:

@@ -20,7 +20,7 @@ from onnx_lowrank.samples import Samples
 from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup, OpenModel, ProbeSetup, SensitivityState
 from onnx_lowrank.sensitivity.curves import merged
 from onnx_lowrank.sensitivity.decompose import decompose_plain
-from onnx_lowrank.sensitivity.modes import mode_of
+from onnx_lowrank.sensitivity.modes import JOINT, mode_of
 from onnx_lowrank.types import Feed
 from onnx_lowrank.weights.inventory import Inventory
 
@@ -53,8 +53,28 @@ def calibrate_on(
     """Return the sites decomposed for an objective."""
     outside = inventory.part(bodies=False) if inventory.bodies else inventory
     setup = calibration_setup(opened, samples, outside, options, objective)
-    done = mode_of(options).calibrated(setup, progress)
-    return done if len(outside.sites) == len(inventory.sites) else _with_bodies(done, inventory, options)
+    return _with_bodies(mode_of(options).calibrated(setup, progress), inventory, options)
+
+
+def calibrate_together(
+    opened: OpenModel,
+    samples: Samples,
+    inventory: Inventory,
+    many: Sequence[Options],
+    progress: Progress,
+    kind: DivergenceKind,
+) -> list[Calibrated]:
+    """Return the sites decomposed for several options of mode `joint`, from one collection.
+
+    They may differ in exponents, objective and the signed term. Raises DataError, MetricError.
+    """
+    outside = inventory.part(bodies=False) if inventory.bodies else inventory
+    objectives = [objective_of(opened, samples, options, kind) for options in many]
+    first = calibration_setup(opened, samples, outside, many[0], objectives[0])
+    pairs = zip(many, objectives, strict=True)
+    setups = [replace(first, options=options, objective=objective) for options, objective in pairs]
+    done = JOINT.calibrated_together(setups, progress)
+    return [_with_bodies(one, inventory, options) for one, options in zip(done, many, strict=True)]
 
 
 def calibration_setup(
@@ -68,6 +88,8 @@ def calibration_setup(
 
 def _with_bodies(done: Calibrated, inventory: Inventory, options: Options) -> Calibrated:
     """Add the sites inside If, Loop and Scan: nothing can be observed in there, but their weights can be replaced."""
+    if not inventory.bodies:
+        return done
     inside = inventory.part(bodies=True)
     many = f"{len(inside.sites)} of {len(inventory.sites)} weights are used inside If, Loop or Scan"
     if not mode_of(options).measures:

@@ -61,16 +61,15 @@ class SensitivityMode(Protocol):
 
 
 INPUTS = OneSidedMode("inputs", "factors that keep outputs on calibration inputs (whitened)", whiten=True)
+JOINT = GradientMode(
+    "joint",
+    "factors and ranks by the loss's own curvature",
+    metric="joint",
+    fallback=INPUTS,
+    switches=frozenset({"--exponents", "--objective", "--signed", "--inter-layer", "--continuation", "--shared-input"}),
+)
 MODES: tuple[SensitivityMode, ...] = (
-    GradientMode(
-        "joint",
-        "factors and ranks by the loss's own curvature",
-        metric="joint",
-        fallback=INPUTS,
-        switches=frozenset(
-            {"--exponents", "--objective", "--signed", "--inter-layer", "--continuation", "--shared-input"}
-        ),
-    ),
+    JOINT,
     INPUTS,
     OneSidedMode("weights", "plain SVD", whiten=False),
     GradientMode(

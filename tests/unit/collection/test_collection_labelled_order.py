@@ -14,9 +14,9 @@ from scipy.special import log_softmax, softmax
 
 from onnx_lowrank.collection.collect import collect
 from onnx_lowrank.collection.fit import Fitted, fit
-from onnx_lowrank.collection.joint import joint_scores
+from onnx_lowrank.collection.joint import joint_scores, joint_scores_of
 from onnx_lowrank.collection.labelled_order import Worth, in_labelled_order
-from onnx_lowrank.collection.setup import CollectionSetup
+from onnx_lowrank.collection.setup import CollectionSetup, passes
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.numerics import linalg
 from onnx_lowrank.numerics.kronecker_metric import kronecker
@@ -176,7 +176,36 @@ def test_losses_come_with_slopes_of_every_sample_where_the_first_order_is_to_cho
         assert {len(score.slopes) for score in joint_scores(setup).scored.values()} == {expected}
         told: list[int] = []
         joint_scores(setup, told.append)
-        assert sum(told) <= setup.passes
+        assert sum(told) == passes([setup])
+
+
+@pytest.mark.parametrize("memory", [2**30, 1])
+def test_setups_that_share_a_collection_have_the_scores_of_each_alone(tmp_path: Path, memory: int):
+    """Also where every site is a group of its own, and where samples run again because they could not be cached."""
+    model, x, labels = classifier()
+    given: tuple[dict[str, object], ...] = ({"objective": None}, {}, {"objective": None, "exponents": (1.0, 0.5)})
+    setups = [setup_of(session_of(tmp_path, model, x, labels, **more)) for more in given]
+    setups = [replace(setup, options=replace_memory(setup.options, memory)) for setup in setups]
+    groups = len(list(setups[0].groups()))
+    assert groups == (1 if memory > 1 else len(setups[0].inventory.sites))
+    together: list[int] = []
+    alone: list[int] = []
+    for setup, one in zip(setups, joint_scores_of(setups, together.append), strict=True):
+        expected = joint_scores(setup, alone.append).scored
+        assert list(one.scored) == list(expected)
+        for key, scores in expected.items():
+            np.testing.assert_array_equal(one.scored[key].tails, scores.tails)
+            np.testing.assert_array_equal(one.scored[key].kron, scores.kron)
+            most = scores.ranks[-1]
+            np.testing.assert_array_equal(one.scored[key].factors.dense(most), scores.factors.dense(most))
+    assert sum(together) == passes(setups) == sum(alone) - 2 * groups * len(setups[0].samples)
+
+
+def replace_memory(options: Options, memory: int) -> Options:
+    """Return options with less memory than they may be made with."""
+    changed = replace(options)
+    object.__setattr__(changed, "memory", memory)
+    return changed
 
 
 def test_the_same_labels_give_the_same_order_in_any_batch(tmp_path: Path):
