@@ -35,6 +35,12 @@ class Fitted:
     shared: tuple[SharedFit, ...]
     chains: tuple[ChainFit, ...]
 
+    @property
+    def bytes(self) -> int:
+        """What the bases take."""
+        bases = [basis for part in (*self.folds, self.final) for basis in part.values()]
+        return sum(basis.read.nbytes + basis.write.nbytes for basis in bases)
+
     def without_first_fold(self) -> Fitted:
         """Return what is reported: of the folds only what was fitted without the first; the rest is not needed again.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from onnx_lowrank.collection.collect import collect
 from onnx_lowrank.collection.collected import Collected
-from onnx_lowrank.collection.fit import fit
+from onnx_lowrank.collection.fit import Fitted, fit
 from onnx_lowrank.collection.gradient_source import GradientSource
 from onnx_lowrank.collection.labelled_order import in_labelled_order
 from onnx_lowrank.collection.overflow import finite_scores, too_large
@@ -70,52 +70,63 @@ class _Attempt:
                     return [], overflowing
                 if collected.cache.open and not any(setup.objective.signed for setup in self.setups):
                     source.close()  # nothing is run again
-                return self._all(collected, source, workers, progress), {}
+                return self._scores(collected, source, workers, progress), {}
             finally:
                 source.close()
                 collected.cache.close()
 
-    @property
-    def _last(self) -> CollectionSetup | None:
-        """The setup that may use the moments up; none where all need them to put components in order."""
-        return next((setup for setup in reversed(self.setups) if not setup.labelled), None)
-
-    def _all(
+    def _scores(
         self, collected: Collected, source: GradientSource, workers: linalg.Workers, progress: Advance
     ) -> list[JointScores]:
-        """Return the scores of every setup; the one that uses the moments up comes last."""
-        last = self._last
-        scores = {
-            id(setup): _scored(collected, source, setup, workers, progress, release=setup is last)
-            for setup in sorted(self.setups, key=lambda setup: setup is last)
-        }
-        return [scores[id(setup)] for setup in self.setups]
+        """Return the scores of every setup; those of one loss are projected together, as many as fit in memory.
+
+        Without labels the moments are used up at the end: those and the last bases are never in memory together.
+        """
+        scores: dict[int, JointScores] = {}
+        waiting = sorted(self.setups, key=lambda setup: (not setup.labelled, not setup.options.first_order))
+        while waiting:
+            first, together = waiting[0], list[tuple[CollectionSetup, Fitted]]()
+            room = first.options.memory
+            while waiting and _same_loss(waiting[0], first) and (not together or together[-1][1].bytes <= room):
+                setup = waiting.pop(0)
+                release = not waiting and not setup.labelled
+                linalg.trim()
+                together.append((setup, fit(collected, setup.group(source.sites), workers, release=release)))
+                room -= together[-1][1].bytes
+            numbers = [self.setups.index(setup) for setup, _ in together]
+            made = _scored(collected, source, together, workers, progress)
+            scores |= dict(zip(numbers, made, strict=True))
+            del together
+        return [scores[number] for number in range(len(self.setups))]
+
+
+def _same_loss(one: CollectionSetup, other: CollectionSetup) -> bool:
+    """Whether two setups project the same samples with the same gradients."""
+    return one.labelled == other.labelled and one.options.first_order == other.options.first_order
 
 
 def _scored(
     collected: Collected,
     source: GradientSource,
-    setup: CollectionSetup,
+    together: list[tuple[CollectionSetup, Fitted]],
     workers: linalg.Workers,
     progress: Advance,
-    *,
-    release: bool,
-) -> JointScores:
-    """Return the scores of what was collected. release: its moments are used up, which bounds memory."""
-    group = setup.group(source.sites)
+) -> list[JointScores]:
+    """Return the scores of setups of one loss; the list is emptied, so that bases are let go as they are used up."""
+    first = together[0][0]
+    fits = [fitted for _, fitted in together]
+    groups = [setup.group(source.sites) for setup, _ in together]
+    together.clear()
     linalg.trim()
-    fitted = fit(collected, group, workers, release=release)
+    if first.labelled:
+        fits = in_labelled_order(fits, collected, source, first, workers, progress=progress)
+    projected = project(collected, fits, source, first, workers, progress=progress)
+    fits = [fitted.without_first_fold() for fitted in fits]
     linalg.trim()
-    if setup.labelled:
-        fitted = in_labelled_order(fitted, collected, source, setup, workers, progress=progress)
-    projected = project(collected, fitted, source, setup, workers, progress=progress)
-    fitted = fitted.without_first_fold()
-    linalg.trim()
-    scored, overflowing = finite_scores(score(projected, fitted, group, workers), group)
-    return JointScores(
-        scored,
-        source.unreached,
-        fitted.dead,
-        overflowing,
-        (frozenset(source.broken),) if source.sites else (),
-    )
+    broken = (frozenset(source.broken),) if source.sites else ()
+    scores = []
+    for group in groups:
+        fitted = fits.pop(0)
+        scored, overflowing = finite_scores(score(projected.pop(0), fitted, group, workers), group)
+        scores.append(JointScores(scored, source.unreached, fitted.dead, overflowing, broken))
+    return scores

@@ -28,30 +28,34 @@ from onnx_lowrank.types import Array, SideName, Site
 
 
 def in_labelled_order(
-    fitted: Fitted,
+    fits: Sequence[Fitted],
     collected: Collected,
     source: GradientSource,
     setup: CollectionSetup,
     workers: Workers,
     *,
     progress: Callable[[int], None] = lambda count: None,
-) -> Fitted:
-    """Return what was fitted with the components of every basis in the order of their worth to the labelled loss.
+) -> list[Fitted]:
+    """Return what was fitted, in several metrics, with the components of every basis in the order of their worth.
 
-    All samples are run twice, with real targets and with sampled ones. The moments must still be in `collected`: the
-    A ⊗ B scores held out are made again. Chains that project no side keep their order.
+    Worth to the labelled loss: all samples are run twice, with real targets and with sampled ones. The moments must
+    still be in `collected`: the A ⊗ B scores held out are made again. Chains that project no side keep their order.
     """
-    places = _places(fitted, setup, source)
+    by_fit = [_places(fitted, source) for fitted in fits]
+    places = [place for own in by_fit for place in own]
     objective = setup.objective
     for head, real in ((objective.labelled, True), (objective.sampled, False)):
         for fold, numbers in enumerate(collected.key.folds.parts):
             feeds = [setup.feeds[number] for number in numbers]
             for batch in source.run(feeds, numbers, head, batch=setup.batch, separate=setup.separate):
                 workers.map_striped(functools.partial(_Place.add, batch=batch, fold=fold, real=real), places)
-                progress(len(batch.numbers))
+                progress(len(batch.numbers) * len(fits))
                 del batch
     workers.each(_Place.order, places)
-    return _ordered(fitted, {place.keys[0]: place for place in places}, collected.moments)
+    return [
+        _ordered(fitted, {place.keys[0]: place for place in own}, collected.moments)
+        for fitted, own in zip(fits, by_fit, strict=True)
+    ]
 
 
 @dataclass(slots=True, eq=False)
@@ -126,7 +130,7 @@ class _Place:
             self.bases[index] = replace(basis, read=basis.read[:, order], write=basis.write[:, order])
 
 
-def _places(fitted: Fitted, setup: CollectionSetup, source: GradientSource) -> list[_Place]:
+def _places(fitted: Fitted, source: GradientSource) -> list[_Place]:
     sites = {site.id: site for site in source.sites}
     places = [
         _place([key], [sites[key[0]]], key[1], [*(fold[key] for fold in fitted.folds), final])  # type: ignore[arg-type]

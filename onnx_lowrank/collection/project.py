@@ -52,33 +52,53 @@ class Projected:
 
 def project(
     collected: Collected,
-    fitted: Fitted,
+    fits: Sequence[Fitted],
     source: GradientSource,
     setup: CollectionSetup,
     workers: Workers,
     *,
     progress: Callable[[int], None] = lambda count: None,
-) -> Projected:
-    """Return the scored samples' projections; `source` is run where the cache does not do."""
+) -> list[Projected]:
+    """Return the scored samples' projections, in every metric; `source` is run where the cache does not do."""
     group, objective = setup.group(source.sites), setup.objective
     sessions = ChainSessions(setup.inventory, setup.options.runtime)
-    sampled, signed, first = Projections(), Projections(), 0
+    sampled, signed = [Projections() for _ in fits], [Projections() for _ in fits]
+    first = [0 for _ in fits]
     for fold, numbers in enumerate(collected.key.scored):
-        if fold < len(fitted.folds):
-            onto = _Fold(fold, fitted, group, sessions, workers)
-            if collected.cache.open:
-                onto.recall(collected, numbers, sampled)
-            else:
-                onto.run(setup, source, numbers, objective.sampled, sampled)
-            first = first or sampled.count
-            if objective.signed:
-                sloped = setup.sloped[fold]
-                onto.run(setup, source, sloped, objective.labelled, signed, mean=True)
-                if setup.options.first_order:
-                    progress(len(sloped))
+        known = [nth for nth, fitted in enumerate(fits) if fold < len(fitted.folds)]
+        onto = [_Fold(fold, fits[nth], group, sessions, workers) for nth in known]
+        if collected.cache.open:
+            for nth, place in zip(known, onto, strict=True):
+                place.recall(collected, numbers, sampled[nth])
+        elif known:
+            _run(setup, source, numbers, objective.sampled, onto, [sampled[nth] for nth in known])
+        first = [count or own.count for count, own in zip(first, sampled, strict=True)]
+        if objective.signed and known:
+            sloped = setup.sloped[fold]
+            _run(setup, source, sloped, objective.labelled, onto, [signed[nth] for nth in known], mean=True)
+            if setup.options.first_order:
+                progress(len(sloped) * len(fits))
         sessions.release()
-        progress(len(numbers))
-    return Projected(sampled, signed, first)
+        progress(len(numbers) * len(fits))
+    return [Projected(*one) for one in zip(sampled, signed, first, strict=True)]
+
+
+def _run(
+    setup: CollectionSetup,
+    source: GradientSource,
+    numbers: Sequence[int],
+    head: Head,
+    onto: Sequence[_Fold],
+    into: Sequence[Projections],
+    *,
+    mean: bool = False,
+) -> None:
+    """Run samples and project them; `mean`: with real targets, of which the mean counts."""
+    feeds = [setup.feeds[number] for number in numbers]
+    for batch in source.run(feeds, numbers, head, batch=setup.batch, separate=setup.separate):
+        for fold, projections in zip(onto, into, strict=True):
+            fold.take(batch, projections, mean=mean)
+        del batch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,30 +128,18 @@ class _Fold:
     def _cached(self, keys: Sequence[CacheKey], sample: Mapping[CacheKey, CachedSample]) -> list[Array]:
         return self.workers.map_striped(lambda key: projected(self.bases[key], sample[_source(key)]), keys)
 
-    def run(
-        self,
-        setup: CollectionSetup,
-        source: GradientSource,
-        numbers: Sequence[int],
-        head: Head,
-        into: Projections,
-        *,
-        mean: bool = False,
-    ) -> None:
-        """Run samples and project them; `mean`: with real targets, of which the mean counts."""
-        feeds = [setup.feeds[number] for number in numbers]
-        for batch in source.run(feeds, numbers, head, batch=setup.batch, separate=setup.separate):
-            scale = batch.samples / batch.units  # a unit of several samples: its gradient is their sum
-            scale = -scale if mean else math.sqrt(scale)  # ⟨G, δ⟩ = −Σ_{i ≥ k} v_i
-            places: list[tuple[Site, SideName, CacheKey]] = [
-                (site, side, (site.id, side)) for site, side in self.group.sides
-            ]
-            places += [(site, "in", (site.id, "shared")) for site in self.group.sharing]
-            for key, rows in self.workers.map_striped(functools.partial(self._projected, batch), places):
-                if rows is not None:
-                    into.sides.setdefault(key, []).append(rows / scale)
-            self._chains(functools.partial(ChainSamples.of, batch), scale, into)
-            del batch
+    def take(self, batch: GradientBatch, into: Projections, *, mean: bool) -> None:
+        """Project what a batch gave."""
+        scale = batch.samples / batch.units  # a unit of several samples: its gradient is their sum
+        scale = -scale if mean else math.sqrt(scale)  # ⟨G, δ⟩ = −Σ_{i ≥ k} v_i
+        places: list[tuple[Site, SideName, CacheKey]] = [
+            (site, side, (site.id, side)) for site, side in self.group.sides
+        ]
+        places += [(site, "in", (site.id, "shared")) for site in self.group.sharing]
+        for key, rows in self.workers.map_striped(functools.partial(self._projected, batch), places):
+            if rows is not None:
+                into.sides.setdefault(key, []).append(rows / scale)
+        self._chains(functools.partial(ChainSamples.of, batch), scale, into)
 
     def _projected(self, batch: GradientBatch, place: tuple[Site, SideName, CacheKey]) -> tuple[CacheKey, Array | None]:
         site, side, key = place

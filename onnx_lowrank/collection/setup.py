@@ -176,7 +176,6 @@ class CollectionSetup:
 
 
 def passes(setups: Sequence[CollectionSetup]) -> int:
-    """Return how many samples are run for setups that share a collection, all groups and passes together."""
+    """Return how many samples are run for setups that share a collection, counted for each that projects them."""
     first = setups[0]
-    again = sum(setup.scoring for setup in setups)
-    return sum(1 for _ in first.groups()) * (len(first.samples) + again)
+    return sum(1 for _ in first.groups()) * (len(first.samples) + sum(setup.scoring for setup in setups))

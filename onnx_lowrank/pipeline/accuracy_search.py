@@ -68,8 +68,11 @@ BASES: tuple[Basis, ...] = (
     Basis("inputs", "inputs"),
     Basis("weights", "weights"),
     Basis("joint, B^½", "joint", exponents=(1.0, 0.5)),
-    Basis("joint, A^½ B^½", "joint", exponents=(0.5, 0.5)),
     Basis("labels", "joint", objective="labels"),
+    Basis("labels, B^½", "joint", exponents=(1.0, 0.5), objective="labels"),
+    Basis("labels, A alone", "joint", exponents=(1.0, 0.0), objective="labels"),
+    Basis("labels, A^½", "joint", exponents=(0.5, 0.0), objective="labels"),
+    Basis("labels, plain", "joint", exponents=(0.0, 0.0), objective="labels"),
 )
 """What is tried where nothing of it is asked for; the last with calibration labels that are class numbers."""
 

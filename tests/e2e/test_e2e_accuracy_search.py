@@ -70,9 +70,10 @@ def test_a_network_without_noise_is_told_that_it_is_not_better():
 
 def test_single_weights_and_all_bases_compete():
     found = searched(0.8).findings.candidates
-    bases = {"joint", "inputs", "weights", "joint, B^½", "joint, A^½ B^½"}
+    bases = {"joint", "inputs", "weights", "joint, B^½"}
+    labelled = {"labels", "labels, B^½", "labels, A alone", "labels, A^½", "labels, plain"}
     plain = {c.basis for c in found if not c.basis.endswith(", last layer")}
-    assert plain == bases | {"labels"}
+    assert plain == bases | labelled
     assert sum(c.basis.endswith(", last layer") for c in found) == 3
     assert any(c.single for c in found)
     alone = searched(0.8, sensitivity="inputs", last_layer=False)

@@ -138,7 +138,8 @@ def scored(setup: CollectionSetup, collected: Collected, workers: Workers) -> di
     source = setup.source(setup.inventory.sites)
     group = setup.group(source.sites)
     fitted = fit(collected, group, workers)
-    return score(project(collected, fitted, source, setup, workers), fitted, group, workers)
+    (projected,) = project(collected, [fitted], source, setup, workers)
+    return score(projected, fitted, group, workers)
 
 
 @pytest.mark.parametrize("name", SETUPS)

@@ -94,7 +94,8 @@ def collect(bench: Workbench) -> Collection:
         seen = _seen(done, sides, {site.id: site for site in inventory.sites})
         sites = setup.group(source.sites)
         fitted = wb.fit_group(done, sites, workers, release=True)
-        scored = wb.score_group(wb.project(done, fitted, source, setup, workers), fitted, sites, workers)
+        (projected,) = wb.project(done, [fitted], source, setup, workers)
+        scored = wb.score_group(projected, fitted, sites, workers)
         done.cache.close()
     by_id = {site.id: site for site in inventory.sites}
     make = {

@@ -51,7 +51,7 @@ def fitted_of(setup: CollectionSetup) -> tuple[Fitted, Fitted]:
     with linalg.Workers(1) as workers:
         collected = collect(setup, source, workers)
         plain = fit(collected, setup.group(source.sites), workers)
-        ordered = in_labelled_order(plain, collected, source, setup, workers)
+        (ordered,) = in_labelled_order([plain], collected, source, setup, workers)
         for key, kron in ordered.krons.items():
             held = [kronecker(ordered.folds[i][key], collected.moments[i][key]) for i in range(2)]
             np.testing.assert_allclose(kron, np.mean(held, axis=0), rtol=1e-12)
