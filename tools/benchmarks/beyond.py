@@ -9,8 +9,8 @@ the weight decay that was best. All on the test labels, once, in pairs with the 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,36 +19,25 @@ import numpy as np
 import onnx
 
 from benchmarks import workbench as wb
-from benchmarks.lines import Line, Setting, cells_of
+from benchmarks.beyond_page import CELL, FALSE, SIZES, body, draw, kind_of
+from benchmarks.lines import Line
 from benchmarks.parts import Cell, Part
 from benchmarks.scores import Scores, compared
-from benchmarks.wording import table
 from benchmarks.workbench import Workbench
 from benchmarks.zoo import CLASSIFIERS, Entry, Set, file_hash, stand_in
 
 FOLDER = "beyond"
-SIZES = (0.3, 0.1)
-"""Shares of the factorable parameters that are kept at most: −70 and −90 %."""
 RIVALS = ("early", "decay")
+KEPT = (0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05)
+"""Shares at which test accuracy is drawn against size."""
+BASES = {"ours": None, "whitened": "inputs", "svd": "weights"}
 PRUNED = (0.7, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05)
 """Shares of each weight that magnitude pruning keeps."""
-CELL, FALSE = "search", "draws"
 CLEAN = ("noise0", "clean2000", "clean5000")
 """What networks have learned that may have nothing to gain: of these validation sets are drawn again."""
 SIMULATED, NETWORKS, PLANS, POOL = "simulated", 200, 60, 20_000
 DRAWS, DRAWN = 40, 5_000
 """Draws of validation samples, and how many samples each."""
-COLUMNS = {
-    "ours": "ours", "truncation": "truncation", "truncation 0.3": "−70 %", "truncation 0.1": "−90 %",
-    "last layer": "last layer", "svd": "SVD", "whitened": "whitened SVD", "pruned": "pruned", "early": "early stop",
-    "decay": "decay",
-}  # fmt: skip
-"""What is shown of each, and its heading; the table of sizes has the rest."""
-BY_SIZE = {
-    f"{name} {size:g}": f"{heading} −{100 - 100 * size:.0f} %"
-    for name, heading in (("svd", "SVD"), ("whitened", "whitened SVD"), ("pruned", "pruned"))
-    for size in SIZES
-}
 
 
 def found(zoo: Path) -> Iterator[Entry]:
@@ -68,6 +57,7 @@ class _Contest:
     """One network's competition, and what it does on the test labels."""
 
     bench: Workbench
+    _known: dict[int, Line] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.goal = wb.Lossless()
@@ -96,8 +86,21 @@ class _Contest:
             return None
         _, entry = max(fitting, key=lambda pair: pair[0])
         kept = wb.amount(entry.plan.cost, "parameters") / entry.problem.dense
-        made = self.on_test(entry.search(entry.session, self.goal).sketch(entry.plan))
-        return {"basis": entry.basis, "single": entry.keep is None, "kept": kept, **made}
+        if id(entry) not in self._known:
+            self._known[id(entry)] = self.on_test(entry.search(entry.session, self.goal).sketch(entry.plan))
+        return {"basis": entry.basis, "single": entry.keep is None, "kept": kept, **self._known[id(entry)]}
+
+    def curve(self) -> list[Line]:
+        """Return what the surest plan of at most every size does: ours of any basis, and of two."""
+        curve = []
+        for name, basis in BASES.items():
+            found = [(size, self.best(basis, size)) for size in KEPT]
+            curve += [
+                {"name": name, "size": size, "kept": line["kept"], "basis": line["basis"], "gain": line["top1"][2]}
+                for size, line in found
+                if line is not None
+            ]
+        return curve
 
     def last_layer(self) -> Line:
         """Return the original with its last layer fitted to calibration labels: no truncation."""
@@ -141,6 +144,7 @@ def _measure(bench: Workbench) -> Line:
     data["truncation"] = contest.best()
     for size in SIZES:
         data[f"truncation {size:g}"] = contest.best(keep=size)
+    data["curve"] = contest.curve()
     data["last layer"] = contest.last_layer()
     for name, basis in (("svd", "weights"), ("whitened", "inputs")):
         data[name] = contest.best(basis)
@@ -213,85 +217,11 @@ def _simulated(bench: Workbench) -> Line:
 def _cells(model: str, quick: bool) -> list[Cell]:
     if model == SIMULATED:
         return [Cell(FALSE, _simulated)]
-    return [Cell(CELL, _measure), *([Cell(FALSE, _draws)] if _kind(model)[1] in CLEAN else [])]
-
-
-def _body(lines: Sequence[Line], setting: Setting) -> list[str]:
-    cells = {name: each[CELL] for name, each in cells_of(lines, "beyond").items() if CELL in each}
-    groups: dict[tuple[str, str], list[Line]] = {}
-    for name, data in sorted(cells.items()):
-        kind, what = _kind(name)
-        groups.setdefault((kind, what), []).append(data)
-    text = [
-        "Top-1 on test labels, in points above the original: mean over seeds [the lowest and the highest of their 95 %"
-        " intervals, exact, paired]. *Ours*: what the mode saves by itself, 0 where nothing; *truncation*: the same"
-        " without fitting the last layer to labels, not claimed, and at most 30 and 10 % of the factorable parameters;"
-        " *last layer*: that alone, of the whole network.",
-        "",
-    ]
-    for kind in sorted({kind for kind, _ in groups}):
-        text += [f"## {kind}", ""]
-        for columns in (COLUMNS, BY_SIZE):
-            rows = [_row(what, seeds, columns) for (each, what), seeds in groups.items() if each == kind]
-            text += table(("learned", "seeds", "original", *columns.values()), rows)
-        text += [f"{kind.capitalize()}: what was found.", "", *table(FOUND, list(_found(kind, cells)))]
-    return [*text, *_claims({n: each[FALSE] for n, each in cells_of(lines, "beyond").items() if FALSE in each})]
-
-
-def _kind(name: str) -> tuple[str, str]:
-    """Return a network's kind and what it learned."""
-    kind, _, rest = name.partition("-")
-    return (kind, rest.partition("-")[0]) if rest else ("networks of the zoo, as they are", name)
-
-
-def _claims(draws: dict[str, Line]) -> list[str]:
-    """Return the table of how often "better" is claimed over draws of the validation samples, and how often falsely."""
-    if not draws:
-        return []
-    rows = [
-        (name, f"{d['draws']} of {d['size']:,}", f"{d['pool']:,}", str(d["better"]), str(d["false"]),
-         f"{100 * d['chosen']:+.2f}".replace("-", "−") if "chosen" in d else "–")
-        for name, d in sorted(draws.items())
-    ]  # fmt: skip
-    heads = (
-        "network",
-        "draws",
-        "of so many labels",
-        "better claimed",
-        "falsely",
-        "true gain of what is chosen, points",
-    )
-    return ["## How often *better* is false", "", *table(heads, rows)]
-
-
-FOUND = ("network", "plan", "kept", "claim", "on test labels")
-
-
-def _row(what: str, seeds: Sequence[Line], keys: Iterable[str]) -> tuple[str, ...]:
-    originals = np.mean([data["original"] for data in seeds])
-    return (what, str(len(seeds)), f"{originals:.4f}", *(_points([data.get(key) for data in seeds]) for key in keys))
-
-
-def _points(made: Sequence[Line | None]) -> str:
-    known = [(0.0, 0.0, 0.0) if "top1" not in data else data["top1"][2] for data in made if data is not None]
-    if not known:
-        return "–"
-    middle, low, high = np.mean([k[0] for k in known]), min(k[1] for k in known), max(k[2] for k in known)
-    return f"{100 * middle:+.1f} [{100 * low:.1f}, {100 * high:.1f}]".replace("-", "−")
-
-
-def _found(kind: str, cells: dict[str, Line]) -> Iterator[tuple[str, ...]]:
-    for name, data in sorted(cells.items()):
-        ours = data["ours"]
-        if _kind(name)[0] != kind:
-            continue
-        if not ours["changed"]:
-            yield name, "–", "–", ours["reason"][:60], "–"
-            continue
-        bound = ours["bound"]
-        claim = f"better by at least {-bound:.4f}" if bound < 0 else f"worse by at most {bound:.4f}"
-        yield name, ours["plan"], f"{100 * ours['kept']:.0f} %", claim, _points([ours])
+    return [Cell(CELL, _measure), *([Cell(FALSE, _draws)] if kind_of(model)[1] in CLEAN else [])]
 
 
 OWN = {SIMULATED: partial(stand_in, SIMULATED, "simulated 1")}
-PART = Part("beyond", "Beyond the original", _cells, _body, CLASSIFIERS, found=found, own=OWN, costly=True)
+PART = Part(
+    "beyond", "Beyond the original", _cells, body, CLASSIFIERS, found=found, own=OWN, costly=True,
+    figures={"beyond.svg": draw},
+)  # fmt: skip

@@ -58,3 +58,19 @@ def test_false_claims_have_a_table(bench: Bench) -> None:
     data = {"pool": 15000, "plans": 57, "draws": 40, "size": 5000, "better": 3, "false": 1, "chosen": -0.002}
     text = page_of(bench, "beyond", [raw("beyond", "mlp-noise0-s0", "draws", data)])
     assert rows_of(text, "| mlp-noise0-s0 | 40 of 5,000 | 15,000 | 3 | 1 | −0.20 |")
+
+
+def test_accuracy_against_size_is_drawn_where_it_was_measured(bench: Bench, tmp_path: Path) -> None:
+    curve = [
+        {"name": name, "size": size, "kept": size - 0.01, "basis": "inputs", "gain": [gain, gain - 0.01, gain + 0.01]}
+        for name, gain in (("ours", 0.03), ("svd", -0.2))
+        for size in (0.5, 0.1)
+    ]
+    draw = bench("benchmarks.beyond_page").draw
+    assert not draw([raw("beyond", "mlp-noise20-s0", "search", DATA)], tmp_path / "none.svg")
+    lines = [raw("beyond", name, "search", {**DATA, "curve": curve}) for name in ("mlp-noise20-s0", "mlp-noise20-s1")]
+    assert draw(lines, tmp_path / "beyond.svg")
+    text = (tmp_path / "beyond.svg").read_text()
+    for said in ("mlp, noise20", "ours", "SVD", "the original"):
+        assert said in text
+    assert "whitened" not in text
