@@ -76,13 +76,14 @@ class Part:
 def _frontier(model: onnx.ModelProto, later: Sequence[str], opened: Collection[str]) -> set[str]:
     """Return the tensors that are final, depend on what is fed, and are read on the way to `later` by what is not."""
     varying = {value.name for value in fed_inputs(model)}
-    fed, still_open = set(varying), set[str]()
+    fed, still_open, behind = set(varying), set[str](), list[onnx.NodeProto]()
     for node in model.graph.node:
         names = reads(node)
         if not varying.isdisjoint(names):
             varying.update(node.output)
         if (node.output and node.output[0] in opened) or not still_open.isdisjoint(names):
             still_open.update(node.output)
-    ahead = [n for n in leading_to(model.graph.node, later) if n.output and not still_open.isdisjoint(n.output)]
+            behind.append(node)
+    ahead = leading_to(behind, later)  # all that leads there from an open node is open
     read = {*later, *(name for node in ahead for name in reads(node))}
     return {name for name in read if name in varying and name not in fed and name not in still_open}

@@ -43,6 +43,7 @@ class OrderFlow:
         self._makers = {name: node for node in graph.node for name in node.output if name}
         self._readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
         self._inner: set[str] = set()
+        self._closed: dict[tuple[str, int], str] = {}
         for node in graph.node:
             for slot, name in enumerate(node.input):
                 self._readers.setdefault(name, []).append((node, slot))
@@ -71,15 +72,18 @@ class OrderFlow:
         return tensor in self._readers or self.returned(tensor)
 
     def _region(self, tensor: str, axis: int, size: int, *, maker: bool = False, reader: str = "") -> Region | Seen:
+        walk = _Walk(size)
         try:
-            walk = _Walk(size)
             walk.carry(tensor, _from_end(tensor, axis, size, self._stored.dims.get(tensor)))
             while walk.waiting:
                 name = walk.waiting.pop()
                 first = name == tensor
+                if not first and (name, walk.axes[name]) in self._closed:
+                    raise SeenError(self._closed[name, walk.axes[name]])
                 self._visit(walk, name, maker=maker and first, reader=reader if first else "")
             return Region(walk.axes, frozenset(walk.edits), changes_for(self._stored, self.nodes, walk.edits))
-        except SeenError as error:
+        except SeenError as error:  # who comes by any of these tensors comes to the same end: nobody walks there again
+            self._closed.update({place: str(error) for place in walk.axes.items() if place[0] != tensor})
             return Seen(str(error))
 
     def _visit(self, walk: _Walk, name: str, *, maker: bool, reader: str) -> None:
