@@ -51,6 +51,8 @@ class GradientSource:
         shapes: Mapping[str, Dims],
         runtime: Runtime,
         concurrent_batches: int = 1,
+        *,
+        ends: bool = False,
     ) -> None:
         self.seeded = tuple(seeded)
         self._concurrent = _at_a_time(concurrent_batches, runtime)
@@ -59,7 +61,7 @@ class GradientSource:
         self.blamed: dict[str, set[int]] = {}
         opaque = {site.id: f"{site.op} keeps its product inside" for site in sites if _opaque(inventory, site)}
         visible = [site for site in sites if site.id not in opaque]
-        self.tensors = tensors = SiteTensors.of(model, inventory, visible)
+        self.tensors = tensors = SiteTensors.of(model, inventory, visible, ends=ends)
         graph = build_gradient(
             model,
             tensors.outputs(visible),

@@ -86,8 +86,8 @@ class CollectionSetup:
         """By fold, the samples whose first-order term counts: where it is to choose, more than are scored."""
         return self.folds.spread(LABELLED) if self.options.first_order else self.folds.scored
 
-    def source(self, sites: Sequence[Site]) -> GradientSource:
-        """Open some sites' forward and backward graph."""
+    def source(self, sites: Sequence[Site], *, ends: bool = False) -> GradientSource:
+        """Open some sites' forward and backward graph. ends: with the calls' inputs and output gradients alone."""
         return GradientSource(
             self.model,
             self.inventory,
@@ -96,6 +96,7 @@ class CollectionSetup:
             self.shapes,
             self.options.runtime,
             self.concurrent_batches,
+            ends=ends,
         )
 
     def group(self, sites: Sequence[Site]) -> SiteGroup:

@@ -19,16 +19,18 @@ from onnx_lowrank.weights.inventory import Inventory
 class SiteTensors:
     """inputs: the model's own inputs. sides: site id -> the sides looked at. data: a call's output -> what it reads.
 
-    The data may have another name than in the inventory: a float32 twin may read its inputs through a Cast.
+    The data may have another name than in the inventory: a float32 twin may read its inputs through a Cast. ends: what
+    is asked for are inputs of the calls and gradients at their outputs, whatever sides are looked at.
     """
 
     inventory: Inventory
     inputs: frozenset[str]
     sides: Mapping[str, tuple[SideName, ...]]
     data: Mapping[str, str]
+    ends: bool = False
 
     @staticmethod
-    def of(model: onnx.ModelProto, inventory: Inventory, sites: Sequence[Site]) -> SiteTensors:
+    def of(model: onnx.ModelProto, inventory: Inventory, sites: Sequence[Site], *, ends: bool = False) -> SiteTensors:
         """Return the tensors around some sites of a model, or of its twin."""
         stored = {tensor.name for tensor in model.graph.initializer}  # before IR 4 they are listed as inputs, too
         made = {name: node for node in model.graph.node for name in node.output}
@@ -38,6 +40,7 @@ class SiteTensors:
             frozenset(value.name for value in model.graph.input) - stored,
             looked_at(replace(inventory, sites=tuple(sites))),
             {call.output: str(made[call.output].input[call.inputs.index(call.data)]) for call in calls},
+            ends,
         )
 
     def at(self, site: Site, call: Call) -> tuple[SideName, ...]:
@@ -46,11 +49,12 @@ class SiteTensors:
 
     def outputs(self, sites: Sequence[Site]) -> list[str]:
         """Return the outputs of calls at which a gradient is wanted."""
-        return [call.output for site, call in self._calls(sites) if "out" in self.at(site, call)]
+        return [call.output for site, call in self._calls(sites) if self.ends or "out" in self.at(site, call)]
 
     def shares(self, sites: Sequence[Site]) -> dict[str, str]:
         """Return a call's output -> its data, where the gradient through this call alone is wanted."""
-        return {call.output: self.data[call.output] for site, call in self._calls(sites) if "in" in self.at(site, call)}
+        inputs = [call.output for site, call in self._calls(sites) if not self.ends and "in" in self.at(site, call)]
+        return {output: self.data[output] for output in inputs}
 
     def _calls(self, sites: Sequence[Site]) -> Iterator[tuple[Site, Call]]:
         yield from ((site, call) for site in sites for call in self.inventory.calls[site.id])
@@ -58,9 +62,9 @@ class SiteTensors:
     def gradients(self, site: Site) -> Iterator[str]:
         """Yield what is asked of the gradient graph: e of every side and call."""
         for call in self.inventory.calls[site.id]:
-            if "out" in self.at(site, call):
+            if self.ends or "out" in self.at(site, call):
                 yield call.output
-            if "in" in self.at(site, call):
+            if not self.ends and "in" in self.at(site, call):
                 yield share_name(self.data[call.output], call.output)
 
     def values(self, sites: Sequence[Site]) -> list[str]:
@@ -70,9 +74,9 @@ class SiteTensors:
     def around(self, sites: Sequence[Site]) -> Iterator[str]:
         """Yield the names of data, outputs and biases that the sides of these sites are made of."""
         for site, call in self._calls(sites):
-            if "in" in self.at(site, call):
+            if self.ends or "in" in self.at(site, call):
                 yield call.data
-            if "out" in self.at(site, call):
+            if not self.ends and "out" in self.at(site, call):
                 yield call.output
                 if len(call.inputs) > 2 and call.input(2):
                     yield call.input(2)

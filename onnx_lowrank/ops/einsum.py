@@ -168,7 +168,8 @@ class Einsum(Op):
         letters = equation.data if at.index == 0 else equation.rest + before
         reads, gives = equation.summed if at.index == 0 else before, equation.kept if at.last else after
         to = equation.output if at.last else equation.rest + after
-        operands, terms = [at.input, at.weight], [letters, gives + reads]
+        whole = at.count == 1  # the weight as it is stored
+        operands, terms = [at.input, at.weight], [letters, equation.weight if whole else gives + reads]
         if call.slot == 0:
             operands, terms = operands[::-1], terms[::-1]
         return single("Einsum", operands, at, node_name(call, at, names), equation=f"{','.join(terms)}->{to}")

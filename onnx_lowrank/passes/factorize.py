@@ -24,8 +24,9 @@ from onnx_lowrank.ops import Call, StagePosition, first_output, write_chain
 from onnx_lowrank.passes.absorb_orders import absorb_orders
 from onnx_lowrank.passes.free_orders import FreeOrders
 from onnx_lowrank.passes.placement import Placed, placed, placed_together
+from onnx_lowrank.passes.unpack import unpacked
 from onnx_lowrank.schemes import Factors
-from onnx_lowrank.types import OWN, Array, Chain, Option, Plan, SideName, Site, Stage
+from onnx_lowrank.types import DENSE, FORMATS, OWN, Array, Chain, Form, Option, Plan, SideName, Site, Stage
 from onnx_lowrank.weights.inventory import Inventory
 from onnx_lowrank.weights.storage import Storage, Stored
 from onnx_lowrank.weights.transforms import tensor_of
@@ -51,16 +52,16 @@ def rewrite(
     for choice in plan.factored:
         if choice.site not in sites:
             raise PlanError(f"the plan factors {choice.weight!r}, which cannot be factored in this model")
-        if choice.option.form.storage != OWN:
-            raise PlanError(
-                f"the plan stores {choice.weight!r} as {choice.option.form.storage!r}, which is not known here"
-            )
+        form, site = choice.option.form, sites[choice.site]
+        if form.storage not in (OWN, *FORMATS):
+            raise PlanError(f"the plan stores {choice.weight!r} as {form.storage!r}, which is not known here")
         if not choice.option.shared_input:
-            chain = factors[choice.site, choice.option.scheme].chain(choice.option.ranks)
-            _write(sites[choice.site], chain, new, interpolative=choice.option.form.interpolative)
+            dense = form.scheme == DENSE
+            chain = inventory.whole(site) if dense else factors[choice.site, form.scheme].chain(form.ranks)
+            _write(site, chain, new, form)
     for members, option in _shared_inputs(plan, inventory):
         chains = [factors[member, option.scheme].chain(option.ranks) for member in members]
-        _write_shared([sites[m] for m in members], chains, new, interpolative=option.form.interpolative)
+        _write_shared([sites[m] for m in members], chains, new, option.form)
     rewritten = onnx.ModelProto()
     rewritten.CopyFrom(model)
     for body, _, inner in reversed(list(bodies(rewritten.graph))):  # what is spliced is copied: innermost first
@@ -68,14 +69,18 @@ def rewrite(
     _splice(rewritten.graph, new.nodes.get("", {}), new.first)
     _remove_dead(rewritten, {choice.weight for choice in plan.factored} | new.folded)
     _store(rewritten, new.tensors)
-    return absorb_orders(rewritten, new.orders)[0]
+    made = absorb_orders(rewritten, new.orders)[0]
+    needed = max(
+        (FORMATS[c.option.form.storage].opset for c in plan.factored if c.option.form.storage != OWN), default=0
+    )
+    return unpacked(made, new.unpacking, needed) if needed else made
 
 
 @dataclass(frozen=True, eq=False)
 class _New:
     """What is written for a model. nodes: body -> output of the node that they replace -> the new ones; first: those to
     come before all others. folded: the biases that are now part of factors' own. orders: Gathers that neighbours can do
-    without.
+    without. unpacking: what is stored in a number format.
     """
 
     model: onnx.ModelProto
@@ -87,6 +92,7 @@ class _New:
     tensors: list[onnx.TensorProto] = field(default_factory=list)
     folded: set[str] = field(default_factory=set)
     orders: list[str] = field(default_factory=list)
+    unpacking: list[Stored] = field(default_factory=list)
 
     @cached_property
     def free(self) -> FreeOrders:
@@ -106,19 +112,21 @@ class _New:
         return call.op.constant_bias(call, onnx.numpy_helper.to_array(self.constants[name]))
 
 
-def _write(site: Site, chain: Chain, new: _New, *, interpolative: bool) -> None:
+def _write(site: Site, chain: Chain, new: _New, form: Form) -> None:
     """Write the chain once for every node that shares the weight; the factors are stored once."""
-    calls, storage = new.inventory.calls[site.id], new.inventory.sources[site.id].storage
-    chain, free = _placed(site, chain, new) if interpolative else Placed(chain, frozenset())
+    calls, storage = new.inventory.calls[site.id], new.inventory.storage(site, form.storage)
+    chain, free = _placed(site, chain, new, storage) if form.interpolative else Placed(chain, frozenset())
     named: list[tuple[Stage, str]] = []
     before: list[onnx.NodeProto] = []
-    stages = storage.settled(chain).stages
+    stages = storage.settled(chain).stages if len(chain.stages) > 1 else chain.stages
     for index, stage in enumerate(stages):
         position: StagePosition = "first" if index == 0 else "last" if index == len(stages) - 1 else "inner"
-        stored = _stored(site, new, stage, position, f"{site.weight}.lowrank{index}")
+        hint = f"{site.weight}.lowrank{index}"
+        if len(stages) == 1:
+            position, hint = "whole", f"{site.weight}.{form.storage}"
+        stored = _stored(site, new, stage, position, hint, new.inventory.storage(site, form.storage, index))
         named.append((stage, stored.name))
-        new.tensors.extend(stored.tensors)
-        before.extend(stored.nodes)
+        before.extend(_kept(stored, new, form))
     if site.body:  # bodies read what the main graph makes
         new.first.extend(before)
         before = []
@@ -134,9 +142,18 @@ def _write(site: Site, chain: Chain, new: _New, *, interpolative: bool) -> None:
         new.tensors.extend(_constant(array, storage, name) for name, array in written.extra.items())
 
 
-def _placed(site: Site, chain: Chain, new: _New) -> Placed:
+def _kept(stored: Stored, new: _New, form: Form) -> Sequence[onnx.NodeProto]:
+    """Keep a stage's tensors, and return the nodes that give it; of a number format they come first in the graph."""
+    if form.storage != OWN:
+        new.unpacking.append(stored)
+        return ()
+    new.tensors.extend(stored.tensors)
+    return stored.nodes
+
+
+def _placed(site: Site, chain: Chain, new: _New, storage: Storage) -> Placed:
     """Return a site's chain without identity blocks, and speak for the orders that it needs."""
-    calls, storage = new.inventory.calls[site.id], new.inventory.sources[site.id].storage
+    calls = new.inventory.calls[site.id]
     free = new.free.sides(site, calls)
     avoided: tuple[SideName, ...] = () if new.free.open_inputs(calls) else ("in",)
     made = placed(chain, site, storage, free, avoided=avoided, narrow=new.narrow)
@@ -148,11 +165,11 @@ def _placed(site: Site, chain: Chain, new: _New) -> Placed:
     return made
 
 
-def _stored(site: Site, new: _New, stage: Stage, position: StagePosition, hint: str) -> Stored:
+def _stored(site: Site, new: _New, stage: Stage, position: StagePosition, hint: str, storage: Storage) -> Stored:
     call = new.inventory.calls[site.id][0]
     layout = partial(call.stored, position=position)
     clean = replace(stage, weight=_without_subnormals(stage.weight))
-    return new.inventory.sources[site.id].storage.store(clean, layout, hint, new.names)
+    return storage.store(clean, layout, hint, new.names)
 
 
 def _constant(array: Array, storage: Storage, name: str) -> onnx.TensorProto:
@@ -182,24 +199,23 @@ def _shared_inputs(plan: Plan, inventory: Inventory) -> list[tuple[tuple[str, ..
     return list(shared_inputs.items())
 
 
-def _write_shared(sites: Sequence[Site], chains: Sequence[Chain], new: _New, *, interpolative: bool) -> None:
+def _write_shared(sites: Sequence[Site], chains: Sequence[Chain], new: _New, form: Form) -> None:
     """Write the shared stage before the first member, in the order of the graph, and each member's own in its place."""
-    storage = new.inventory.sources[sites[0].id].storage
-    able = sites[0] if interpolative else replace(sites[0], identity=())
+    storage = new.inventory.storage(sites[0], form.storage)
+    able = sites[0] if form.interpolative else replace(sites[0], identity=())
     chains, free = placed_together(chains, able, storage, narrow=new.narrow)
     stages = _settled_together(storage, chains)
-    first = _stored(sites[0], new, stages[0], "first", f"{sites[0].weight}.shared")
-    new.tensors.extend(first.tensors)
-    before, inner = list(first.nodes), ""
+    first = _stored(sites[0], new, stages[0], "first", f"{sites[0].weight}.shared", storage)
+    before, inner = list(_kept(first, new, form)), ""
     for site, stage in zip(sites, stages[1:], strict=True):
         call = new.inventory.calls[site.id][0]
-        own = _stored(site, new, stage, "last", f"{site.weight}.lowrank1")
-        new.tensors.extend(own.tensors)
+        storage = new.inventory.storage(site, form.storage)
+        own = _stored(site, new, stage, "last", f"{site.weight}.lowrank1", storage)
+        nodes = _kept(own, new, form)
         written = write_chain(call, [(stages[0], first.name), (stage, own.name)], new.names, free=free, inner=inner)
         inner = written.inner
-        new.nodes.setdefault(site.body, {})[call.output] = [*before, *own.nodes, *written.nodes]
+        new.nodes.setdefault(site.body, {})[call.output] = [*before, *nodes, *written.nodes]
         before = []
-        storage = new.inventory.sources[site.id].storage
         new.tensors.extend(_constant(array, storage, name) for name, array in written.extra.items())
 
 

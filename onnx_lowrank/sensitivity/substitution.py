@@ -18,7 +18,7 @@ from onnx_lowrank.runtime.batching import batches, join
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.schemes.product import product
-from onnx_lowrank.types import Array, Feed, Option, Site, Stage
+from onnx_lowrank.types import DENSE, Array, Chain, Feed, Option, Site, Stage
 from onnx_lowrank.weights.inventory import Inventory
 from onnx_lowrank.weights.transforms import as_type
 
@@ -76,14 +76,24 @@ def stored_weight(inventory: Inventory, site: Site, factors: Factors, option: Op
 
     Where factors are rounded to be stored it is the product of the rounded ones: the loss of rounding is measured, too.
     """
-    storage, ranks = inventory.sources[site.id].storage, option.ranks
+    form, storage = option.form, inventory.storage(site, option.form.storage)
     if not storage.narrow:
-        return arriving(inventory, site, factors.dense(ranks))
-    chain = factors.chain(ranks)
-    if option.form.interpolative:
-        able = replace(site, identity=("in",)) if option.shared_input else site
-        chain = placed(chain, able, storage).chain
-    return arriving(inventory, site, product(storage.seen(chain)))
+        return arriving(inventory, site, factors.dense(form.ranks))
+    return arriving(
+        inventory, site, product(inventory.seen(site, stored_chain(inventory, site, factors, option), form.storage))
+    )
+
+
+def stored_chain(inventory: Inventory, site: Site, factors: Factors, option: Option) -> Chain:
+    """Return the chain that an option stores, before it is rounded."""
+    form = option.form
+    if form.scheme == DENSE:
+        return inventory.whole(site)
+    chain = factors.chain(form.ranks)
+    if not form.interpolative:
+        return chain
+    able = replace(site, identity=("in",)) if option.shared_input else site
+    return placed(chain, able, inventory.storage(site, form.storage)).chain
 
 
 def arriving(inventory: Inventory, site: Site, dense: Array) -> Array:

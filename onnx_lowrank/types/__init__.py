@@ -3,12 +3,16 @@
 from onnx_lowrank.types.arrays import Array, Feed, Outputs
 from onnx_lowrank.types.chains import Chain, Layout, Ranks, Stage
 from onnx_lowrank.types.forms import DENSE, OWN, SHARED, UNCHANGED, FactorKey, Form
+from onnx_lowrank.types.number_formats import FORMATS, INT4, INT8, NumberFormat
 from onnx_lowrank.types.plans import Choice, Cost, Curve, Option, Plan, Probe
 from onnx_lowrank.types.sites import Extent, Moments, Positions, SharedInput, SideName, Site, Skip, Why
 from onnx_lowrank.types.verdicts import Bound, Certificate, Interval, OutputDifference, OutputVerdict, Verdict, Word
 
 __all__ = [
     "DENSE",
+    "FORMATS",
+    "INT4",
+    "INT8",
     "OWN",
     "SHARED",
     "UNCHANGED",
@@ -26,6 +30,7 @@ __all__ = [
     "Interval",
     "Layout",
     "Moments",
+    "NumberFormat",
     "Option",
     "OutputDifference",
     "OutputVerdict",

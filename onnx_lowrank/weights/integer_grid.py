@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from onnx_lowrank.types import Array
+from onnx_lowrank.types import Array, NumberFormat
 
 REDUCED = 64
 """Symmetric integers that go no further use seven bits: onnxruntime's `reduce_range`, for CPUs that saturate."""
 
+CLIPPING, CLIPPED = 16, (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+"""With fewer steps than this, scales are tried that cut the largest numbers."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Integers:
-    """q: like the numbers, whole numbers. scale, zero: one, or one for each channel (n,)."""
+    """q: like the numbers, whole. scale, zero: one, or one for each channel (n,) or block (out, blocks, *spatial)."""
 
     q: Array
     scale: Array
@@ -27,7 +30,8 @@ class Grid:
     """The integers that represent a weight's numbers.
 
     low, high: the integers used. zero: the zero point of all of them, None: each scale has its own. axis: of
-    (out, in, *spatial), the one with a scale for each channel, None: one scale for all. scale: the scales' type.
+    (out, in, *spatial), the one with a scale for each channel, None: one scale for all. scale: the scales' type. block:
+    so many neighbouring inputs of an output have a scale of their own. bare: no zero points are stored, all are 0.
     """
 
     low: int
@@ -35,6 +39,13 @@ class Grid:
     zero: int | None
     axis: int | None
     scale: type[Any] = np.float32
+    block: int = 0
+    bare: bool = False
+
+    @staticmethod
+    def symmetric(number: NumberFormat, axis: int) -> Grid:
+        """Return the grid of a number format; axis: that of the channels where it has no blocks."""
+        return Grid(-number.high, number.high, 0, None if number.block else axis, block=number.block, bare=True)
 
     @staticmethod
     def of(q: Array, zero: Array, axis: int | None, scale: type[Any]) -> Grid:
@@ -54,6 +65,8 @@ class Grid:
     def quantised(self, weight: Array) -> Integers:
         """Return the nearest integers to a factor (out, in, *spatial); its largest number gets the largest one."""
         exact = np.asarray(weight, np.float64)
+        if self.bare:
+            return self._symmetric(exact)
         others = None if self.axis is None else tuple(i for i in range(exact.ndim) if i != self.axis)
         low = np.minimum(exact.min(axis=others), 0.0)
         high = np.maximum(exact.max(axis=others), 0.0)
@@ -69,8 +82,43 @@ class Grid:
     def seen(self, weight: Array) -> Array:
         """Return the numbers that the integers of a factor represent, float64."""
         integers = self.quantised(weight)
+        if self.bare:
+            return np.asarray(integers.q * self._spread(integers.scale, weight.shape), np.float64)
         shifted = integers.q - self._along(integers.zero, weight.ndim)
         return np.asarray(shifted * self._along(integers.scale, weight.ndim), np.float64)
+
+    def _symmetric(self, exact: Array) -> Integers:
+        """Return the integers of every channel or block by the scale that leaves the least squared error."""
+        best = self._usable(self._scales(exact))
+        least = np.full(best.shape, np.inf)
+        for share in CLIPPED if self.high < CLIPPING else (1.0,):
+            scale = self._usable(self._scales(exact) * share)
+            wide = self._spread(scale, exact.shape)
+            lost = self._summed((np.clip(np.rint(exact / wide), self.low, self.high) * wide - exact) ** 2)
+            best, least = np.where(lost < least, scale, best), np.minimum(lost, least)
+        q = np.clip(np.rint(exact / self._spread(best, exact.shape)), self.low, self.high)
+        return Integers(q, best, np.zeros_like(best))
+
+    def _scales(self, exact: Array) -> Array:
+        """Return the scale by which the largest number of a channel or block gets the largest integer."""
+        return self._over(np.abs(exact), np.maximum) / self.high
+
+    def _summed(self, values: Array) -> Array:
+        return self._over(values, np.add)
+
+    def _over(self, values: Array, combine: np.ufunc) -> Array:
+        """Return one number for each channel, or for each block of inputs: (out, blocks, *spatial)."""
+        if self.block:
+            starts = np.arange(0, values.shape[1], self.block)
+            return np.asarray(combine.reduceat(values, starts, axis=1))
+        axis = self.axis or 0
+        return np.asarray(combine.reduce(np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1), axis=1))
+
+    def _spread(self, scale: Array, shape: tuple[int, ...]) -> Array:
+        """Return the scale of every number."""
+        if self.block:
+            return np.repeat(scale, self.block, axis=1)[:, : shape[1]]
+        return self._along(scale, len(shape))
 
     def _usable(self, scale: Array) -> Array:
         """Round to the scales' type; a channel of zeros, or of numbers too small for it, has scale 1."""

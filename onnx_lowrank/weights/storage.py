@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 
-from onnx_lowrank.types import Array, Chain, Stage
-from onnx_lowrank.weights.integer_grid import Grid
+from onnx_lowrank.types import Array, Chain, NumberFormat, Stage
+from onnx_lowrank.weights.integer_grid import Grid, Integers
 from onnx_lowrank.weights.transforms import as_type, tensor_of
 
 ITEMSIZES = {
@@ -73,11 +73,20 @@ class Storage:
         """Bytes of one scale and its zero point."""
         return ITEMSIZES[self.scale] + self.itemsize if self.grid is not None else 0
 
+    def in_format(self, number: NumberFormat, axis: int = 0) -> Storage:
+        """Return the storage of the same weight as integers; axis: of the channels, of (out, in, *spatial)."""
+        single = int(onnx.TensorProto.FLOAT)
+        elem = int(onnx.TensorProto.INT4 if number.bits == 4 else onnx.TensorProto.INT8)
+        casts = () if self.arrives == single else (self.arrives,)
+        return Storage(elem, casts, Grid.symmetric(number, axis), single)
+
     def settled(self, chain: Chain) -> Chain:
         """Return the chain as it is to be stored: balanced where the type is narrow."""
         if not self.narrow:
             return chain
         axis = self.grid.axis if self.grid is not None else None
+        if self.grid is not None and self.grid.block:
+            axis = 0
         return balanced(chain, 0.5 if axis is None else 1.0 - axis)
 
     def seen(self, chain: Chain) -> Chain:
@@ -85,9 +94,10 @@ class Storage:
         if not self.narrow:
             return chain
         stages = self.settled(chain).stages
-        return Chain(tuple(replace(stage, weight=self._rounded(stage.weight).astype(np.float64)) for stage in stages))
+        return Chain(tuple(replace(stage, weight=self.rounded(stage.weight).astype(np.float64)) for stage in stages))
 
-    def _rounded(self, array: Array) -> Array:
+    def rounded(self, array: Array) -> Array:
+        """Return a stage's numbers as they are once stored and read."""
         if self.grid is not None:
             array = self.grid.seen(array)
         for elem in (self.scale or self.elem, *self.casts):
@@ -113,6 +123,8 @@ class Storage:
     ) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
         """Return integers, scales and zero points, and the node that makes numbers of them."""
         integers = grid.quantised(stage.weight)
+        if grid.bare:
+            return self._bare(grid, integers, stage, layout, hint, names)
         kind = onnx.helper.tensor_dtype_to_np_dtype(self.elem)
         inputs = [names(hint), names(f"{hint}.scale"), names(f"{hint}.zero")]
         tensors = [
@@ -126,6 +138,50 @@ class Storage:
             attributes["axis"] = layout(Stage(np.zeros(shape), stage.owns)).shape.index(2)
         output = names(f"{hint}.float")
         return tensors, [onnx.helper.make_node("DequantizeLinear", inputs, [output], output, **attributes)]
+
+    def _bare(
+        self, grid: Grid, integers: Integers, stage: Stage, layout: Laying, hint: str, names: Callable[[str], str]
+    ) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
+        """Return integers and scales without zero points, one scale a channel or a block."""
+        order = stored_axes(stage, layout)
+        if order is None:
+            raise ValueError(f"{hint}: channels of {stage.weight.shape} are no axis of what is stored")
+        scale, attributes = integers.scale, dict[str, Any](axis=order.index(1 if grid.block else grid.axis or 0))
+        if grid.block:
+            scale = np.transpose(scale, order)
+            attributes["block_size"] = grid.block
+        inputs, output = [names(hint), names(f"{hint}.scale")], names(f"{hint}.float")
+        tensors = [
+            packed(layout(replace(stage, weight=integers.q)), self.elem, inputs[0]),
+            tensor_of(scale, self.scale, inputs[1]),
+        ]
+        return tensors, [onnx.helper.make_node("DequantizeLinear", inputs, [output], output, **attributes)]
+
+
+def stored_axes(stage: Stage, layout: Laying) -> tuple[int, ...] | None:
+    """Return for every axis of what is stored the axis of (out, in, *spatial) that it is; None where one is none."""
+    shape, order = stage.weight.shape, list[int]()
+    for axis, count in enumerate(shape):
+        places = np.arange(count, dtype=np.float32).reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        stored = layout(replace(stage, weight=np.broadcast_to(places, shape).copy()))
+        if stored.ndim != len(shape):
+            return None
+        same = [at for at in range(stored.ndim) if stored.shape[at] == count and at not in order]
+        found = [at for at in same if bool((np.moveaxis(stored, at, -1) == np.arange(count)).all())]
+        if not found:
+            return None
+        order.append(found[0])
+    return tuple(np.argsort(order).tolist())
+
+
+def packed(integers: Array, elem: int, name: str) -> onnx.TensorProto:
+    """Return a tensor of int8, or of int4, two in a byte."""
+    whole = np.ascontiguousarray(integers).astype(np.int8)
+    if elem != onnx.TensorProto.INT4:
+        return onnx.numpy_helper.from_array(whole, name)
+    nibbles = np.append(whole.reshape(-1), np.zeros(whole.size % 2, np.int8)).view(np.uint8) & 0xF
+    raw = (nibbles[::2] | (nibbles[1::2] << 4)).tobytes()
+    return onnx.helper.make_tensor(name, elem, whole.shape, raw, raw=True)
 
 
 def balanced(chain: Chain, first_share: float) -> Chain:

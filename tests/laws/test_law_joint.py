@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from builders import build, constant, fits, found_in, full_rank, node, normal, options, run, value, weight
-from hypothesis import assume, given, reject
+from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 from strategies import CASES, Case, all_cases
 
@@ -20,6 +20,7 @@ from onnx_lowrank.collection import overridable
 from onnx_lowrank.collection.chain_components import ChainSessions
 from onnx_lowrank.collection.gradient_batch import GradientBatch
 from onnx_lowrank.collection.gradient_source import GradientSource
+from onnx_lowrank.collection.responses import SiteResponses
 from onnx_lowrank.gradient import observed_ranks
 from onnx_lowrank.numerics.gram import weight_gram
 from onnx_lowrank.numerics.kronecker_metric import SideMoments, bases, project, tails, trace
@@ -27,16 +28,18 @@ from onnx_lowrank.ops import OPS
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.schemes import SCHEMES, ChainScheme, FittedSide
-from onnx_lowrank.sensitivity.substitution import stored_weight
+from onnx_lowrank.sensitivity.substitution import arriving, stored_weight, substitution
 from onnx_lowrank.types import Cost, Form, Option, Site
 
 SEEDS = st.integers(0, 10**6)
 
 
-def source_of(model: onnx.ModelProto, feed: dict[str, np.ndarray], seeded: list[str]) -> GradientSource:
+def source_of(
+    model: onnx.ModelProto, feed: dict[str, np.ndarray], seeded: list[str], *, ends: bool = False
+) -> GradientSource:
     found = found_in(model)
     shapes = observed_ranks(model, feed, runtime=Runtime(provider="cpu", threads=1))
-    return GradientSource(model, found, found.sites, seeded, shapes, options().runtime)
+    return GradientSource(model, found, found.sites, seeded, shapes, options().runtime, ends=ends)
 
 
 def blocks(moments: np.ndarray, groups: int) -> np.ndarray:
@@ -88,6 +91,26 @@ def check(model: onnx.ModelProto, x: np.ndarray, seeded: list[str], seed: int) -
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * scale)
 
 
+def check_change(model: onnx.ModelProto, x: np.ndarray, seeded: list[str], seed: int) -> None:
+    """Compare what any change does by the calls' ends with its substitution."""
+    feed = {"x": x}
+    source = source_of(model, feed, seeded, ends=True)
+    (site,) = source.sites
+    outputs = run(model, feed)
+    g = {name: normal(outputs[name].shape, seed + i) for i, name in enumerate(seeded)}
+    (batch,) = source.run([feed], [0], lambda values, samples, numbers: g, batch=1, separate=False)
+    found = source.tensors.inventory
+    change = normal(site.shape, seed + 7)
+    response = SiteResponses(site, found.calls[site.id], [change, 2 * change], options().runtime).of(batch)
+    runner = Runner(overridable(model, found.sources[site.id].entries), runtime=Runtime(provider="cpu", threads=1))
+    moved = substitution(found, site, arriving(found, site, found.weight(site) + change))
+    before, after = runner.run(feed), runner.run({**feed, **moved})
+    parts = [np.vdot(g[n].astype(float), after[n].astype(float) - before[n].astype(float)) for n in seeded]
+    scale = sum(float(np.abs(g[n] * after[n]).sum()) for n in seeded) + 1e-3
+    got = response * np.sqrt(batch.samples / batch.units)
+    np.testing.assert_allclose(got, [[-sum(parts), -2 * sum(parts)]], rtol=0, atol=1e-5 * scale)
+
+
 def check_chain(
     scheme: ChainScheme, batch: GradientBatch, site: Site, W: np.ndarray, loss: Callable[..., float]
 ) -> None:
@@ -133,6 +156,19 @@ def test_projections_are_substitutions_for_every_geometry(op: str):
     law()
 
 
+@pytest.mark.parametrize("op", sorted(op.op_type for op in OPS if op.observable != "inputs"))
+def test_any_change_is_its_substitution_for_every_geometry(op: str):
+    @settings(max_examples=25)
+    @given(all_cases(op), SEEDS)
+    def law(case: Case, seed: int):
+        assume(found_in(case.model).sites)
+        if not source_of(case.model, {"x": case.x}, ["y"], ends=True).sites:
+            reject()
+        check_change(case.model, case.x, ["y"], seed)
+
+    law()
+
+
 def shared_kernel(biases: str, *, hidden: bool) -> onnx.ModelProto:
     """One kernel at two places with other geometries and other biases; `hidden`: behind a Relu, read by nobody else."""
     arrays = {"b0": 5 + normal([6], 1), "b1": -9 + normal([6], 2)}
@@ -159,6 +195,7 @@ def shared_kernel(biases: str, *, hidden: bool) -> onnx.ModelProto:
 @pytest.mark.parametrize("hidden", [True, False])
 def test_a_shared_kernel_adds_what_its_places_lose(biases: str, hidden: bool):
     check(shared_kernel(biases, hidden=hidden), normal([2, 5, 8, 8], 4), ["h", "g"], 5)
+    check_change(shared_kernel(biases, hidden=hidden), normal([2, 5, 8, 8], 4), ["h", "g"], 5)
 
 
 def test_a_shared_matrix_with_its_own_alpha_and_bias_at_every_place():
