@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from onnx_lowrank.types import Cost, Layout, Positions, Site
+from onnx_lowrank.types import Cost, Layout, NumberFormat, Positions, Site
 
 
 def own_layout(site: Site) -> Layout:
@@ -50,6 +50,11 @@ def _cost(site: Site, layout: Layout, positions: Sequence[Positions], itemsize: 
     parameters = layout_parameters(layout)
     macs = math.fsum(layout_macs(layout, where) for where in positions)
     return Cost(parameters=parameters, bytes=parameters * itemsize + scale_bytes(site, layout), macs=macs)
+
+
+def format_bytes(layout: Layout, number: NumberFormat, *, looked_up: bool = False) -> int:
+    """Return the bytes of a chain in a number format; looked_up: rows of the first stage have the scales."""
+    return sum(number.bytes(shape, 1 if looked_up and place == 0 else 0) for place, (shape, _) in enumerate(layout))
 
 
 def scale_bytes(site: Site, layout: Layout) -> int:

@@ -12,6 +12,7 @@ DropType: TypeAlias = Literal["absolute", "relative"]
 Sensitivity: TypeAlias = Literal["joint", "inputs", "weights", "paper"]
 Resource: TypeAlias = Literal["parameters", "bytes", "macs", "latency"]
 LossObjective: TypeAlias = Literal["original", "labels"]
+BITS = (4, 8, 32)
 OBJECTIVES: tuple[LossObjective, ...] = ("original", "labels")
 Then: TypeAlias = Literal["quantize", "quantize-dynamic", "quantize-weights"]
 THEN: tuple[Then, ...] = ("quantize", "quantize-dynamic", "quantize-weights")
@@ -235,7 +236,8 @@ class Options:
     groups: the key, in the samples, of what samples have in common. allow_weak_baseline: go on where the metric
     measures nothing; allow_random: judge an original that is not deterministic against its own spread.
     temperature, logit_bias, last_layer: what labels of calibration samples do in closed form, judged apart from
-    truncation; the last layer, where nothing is said, if it wins in the search for the most accurate model.
+    truncation; the last layer, where nothing is said, if it wins in the search for the most accurate model. bits: what
+    a number of a weight or a factor may take, of BITS; 32 stands for its own type and is always among them.
     """
 
     sensitivity: Sensitivity = "joint"
@@ -263,6 +265,7 @@ class Options:
     temperature: bool = False
     logit_bias: bool = False
     last_layer: bool | None = None
+    bits: tuple[int, ...] = (32,)
 
     @property
     def shares(self) -> bool:
@@ -294,8 +297,31 @@ class Options:
             raise GoalError(f"the rank multiple must be 1 or more, not {self.rank_multiple}")
         self._check_switches()
 
+    def _check_bits(self) -> None:
+        """Raise GoalError for bits that there are not, and for what does not go with fewer than a number's own."""
+        if set(self.bits) - set(BITS) or 32 not in self.bits:
+            given = ",".join(map(str, self.bits))
+            raise GoalError(
+                f"--bits lists what a number may take, of 4, 8 and 32; 32, its own type, is among them, for what fewer"
+                f" would harm: 4,8,32 or 8,32, not {given}"
+            )
+        others = (
+            (f"--then {self.then}", self.then is not None), ("--inter-layer", self.inter_layer),
+            ("--continuation", self.continuation > 1),
+            (f"--sensitivity {self.sensitivity}", self.sensitivity != "joint"),
+        )  # fmt: skip
+        for name, asked in others:
+            if asked and self.rounds:
+                raise GoalError(f"{name} does not go with --bits below 32: leave one of them out")
+
+    @property
+    def rounds(self) -> bool:
+        """Whether weights may be stored in fewer bits than their own."""
+        return min(self.bits) < 32
+
     def _check_switches(self) -> None:
         """Raise GoalError for a switch out of range, or one that would do nothing."""
+        self._check_bits()
         if not 0 < self.gamma < math.inf:
             raise GoalError(f"--gamma must be more than 0 (0.1, say), not {self.gamma}")
         if self.continuation < 1:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from onnx_lowrank import pipeline
 from onnx_lowrank.cli.command import Command
@@ -21,6 +22,7 @@ from onnx_lowrank.cli.shared_options import (
     REPORT,
     RUNTIME,
     SELECT,
+    Bits,
     Bytes,
     gate_of,
     options_of,
@@ -138,6 +140,15 @@ SENSITIVITY = stacked(
         "--memory", type=Bytes(), default="1GB", show_default=True, help="What collection may hold at once, about."
     ),
 )
+BITS = click.option(
+    "--bits",
+    type=Bits(),
+    default="32",
+    show_default=True,
+    help="Bits that a number of a weight or factor may take, chosen together with the ranks, for the fewest bytes: 32"
+    " (its own type), 8,32, 4,8,32, or auto (all that run here). int8: a scale a channel; int4: one for 32 inputs."
+    " Arithmetic stays float.",
+)
 THEN = click.option(
     "--then",
     type=click.Choice(STEPS),
@@ -165,6 +176,7 @@ COMPANIONS = stacked(
 @GOAL
 @METRIC
 @SENSITIVITY
+@BITS
 @THEN
 @COMPANIONS
 @SELECT
@@ -246,6 +258,9 @@ def _goal(values: dict[str, Any]) -> Goal:
     if set_targets:
         option = "--" + set_targets[0].replace("_", "-")
         raise click.UsageError(f"{option} is a goal of the lossless algorithm: add --algorithm lossless")
+    source = click.get_current_context().get_parameter_source("minimize")
+    if min(values["bits"]) < 32 and source is ParameterSource.DEFAULT:
+        resource = "bytes"
     return usage(lambda: Compact(gate=gate, resource=resource, min_speedup=speedup))
 
 

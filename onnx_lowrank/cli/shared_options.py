@@ -11,12 +11,13 @@ import click
 
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.metrics import METRICS, traits_of
-from onnx_lowrank.options import CONFIDENCE, MAX_DROP, Gate, Options, Runtime
+from onnx_lowrank.options import BITS, CONFIDENCE, MAX_DROP, Gate, Options, Runtime
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[int]
+    _ManyType = click.ParamType[tuple[int, ...]]
 else:
-    _ParamType = click.ParamType  # generic only in recent versions
+    _ParamType = _ManyType = click.ParamType  # generic only in recent versions
 
 F = TypeVar("F", bound=Callable[..., Any])
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -35,6 +36,23 @@ class Bytes(_ParamType):
         if match is None or match[2].upper() not in UNITS or match[1].count(".") > 1 or match[1] == ".":
             self.fail(f"{value!r} is not a size; write 10MB, 800kB or 1.5GiB", param, ctx)
         return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+class Bits(_ManyType):
+    """What a number may take: 8,32, say, or auto for all."""
+
+    name = "bits"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Return the bits, rising."""
+        if isinstance(value, tuple):
+            return value
+        if value == "auto":
+            return BITS
+        parts = [part.strip() for part in str(value).split(",")]
+        if not all(part.isdecimal() for part in parts):
+            self.fail(f"{value!r} is no list of bits; write 8,32 or auto", param, ctx)
+        return tuple(sorted({int(part) for part in parts}))
 
 
 def stacked(*decorators: Callable[[F], F]) -> Callable[[F], F]:
@@ -124,7 +142,7 @@ def options_of(values: dict[str, Any]) -> Options:
     known = (
         *("sensitivity", "metric", "include", "exclude", "rank_multiple", "seed"),
         *("memory", "exponents", "objective", "signed", "inter_layer", "refit", "continuation", "gamma", "loss"),
-        *("then", "shared_input"),
+        *("then", "shared_input", "bits"),
         *("outputs", "groups", "allow_weak_baseline", "allow_random"),
         *("temperature", "logit_bias", "last_layer"),
     )

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+import numpy as np
 import onnx
 
-from onnx_lowrank.errors import ModelError
+from onnx_lowrank.errors import ModelError, RuntimeProblem
 from onnx_lowrank.graph.model_io import main_opset
 from onnx_lowrank.graph.names import Fresh, all_names
-from onnx_lowrank.runtime.runner import first_line
-from onnx_lowrank.weights.storage import Stored
+from onnx_lowrank.options import Runtime
+from onnx_lowrank.runtime.runner import Runner, first_line
+from onnx_lowrank.types import NumberFormat, Stage
+from onnx_lowrank.weights.storage import Storage, Stored
 
+LARGEST_OFF = 0.05
+"""Some kernels round what they read to 8 bits as well; more than this is no rounding."""
 IR_VERSIONS = {13: 7, 21: 10}
 """The first IR version that goes with an opset: 10 has integers of four bits."""
 CONVERTER_ERRORS = (RuntimeError, ValueError, onnx.version_converter.ConvertError)
@@ -35,6 +40,34 @@ def raised(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     del converted.metadata_props[:]
     converted.metadata_props.extend(model.metadata_props)
     return converted
+
+
+def refused(model: onnx.ModelProto, number: NumberFormat, runtime: Runtime) -> str:
+    """Return why a number format does not run here, "" where it does: found out by running it, in the model's opset."""
+    opset = max(main_opset(model), number.opset)
+    width = 2 * max(number.block, 16)
+    weight = np.linspace(-1, 1, width**2, dtype=np.float32).reshape(width, width)
+    storage = Storage(int(onnx.TensorProto.FLOAT)).in_format(number)
+    stored = storage.store(Stage(weight), lambda stage: stage.weight, "w", lambda hint: hint)
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [*stored.nodes, onnx.helper.make_node("MatMul", ["x", stored.name], ["y"])],
+        number.name,
+        [value("x", onnx.TensorProto.FLOAT, [1, width])],
+        [value("y", onnx.TensorProto.FLOAT, [1, width])],
+        list(stored.tensors),
+    )
+    opsets = [onnx.helper.make_opsetid("", opset)]
+    tried = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSIONS[number.opset])
+    x = np.linspace(0, 1, width, dtype=np.float32)[None]
+    try:
+        found = Runner(tried, runtime=runtime).run({"x": x})["y"]
+        raised(model, number.opset)
+    except (ModelError, RuntimeProblem) as error:
+        return str(error)
+    expected = x @ storage.rounded(weight)
+    off = float(np.abs(found - expected).max()) / float(np.abs(expected).max())
+    return f"it computes something else ({off:.1%} off)" if off > LARGEST_OFF else ""
 
 
 def unpacked(model: onnx.ModelProto, stored: Sequence[Stored], opset: int) -> onnx.ModelProto:

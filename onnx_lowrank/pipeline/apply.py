@@ -25,7 +25,7 @@ from onnx_lowrank.sensitivity import Decomposed, decompose_plain
 from onnx_lowrank.sensitivity.decompose import shared_input_of
 from onnx_lowrank.sensitivity.measure import calibrate
 from onnx_lowrank.sensitivity.modes import mode_of
-from onnx_lowrank.types import SHARED, Choice, Form, Option, Plan, Ranks, Site
+from onnx_lowrank.types import DENSE, OWN, SHARED, Choice, Form, Option, Plan, Ranks, Site
 from onnx_lowrank.version import __version__
 from onnx_lowrank.weights.find import find_sites
 from onnx_lowrank.weights.inventory import Inventory
@@ -163,14 +163,18 @@ def _choice(
     if site is None or site.shape != choice.shape:
         have = "no such weight that can be factored" if site is None else f"{site.shape}"
         raise PlanError(f"the plan factors {choice.weight!r} of shape {choice.shape}, and the model has {have}")
-    if (choice.site, choice.scheme) not in decomposed.factors:
+    if choice.storage not in (OWN, *(number.name for number in inventory.formats(site))):
+        raise PlanError(f"the plan stores {choice.weight!r} as {choice.storage!r}, which is not possible here")
+    curve = next((c for c in decomposed.curves if c.site == choice.site), None)
+    if choice.scheme == DENSE and choice.storage != OWN and curve is not None:
+        return Choice(choice.site, choice.weight, Option(Form(storage=choice.storage), curve.dense.cost))
+    if curve is None or (choice.site, choice.scheme) not in decomposed.factors:
         raise PlanError(f"the plan factors {choice.weight!r} by {choice.scheme!r}, which is not possible here")
     if not _among(choice.ranks, _ranks(choice, site, inventory, multiple)):
         rank = "x".join(map(str, choice.ranks))
         raise PlanError(f"the plan gives {choice.weight!r} rank {rank}, which is none of those that save here")
-    curve = next(c for c in decomposed.curves if c.site == choice.site)
     cost = curve.dense.cost
-    form = Form(choice.scheme, choice.ranks, interpolative=choice.interpolative)
+    form = Form(choice.scheme, choice.ranks, choice.storage, interpolative=choice.interpolative)
     return Choice(choice.site, choice.weight, Option(form, cost, shared_input=choice.shared_input))
 
 

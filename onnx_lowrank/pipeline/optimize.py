@@ -119,6 +119,9 @@ def _allowed(session: Session, goal: Goal, target: Target) -> Goal:
         spare(target.output, session.loaded.files)
     if goal.resource == "latency" and options.then:
         raise GoalError("a goal of time and --then do not go together: what is timed is the float model; leave one out")
+    if options.rounds and goal.resource != "bytes":
+        wanted = "--target-size" if isinstance(goal, Lossless) else "--minimize bytes"
+        raise GoalError(f"--bits below 32 saves bytes and nothing else: give {wanted}")
     if isinstance(goal, Lossless) and goal.cap and (options.inter_layer or mode_of(options).layerwise):
         switch = "--inter-layer" if options.inter_layer else f"--sensitivity {options.sensitivity}"
         raise GoalError(f"{switch} knows one budget: give --target-latency, or the other target, by itself")
@@ -129,7 +132,7 @@ def _allowed(session: Session, goal: Goal, target: Target) -> Goal:
 
 def _refuse_unreachable(session: Session, goal: Goal) -> None:
     """Raise GoalError at once for what can never be reached, whatever is measured."""
-    sizes = ("parameters",) if session.quantizer.active else ("parameters", "bytes")
+    sizes = ("parameters",) if session.quantizer.active or session.options.rounds else ("parameters", "bytes")
     if isinstance(goal, Lossless) and not goal.searches and goal.resource in sizes:
         costs = cost_curves(session.inventory, session.options.rank_multiple)
         budget_of(goal, Problem(costs, {}, goal.resource), size_before(session))

@@ -80,7 +80,7 @@ def refit(
     Raises PlanError for a site that is not in `inventory`, ModelError or RuntimeProblem where onnxruntime refuses.
     """
     refitted = dict(factors)
-    plan = plan.plain
+    plan = plan.plain.own
     candidate = rewrite(model, inventory, plan, factors)
     groups = _groups(model, inventory, plan, factors)
     walk = _Walk.over(feeds, batch, runtime, memory, progress)

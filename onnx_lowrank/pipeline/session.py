@@ -13,6 +13,7 @@ from onnx_lowrank.latency import Stopwatch
 from onnx_lowrank.metrics import CrossEntropy, Metric, choose_metric
 from onnx_lowrank.metrics.divergence import DivergenceKind
 from onnx_lowrank.options import REFITTED, Gate, Options, Resource, Then
+from onnx_lowrank.passes.unpack import refused
 from onnx_lowrank.pipeline.label_fits import LabelFits
 from onnx_lowrank.pipeline.loaded_model import (
     DataSources,
@@ -35,10 +36,11 @@ from onnx_lowrank.progress import Clock, Progress, Silent
 from onnx_lowrank.results.parts import Trial
 from onnx_lowrank.samples import Samples, Split
 from onnx_lowrank.schemes import Factors
-from onnx_lowrank.sensitivity.calibrated import Calibrated, SensitivityState
+from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup, SensitivityState
 from onnx_lowrank.sensitivity.continuation import go_on
 from onnx_lowrank.sensitivity.measure import calibrate, calibrate_together, kind_of, probe
-from onnx_lowrank.types import Choice, Curve, FactorKey, Plan
+from onnx_lowrank.sensitivity.rounding import in_formats
+from onnx_lowrank.types import FORMATS, Choice, Curve, FactorKey, Plan
 from onnx_lowrank.validation import Judge
 from onnx_lowrank.validation.determinism import refuse_random, varies
 from onnx_lowrank.validation.metric_check import check_metric
@@ -242,7 +244,21 @@ class Session:
 
     def _probed(self, calibrated: Calibrated) -> SensitivityState:
         state = probe(self.loaded, self.inventory, calibrated, self.options, self.clock, self.split.held_back)
-        return replace(state, curves=self._signed(state.curves, calibrated))
+        return self._in_formats(replace(state, curves=self._signed(state.curves, calibrated)))
+
+    def _in_formats(self, state: SensitivityState) -> SensitivityState:
+        """Return the state with options in all number formats that are allowed and run here."""
+        if not self.options.rounds:
+            return state
+        numbers = [number for number in FORMATS.values() if number.bits in self.options.bits]
+        unavailable = {number.name: refused(self.loaded.model, number, self.options.runtime) for number in numbers}
+        self._known["formats"] = tuple(f"{name} is not available: {why}" for name, why in unavailable.items() if why)
+        calibrated, outside = state.calibrated, self.inventory.part(bodies=False)
+        setup = CalibrationSetup(
+            self.loaded, calibrated.samples, outside, calibrated.objective, self.options, calibrated.observed,
+            calibrated.batch,
+        )  # fmt: skip
+        return in_formats(setup, state, [n for n in numbers if not unavailable[n.name]], self.clock)
 
     def collected_together(self, many: Sequence[Options], metric: Metric) -> list[Session]:
         """Return sessions with other options, collected at once: see `calibrate_together`."""
@@ -338,7 +354,9 @@ class Session:
             return loading
         narrow = narrow_notes(self.inventory, self.state.calibrated)
         rows = inventory_notes(self.inventory, self.split.calibration.feeds)
-        return (*loading, *narrow, *rows, *self.label_fits.notes, *self.state.calibrated.notes, self.state.source)
+        formats: tuple[str, ...] = self._known.get("formats", ())
+        known = self.state.calibrated.notes
+        return (*loading, *narrow, *rows, *self.label_fits.notes, *known, *formats, self.state.source)
 
     @property
     def warnings(self) -> tuple[str, ...]:

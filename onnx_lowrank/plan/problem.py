@@ -14,7 +14,7 @@ from onnx_lowrank.plan.knapsack import Solver, least_cost, relaxed, solve
 from onnx_lowrank.plan.tie_breaking import settled
 from onnx_lowrank.plan.two_budgets import within_all
 from onnx_lowrank.schemes import preference
-from onnx_lowrank.types import Array, Choice, Cost, Curve, Option, Plan, Ranks
+from onnx_lowrank.types import Array, Choice, Cost, Curve, Form, Option, Plan
 
 
 def amount(cost: Cost, resource: Resource) -> float:
@@ -70,11 +70,11 @@ class Problem:
     def ties(self) -> list[Tie]:
         """The options that all members of a shared input take, or none. Raises ValueError where a member lacks one."""
         places = {curve.site: group for group, curve in enumerate(self.curves)}
-        rows: dict[tuple[str, ...], dict[tuple[str, Ranks], dict[str, int]]] = {}
+        rows: dict[tuple[str, ...], dict[Form, dict[str, int]]] = {}
         for curve in self.curves:
             for index, option in enumerate(curve.options):
                 if option.shared_input:
-                    row = rows.setdefault(option.shared_input, {}).setdefault((option.scheme, option.ranks), {})
+                    row = rows.setdefault(option.shared_input, {}).setdefault(option.form, {})
                     row[curve.site] = index
         for shared, by_form in rows.items():
             if any(row.keys() != set(shared) for row in by_form.values()):

@@ -31,7 +31,7 @@ def settled(
     alike: dict[object, list[int]] = {}
     for site, (value, cost, curve) in enumerate(zip(values, costs, curves, strict=True)):
         if not any(option.shared_input for option in curve.options):
-            names = tuple((option.scheme, option.ranks) for option in curve.options)
+            names = tuple(option.form for option in curve.options)
             alike.setdefault((names, value.tobytes(), cost.tobytes()), []).append(site)
     for sites in alike.values():
         ordered = sorted((chosen[site] for site in sites), key=lambda pick: (-costs[sites[0]][0, pick], pick))

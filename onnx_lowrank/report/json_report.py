@@ -84,6 +84,7 @@ def _curve(curve: Curve) -> dict[str, Any]:
             {
                 "scheme": o.scheme,
                 "interpolative": o.form.interpolative,
+                "storage": o.form.storage,
                 "ranks": list(o.ranks),
                 "shared_input": list(o.shared_input),
                 "error": o.error,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from onnx_lowrank.types import Interval, Option
+from onnx_lowrank.types import DENSE, Interval, Option
 
 
 def count(value: float) -> str:
@@ -53,7 +53,7 @@ def shape(dims: tuple[int, ...]) -> str:
 
 def rank(option: Option) -> str:
     """Return the ranks of an option, 'dense' where it changes nothing."""
-    return "dense" if option.dense else "×".join(map(str, option.ranks))
+    return "dense" if option.scheme == DENSE else "×".join(map(str, option.ranks))
 
 
 def shorten(text: str, width: int) -> str:

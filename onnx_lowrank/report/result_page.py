@@ -25,7 +25,7 @@ from onnx_lowrank.report.tables import (
 )
 from onnx_lowrank.report.time_notes import time_notes
 from onnx_lowrank.results.result import Result
-from onnx_lowrank.types import Curve, Option
+from onnx_lowrank.types import DENSE, OWN, Curve, Option
 
 
 def render_result(result: Result) -> Iterator[RenderableType]:
@@ -95,9 +95,11 @@ def _sites_table(result: Result) -> Table:
 
 
 def _scheme(option: Option, numbered: Mapping[tuple[str, ...], int]) -> str:
+    storage = "" if option.form.storage == OWN else option.form.storage
+    name = option.scheme if option.scheme != DENSE else ""
     if option.shared_input:
-        return f"{option.scheme} #{numbered[option.shared_input]}"
-    return "" if option.dense else option.scheme
+        name = f"{option.scheme} #{numbered[option.shared_input]}"
+    return " ".join(part for part in (name, storage) if part)
 
 
 def _taken(result: Result) -> list[tuple[Curve | None, Option]]:

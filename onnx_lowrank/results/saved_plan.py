@@ -13,7 +13,7 @@ from onnx_lowrank.metrics.divergence import DivergenceKind
 from onnx_lowrank.options import LossObjective, Options, Sensitivity, Then
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.sensitivity.modes import mode_named
-from onnx_lowrank.types import Choice, Plan, Ranks
+from onnx_lowrank.types import OWN, Choice, Plan, Ranks
 
 FORMAT = "onnx-lowrank plan"
 VERSION = 2
@@ -25,7 +25,8 @@ OLDER_REFIT = 64
 class SavedChoice:
     """One factored weight; `shared_input`: the ids of all weights that share its first factor.
 
-    interpolative: see `Form`; older plans say nothing of it, and are repeated with plain factors.
+    interpolative, storage: see `Form`; older plans say nothing of them, and are repeated with plain factors as stored
+    as the weight.
     """
 
     site: str
@@ -35,12 +36,15 @@ class SavedChoice:
     ranks: Ranks
     shared_input: tuple[str, ...] = ()
     interpolative: bool = False
+    storage: str = OWN
 
     @staticmethod
     def of(choice: Choice, shape: tuple[int, ...]) -> SavedChoice:
         """Return the saved form of a choice for a weight of that shape."""
         form, together = choice.option.form, choice.option.shared_input
-        return SavedChoice(choice.site, choice.weight, shape, form.scheme, form.ranks, together, form.interpolative)
+        return SavedChoice(
+            choice.site, choice.weight, shape, form.scheme, form.ranks, together, form.interpolative, form.storage
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +161,8 @@ def _choice_json(choice: SavedChoice) -> dict[str, object]:
     }
     if choice.interpolative:
         content["interpolative"] = True
+    if choice.storage != OWN:
+        content["storage"] = choice.storage
     return content | ({"shared_input": list(choice.shared_input)} if choice.shared_input else {})
 
 
@@ -182,6 +188,7 @@ def read_plan(path: Path) -> SavedPlan:
                 tuple(int(n) for n in c["ranks"]),
                 tuple(str(member) for member in c.get("shared_input", ())),
                 bool(c.get("interpolative", False)),
+                str(c.get("storage", OWN)),
             )
             for c in content["choices"]
         )

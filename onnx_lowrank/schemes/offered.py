@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 
+from onnx_lowrank.cost import own_layout
 from onnx_lowrank.schemes.channelwise import Channelwise
 from onnx_lowrank.schemes.interpolative import interpolative_layout, stored_sides
 from onnx_lowrank.schemes.kernel_last import KernelLast
@@ -17,7 +18,7 @@ from onnx_lowrank.schemes.separable import Separable
 from onnx_lowrank.schemes.shared_factor import shared_sides
 from onnx_lowrank.schemes.svd import KernelFirst, Svd
 from onnx_lowrank.schemes.tucker import Tucker2
-from onnx_lowrank.types import SHARED, Form, Layout, Option, Ranks, SharedInput, SideName, Site
+from onnx_lowrank.types import DENSE, SHARED, Form, Layout, Option, Ranks, SharedInput, SideName, Site
 
 SCHEMES: tuple[Scheme, ...] = (Svd(), KernelFirst(), KernelLast(), Tucker2(), Separable(), Channelwise())
 """Every scheme, in the order in which ties are decided."""
@@ -78,6 +79,8 @@ def shared_form(shared: SharedInput, ranks: Ranks) -> Form:
 
 def layout_of(form: Form, site: Site) -> Layout:
     """Return the layout of what a form stores of a site, not computed. Raises KeyError for an unknown scheme."""
+    if form.scheme == DENSE:
+        return own_layout(site)
     able = site.identity if form.interpolative else ()
     return _layout(by_name(form.scheme), site.shape, site.groups, able, form.ranks)
 
@@ -88,5 +91,5 @@ def preference(option: Option) -> tuple[int, float, int, Ranks]:
     The shared first factor comes last; dense comes before all that costs as much.
     """
     names = [scheme.name for scheme in SCHEMES]
-    place = len(names) if option.scheme == SHARED else -1 if option.dense else names.index(option.scheme)
+    place = len(names) if option.scheme == SHARED else -1 if option.scheme == DENSE else names.index(option.scheme)
     return option.cost.parameters, option.cost.macs, place, option.ranks

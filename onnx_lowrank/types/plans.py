@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from onnx_lowrank.types.chains import Ranks
-from onnx_lowrank.types.forms import UNCHANGED, Form
+from onnx_lowrank.types.forms import OWN, UNCHANGED, Form
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,11 @@ class Choice:
         """The same choice with plain factors; its cost is that of the form that was chosen."""
         return replace(self, option=replace(self.option, form=replace(self.option.form, interpolative=False)))
 
+    @property
+    def own(self) -> Choice:
+        """The same choice with numbers stored as the weight's own; its cost is that of the form that was chosen."""
+        return replace(self, option=replace(self.option, form=replace(self.option.form, storage=OWN)))
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -144,6 +149,11 @@ class Plan:
     def plain(self) -> Plan:
         """The same plan with plain factors: the same products, whose stages are one node each."""
         return replace(self, choices=tuple(choice.plain for choice in self.choices))
+
+    @property
+    def own(self) -> Plan:
+        """The same plan with all numbers stored as the weights' own."""
+        return replace(self, choices=tuple(choice.own for choice in self.choices))
 
     @property
     def factored(self) -> tuple[Choice, ...]:

@@ -1,0 +1,179 @@
+"""What number formats lose: every option of a curve once more in each, with the loss of truncation and rounding.
+
+Rounding is one more change δ of a weight. Its inner product with the gradient is independent of what truncation does,
+so losses add; that of the weight itself and of a few ranks of every scheme is measured (`collection.responses`), and
+interpolated between. What is offered is what a budget of bytes may choose.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from onnx_lowrank.collection.responses import groups, responses
+from onnx_lowrank.collection.setup import CollectionSetup
+from onnx_lowrank.cost import format_bytes
+from onnx_lowrank.numerics.kronecker_metric import rises
+from onnx_lowrank.numerics.rounding import not_above
+from onnx_lowrank.progress import Progress
+from onnx_lowrank.schemes import Factors, layout_of, product, shared_layout
+from onnx_lowrank.sensitivity.calibrated import CalibrationSetup, SensitivityState
+from onnx_lowrank.sensitivity.decompose import shared_input_of
+from onnx_lowrank.sensitivity.gradient_mode import collection_setup
+from onnx_lowrank.sensitivity.substitution import stored_chain
+from onnx_lowrank.types import DENSE, SHARED, Array, Curve, FactorKey, NumberFormat, Option, SharedInput, Site
+from onnx_lowrank.weights.inventory import Inventory
+
+RANKS = 4
+"""Ranks of every scheme that are measured in each format, spread over all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rounded:
+    """What a format loses by rounding alone: loss, its standard error, and the relative error of the weight."""
+
+    loss: float
+    deviation: float
+    error: float
+
+
+def in_formats(
+    setup: CalibrationSetup,
+    state: SensitivityState,
+    numbers: Sequence[NumberFormat],
+    progress: Progress,
+) -> SensitivityState:
+    """Return a state whose curves have every option in every number format as well, without what another beats.
+
+    Only sites that a gradient reaches and that can be stored so. Options of a shared input are all kept, as others take
+    them, too. Terms between sites are left out.
+    """
+    work = _Work(setup.inventory, state.calibrated.decomposed.factors, shared_input_of(setup.inventory))
+    sites = {site.id: site for site in setup.inventory.sites}
+    reached = [curve for curve in state.curves if curve.site not in state.calibrated.fallback and curve.site in sites]
+    chosen: dict[str, list[tuple[NumberFormat, Option]]] = {}
+    for curve in reached:
+        offered = [number for number in setup.inventory.formats(sites[curve.site]) if number in numbers]
+        if offered:
+            chosen[curve.site] = [(number, option) for number in offered for option in _measured(curve)]
+    collection = collection_setup(setup, "joint")
+    batches = list(groups(collection, {site: len(picks) for site, picks in chosen.items()}))
+    rounded: dict[str, dict[NumberFormat, list[tuple[Option, Rounded]]]] = {}
+    scored = sum(map(len, collection.folds.scored))
+    with progress.step("rounding weights", max(len(batches), 1) * scored) as advance:
+        for group in batches:
+            rounded |= work.measured({site.id: chosen[site.id] for site in group}, sites, collection, advance)
+    curves = [
+        work.extended(curve, sites[curve.site], rounded[curve.site]) if curve.site in rounded else curve
+        for curve in state.curves
+    ]
+    return replace(state, calibrated=replace(state.calibrated, tails={}), curves=tuple(curves))
+
+
+def _measured(curve: Curve) -> Iterator[Option]:
+    """Yield the options of which rounding is measured: the weight itself, and some ranks of every scheme."""
+    yield curve.dense
+    for scheme in dict.fromkeys(option.scheme for option in curve.options[1:]):
+        own = [option for option in curve.options[1:] if option.scheme == scheme]
+        places = np.unique(np.linspace(0, len(own) - 1, min(len(own), RANKS)).round().astype(int))
+        yield from (own[place] for place in places)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Work:
+    inventory: Inventory
+    factors: Mapping[FactorKey, Factors]
+    shared: Mapping[str, SharedInput]
+
+    def measured(
+        self,
+        chosen: Mapping[str, Sequence[tuple[NumberFormat, Option]]],
+        sites: Mapping[str, Site],
+        collection: CollectionSetup,
+        advance: Callable[[int], None],
+    ) -> dict[str, dict[NumberFormat, list[tuple[Option, Rounded]]]]:
+        """Return site id -> format -> what was measured, of a group of sites."""
+        changes = {site: [self._change(sites[site], *pick) for pick in picks] for site, picks in chosen.items()}
+        found: dict[str, dict[NumberFormat, list[tuple[Option, Rounded]]]] = {}
+        for site, rows in responses(collection, changes, advance).items():
+            loss, deviation = rises(rows)
+            whole = float(np.square(self.inventory.stored(sites[site]), dtype=np.float64).sum())
+            by_format: dict[NumberFormat, list[tuple[Option, Rounded]]] = {}
+            for place, (number, option) in enumerate(chosen[site]):
+                error = float(np.square(changes[site][place], dtype=np.float64).sum()) / whole if whole else 0.0
+                lost = Rounded(float(loss[place]), float(deviation[place]), error)
+                by_format.setdefault(number, []).append((option, lost))
+            if np.isfinite(rows).all():
+                found[site] = by_format
+        return found
+
+    def _change(self, site: Site, number: NumberFormat, option: Option) -> Array:
+        """Return what rounding alone changes, float32."""
+        if option.scheme == DENSE:
+            chain = self.inventory.whole(site)
+        else:
+            made = replace(option, form=replace(option.form, storage=number.name))
+            chain = stored_chain(self.inventory, site, self.factors[site.id, option.scheme], made)
+        change = product(self.inventory.seen(site, chain, number.name)) - product(chain)
+        return np.asarray(change, np.float32)
+
+    def extended(
+        self, curve: Curve, site: Site, rounded: Mapping[NumberFormat, Sequence[tuple[Option, Rounded]]]
+    ) -> Curve:
+        """Return the curve with its options in the formats as well."""
+        more = [
+            self._in_format(site, option, number, known)
+            for number, known in rounded.items()
+            for option in curve.options
+            if any(other.scheme == option.scheme for other, _ in known)
+        ]
+        options = [*curve.options[1:], *more]
+        apart = [option for option in options if option.shared_input]
+        best = undominated([curve.dense, *(option for option in options if not option.shared_input)])
+        return replace(curve, options=(curve.dense, *(o for o in best if not o.dense), *apart))
+
+    def _in_format(
+        self, site: Site, option: Option, number: NumberFormat, known: Sequence[tuple[Option, Rounded]]
+    ) -> Option:
+        lost = _between(option, [(other, each) for other, each in known if other.scheme == option.scheme])
+        form = replace(option.form, storage=number.name)
+        if option.scheme == SHARED:
+            layout = shared_layout(self.shared[site.id], site.id, option.ranks)
+        else:
+            layout = layout_of(form, site)
+        stored = format_bytes(layout, number, looked_up=self.inventory.looks_up(site))
+        return replace(
+            option,
+            form=form,
+            cost=replace(option.cost, bytes=stored),
+            loss=option.loss + lost.loss,
+            deviation=math.hypot(option.deviation, lost.deviation),
+            error=min(option.error + lost.error, 1.0),
+        )
+
+
+def _between(option: Option, known: Sequence[tuple[Option, Rounded]]) -> Rounded:
+    """Return what rounding an option loses, by the options of its scheme that were measured, on their parameters."""
+    ordered = sorted(known, key=lambda pair: pair[0].cost.parameters)
+    sizes = [other.cost.parameters for other, _ in ordered]
+
+    def at(values: Sequence[float]) -> float:
+        return float(np.interp(option.cost.parameters, sizes, values))
+
+    return Rounded(
+        at([each.loss for _, each in ordered]),
+        at([each.deviation for _, each in ordered]),
+        at([each.error for _, each in ordered]),
+    )
+
+
+def undominated(options: Sequence[Option]) -> list[Option]:
+    """Return the options that no other beats in bytes and loss at once, by falling bytes."""
+    kept: list[Option] = []
+    for option in sorted(options, key=lambda o: (o.cost.bytes, o.loss, o.cost.macs)):
+        if not kept or not not_above(kept[-1].loss, option.loss):
+            kept.append(option)
+    return kept[::-1]
