@@ -14,8 +14,9 @@ from builders import elements, options
 import onnx_lowrank.demo as demo
 from onnx_lowrank.graph.model_io import load
 from onnx_lowrank.options import Compact, Gate, Lossless
-from onnx_lowrank.pipeline import DataSources, inspect, optimize
+from onnx_lowrank.pipeline import DataSources, apply, inspect, optimize
 from onnx_lowrank.results.result import Result
+from onnx_lowrank.results.saved_plan import SavedPlan
 
 MODEL = Path(demo.__file__).parent / "demo.onnx"
 SAMPLES = MODEL.parent / "samples.npz"
@@ -92,3 +93,28 @@ def test_what_inspect_says_of_the_demo_model():
     assert [row.site.weight for row in seen.rows][:2] == ["7.weight", "onnx::Conv_60"]
     assert 0.9 < seen.share < 1
     assert seen.bytes == MODEL.stat().st_size
+
+
+def test_ranks_and_bits_together_are_smaller_than_ranks_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    module = importlib.import_module("onnx_lowrank.pipeline.speed_goal")
+    real = module.interleaved
+    monkeypatch.setattr(module, "interleaved", lambda *a, **k: real(*a, **{**k, "seconds": 0.2}))
+    gate = Gate(max_drop=0.05, observed=True)
+    sizes = {}
+    for bits in ((32,), (4, 8, 32)):
+        path = tmp_path / f"{len(bits)}.onnx"
+        asked = options(rank_multiple=8, bits=bits)
+        result = optimize(MODEL, sources(), Compact(gate=gate, resource="bytes"), asked, output=path)
+        assert result.changed, result.reason
+        assert result.after.bytes == path.stat().st_size
+        for name, verdict in (("validation", result.verdict), ("test", result.test)):
+            assert verdict.candidate.estimate == pytest.approx(accuracy(path, name), abs=1e-9)
+        sizes[bits] = result.after.bytes
+    assert sizes[4, 8, 32] < 0.5 * sizes[32,]
+    saved = SavedPlan.of_result(result)
+    again = apply(
+        saved, MODEL, part("calibration"), asked, validation=part("validation"), output=tmp_path / "again.onnx"
+    )
+    assert {t.data_type for t in again.graph.initializer} & {onnx.TensorProto.INT8, onnx.TensorProto.INT4}
+    (one, other) = (load(path).graph.initializer for path in (path, tmp_path / "again.onnx"))
+    assert [tensor.SerializeToString() for tensor in one] == [tensor.SerializeToString() for tensor in other]

@@ -1,0 +1,116 @@
+"""Number formats in a model: the opset that they need, where their nodes stand, tables of which rows are looked up."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from builders import build, found_in, mlp, node, normal, run, value, weight
+
+from onnx_lowrank.errors import ModelError
+from onnx_lowrank.graph.model_io import main_opset
+from onnx_lowrank.options import Runtime
+from onnx_lowrank.passes.factorize import rewrite
+from onnx_lowrank.passes.unpack import raised, refused
+from onnx_lowrank.types import FORMATS, INT4, INT8, Choice, Cost, Form, Option, Plan
+
+CPU = Runtime(provider="cpu", threads=1)
+
+
+def stored_as(model: onnx.ModelProto, storage: str, *sites: int) -> onnx.ModelProto:
+    found = found_in(model)
+    chosen = [found.sites[i] for i in sites] or found.sites
+    choices = tuple(Choice(site.id, site.weight, Option(Form(storage=storage), Cost())) for site in chosen)
+    return rewrite(model, found, Plan(choices), {})
+
+
+def older(opset: int) -> onnx.ModelProto:
+    model = mlp([40, 36, 8], [None, None], 1)
+    model.opset_import[0].version = opset
+    return model
+
+
+@pytest.mark.parametrize(("opset", "storage", "expected"), [(12, "int8", 13), (17, "int8", 17), (17, "int4", 21)])
+def test_a_model_is_raised_to_the_opset_that_a_format_needs_and_no_further(opset: int, storage: str, expected: int):
+    model = older(opset)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "made by", "a test"
+    model.producer_name, model.doc_string = "tests", "a model"
+    made = stored_as(model, storage)
+    assert main_opset(made) == expected
+    assert main_opset(model) == opset
+    onnx.checker.check_model(made, full_check=True)
+    assert (made.graph.input, made.graph.output) == (model.graph.input, model.graph.output)
+    assert (made.producer_name, made.doc_string) == ("tests", "a model")
+    assert [(p.key, p.value) for p in made.metadata_props] == [("made by", "a test")]
+    x = normal([3, 40], 2)
+    (one,), (other,) = (list(run(each, {"x": x}).values()) for each in (model, made))
+    off = np.linalg.norm(one - other) / np.linalg.norm(one)
+    assert 1e-4 < off < (0.02 if storage == "int8" else 0.2)
+    assert [n.op_type for n in made.graph.node][:2] == ["DequantizeLinear"] * 2
+
+
+def test_where_no_format_is_chosen_the_opset_stays():
+    model = older(12)
+    assert main_opset(rewrite(model, found_in(model), Plan(()), {})) == 12
+
+
+def test_one_weight_in_a_format_leaves_the_others():
+    model = older(17)
+    made = stored_as(model, "int8", 1)
+    kinds = {tensor.name: tensor.data_type for tensor in made.graph.initializer}
+    first, second = found_in(model).sites
+    assert kinds[first.weight] == onnx.TensorProto.FLOAT
+    assert second.weight not in kinds
+    assert kinds[f"{second.weight}.int8"] == onnx.TensorProto.INT8
+
+
+def table(read_twice: bool) -> onnx.ModelProto:
+    nodes = [node("Gather", ["E", "x"], ["y"], "look")]
+    outputs = [value("y", ["n", 6])]
+    if read_twice:
+        nodes.append(node("ReduceMax", ["E"], ["m"], keepdims=0))
+        outputs.append(value("m", []))
+    ids = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.INT64, ["n"])
+    return build(nodes, [ids], outputs, {"E": weight((50, 6), 1)})
+
+
+def test_rows_of_a_table_are_looked_up_before_they_are_unpacked():
+    model = table(read_twice=False)
+    made = stored_as(model, "int8")
+    assert [n.op_type for n in made.graph.node] == ["Gather", "Gather", "Cast", "Mul"]
+    onnx.checker.check_model(made, full_check=True)
+    x = np.array([3, 0, 49, -1])
+    (one,), (other,) = (list(run(each, {"x": x}).values()) for each in (model, made))
+    assert 0 < np.abs(one - other).max() <= np.abs(one).max() / 127
+
+
+def test_both_formats_run_here():
+    assert {name: refused(older(17), number, CPU) for name, number in FORMATS.items()} == {"int8": "", "int4": ""}
+
+
+def test_a_kernel_that_is_not_there_or_computes_something_else_is_told(monkeypatch: pytest.MonkeyPatch):
+    def missing(*args: object, **kwargs: object) -> None:
+        raise ModelError("onnxruntime cannot load the model: no kernel")
+
+    monkeypatch.setattr("onnx_lowrank.passes.unpack.Runner", missing)
+    assert refused(older(17), INT4, CPU) == "onnxruntime cannot load the model: no kernel"
+
+    class Wrong:
+        def __init__(self, model: onnx.ModelProto, **kwargs: object) -> None:
+            pass
+
+        def run(self, feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {"y": np.zeros((1, 64), np.float32)}
+
+    monkeypatch.setattr("onnx_lowrank.passes.unpack.Runner", Wrong)
+    assert refused(older(17), INT4, CPU) == "it computes something else (100.0% off)"
+
+
+def test_what_onnx_cannot_convert_is_one_line():
+    model = older(17)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    with pytest.raises(ModelError, match=r"onnx cannot bring the model from opset 17 to 21: .*NoSuchOperator"):
+        raised(model, 21)
+    assert raised(model, 13) is model
+    assert (INT8.high, INT4.high) == (127, 7)
