@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 
 from benchmarks import workbench as wb
-from benchmarks.beyond_page import CELL, FALSE, SIZES, body, draw, kind_of
+from benchmarks.beyond_page import CELL, FALSE, RIVAL, SIZES, body, draw, kind_of
 from benchmarks.lines import Line
 from benchmarks.parts import Cell, Part
 from benchmarks.scores import Scores, compared
@@ -153,10 +153,18 @@ def _measure(bench: Workbench) -> Line:
     data["pruned"] = contest.pruned()
     for size in SIZES:
         data[f"pruned {size:g}"] = contest.pruned(size)
-    for rival in RIVALS:
-        path = bench.entry.model.parent / f"{rival}.onnx"
-        data[rival] = contest.on_test(path) if path.exists() else None
     return data
+
+
+def _rivals(bench: Workbench) -> Line:
+    """Return what else is done about noise, as far as it was trained."""
+    test = bench.samples(bench.entry.tests[0])
+    original = Scores.of(bench.original, test)
+    paths = {name: bench.entry.model.parent / f"{name}.onnx" for name in RIVALS}
+    return {
+        name: compared(original, Scores.of(bench.runner(path), test)) if path.exists() else None
+        for name, path in paths.items()
+    }
 
 
 def _draws(bench: Workbench) -> Line:
@@ -217,7 +225,8 @@ def _simulated(bench: Workbench) -> Line:
 def _cells(model: str, quick: bool) -> list[Cell]:
     if model == SIMULATED:
         return [Cell(FALSE, _simulated)]
-    return [Cell(CELL, _measure), *([Cell(FALSE, _draws)] if kind_of(model)[1] in CLEAN else [])]
+    rivals = [Cell(RIVAL, _rivals, lambda data: None in data.values())] if "-" in model else []  # zoo models have none
+    return [Cell(CELL, _measure), *rivals, *([Cell(FALSE, _draws)] if kind_of(model)[1] in CLEAN else [])]
 
 
 OWN = {SIMULATED: partial(stand_in, SIMULATED, "simulated 1")}

@@ -15,7 +15,7 @@ from benchmarks.wording import table
 
 SIZES = (0.3, 0.1)
 """Shares of the factorable parameters that are kept at most: −70 and −90 %."""
-CELL, FALSE = "search", "draws"
+CELL, RIVAL, FALSE = "search", "rivals", "draws"
 COLUMNS = {
     "ours": "ours", "truncation": "truncation", "truncation 0.3": "−70 %", "truncation 0.1": "−90 %",
     "last layer": "last layer", "svd": "SVD", "whitened": "whitened SVD", "pruned": "pruned", "early": "early stop",
@@ -36,7 +36,9 @@ LEAST = 6.0
 
 
 def body(lines: Sequence[Line], setting: Setting) -> list[str]:
-    cells = {name: each[CELL] for name, each in cells_of(lines, "beyond").items() if CELL in each}
+    cells = {
+        name: {**each[CELL], **each.get(RIVAL, {})} for name, each in cells_of(lines, "beyond").items() if CELL in each
+    }
     groups: dict[tuple[str, str], list[Line]] = {}
     for name, data in sorted(cells.items()):
         kind, what = kind_of(name)

@@ -36,9 +36,11 @@ def test_networks_are_found_with_their_sets(bench: Bench, tmp_path: Path) -> Non
 def test_seeds_share_a_row_and_what_was_found_is_listed(bench: Bench) -> None:
     nothing = {**DATA, "ours": {"reason": "nothing could be certified", "changed": False, "n": 50}}
     lines = [raw("beyond", "mlp-noise20-s0", "search", DATA), raw("beyond", "mlp-noise20-s1", "search", nothing)]
-    text = page_of(bench, "beyond", [*lines, raw("beyond", "vit", "search", DATA)])
+    rivals = raw("beyond", "mlp-noise20-s0", "rivals", {"early": GAIN, "decay": GAIN})
+    text = page_of(bench, "beyond", [*lines, rivals, raw("beyond", "vit", "search", DATA)])
     row = rows_of(text, "| noise20")[0]
     assert "| 2 | 0.7000 | +2.0 [0.0, 5.0] | +4.0 [3.0, 5.0] | – |" in row
+    assert row.rstrip().endswith("| +4.0 [3.0, 5.0] | +4.0 [3.0, 5.0] |")  # the decay is known of one seed
     assert rows_of(text, "| mlp-noise20-s0")[0].startswith("| mlp-noise20-s0 | inputs, 10% | 10 % | better by at least")
     assert rows_of(text, "| mlp-noise20-s1 | – | – | nothing could be certified | – |")
     assert "## networks of the zoo, as they are" in text
