@@ -24,11 +24,11 @@ from onnx_lowrank.ops import Call, StagePosition, first_output, write_chain
 from onnx_lowrank.passes.absorb_orders import absorb_orders
 from onnx_lowrank.passes.free_orders import FreeOrders
 from onnx_lowrank.passes.placement import Placed, placed, placed_together
-from onnx_lowrank.passes.unpack import unpacked
+from onnx_lowrank.passes.unpack import InFormat, in_formats
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.types import DENSE, FORMATS, OWN, Array, Chain, Form, Option, Plan, SideName, Site, Stage
 from onnx_lowrank.weights.inventory import Inventory
-from onnx_lowrank.weights.storage import Storage, Stored
+from onnx_lowrank.weights.storage import Storage, Stored, stored_axes
 from onnx_lowrank.weights.transforms import tensor_of
 
 SUBNORMAL_CUTOFF = 1e-20
@@ -70,17 +70,14 @@ def rewrite(
     _remove_dead(rewritten, {choice.weight for choice in plan.factored} | new.folded)
     _store(rewritten, new.tensors)
     made = absorb_orders(rewritten, new.orders)[0]
-    needed = max(
-        (FORMATS[c.option.form.storage].opset for c in plan.factored if c.option.form.storage != OWN), default=0
-    )
-    return unpacked(made, new.unpacking, needed) if needed else made
+    return in_formats(made, new.formats) if new.formats else made
 
 
 @dataclass(frozen=True, eq=False)
 class _New:
     """What is written for a model. nodes: body -> output of the node that they replace -> the new ones; first: those to
     come before all others. folded: the biases that are now part of factors' own. orders: Gathers that neighbours can do
-    without. unpacking: what is stored in a number format.
+    without. formats: factors to be stored in a number format.
     """
 
     model: onnx.ModelProto
@@ -92,7 +89,7 @@ class _New:
     tensors: list[onnx.TensorProto] = field(default_factory=list)
     folded: set[str] = field(default_factory=set)
     orders: list[str] = field(default_factory=list)
-    unpacking: list[Stored] = field(default_factory=list)
+    formats: dict[str, InFormat] = field(default_factory=dict)
 
     @cached_property
     def free(self) -> FreeOrders:
@@ -123,10 +120,11 @@ def _write(site: Site, chain: Chain, new: _New, form: Form) -> None:
         position: StagePosition = "first" if index == 0 else "last" if index == len(stages) - 1 else "inner"
         hint = f"{site.weight}.lowrank{index}"
         if len(stages) == 1:
-            position, hint = "whole", f"{site.weight}.{form.storage}"
-        stored = _stored(site, new, stage, position, hint, new.inventory.storage(site, form.storage, index))
+            position, hint = "whole", f"{site.weight}.whole"
+        stored = _stored(site, new, stage, position, hint, form, index)
         named.append((stage, stored.name))
-        before.extend(_kept(stored, new, form))
+        new.tensors.extend(stored.tensors)
+        before.extend(stored.nodes)
     if site.body:  # bodies read what the main graph makes
         new.first.extend(before)
         before = []
@@ -139,16 +137,8 @@ def _write(site: Site, chain: Chain, new: _New, form: Form) -> None:
         # the nodes that unpack factors stand before the first
         new.nodes.setdefault(body, {})[call.output] = [*before, *written.nodes]
         before = []
-        new.tensors.extend(_constant(array, storage, name) for name, array in written.extra.items())
-
-
-def _kept(stored: Stored, new: _New, form: Form) -> Sequence[onnx.NodeProto]:
-    """Keep a stage's tensors, and return the nodes that give it; of a number format they come first in the graph."""
-    if form.storage != OWN:
-        new.unpacking.append(stored)
-        return ()
-    new.tensors.extend(stored.tensors)
-    return stored.nodes
+        own = new.inventory.sources[site.id].storage
+        new.tensors.extend(_constant(array, own, name) for name, array in written.extra.items())
 
 
 def _placed(site: Site, chain: Chain, new: _New, storage: Storage) -> Placed:
@@ -165,11 +155,19 @@ def _placed(site: Site, chain: Chain, new: _New, storage: Storage) -> Placed:
     return made
 
 
-def _stored(site: Site, new: _New, stage: Stage, position: StagePosition, hint: str, storage: Storage) -> Stored:
+def _stored(site: Site, new: _New, stage: Stage, position: StagePosition, hint: str, form: Form, index: int) -> Stored:
+    """Return a factor as the weight itself is stored; one of a number format is noted, to be rounded at the end."""
     call = new.inventory.calls[site.id][0]
     layout = partial(call.stored, position=position)
     clean = replace(stage, weight=_without_subnormals(stage.weight))
-    return storage.store(clean, layout, hint, new.names)
+    stored = new.inventory.sources[site.id].storage.store(clean, layout, hint, new.names)
+    if form.storage != OWN:
+        order = stored_axes(clean, layout)
+        if order is None:
+            raise PlanError(f"the plan stores {site.weight!r} as {form.storage!r}, and its channels are on no one axis")
+        axis = new.inventory.storage(site, form.storage, index).channels
+        new.formats[stored.tensors[0].name] = InFormat(FORMATS[form.storage], order, axis)
+    return stored
 
 
 def _constant(array: Array, storage: Storage, name: str) -> onnx.TensorProto:
@@ -205,17 +203,18 @@ def _write_shared(sites: Sequence[Site], chains: Sequence[Chain], new: _New, for
     able = sites[0] if form.interpolative else replace(sites[0], identity=())
     chains, free = placed_together(chains, able, storage, narrow=new.narrow)
     stages = _settled_together(storage, chains)
-    first = _stored(sites[0], new, stages[0], "first", f"{sites[0].weight}.shared", storage)
-    before, inner = list(_kept(first, new, form)), ""
+    first = _stored(sites[0], new, stages[0], "first", f"{sites[0].weight}.shared", form, 0)
+    new.tensors.extend(first.tensors)
+    before, inner = list(first.nodes), ""
     for site, stage in zip(sites, stages[1:], strict=True):
         call = new.inventory.calls[site.id][0]
-        storage = new.inventory.storage(site, form.storage)
-        own = _stored(site, new, stage, "last", f"{site.weight}.lowrank1", storage)
-        nodes = _kept(own, new, form)
+        own = _stored(site, new, stage, "last", f"{site.weight}.lowrank1", form, 1)
+        new.tensors.extend(own.tensors)
         written = write_chain(call, [(stages[0], first.name), (stage, own.name)], new.names, free=free, inner=inner)
         inner = written.inner
-        new.nodes.setdefault(site.body, {})[call.output] = [*before, *nodes, *written.nodes]
+        new.nodes.setdefault(site.body, {})[call.output] = [*before, *own.nodes, *written.nodes]
         before = []
+        storage = new.inventory.sources[site.id].storage
         new.tensors.extend(_constant(array, storage, name) for name, array in written.extra.items())
 
 

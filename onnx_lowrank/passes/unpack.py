@@ -1,12 +1,14 @@
 """Weights in a number format: the nodes that make floats of them, and the opset that has these nodes.
 
-What is unpacked depends on constants alone, so its nodes come first. A model of an older opset is raised while what is
-unpacked is still missing: as inputs, since the converter does not know integers of four bits.
+Weights are rounded in a graph that is otherwise done: what neighbours have taken in another order is rounded in that
+order. What is unpacked depends on constants alone, so its nodes come first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,8 +18,10 @@ from onnx_lowrank.graph.model_io import main_opset
 from onnx_lowrank.graph.names import Fresh, all_names
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner, first_line
-from onnx_lowrank.types import NumberFormat, Stage
-from onnx_lowrank.weights.storage import Storage, Stored
+from onnx_lowrank.types import NumberFormat
+from onnx_lowrank.weights.integer_grid import Grid
+from onnx_lowrank.weights.storage import Storage, packed
+from onnx_lowrank.weights.transforms import read
 
 LARGEST_OFF = 0.05
 """Some kernels round what they read to 8 bits as well; more than this is no rounding."""
@@ -42,58 +46,94 @@ def raised(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     return converted
 
 
+@dataclass(frozen=True, slots=True)
+class InFormat:
+    """How a stored tensor is to be rounded. order: for every axis of it, that of (out, in, *spatial); channels: the one
+    of those that has scales, a number each or a block of neighbours each.
+    """
+
+    number: NumberFormat
+    order: tuple[int, ...]
+    channels: int
+
+
 def refused(model: onnx.ModelProto, number: NumberFormat, runtime: Runtime) -> str:
     """Return why a number format does not run here, "" where it does: found out by running it, in the model's opset."""
     opset = max(main_opset(model), number.opset)
     width = 2 * max(number.block, 16)
     weight = np.linspace(-1, 1, width**2, dtype=np.float32).reshape(width, width)
-    storage = Storage(int(onnx.TensorProto.FLOAT)).in_format(number)
-    stored = storage.store(Stage(weight), lambda stage: stage.weight, "w", lambda hint: hint)
     value = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
-        [*stored.nodes, onnx.helper.make_node("MatMul", ["x", stored.name], ["y"])],
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])],
         number.name,
         [value("x", onnx.TensorProto.FLOAT, [1, width])],
         [value("y", onnx.TensorProto.FLOAT, [1, width])],
-        list(stored.tensors),
+        [onnx.numpy_helper.from_array(weight, "w")],
     )
-    opsets = [onnx.helper.make_opsetid("", opset)]
-    tried = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSIONS[number.opset])
+    tried = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
     x = np.linspace(0, 1, width, dtype=np.float32)[None]
+    expected = x @ Storage(int(onnx.TensorProto.FLOAT)).in_format(number).rounded(weight.T).T
     try:
-        found = Runner(tried, runtime=runtime).run({"x": x})["y"]
+        rounded = in_formats(tried, {"w": InFormat(number, (1, 0), 1 if number.block else 0)})
+        found = Runner(rounded, runtime=runtime).run({"x": x})["y"]
         raised(model, number.opset)
     except (ModelError, RuntimeProblem) as error:
         return str(error)
-    expected = x @ storage.rounded(weight)
     off = float(np.abs(found - expected).max()) / float(np.abs(expected).max())
     return f"it computes something else ({off:.1%} off)" if off > LARGEST_OFF else ""
 
 
-def unpacked(model: onnx.ModelProto, stored: Sequence[Stored], opset: int) -> onnx.ModelProto:
-    """Return the model, in `opset` or later, with the nodes that make `stored` floats in front of all others."""
-    missing = [_value(each) for each in stored]
-    if main_opset(model) < opset:
-        model.graph.input.extend(missing)
-        model = raised(model, opset)
-        names = {value.name for value in missing}
-        for value in [value for value in model.graph.input if value.name in names]:
-            model.graph.input.remove(value)
-    nodes = [node for each in stored for node in each.nodes]
-    nodes += [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    model.graph.initializer.extend(tensor for each in stored for tensor in each.tensors)
+def in_formats(model: onnx.ModelProto, chosen: Mapping[str, InFormat]) -> onnx.ModelProto:
+    """Return the model with these initializers as integers and scales, and nodes that give floats of their names.
+
+    It is raised to the opset that the formats need. Raises ModelError where onnx cannot do that.
+    """
+    opset = max(each.number.opset for each in chosen.values())
+    model = raised(model, opset)
+    fresh, tensors, nodes = Fresh(all_names(model)), list[onnx.TensorProto](), list[onnx.NodeProto]()
+    for tensor in model.graph.initializer:
+        how = chosen.get(tensor.name)
+        if how is None:
+            tensors.append(tensor)
+            continue
+        made, unpacking = _rounded(tensor, how, fresh)
+        tensors.extend(made)
+        nodes.extend(unpacking)
+    others = [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node]
+    kept = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in tensors]
+    for value in [value for value in model.graph.input if value.name in chosen]:  # before IR 4
+        model.graph.input.remove(value)
+    for entries, new in ((model.graph.node, [*nodes, *others]), (model.graph.initializer, kept)):
+        del entries[:]
+        entries.extend(new)
     model.ir_version = max(model.ir_version, IR_VERSIONS[opset])
-    return _rows_looked_up(model, {each.name for each in stored})
+    return _rows_looked_up(model, chosen)
 
 
-def _value(stored: Stored) -> onnx.ValueInfoProto:
-    """Return the type and shape of what a stored factor is unpacked to."""
-    kinds = {node.op_type: node for node in stored.nodes}
-    cast = kinds.get("Cast")
-    elem = int(cast.attribute[0].i) if cast is not None else int(onnx.TensorProto.FLOAT)
-    return onnx.helper.make_tensor_value_info(stored.name, elem, list(stored.tensors[0].dims))
+def _rounded(
+    tensor: onnx.TensorProto, how: InFormat, fresh: Fresh
+) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
+    """Return integers and scales, and the nodes that give a tensor of the old name and type."""
+    storage = Storage(int(tensor.data_type)).in_format(how.number, how.channels)
+    grid = Grid.symmetric(how.number, how.channels)
+    weight = np.transpose(read(tensor), np.argsort(how.order))
+    integers = grid.quantised(weight)
+    scale = np.asarray(integers.scale, np.float32)
+    attributes = dict[str, Any](axis=how.order.index(how.channels))
+    if how.number.block:
+        scale = np.ascontiguousarray(np.transpose(scale, how.order))
+        attributes["block_size"] = how.number.block
+    names = [fresh(f"{tensor.name}.{how.number.name}"), fresh(f"{tensor.name}.scale")]
+    stored = [
+        packed(np.transpose(integers.q, how.order), storage.elem, names[0]),
+        onnx.numpy_helper.from_array(scale, names[1]),
+    ]
+    single = tensor.name if not storage.casts else fresh(f"{tensor.name}.single")
+    nodes = [onnx.helper.make_node("DequantizeLinear", names, [single], f"{tensor.name}.unpacked", **attributes)]
+    nodes += [
+        onnx.helper.make_node("Cast", [single], [tensor.name], f"{tensor.name}.cast", to=elem) for elem in storage.casts
+    ]
+    return stored, nodes
 
 
 def _rows_looked_up(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:

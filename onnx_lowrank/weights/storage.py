@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.types import Array, Chain, NumberFormat, Stage
-from onnx_lowrank.weights.integer_grid import Grid, Integers
+from onnx_lowrank.weights.integer_grid import Grid
 from onnx_lowrank.weights.transforms import as_type, tensor_of
 
 ITEMSIZES = {
@@ -80,6 +80,11 @@ class Storage:
         casts = () if self.arrives == single else (self.arrives,)
         return Storage(elem, casts, Grid.symmetric(number, axis), single)
 
+    @property
+    def channels(self) -> int:
+        """The axis of (out, in, *spatial) that has scales: a channel each, or a block of so many neighbours each."""
+        return 1 if self.grid is not None and self.grid.block else self.grid.axis or 0 if self.grid is not None else 0
+
     def settled(self, chain: Chain) -> Chain:
         """Return the chain as it is to be stored: balanced where the type is narrow."""
         if not self.narrow:
@@ -123,8 +128,6 @@ class Storage:
     ) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
         """Return integers, scales and zero points, and the node that makes numbers of them."""
         integers = grid.quantised(stage.weight)
-        if grid.bare:
-            return self._bare(grid, integers, stage, layout, hint, names)
         kind = onnx.helper.tensor_dtype_to_np_dtype(self.elem)
         inputs = [names(hint), names(f"{hint}.scale"), names(f"{hint}.zero")]
         tensors = [
@@ -137,24 +140,6 @@ class Storage:
             shape = [2 if axis == grid.axis else 1 for axis in range(stage.weight.ndim)]
             attributes["axis"] = layout(Stage(np.zeros(shape), stage.owns)).shape.index(2)
         output = names(f"{hint}.float")
-        return tensors, [onnx.helper.make_node("DequantizeLinear", inputs, [output], output, **attributes)]
-
-    def _bare(
-        self, grid: Grid, integers: Integers, stage: Stage, layout: Laying, hint: str, names: Callable[[str], str]
-    ) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
-        """Return integers and scales without zero points, one scale a channel or a block."""
-        order = stored_axes(stage, layout)
-        if order is None:
-            raise ValueError(f"{hint}: channels of {stage.weight.shape} are no axis of what is stored")
-        scale, attributes = integers.scale, dict[str, Any](axis=order.index(1 if grid.block else grid.axis or 0))
-        if grid.block:
-            scale = np.transpose(scale, order)
-            attributes["block_size"] = grid.block
-        inputs, output = [names(hint), names(f"{hint}.scale")], names(f"{hint}.float")
-        tensors = [
-            packed(layout(replace(stage, weight=integers.q)), self.elem, inputs[0]),
-            tensor_of(scale, self.scale, inputs[1]),
-        ]
         return tensors, [onnx.helper.make_node("DequantizeLinear", inputs, [output], output, **attributes)]
 
 

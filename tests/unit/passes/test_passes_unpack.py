@@ -62,7 +62,7 @@ def test_one_weight_in_a_format_leaves_the_others():
     first, second = found_in(model).sites
     assert kinds[first.weight] == onnx.TensorProto.FLOAT
     assert second.weight not in kinds
-    assert kinds[f"{second.weight}.int8"] == onnx.TensorProto.INT8
+    assert kinds[f"{second.weight}.whole.int8"] == onnx.TensorProto.INT8
 
 
 def table(read_twice: bool) -> onnx.ModelProto:
