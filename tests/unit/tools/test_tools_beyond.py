@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from tools_lines import page_of, raw, rows_of
 
 Bench = Callable[[str], Any]
@@ -63,6 +64,7 @@ def test_false_claims_have_a_table(bench: Bench) -> None:
 
 
 def test_accuracy_against_size_is_drawn_where_it_was_measured(bench: Bench, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
     curve = [
         {"name": name, "size": size, "kept": size - 0.01, "basis": "inputs", "gain": [gain, gain - 0.01, gain + 0.01]}
         for name, gain in (("ours", 0.03), ("svd", -0.2))
