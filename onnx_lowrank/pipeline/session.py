@@ -13,7 +13,6 @@ from onnx_lowrank.latency import Stopwatch
 from onnx_lowrank.metrics import CrossEntropy, Metric, choose_metric
 from onnx_lowrank.metrics.divergence import DivergenceKind
 from onnx_lowrank.options import REFITTED, Gate, Options, Resource, Then
-from onnx_lowrank.passes.unpack import refused
 from onnx_lowrank.pipeline.label_fits import LabelFits
 from onnx_lowrank.pipeline.loaded_model import (
     DataSources,
@@ -26,6 +25,7 @@ from onnx_lowrank.pipeline.loaded_model import (
     refuse_impossible,
 )
 from onnx_lowrank.pipeline.notes import inventory_notes, loading_notes, narrow_notes, untimed_note
+from onnx_lowrank.pipeline.number_formats import with_formats
 from onnx_lowrank.pipeline.post_quantize import PostQuantizer
 from onnx_lowrank.pipeline.refit import refitted
 from onnx_lowrank.pipeline.refit_check import loses_less
@@ -36,11 +36,10 @@ from onnx_lowrank.progress import Clock, Progress, Silent
 from onnx_lowrank.results.parts import Trial
 from onnx_lowrank.samples import Samples, Split
 from onnx_lowrank.schemes import Factors
-from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup, SensitivityState
+from onnx_lowrank.sensitivity.calibrated import Calibrated, SensitivityState
 from onnx_lowrank.sensitivity.continuation import go_on
 from onnx_lowrank.sensitivity.measure import calibrate, calibrate_together, kind_of, probe
-from onnx_lowrank.sensitivity.rounding import in_formats
-from onnx_lowrank.types import FORMATS, Choice, Curve, FactorKey, Plan
+from onnx_lowrank.types import Choice, Curve, FactorKey, Plan
 from onnx_lowrank.validation import Judge
 from onnx_lowrank.validation.determinism import refuse_random, varies
 from onnx_lowrank.validation.metric_check import check_metric
@@ -250,15 +249,9 @@ class Session:
         """Return the state with options in all number formats that are allowed and run here."""
         if not self.options.rounds:
             return state
-        numbers = [number for number in FORMATS.values() if number.bits in self.options.bits]
-        unavailable = {number.name: refused(self.loaded.model, number, self.options.runtime) for number in numbers}
-        self._known["formats"] = tuple(f"{name} is not available: {why}" for name, why in unavailable.items() if why)
-        calibrated, outside = state.calibrated, self.inventory.part(bodies=False)
-        setup = CalibrationSetup(
-            self.loaded, calibrated.samples, outside, calibrated.objective, self.options, calibrated.observed,
-            calibrated.batch,
-        )  # fmt: skip
-        return in_formats(setup, state, [n for n in numbers if not unavailable[n.name]], self.clock)
+        made, notes = with_formats(self.loaded, self.inventory, self.options, state, self.clock)
+        self._known["formats"] = notes
+        return made
 
     def collected_together(self, many: Sequence[Options], metric: Metric) -> list[Session]:
         """Return sessions with other options, collected at once: see `calibrate_together`."""

@@ -104,7 +104,7 @@ def test_bits_are_for_bytes(goal: Compact | Lossless):
 
 
 def test_a_format_that_does_not_run_here_is_left_out_and_told(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("onnx_lowrank.pipeline.session.refused", lambda model, number, runtime: "no kernel")
+    monkeypatch.setattr("onnx_lowrank.pipeline.number_formats.refused", lambda model, number, runtime: "no kernel")
     model, x = mlp([48, 64, 10], [24, None], 3), normal([60, 48], 1)
     one = Session.of(model, DataSources(data={"x": x}), options(rank_multiple=8, bits=BITS))
     result = meet_goal(one, Compact(resource="bytes", gate=Gate(max_drop=1.0, observed=True)), dry_run=True)

@@ -1,0 +1,27 @@
+"""`--bits`: the formats that run here, and curves that have every option in each of them as well."""
+
+from __future__ import annotations
+
+from onnx_lowrank.options import Options
+from onnx_lowrank.passes.unpack import refused
+from onnx_lowrank.pipeline.loaded_model import LoadedModel
+from onnx_lowrank.progress import Progress
+from onnx_lowrank.sensitivity.calibrated import CalibrationSetup, SensitivityState
+from onnx_lowrank.sensitivity.rounding import in_formats
+from onnx_lowrank.types import FORMATS
+from onnx_lowrank.weights.inventory import Inventory
+
+
+def with_formats(
+    loaded: LoadedModel, inventory: Inventory, options: Options, state: SensitivityState, progress: Progress
+) -> tuple[SensitivityState, tuple[str, ...]]:
+    """Return the state with options in all number formats that are asked for and run here, and a note on each other."""
+    asked = [number for number in FORMATS.values() if number.bits in options.bits]
+    unavailable = {number.name: refused(loaded.model, number, options.runtime) for number in asked}
+    notes = tuple(f"{name} is not available: {why}" for name, why in unavailable.items() if why)
+    calibrated = state.calibrated
+    setup = CalibrationSetup(
+        loaded, calibrated.samples, inventory.part(bodies=False), calibrated.objective, options, calibrated.observed,
+        calibrated.batch,
+    )  # fmt: skip
+    return in_formats(setup, state, [number for number in asked if not unavailable[number.name]], progress), notes
