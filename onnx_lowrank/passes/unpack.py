@@ -16,6 +16,7 @@ import onnx
 from onnx_lowrank.errors import ModelError, RuntimeProblem
 from onnx_lowrank.graph.model_io import main_opset
 from onnx_lowrank.graph.names import Fresh, all_names
+from onnx_lowrank.graph.traversal import reads
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner, first_line
 from onnx_lowrank.types import NumberFormat
@@ -144,13 +145,15 @@ def _rows_looked_up(model: onnx.ModelProto, names: Collection[str]) -> onnx.Mode
     """
     made = {n.output[0]: n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.output[0] in names}
     gathers = [node for node in model.graph.node if node.op_type == "Gather" and node.input[0] in made]
-    others = {name for node in model.graph.node if node.op_type != "Gather" for name in node.input}
+    others = {
+        name for node in model.graph.node for name in (reads(node) if node.op_type != "Gather" else node.input[1:])
+    }
     tables = {node.input[0] for node in gathers} - others
     if not tables:
         return model
     fresh, nodes = Fresh(all_names(model)), list[onnx.NodeProto]()
     for node in model.graph.node:
-        if node.output[0] in tables:
+        if not tables.isdisjoint(node.output):
             continue
         table = made.get(node.input[0]) if node.op_type == "Gather" and node.input[0] in tables else None
         nodes.extend([node] if table is None else _looked_up(node, table, fresh))

@@ -11,7 +11,7 @@ from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.model_io import main_opset
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.passes.factorize import rewrite
-from onnx_lowrank.passes.unpack import raised, refused
+from onnx_lowrank.passes.unpack import InFormat, in_formats, raised, refused
 from onnx_lowrank.types import FORMATS, INT4, INT8, Choice, Cost, Form, Option, Plan
 
 CPU = Runtime(provider="cpu", threads=1)
@@ -65,24 +65,25 @@ def test_one_weight_in_a_format_leaves_the_others():
     assert kinds[f"{second.weight}.whole.int8"] == onnx.TensorProto.INT8
 
 
-def table(read_twice: bool) -> onnx.ModelProto:
-    nodes = [node("Gather", ["E", "x"], ["y"], "look")]
-    outputs = [value("y", ["n", 6])]
-    if read_twice:
-        nodes.append(node("ReduceMax", ["E"], ["m"], keepdims=0))
-        outputs.append(value("m", []))
-    ids = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.INT64, ["n"])
-    return build(nodes, [ids], outputs, {"E": weight((50, 6), 1)})
-
-
 def test_rows_of_a_table_are_looked_up_before_they_are_unpacked():
-    model = table(read_twice=False)
+    ids = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.INT64, ["n"])
+    model = build([node("Gather", ["E", "x"], ["y"], "look")], [ids], [value("y", ["n", 6])], {"E": weight((50, 6), 1)})
     made = stored_as(model, "int8")
     assert [n.op_type for n in made.graph.node] == ["Gather", "Gather", "Cast", "Mul"]
     onnx.checker.check_model(made, full_check=True)
     x = np.array([3, 0, 49, -1])
     (one,), (other,) = (list(run(each, {"x": x}).values()) for each in (model, made))
     assert 0 < np.abs(one - other).max() <= np.abs(one).max() / 127
+
+
+def test_a_table_that_others_read_as_well_is_unpacked_whole():
+    ids = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.INT64, ["n"])
+    nodes = [node("Gather", ["E", "x"], ["y"], "look"), node("ReduceMax", ["E"], ["m"], keepdims=0)]
+    model = build(nodes, [ids], [value("y", ["n", 6]), value("m", [])], {"E": weight((50, 6), 1)})
+    made = in_formats(model, {"E": InFormat(INT8, (1, 0), 1)})
+    assert [n.op_type for n in made.graph.node] == ["DequantizeLinear", "Gather", "ReduceMax"]
+    onnx.checker.check_model(made, full_check=True)
+    assert run(made, {"x": np.array([1])})["y"].shape == (1, 6)
 
 
 def test_both_formats_run_here():
