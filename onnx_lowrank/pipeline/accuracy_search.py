@@ -41,7 +41,7 @@ SINGLE: tuple[Sensitivity, ...] = ("inputs", "weights")
 FOLDS = 5
 """Disjoint parts of the selection samples, for the last models."""
 FITTED = 3
-"""Plans that compete with their last layer fitted to labels as well: the surest."""
+"""Plans that compete with their last layer fitted to labels as well: the surest, and the one that is safest."""
 FIRST, GROWTH = 256, 4
 """Samples of the first part, and by how much parts grow."""
 
@@ -160,7 +160,8 @@ def compete(session: Session, goal: Lossless) -> Competition:
         standings = race.run(entries, advance)
     if session.options.last_layer is None and _numbered(session):
         surest = sorted((i for i, s in enumerate(standings) if s.folds), key=lambda i: -standings[i].gain.sure())
-        fitted = [entries[i].fitted() for i in surest[:FITTED]]
+        places = dict.fromkeys([*surest[:FITTED], chosen(standings, SAFE)])
+        fitted = [entries[i].fitted() for i in places]
         with session.clock.step("comparing last layers", len(fitted)) as advance:
             standings += race.finals(fitted, advance)
         entries += fitted

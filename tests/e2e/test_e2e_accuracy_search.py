@@ -74,7 +74,12 @@ def test_single_weights_and_all_bases_compete():
     labelled = {"labels", "labels, B^½", "labels, A alone", "labels, A^½", "labels, plain"}
     plain = {c.basis for c in found if not c.basis.endswith(", last layer")}
     assert plain == bases | labelled
-    assert sum(c.basis.endswith(", last layer") for c in found) == 3
+    with_last = [c for c in found if c.basis.endswith(", last layer")]
+    finalists = [c for c in found if c.finalist and c not in with_last]
+    surest = sorted(finalists, key=lambda c: c.error - c.gain)[:3]
+    safest = min(finalists, key=lambda c: 3 * c.error - c.gain)
+    competing = {(c.basis, c.kept) for c in (*surest, safest)}
+    assert {(c.basis.removesuffix(", last layer"), c.kept) for c in with_last} == competing
     assert any(c.single for c in found)
     alone = searched(0.8, sensitivity="inputs", last_layer=False)
     assert {c.basis for c in alone.findings.candidates} == {"inputs"}
