@@ -53,8 +53,11 @@ def _cost(site: Site, layout: Layout, positions: Sequence[Positions], itemsize: 
 
 
 def format_bytes(layout: Layout, number: NumberFormat, *, looked_up: bool = False) -> int:
-    """Return the bytes of a chain in a number format; looked_up: rows of the first stage have the scales."""
-    return sum(number.bytes(shape, 1 if looked_up and place == 0 else 0) for place, (shape, _) in enumerate(layout))
+    """Return the bytes of a chain in a number format; looked_up: of a table of which rows are looked up."""
+    return sum(
+        number.bytes(shape, looked_up=looked_up, rows=looked_up and place == 0)
+        for place, (shape, _) in enumerate(layout)
+    )
 
 
 def scale_bytes(site: Site, layout: Layout) -> int:

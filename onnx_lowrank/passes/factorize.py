@@ -165,8 +165,10 @@ def _stored(site: Site, new: _New, stage: Stage, position: StagePosition, hint: 
         order = stored_axes(clean, layout)
         if order is None:
             raise PlanError(f"the plan stores {site.weight!r} as {form.storage!r}, and its channels are on no one axis")
-        axis = new.inventory.storage(site, form.storage, index).channels
-        new.formats[stored.tensors[0].name] = InFormat(FORMATS[form.storage], order, axis)
+        looked_up = new.inventory.looks_up(site)
+        new.formats[stored.tensors[0].name] = InFormat(
+            FORMATS[form.storage], order, looked_up, looked_up and index == 0
+        )
     return stored
 
 

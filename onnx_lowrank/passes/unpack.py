@@ -6,7 +6,7 @@ order. What is unpacked depends on constants alone, so its nodes come first.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +19,15 @@ from onnx_lowrank.graph.names import Fresh, all_names
 from onnx_lowrank.graph.traversal import reads
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner, first_line
-from onnx_lowrank.types import NumberFormat
+from onnx_lowrank.types import Array, NumberFormat
 from onnx_lowrank.weights.integer_grid import Grid
 from onnx_lowrank.weights.storage import Storage, packed
 from onnx_lowrank.weights.transforms import read
 
 LARGEST_OFF = 0.05
 """Some kernels round what they read to 8 bits as well; more than this is no rounding."""
+ROWS_OPSET = 13
+"""The first opset that has what looks rows of integers up."""
 IR_VERSIONS = {13: 7, 21: 10}
 """The first IR version that goes with an opset: 10 has integers of four bits."""
 CONVERTER_ERRORS = (RuntimeError, ValueError, onnx.version_converter.ConvertError)
@@ -49,13 +51,19 @@ def raised(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 
 @dataclass(frozen=True, slots=True)
 class InFormat:
-    """How a stored tensor is to be rounded. order: for every axis of it, that of (out, in, *spatial); channels: the one
-    of those that has scales, a number each or a block of neighbours each.
+    """How a stored tensor is to be rounded. order: for every axis of it, that of (out, in, *spatial). looked_up: it is
+    a table of which rows are looked up, or a factor of one; rows: it is what the rows are looked up in.
     """
 
     number: NumberFormat
     order: tuple[int, ...]
-    channels: int
+    looked_up: bool = False
+    rows: bool = False
+
+    @property
+    def axis(self) -> int:
+        """The axis of (out, in, *spatial) that has scales: a channel each, or a block of neighbours each."""
+        return self.number.axis(looked_up=self.looked_up)
 
 
 def refused(model: onnx.ModelProto, number: NumberFormat, runtime: Runtime) -> str:
@@ -75,7 +83,7 @@ def refused(model: onnx.ModelProto, number: NumberFormat, runtime: Runtime) -> s
     x = np.linspace(0, 1, width, dtype=np.float32)[None]
     expected = x @ Storage(int(onnx.TensorProto.FLOAT)).in_format(number).rounded(weight.T).T
     try:
-        rounded = in_formats(tried, {"w": InFormat(number, (1, 0), 1 if number.block else 0)})
+        rounded = in_formats(tried, {"w": InFormat(number, (1, 0))})
         found = Runner(rounded, runtime=runtime).run({"x": x})["y"]
         raised(model, number.opset)
     except (ModelError, RuntimeProblem) as error:
@@ -89,38 +97,45 @@ def in_formats(model: onnx.ModelProto, chosen: Mapping[str, InFormat]) -> onnx.M
 
     It is raised to the opset that the formats need. Raises ModelError where onnx cannot do that.
     """
-    opset = max(each.number.opset for each in chosen.values())
+    tables = _looked_up_alone(model, {name for name, how in chosen.items() if how.rows})
+    opset = max(ROWS_OPSET if name in tables else each.number.opset for name, each in chosen.items())
     model = raised(model, opset)
     fresh, tensors, nodes = Fresh(all_names(model)), list[onnx.TensorProto](), list[onnx.NodeProto]()
+    rows = dict[str, Rows]()
     for tensor in model.graph.initializer:
         how = chosen.get(tensor.name)
         if how is None:
             tensors.append(tensor)
             continue
+        if tensor.name in tables:
+            rows[tensor.name] = Rows.of(tensor, how, fresh)
+            tensors.extend(rows[tensor.name].tensors)
+            continue
         made, unpacking = _rounded(tensor, how, fresh)
         tensors.extend(made)
         nodes.extend(unpacking)
-    others = [onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node]
+    for node in model.graph.node:
+        table = rows.get(node.input[0]) if node.op_type == "Gather" else None
+        nodes.extend([node] if table is None else table.looked_up(node, fresh))
+    others = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     kept = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in tensors]
     for value in [value for value in model.graph.input if value.name in chosen]:  # before IR 4
         model.graph.input.remove(value)
-    for entries, new in ((model.graph.node, [*nodes, *others]), (model.graph.initializer, kept)):
+    for entries, new in ((model.graph.node, others), (model.graph.initializer, kept)):
         del entries[:]
         entries.extend(new)
     model.ir_version = max(model.ir_version, IR_VERSIONS[opset])
-    return _rows_looked_up(model, chosen)
+    return model
 
 
 def _rounded(
     tensor: onnx.TensorProto, how: InFormat, fresh: Fresh
 ) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
     """Return integers and scales, and the nodes that give a tensor of the old name and type."""
-    storage = Storage(int(tensor.data_type)).in_format(how.number, how.channels)
-    grid = Grid.symmetric(how.number, how.channels)
-    weight = np.transpose(read(tensor), np.argsort(how.order))
-    integers = grid.quantised(weight)
+    storage = Storage(int(tensor.data_type)).in_format(how.number, looked_up=how.looked_up)
+    integers = Grid.symmetric(how.number, how.axis).quantised(np.transpose(read(tensor), np.argsort(how.order)))
     scale = np.asarray(integers.scale, np.float32)
-    attributes = dict[str, Any](axis=how.order.index(how.channels))
+    attributes = dict[str, Any](axis=how.order.index(how.axis))
     if how.number.block:
         scale = np.ascontiguousarray(np.transpose(scale, how.order))
         attributes["block_size"] = how.number.block
@@ -137,45 +152,77 @@ def _rounded(
     return stored, nodes
 
 
-def _rows_looked_up(model: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
-    """Return the model with every Gather of an unpacked table replaced: rows and scales are looked up, then multiplied.
-
-    Else the whole table would be unpacked at every call. names: of what is unpacked here. A table that other nodes read
-    as well stays as it is.
-    """
-    made = {n.output[0]: n for n in model.graph.node if n.op_type == "DequantizeLinear" and n.output[0] in names}
-    gathers = [node for node in model.graph.node if node.op_type == "Gather" and node.input[0] in made]
+def _looked_up_alone(model: onnx.ModelProto, names: Collection[str]) -> set[str]:
+    """Return the tables of which nothing is done but looking rows up: of those the rows are unpacked, not the whole."""
     others = {
         name for node in model.graph.node for name in (reads(node) if node.op_type != "Gather" else node.input[1:])
     }
-    tables = {node.input[0] for node in gathers} - others
-    if not tables:
-        return model
-    fresh, nodes = Fresh(all_names(model)), list[onnx.NodeProto]()
-    for node in model.graph.node:
-        if not tables.isdisjoint(node.output):
-            continue
-        table = made.get(node.input[0]) if node.op_type == "Gather" and node.input[0] in tables else None
-        nodes.extend([node] if table is None else _looked_up(node, table, fresh))
-    scales = {made[table].input[1] for table in tables}
-    for tensor in model.graph.initializer:
-        if tensor.name in scales:
-            tensor.dims.append(1)
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
-    return model
+    return {node.input[0] for node in model.graph.node if node.op_type == "Gather" and node.input[0] in names} - others
 
 
-def _looked_up(node: onnx.NodeProto, unpacking: onnx.NodeProto, fresh: Fresh) -> list[onnx.NodeProto]:
-    (integers, scales), (ids, out) = unpacking.input, (node.input[1], node.output[0])
-    rows, steps, wide = (fresh(f"{out}.{what}") for what in ("rows", "scales", "float"))
-    make = onnx.helper.make_node
-    product = make("Mul", [wide, steps], [out], name=node.name)
-    product.doc_string = node.doc_string
-    return [
-        make("Gather", [integers, ids], [rows], name=rows, axis=0),
-        make("Gather", [scales, ids], [steps], name=steps, axis=0),
-        make("Cast", [rows], [wide], name=wide, to=onnx.TensorProto.FLOAT),
-        product,
-    ]
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """A table in a number format, of which rows and their scales are looked up and multiplied.
+
+    integers (rows, width), those of four bits as (rows, bytes) of q + 8 with the first half of a row in the lower
+    halves of the bytes. scales (rows, 1), or (rows, blocks). more: what else nodes read, by name.
+    """
+
+    width: int
+    integers: onnx.TensorProto
+    scales: onnx.TensorProto
+    more: Mapping[str, onnx.TensorProto]
+
+    @property
+    def tensors(self) -> tuple[onnx.TensorProto, ...]:
+        """What goes to the file."""
+        return (self.integers, self.scales, *self.more.values())
+
+    @staticmethod
+    def of(tensor: onnx.TensorProto, how: InFormat, fresh: Fresh) -> Rows:
+        """Return a stored table (rows, width) in a format, under new names."""
+
+        def named(array: Array, what: str) -> onnx.TensorProto:
+            return onnx.numpy_helper.from_array(np.ascontiguousarray(array), fresh(f"{tensor.name}.{what}"))
+
+        found = Grid.symmetric(how.number, how.axis).quantised(read(tensor).T)
+        q, scale = found.q.T, np.asarray(found.scale, np.float32)
+        if not how.number.block:
+            return Rows(q.shape[1], named(q.astype(np.int8), how.number.name), named(scale[:, None], "scale"), {})
+        halves = np.pad(q + 8, ((0, 0), (0, q.shape[1] % 2)), constant_values=8).astype(np.uint8)
+        half, width = halves.shape[1] // 2, q.shape[1]
+        more = {"shift": named(np.array(4, np.uint8), "shift"), "zero": named(np.array(8, np.float32), "zero")}
+        if width > how.number.block:
+            more["block"] = named(np.arange(width, dtype=np.int32) // how.number.block, "block")
+        if width % 2:
+            more |= {what: named(np.array([at]), what) for what, at in (("first", 0), ("end", width), ("axis", -1))}
+        integers = named(halves[:, :half] | (halves[:, half:] << 4), how.number.name)
+        return Rows(width, integers, named(scale.T, "scale"), more)
+
+    def looked_up(self, node: onnx.NodeProto, fresh: Fresh) -> list[onnx.NodeProto]:
+        """Return what stands in the place of a Gather from the table."""
+        nodes, out = list[onnx.NodeProto](), node.output[0]
+        more = {what: tensor.name for what, tensor in self.more.items()}
+
+        def add(op: str, inputs: Sequence[str], what: str, **attributes: Any) -> str:
+            name = fresh(f"{out}.{what}")
+            nodes.append(onnx.helper.make_node(op, inputs, [name], name, **attributes))
+            return name
+
+        rows = add("Gather", [self.integers.name, node.input[1]], "rows", axis=0)
+        scales = add("Gather", [self.scales.name, node.input[1]], "scales", axis=0)
+        if "block" in more:
+            scales = add("Gather", [scales, more["block"]], "spread", axis=-1)
+        if "shift" in more:
+            upper = add("BitShift", [rows, more["shift"]], "upper", direction="RIGHT")
+            cleared = add("BitShift", [rows, more["shift"]], "cleared", direction="LEFT")
+            lower = add("BitShift", [cleared, more["shift"]], "lower", direction="RIGHT")
+            rows = add("Concat", [lower, upper], "halves", axis=-1)
+        if "end" in more:
+            rows = add("Slice", [rows, more["first"], more["end"], more["axis"]], "cut")
+        wide = add("Cast", [rows], "float", to=onnx.TensorProto.FLOAT)
+        if "zero" in more:
+            wide = add("Sub", [wide, more["zero"]], "centred")
+        product = onnx.helper.make_node("Mul", [wide, scales], [out], name=node.name)
+        product.doc_string = node.doc_string
+        return [*nodes, product]

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 
 SCALE_BYTES = 4
 """A scale is a float32."""
+COLUMN_BYTES = 4
+"""The number of the block of each column of a table, an int32."""
 
 
 @dataclass(frozen=True, slots=True)
 class NumberFormat:
     """Symmetric integers of `bits`, one scale for every `block` inputs of an output; block 0: one for each output.
+
+    A table that is looked up, and its factors, have inputs and outputs the other way round: what is read is a row.
 
     opset: the first that has what unpacks them. name: what a form's `storage` says.
     """
@@ -27,12 +31,25 @@ class NumberFormat:
         """The largest integer."""
         return int(2 ** (self.bits - 1) - 1)
 
-    def bytes(self, shape: Sequence[int], channels: int = 0) -> int:
-        """Return the bytes of a stage (out, in, *spatial) and its scales. channels: the axis that has a scale each."""
-        scales = shape[channels]
+    def axis(self, *, looked_up: bool = False) -> int:
+        """Return the axis of (out, in, *spatial) that has scales: a channel each, or a block of neighbours each."""
+        return int(bool(self.block) != looked_up)
+
+    def bytes(self, shape: Sequence[int], *, looked_up: bool = False, rows: bool = False) -> int:
+        """Return the bytes of a stage (out, in, *spatial) and its scales.
+
+        looked_up: of a table that is looked up, or of a factor of one. rows: the table itself, or the first of its
+        factors, of which every row begins with a byte, and every column has the number of its block.
+        """
+        axis = self.axis(looked_up=looked_up)
+        scales = shape[axis]
         if self.block:
-            scales = shape[0] * math.ceil(shape[1] / self.block) * math.prod(shape[2:])
-        return math.ceil(math.prod(shape) * self.bits / 8) + SCALE_BYTES * scales
+            scales = math.ceil(shape[axis] / self.block) * math.prod(n for i, n in enumerate(shape) if i != axis)
+        integers = math.ceil(math.prod(shape) * self.bits / 8)
+        if rows:
+            integers = math.prod(shape[1:]) * math.ceil(shape[0] * self.bits / 8)
+            integers += COLUMN_BYTES * shape[0] if 0 < self.block < shape[0] else 0
+        return integers + SCALE_BYTES * scales
 
 
 INT8 = NumberFormat("int8", 8, 0, 13)

@@ -31,7 +31,8 @@ class Grid:
 
     low, high: the integers used. zero: the zero point of all of them, None: each scale has its own. axis: of
     (out, in, *spatial), the one with a scale for each channel, None: one scale for all. scale: the scales' type. block:
-    so many neighbouring inputs of an output have a scale of their own. bare: no zero points are stored, all are 0.
+    so many neighbours along the axis have a scale, wherever they are on the others. bare: no zero points are stored,
+    all are 0.
     """
 
     low: int
@@ -44,8 +45,8 @@ class Grid:
 
     @staticmethod
     def symmetric(number: NumberFormat, axis: int) -> Grid:
-        """Return the grid of a number format; axis: that of the channels where it has no blocks."""
-        return Grid(-number.high, number.high, 0, None if number.block else axis, block=number.block, bare=True)
+        """Return the grid of a number format; axis: that of its scales."""
+        return Grid(-number.high, number.high, 0, axis, block=number.block, bare=True)
 
     @staticmethod
     def of(q: Array, zero: Array, axis: int | None, scale: type[Any]) -> Grid:
@@ -107,17 +108,18 @@ class Grid:
         return self._over(values, np.add)
 
     def _over(self, values: Array, combine: np.ufunc) -> Array:
-        """Return one number for each channel, or for each block of inputs: (out, blocks, *spatial)."""
-        if self.block:
-            starts = np.arange(0, values.shape[1], self.block)
-            return np.asarray(combine.reduceat(values, starts, axis=1))
+        """Return one number for each channel, or for each block: of blocks along the axis."""
         axis = self.axis or 0
+        if self.block:
+            starts = np.arange(0, values.shape[axis], self.block)
+            return np.asarray(combine.reduceat(values, starts, axis=axis))
         return np.asarray(combine.reduce(np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1), axis=1))
 
     def _spread(self, scale: Array, shape: tuple[int, ...]) -> Array:
         """Return the scale of every number."""
         if self.block:
-            return np.repeat(scale, self.block, axis=1)[:, : shape[1]]
+            axis = self.axis or 0
+            return np.take(scale, np.arange(shape[axis]) // self.block, axis=axis)
         return self._along(scale, len(shape))
 
     def _usable(self, scale: Array) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.ops import Call
-from onnx_lowrank.types import FORMATS, INT8, OWN, Array, Chain, NumberFormat, SharedInput, Site, Skip, Stage
+from onnx_lowrank.types import FORMATS, OWN, Array, Chain, NumberFormat, SharedInput, Site, Skip, Stage
 from onnx_lowrank.weights.source import WeightSource
 from onnx_lowrank.weights.storage import Storage, stored_axes
 
@@ -80,38 +80,26 @@ class Inventory:
         """Return the number formats in which a site's weight and its factors can be stored.
 
         None of a weight that is stored as integers already or that bodies read, or whose channels are no axis of what
-        the operator reads. Tables that are looked up have no blocks, nor another type than float32.
+        the operator reads. Tables that are looked up have no other type than float32.
         """
         own = self.sources[site.id].storage
         if own.grid is not None or site.body or site.id in self.bodies or self.sources[site.id].transposed:
             return ()
         if self.looks_up(site):
-            return (INT8,) if own.arrives == onnx.TensorProto.FLOAT else ()
+            return tuple(FORMATS.values()) if own.arrives == onnx.TensorProto.FLOAT else ()
         (stage,) = self.whole(site).stages
         return tuple(FORMATS.values()) if stored_axes(stage, self.calls[site.id][0].stored) else ()
 
-    def storage(self, site: Site, storage: str = OWN, stage: int = 1) -> Storage:
-        """Return how a stage of a site is stored: its own way, or in a number format.
-
-        stage: its place in the chain. Rows of a table that are looked up have a scale each. Raises KeyError for an
-        unknown format.
-        """
+    def storage(self, site: Site, storage: str = OWN) -> Storage:
+        """Return how a site is stored: its own way, or in a number format. Raises KeyError for an unknown format."""
         own = self.sources[site.id].storage
         if storage == OWN:
             return own
-        return own.in_format(FORMATS[storage], 1 if stage == 0 and self.looks_up(site) else 0)
+        return own.in_format(FORMATS[storage], looked_up=self.looks_up(site))
 
     def seen(self, site: Site, chain: Chain, storage: str = OWN) -> Chain:
         """Return a chain as the operators compute with it, rounding included."""
-        if storage == OWN:
-            return self.sources[site.id].storage.seen(chain)
-        settled = self.storage(site, storage).settled(chain) if len(chain.stages) > 1 else chain
-        return Chain(
-            tuple(
-                replace(stage, weight=self.storage(site, storage, place).rounded(stage.weight).astype(np.float64))
-                for place, stage in enumerate(settled.stages)
-            )
-        )
+        return self.storage(site, storage).seen(chain)
 
     def moved(self, weights: Mapping[str, Array]) -> Inventory:
         """Return the same sites with other numbers: site id -> what arrives at its operators."""

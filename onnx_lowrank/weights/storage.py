@@ -73,25 +73,20 @@ class Storage:
         """Bytes of one scale and its zero point."""
         return ITEMSIZES[self.scale] + self.itemsize if self.grid is not None else 0
 
-    def in_format(self, number: NumberFormat, axis: int = 0) -> Storage:
-        """Return the storage of the same weight as integers; axis: of the channels, of (out, in, *spatial)."""
+    def in_format(self, number: NumberFormat, *, looked_up: bool = False) -> Storage:
+        """Return the storage of the same weight as integers; looked_up: of a table of which rows are looked up."""
         single = int(onnx.TensorProto.FLOAT)
         elem = int(onnx.TensorProto.INT4 if number.bits == 4 else onnx.TensorProto.INT8)
         casts = () if self.arrives == single else (self.arrives,)
-        return Storage(elem, casts, Grid.symmetric(number, axis), single)
-
-    @property
-    def channels(self) -> int:
-        """The axis of (out, in, *spatial) that has scales: a channel each, or a block of so many neighbours each."""
-        return 1 if self.grid is not None and self.grid.block else self.grid.axis or 0 if self.grid is not None else 0
+        return Storage(elem, casts, Grid.symmetric(number, number.axis(looked_up=looked_up)), single)
 
     def settled(self, chain: Chain) -> Chain:
         """Return the chain as it is to be stored: balanced where the type is narrow."""
         if not self.narrow:
             return chain
         axis = self.grid.axis if self.grid is not None else None
-        if self.grid is not None and self.grid.block:
-            axis = 0
+        if self.grid is not None and self.grid.block and axis is not None:  # blocks run across what one scale is for
+            axis = 1 - axis
         return balanced(chain, 0.5 if axis is None else 1.0 - axis)
 
     def seen(self, chain: Chain) -> Chain:

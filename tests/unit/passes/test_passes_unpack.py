@@ -65,25 +65,45 @@ def test_one_weight_in_a_format_leaves_the_others():
     assert kinds[f"{second.weight}.whole.int8"] == onnx.TensorProto.INT8
 
 
-def test_rows_of_a_table_are_looked_up_before_they_are_unpacked():
+def table(shape: tuple[int, int], others: tuple[onnx.NodeProto, ...] = ()) -> onnx.ModelProto:
     ids = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.INT64, ["n"])
-    model = build([node("Gather", ["E", "x"], ["y"], "look")], [ids], [value("y", ["n", 6])], {"E": weight((50, 6), 1)})
-    made = stored_as(model, "int8")
-    assert [n.op_type for n in made.graph.node] == ["Gather", "Gather", "Cast", "Mul"]
+    outputs = [value("y", ["n", shape[1]]), *(value(each.output[0], []) for each in others)]
+    nodes = [node("Gather", ["E", "x"], ["y"], "look"), *others]
+    return build(nodes, [ids], outputs, {"E": weight(shape, 1)})
+
+
+LOOKED_UP = [
+    ("int8", (50, 6), ["Gather", "Gather", "Cast", "Mul"]),
+    ("int4", (50, 6), ["Gather", "Gather", *["BitShift"] * 3, "Concat", "Cast", "Sub", "Mul"]),
+    ("int4", (70, 65), ["Gather", "Gather", "Gather", *["BitShift"] * 3, "Concat", "Slice", "Cast", "Sub", "Mul"]),
+]
+
+
+@pytest.mark.parametrize(("storage", "shape", "expected"), LOOKED_UP)
+def test_rows_of_a_table_are_looked_up_before_they_are_unpacked(storage, shape, expected):
+    model = table(shape)
+    made = stored_as(model, storage)
+    assert [n.op_type for n in made.graph.node] == expected
+    assert main_opset(made) == main_opset(model)
     onnx.checker.check_model(made, full_check=True)
     x = np.array([3, 0, 49, -1])
     (one,), (other,) = (list(run(each, {"x": x}).values()) for each in (model, made))
-    assert 0 < np.abs(one - other).max() <= np.abs(one).max() / 127
+    found = found_in(model)
+    kept = found.seen(found.sites[0], found.whole(found.sites[0]), storage).stages[0].weight.T
+    np.testing.assert_allclose(other, kept[x], rtol=1e-6)
+    assert 0 < np.abs(one - other).max() <= np.abs(one).max() / FORMATS[storage].high
 
 
-def test_a_table_that_others_read_as_well_is_unpacked_whole():
-    ids = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.INT64, ["n"])
-    nodes = [node("Gather", ["E", "x"], ["y"], "look"), node("ReduceMax", ["E"], ["m"], keepdims=0)]
-    model = build(nodes, [ids], [value("y", ["n", 6]), value("m", [])], {"E": weight((50, 6), 1)})
-    made = in_formats(model, {"E": InFormat(INT8, (1, 0), 1)})
+@pytest.mark.parametrize("number", [INT8, INT4])
+def test_a_table_that_others_read_as_well_is_unpacked_whole(number):
+    model = table((50, 6), (node("ReduceMax", ["E"], ["m"], keepdims=0),))
+    made = in_formats(model, {"E": InFormat(number, (1, 0), looked_up=True, rows=True)})
     assert [n.op_type for n in made.graph.node] == ["DequantizeLinear", "Gather", "ReduceMax"]
+    assert main_opset(made) == max(main_opset(model), number.opset)
     onnx.checker.check_model(made, full_check=True)
-    assert run(made, {"x": np.array([1])})["y"].shape == (1, 6)
+    expected = run(model, {"x": np.array([1])})["y"]
+    got = run(made, {"x": np.array([1])})["y"]
+    assert np.abs(got - expected).max() <= np.abs(expected).max() / number.high
 
 
 def test_both_formats_run_here():
