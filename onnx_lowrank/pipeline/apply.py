@@ -25,7 +25,7 @@ from onnx_lowrank.sensitivity import Decomposed, decompose_plain
 from onnx_lowrank.sensitivity.decompose import shared_input_of
 from onnx_lowrank.sensitivity.measure import calibrate
 from onnx_lowrank.sensitivity.modes import mode_of
-from onnx_lowrank.types import DENSE, OWN, SHARED, Choice, Form, Option, Plan, Ranks, Site
+from onnx_lowrank.types import DENSE, OWN, SHARED, Choice, Cost, Form, Option, Plan, Ranks, Site
 from onnx_lowrank.version import __version__
 from onnx_lowrank.weights.find import find_sites
 from onnx_lowrank.weights.inventory import Inventory
@@ -64,7 +64,7 @@ def apply(
     progress = progress or Silent()
     split = _samples(saved, loaded, data, validation, options, progress)
     quantizer = PostQuantizer(loaded, split.calibration.feeds if split is not None else (), options, progress)
-    decomposed, factors = _decomposed(saved, loaded, inventory, split, options, progress)
+    decomposed, factors = _decomposed(saved, loaded, inventory.factorable, split, options, progress)
     chosen = _plan(saved, inventory, decomposed)
     factored = rewrite(loaded.model, inventory, chosen, factors(chosen), narrow=quantizer.active)
     rewritten = quantizer.on(factored, chosen.choices)
@@ -99,7 +99,8 @@ def _as_saved(saved: SavedPlan, options: Options) -> Options:
 
 def _inventory(saved: SavedPlan, loaded: LoadedModel, options: Options) -> Inventory:
     """Return the sites that factors have to be made of: all where gradients are run, as all of them share a run."""
-    inventory = find_sites(loaded.model, multiple=saved.rank_multiple).sharing(options.shares)
+    rounds = any(choice.storage != OWN for choice in saved.choices)
+    inventory = find_sites(loaded.model, multiple=saved.rank_multiple, rigid=rounds).sharing(options.shares)
     if mode_of(options).needs_gradients:
         return inventory
     names = {choice.weight for choice in saved.choices}
@@ -166,8 +167,9 @@ def _choice(
     if choice.storage not in (OWN, *(number.name for number in inventory.formats(site))):
         raise PlanError(f"the plan stores {choice.weight!r} as {choice.storage!r}, which is not possible here")
     curve = next((c for c in decomposed.curves if c.site == choice.site), None)
-    if choice.scheme == DENSE and choice.storage != OWN and curve is not None:
-        return Choice(choice.site, choice.weight, Option(Form(storage=choice.storage), curve.dense.cost))
+    if choice.scheme == DENSE and choice.storage != OWN and (site.rigid or curve is not None):
+        cost = Cost() if curve is None else curve.dense.cost
+        return Choice(choice.site, choice.weight, Option(Form(storage=choice.storage), cost))
     if curve is None or (choice.site, choice.scheme) not in decomposed.factors:
         raise PlanError(f"the plan factors {choice.weight!r} by {choice.scheme!r}, which is not possible here")
     if not _among(choice.ranks, _ranks(choice, site, inventory, multiple)):

@@ -96,7 +96,8 @@ def inventory_notes(inventory: Inventory, feeds: Sequence[Feed]) -> list[str]:
         if seen < rows:
             known = f"{seen:,} of the {rows:,} rows" if indices else f"an unknown part of the {rows:,} rows"
             notes.append(
-                f"{site.node}: calibration looks up {known} of its table; what factoring does to the others is not"
-                f" measured: give samples that hold them, for validation too, or --exclude '{site.weight}'"
+                f"{site.node}: calibration looks up {known} of its table; what factoring or rounding does to the"
+                f" others is not measured: give samples that hold them, for validation too, or"
+                f" --exclude '{site.weight}'"
             )
     return notes

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from onnx_lowrank.collection.positions import observe_positions
 from onnx_lowrank.options import Options
 from onnx_lowrank.passes.unpack import refused
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
@@ -19,9 +22,10 @@ def with_formats(
     asked = [number for number in FORMATS.values() if number.bits in options.bits]
     unavailable = {number.name: refused(loaded.model, number, options.runtime) for number in asked}
     notes = tuple(f"{name} is not available: {why}" for name, why in unavailable.items() if why)
-    calibrated = state.calibrated
+    calibrated, outside = state.calibrated, inventory.part(bodies=False)
+    observed = observe_positions(loaded.model, outside, calibrated.samples.feeds, options)
+    state = replace(state, calibrated=replace(calibrated, observed=observed))
     setup = CalibrationSetup(
-        loaded, calibrated.samples, inventory.part(bodies=False), calibrated.objective, options, calibrated.observed,
-        calibrated.batch,
-    )  # fmt: skip
+        loaded, calibrated.samples, outside, calibrated.objective, options, observed, calibrated.batch
+    )
     return in_formats(setup, state, [number for number in asked if not unavailable[number.name]], progress), notes

@@ -88,8 +88,9 @@ class Session:
         loaded = LoadedModel.of(model, options.runtime)
         split = read_samples(loaded, sources, options, clock)
         inventory = find_sites(
-            loaded.model, include=options.include, exclude=options.exclude, multiple=options.rank_multiple
-        ).sharing(options.shares)
+            loaded.model, include=options.include, exclude=options.exclude, multiple=options.rank_multiple,
+            rigid=options.rounds,
+        ).sharing(options.shares)  # fmt: skip
         quantizer = PostQuantizer(loaded, split.calibration.feeds, options, clock)
         fits = LabelFits(loaded, split.calibration, options, clock, next(iter(options.outputs), None))
         return Session(loaded, split, inventory, options, clock, sources.random, quantizer, fits)
@@ -238,11 +239,13 @@ class Session:
 
     def _collected(self, metric: Metric) -> SensitivityState:
         kind = self._once("divergence", lambda: kind_of(self.loaded, metric, self.split.calibration))
-        calibrated = calibrate(self.loaded, self.split.calibration, self.inventory, self.options, self.clock, kind)
+        inventory = self.inventory.factorable
+        calibrated = calibrate(self.loaded, self.split.calibration, inventory, self.options, self.clock, kind)
         return self._probed(calibrated)
 
     def _probed(self, calibrated: Calibrated) -> SensitivityState:
-        state = probe(self.loaded, self.inventory, calibrated, self.options, self.clock, self.split.held_back)
+        inventory, held_back = self.inventory.factorable, self.split.held_back
+        state = probe(self.loaded, inventory, calibrated, self.options, self.clock, held_back)
         return self._in_formats(replace(state, curves=self._signed(state.curves, calibrated)))
 
     def _in_formats(self, state: SensitivityState) -> SensitivityState:

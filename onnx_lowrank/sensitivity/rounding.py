@@ -15,7 +15,7 @@ import numpy as np
 
 from onnx_lowrank.collection.responses import groups, responses
 from onnx_lowrank.collection.setup import CollectionSetup
-from onnx_lowrank.cost import format_bytes
+from onnx_lowrank.cost import format_bytes, unchanged_cost
 from onnx_lowrank.numerics.kronecker_metric import rises
 from onnx_lowrank.numerics.rounding import not_above
 from onnx_lowrank.progress import Progress
@@ -24,7 +24,18 @@ from onnx_lowrank.sensitivity.calibrated import CalibrationSetup, SensitivitySta
 from onnx_lowrank.sensitivity.decompose import shared_input_of
 from onnx_lowrank.sensitivity.gradient_mode import collection_setup
 from onnx_lowrank.sensitivity.substitution import stored_chain
-from onnx_lowrank.types import DENSE, SHARED, Array, Curve, FactorKey, NumberFormat, Option, SharedInput, Site
+from onnx_lowrank.types import (
+    DENSE,
+    SHARED,
+    UNCHANGED,
+    Array,
+    Curve,
+    FactorKey,
+    NumberFormat,
+    Option,
+    SharedInput,
+    Site,
+)
 from onnx_lowrank.weights.inventory import Inventory
 
 RANKS = 4
@@ -53,7 +64,9 @@ def in_formats(
     """
     work = _Work(setup.inventory, state.calibrated.decomposed.factors, shared_input_of(setup.inventory))
     sites = {site.id: site for site in setup.inventory.sites}
-    reached = [curve for curve in state.curves if curve.site not in state.calibrated.fallback and curve.site in sites]
+    rigid = {curve.site: curve for curve in _rigid(setup)}
+    curves = [*state.curves, *rigid.values()]
+    reached = [curve for curve in curves if curve.site not in state.calibrated.fallback and curve.site in sites]
     chosen: dict[str, list[tuple[NumberFormat, Option]]] = {}
     for curve in reached:
         offered = [number for number in setup.inventory.formats(sites[curve.site]) if number in numbers]
@@ -66,11 +79,19 @@ def in_formats(
     with progress.step("rounding weights", max(len(batches), 1) * scored) as advance:
         for group in batches:
             rounded |= work.measured({site.id: chosen[site.id] for site in group}, sites, collection, advance)
-    curves = [
+    made = [
         work.extended(curve, sites[curve.site], rounded[curve.site]) if curve.site in rounded else curve
-        for curve in state.curves
+        for curve in curves
+        if curve.site in rounded or curve.site not in rigid
     ]
-    return replace(state, calibrated=replace(state.calibrated, tails={}), curves=tuple(curves))
+    return replace(state, calibrated=replace(state.calibrated, tails={}), curves=tuple(made))
+
+
+def _rigid(setup: CalibrationSetup) -> Iterator[Curve]:
+    """Yield the curves of what no scheme factors: the weight as it is."""
+    for site in setup.inventory.sites:
+        if site.rigid:
+            yield Curve(site.id, (Option(UNCHANGED, unchanged_cost(site, setup.observed.positions[site.id])),))
 
 
 def _measured(curve: Curve) -> Iterator[Option]:

@@ -68,7 +68,8 @@ class Site:
     `itemsize`: bytes of a number of a factor, `dense_itemsize` of the weight itself (0: the same). Of integers,
     `scale_bytes` are those of a scale and its zero point, one for each channel of `scale_axis` (None: one for the whole
     weight). `body`: the If, Loop or Scan body whose nodes use it, empty in the main graph. `identity`: the sides on
-    which its operators can do without an identity block of a factor (interpolative factors).
+    which its operators can do without an identity block of a factor (interpolative factors). `rigid`: no scheme factors
+    it, and another number format is all that it may get.
     """
 
     id: str
@@ -85,6 +86,7 @@ class Site:
     scale_axis: int | None = None
     body: str = ""
     identity: tuple[SideName, ...] = ()
+    rigid: bool = False
 
     @property
     def parameters(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -39,12 +39,22 @@ ELEMENTWISE = {
 }
 
 
+RIGID = (Why.DEPTHWISE, Why.TOO_SMALL, Why.EMBEDDING)
+"""Why an operator that factors weights does not factor this one, though it could read it in another number format."""
+
+
 def find_sites(
-    model: onnx.ModelProto, *, include: Sequence[str] = (), exclude: Sequence[str] = (), multiple: int = 8
+    model: onnx.ModelProto,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    multiple: int = 8,
+    rigid: bool = False,
 ) -> Inventory:
     """Return every weight of the model, as a Site or as a Skip with its reason.
 
-    `include` and `exclude` are globs on weight and node names; `multiple` is the smallest rank to consider.
+    `include` and `exclude` are globs on weight and node names; `multiple` is the smallest rank to consider. rigid:
+    weights that no scheme factors are sites as well, where only their number format may change.
     """
     view = read_graph(model)
     interface = _Interface.of(model)
@@ -65,15 +75,20 @@ def find_sites(
         if isinstance(source, WeightSource):
             shape = source.shape(tensor)
             used = tuple(tie.call(use, opset, shape) for use in uses)
-            refusal = (
+            identity = _identity(model, used)
+            unfactored = (
                 _roles(used, uses, shape, constant, view.fed)
                 or _slices(model, used)
+                or _size(shape, used, multiple, identity)
+            )
+            stays = rigid and unfactored and _may_be_rounded(unfactored[0], source, used, uses, shape)
+            refusal = (
+                (None if stays else unfactored)
                 or not_finite(read(tensor), source.value(tensor))
-                or _size(shape, used, multiple, identity := _identity(model, used))
                 or _unselected(name, used, include, exclude)
             )
             if not refusal:
-                site = _site(name, shape, used, source, uses[0].body, identity)
+                site = replace(_site(name, shape, used, source, uses[0].body, identity), rigid=bool(stays))
                 sites.append(site)
                 calls[site.id], sources[site.id] = used, source
                 if site.body:
@@ -83,9 +98,28 @@ def find_sites(
         skips.append(_skip(name, tensor, uses, *source))
     total = sum(site.parameters for site in sites) + sum(skip.parameters for skip in skips)
     members_by_site = find_shared_inputs(
-        model, sites, calls, {site.id: sources[site.id].storage for site in sites}, multiple
+        model,
+        [site for site in sites if not site.rigid],
+        calls,
+        {site.id: sources[site.id].storage for site in sites},
+        multiple,
     )
     return Inventory(tuple(sites), tuple(skips), calls, view.weights, total, sources, bodies, members_by_site)
+
+
+def _may_be_rounded(
+    why: Why, source: WeightSource, used: Sequence[Call], uses: Sequence[Use], shape: tuple[int, ...]
+) -> bool:
+    """Return whether a weight that is not factored may be stored in another number format: one of floats, read alike
+    by all its nodes, which are in the main graph; of tables, matrices of which rows are looked up.
+    """
+    alike = len({call.role for call in used}) == 1 and not any(use.body for use in uses)
+    rows = all(call.op_type != "Gather" or (len(shape) == 2 and _by_rows(call)) for call in used)
+    return why in RIGID and alike and rows and source.storage.grid is None and not source.transposed
+
+
+def _by_rows(call: Call) -> bool:
+    return call.slot == 0 and call.attributes.get("axis", 0) in (0, -2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,11 @@ class Inventory:
         """Return the same, without shared inputs where weights are not allowed to share a first factor."""
         return self if allowed else replace(self, all_shared_inputs=())
 
+    @property
+    def factorable(self) -> Inventory:
+        """The same without sites that no scheme factors."""
+        return replace(self, sites=tuple(site for site in self.sites if not site.rigid))
+
     def part(self, *, bodies: bool) -> Inventory:
         """Return what holds the sites inside bodies alone, or the others."""
         return replace(self, sites=tuple(site for site in self.sites if bool(site.body) == bodies))

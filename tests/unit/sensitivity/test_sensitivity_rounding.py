@@ -5,12 +5,14 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
+import onnx
 import pytest
-from builders import mlp, normal, options
+from builders import build, mlp, node, normal, options, value
 from exhaustive import kl
 
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.options import Compact, Gate, Lossless, Options
+from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline import DataSources, Session, meet_goal
 from onnx_lowrank.sensitivity.rounding import undominated
 from onnx_lowrank.sensitivity.substitution import Substitutions, stored_weight
@@ -111,3 +113,34 @@ def test_a_format_that_does_not_run_here_is_left_out_and_told(monkeypatch: pytes
     assert {o.form.storage for c in one.state.curves for o in c.options} == {OWN}
     assert "int4 is not available: no kernel" in result.notes
     assert np.isfinite(result.after.bytes)
+
+
+def test_what_no_scheme_factors_gets_another_number_format():
+    """A depthwise convolution: its curve has the weight itself and int8, with the loss that substitution measures."""
+    tensors = {"W": normal([12, 8, 1, 1], 1), "D": normal([12, 1, 3, 3], 2), "V": 0.3 * normal([12, 5], 3)}
+    nodes = [
+        node("Conv", ["x", "W"], ["a"], "wide"),
+        node("Relu", ["a"], ["b"]),
+        node("Conv", ["b", "D"], ["c"], "deep", group=12, pads=[1, 1, 1, 1]),
+        node("ReduceMean", ["c"], ["d"], axes=[2, 3], keepdims=0),
+        node("MatMul", ["d", "V"], ["y"]),
+    ]
+    model = build(nodes, [value("x", ["batch", 8, 6, 6])], [value("y", ["batch", 5])], tensors, opset=17)
+    x = normal([160, 8, 6, 6], 4)
+    one = Session.of(model, DataSources(data={"x": x}), options(rank_multiple=1, bits=BITS, metric="agreement"))
+    problem = one.problem("bytes")
+    site = next(site for site in one.inventory.sites if site.weight == "D")
+    curve = next(curve for curve in problem.curves if curve.site == site.id)
+    assert site.rigid
+    assert [(o.scheme, o.form.storage) for o in curve.options] == [(DENSE, OWN), (DENSE, "int8")]
+    feeds = one.state.calibrated.samples.feeds
+    there = Substitutions.of(one.loaded.model, one.inventory, [site], feeds, kl, one.options.runtime)
+    measured = there.loss(site, stored_weight(one.inventory, site, None, curve.options[1]))
+    assert 1 / 2 < curve.options[1].loss / measured < 2
+    plan = problem.best(problem.smallest, "smallest")
+    assert plan is not None
+    made = rewrite(model, one.inventory, plan, one.state.calibrated.decomposed.factors)
+    assert {t.name: t.data_type for t in made.graph.initializer}["D.whole.int8"] == onnx.TensorProto.INT8
+    assert Session.of(model, DataSources(data={"x": x}), options(rank_multiple=1)).inventory.sites == tuple(
+        site for site in one.inventory.sites if not site.rigid
+    )

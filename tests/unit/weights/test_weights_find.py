@@ -308,6 +308,40 @@ def test_a_weight_that_is_left_alone_has_its_reason(name: str):
         assert skip.parameters == int(np.prod(skip.shape))
 
 
+RIGID = {"depthwise", "depthwise ConvTranspose", "too small"}
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_another_number_format_is_offered_to_what_is_too_small_or_depthwise(name: str):
+    model = REFUSED[name][0]()
+    found, before = find_sites(model, multiple=1, rigid=True), found_in(model)
+    assert {site.weight for site in found.sites if site.rigid} == ({"W"} if name in RIGID else set())
+    assert found.factorable.sites == before.sites
+    assert found.parameters == before.parameters
+    assert len(found.sites) + len(found.skips) == len(before.sites) + len(before.skips)
+
+
+def test_tables_of_positions_and_short_ones_may_be_rounded_and_not_factored():
+    ids = onnx.helper.make_tensor_value_info("x", TensorProto.INT64, ["n"])
+    nodes = [
+        node("Gather", ["short", "x"], ["a"], "a"),
+        node("Gather", ["places", "order"], ["b"], "b"),
+        node("Gather", ["wide", "x"], ["c"], "c", axis=1),
+        node("Add", ["a", "b"], ["y"]),
+        node("Shape", ["x"], ["n"]),
+        node("Range", ["zero", "count", "one"], ["order"]),
+        node("Squeeze", ["n"], ["count"]),
+    ]
+    nodes = [nodes[4], nodes[6], nodes[5], *nodes[:4]]
+    whole = {"zero": np.array(0, np.int64), "one": np.array(1, np.int64)}
+    tables = {"short": weight((6, 8), 1), "places": weight((20, 8), 2), "wide": weight((8, 30), 3)}
+    model = build(nodes, [ids], [value("y", ["n", 8]), value("c", [8, "n"])], {**tables, **whole})
+    assert {skip.weight for skip in found_in(model).skips} >= set(tables)
+    found = find_sites(model, rigid=True)
+    assert {site.weight: site.rigid for site in found.sites} == {"short": True, "places": True}
+    assert not found.shared_inputs
+
+
 @pytest.mark.parametrize("name", sorted(set(REFUSED) - {"bias of Gemm"}))
 def test_the_models_of_the_table_are_models(name: str):
     onnx.checker.check_model(REFUSED[name][0](), full_check=True)
