@@ -20,6 +20,7 @@ from pathlib import Path
 
 from benchmarks import (
     beyond,
+    bits,
     cost,
     floor,
     forms,
@@ -44,7 +45,7 @@ from benchmarks.zoo import MODELS, ROOT, read_entry
 
 PARTS: tuple[Part, ...] = (
     *(goals.PART, methods.PART, *cost.PARTS, prediction.PART, floor.PART, latency.PART, *quantize.PARTS),
-    *(forms.PART, shelved.PART, width.PART, beyond.PART),
+    *(forms.PART, shelved.PART, width.PART, beyond.PART, bits.PART),
     *(paper.PART, peers.PART, tolerance.PART, scaling.PART, trust.PART),
 )
 

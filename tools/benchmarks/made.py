@@ -18,9 +18,12 @@ from benchmarks.workbench import Workbench
 from onnx_lowrank import Compact, Gate, LowRankError, ModelError, Session
 
 ORIGINAL, OURS, FASTEST, SLIM = "original", "ours, size", "ours, latency", "onnxslim"
+INT4 = "onnxruntime-int4"
 STRICT, QUICK_DROP = 0.002, 0.1
 """A stricter gate, for a metric that is not the one of the tests: minilm's similarities beside human ones; and what a
 trial allows, whose few samples tell nothing smaller."""
+DROPS = (0.005, 0.01)
+"""What part "bits" allows."""
 PEER_SAMPLES = 300
 """Calibration samples that peers see: NNCF's default."""
 
@@ -29,7 +32,8 @@ PEER_SAMPLES = 300
 class Row:
     """Made of `source` by a peer (`tool`), by ours for the smallest `resource`, or by `then` alone.
 
-    like: whose outputs it is held against. allowed: the drop on validation that ours may have.
+    like: whose outputs it is held against. allowed: the drop on validation that ours may have; certified: at 95 %
+    confidence, not only observed. bits: those of the number formats that ours may choose.
     """
 
     tool: str = ""
@@ -38,6 +42,13 @@ class Row:
     source: str = ORIGINAL
     like: str = ""
     allowed: float = MAX_DROP
+    certified: bool = False
+    bits: tuple[int, ...] = (32,)
+
+
+def _certified(kind: str, **fields: Any) -> dict[str, Row]:
+    """Return rows of ours for the fewest bytes, at every drop of part "bits"."""
+    return {f"{kind}, {drop:g}": Row(resource="bytes", allowed=drop, certified=True, **fields) for drop in DROPS}
 
 
 ROWS = {
@@ -61,6 +72,10 @@ ROWS = {
     "onnxslim of ours": Row("onnxslim", source=OURS, like=OURS),
     "onnxsim of ours": Row("onnxsim", source=OURS, like=OURS),
     "ours of onnxslim": Row(resource="parameters", source=SLIM, like=OURS),
+    "int4 blocks": Row(INT4),
+    **_certified("factors"),
+    **_certified("factors, then int8", then="quantize-weights"),
+    **_certified("ranks and bits", bits=(4, 8, 32)),
 }
 
 
@@ -131,8 +146,9 @@ def _without(bench: Workbench, source: str) -> str:
 
 
 def _ours(bench: Workbench, row: Row, resource: wb.Resource, target: Path) -> Line:
-    session, spent = bench.once(_collected, row.source)
-    start, gate = time.perf_counter(), Gate(max_drop=QUICK_DROP if bench.quick else row.allowed, observed=True)
+    session, spent = bench.once(_collected, row.source, row.bits)
+    allowed = QUICK_DROP if bench.quick else row.allowed
+    start, gate = time.perf_counter(), Gate(max_drop=allowed, observed=not row.certified)
     result = bench.goal(session, Compact(gate=gate, resource=resource), row.then)
     seconds = spent + time.perf_counter() - start
     if not result:
@@ -145,10 +161,10 @@ def _ours(bench: Workbench, row: Row, resource: wb.Resource, target: Path) -> Li
     return {"reason": "", "seconds": seconds, **shares, **about}
 
 
-def _collected(bench: Workbench, source: str) -> tuple[Session, float]:
+def _collected(bench: Workbench, source: str, bits: tuple[int, ...]) -> tuple[Session, float]:
     """Return a session that is collected, with the original judged, and the seconds that took."""
     start, gate = time.perf_counter(), Gate(max_drop=MAX_DROP, observed=True)
-    session = bench.opened(path_of(bench, source))
+    session = bench.opened(path_of(bench, source), bits=bits)
     session.collect(session.metric(gate)[0])
     session.judge(gate)
     return session, time.perf_counter() - start

@@ -68,6 +68,18 @@ def onnxruntime_dynamic(source: str, target: str, samples: str) -> None:
     quantize_dynamic(source, target)
 
 
+def onnxruntime_int4(source: str, target: str, samples: str) -> None:
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+    settings = DefaultWeightOnlyQuantConfig(
+        block_size=32, is_symmetric=True, accuracy_level=4, op_types_to_quantize=("MatMul", "Gather")
+    )
+    work = MatMulNBitsQuantizer(onnx.load(source), algo_config=settings)
+    work.process()
+    work.model.save_model_to_file(target, False)
+
+
 def _feeds(path: str) -> list[dict[str, Any]]:
     import numpy as np
 

@@ -22,6 +22,7 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     "onnxsim": ("onnxsim==0.8.1", RUNTIME[0]),
     "onnxruntime-static": RUNTIME[::-1],
     "onnxruntime-dynamic": RUNTIME[::-1],
+    "onnxruntime-int4": (*RUNTIME[::-1], "onnx-ir"),
 }
 TOLD = ("onnx", "onnxruntime", "numpy")
 """Packages whose versions are told beside a tool's own."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks import workbench as wb
 from benchmarks.lines import Cells, Line
-from benchmarks.made import ORIGINAL, OURS, PEER_SAMPLES, SLIM, make, path_of
+from benchmarks.made import INT4, ORIGINAL, OURS, PEER_SAMPLES, SLIM, make, path_of
 from benchmarks.made import ROWS as MADE
 from benchmarks.parts import Cell, Part, sections
 from benchmarks.scores import BATCH, Scores, compared
@@ -24,7 +24,7 @@ from benchmarks.workbench import Workbench
 from benchmarks.zoo import CLASSIFIERS
 from onnx_lowrank import ModelError, RuntimeProblem
 
-ROWS = tuple(name for name in MADE if "weights" not in name)
+ROWS = tuple(name for name, row in MADE.items() if "weights" not in name and not row.certified and row.tool != INT4)
 QUICK = ("int8 static", SLIM, OURS, "onnxslim of ours")
 SIZES = (1, 16)
 """Samples a call that latency is measured with."""
@@ -82,8 +82,11 @@ def _scored(bench: Workbench, name: str) -> Scores:
     return Scores.of(runner, test, wb.batch_size(runner, test.feeds, BATCH))
 
 
-def latency(bench: Workbench, runner: wb.Runner, path: Path, size: int) -> Line:
-    """Return ratio and milliseconds at `size` samples a call, or the reason why there are none."""
+def latency(bench: Workbench, runner: wb.Runner, path: Path, size: int, *, threads: int | None = None) -> Line:
+    """Return ratio and milliseconds at `size` samples a call, or the reason why there are none.
+
+    threads: None: those of the run.
+    """
     inputs = [*bench.original.inputs, *runner.inputs]
     fixed = [spec.name for spec in inputs if spec.shape and spec.shape[0] == 1]
     if size > 1 and fixed:
@@ -92,7 +95,7 @@ def latency(bench: Workbench, runner: wb.Runner, path: Path, size: int) -> Line:
     if not feeds:
         return {"reason": f"no {size} samples have one shape"}
     try:
-        timed = bench.timed(path, feeds, seconds=SECONDS)
+        timed = bench.timed(path, feeds, threads=threads, seconds=SECONDS)
     except RuntimeProblem as error:
         return {"reason": str(error)}
     return {"reason": "", "ratio": timed.pop("latency"), **timed}

@@ -1,0 +1,136 @@
+"""Part "bits": ranks and number formats chosen together, beside int8 and int4 of the whole and factors alone.
+
+All rows are files of the same model from the same calibration samples, judged by the same rule on the same validation
+samples. Ours alone chooses by those, so the test sets stand beside. A row counts at a drop where it is certified to
+lose less than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+from benchmarks import workbench as wb
+from benchmarks.lines import Cells, Line, Setting, cells_of
+from benchmarks.made import DROPS, ROWS, make, path_of
+from benchmarks.parts import Cell, Part
+from benchmarks.peers import SIZES, WORDS, latency
+from benchmarks.wording import NONE, changed, megabytes, number, percent, table, with_interval
+from benchmarks.workbench import Workbench
+from benchmarks.zoo import CLASSIFIERS, TASKS
+from onnx_lowrank import Gate, ModelError, RuntimeProblem
+
+PEERS = ("int8 static", "int8 dynamic", "int8 weights", "NNCF", "int4 blocks")
+INT8 = PEERS[:4]
+FACTORS, STACKED, TOGETHER = "factors", "factors, then int8", "ranks and bits"
+OURS = {kind: [f"{kind}, {drop:g}" for drop in DROPS] for kind in (FACTORS, STACKED, TOGETHER)}
+THREADS = (1, 2)
+DIVERGED = 2_000
+"""Validation samples that outputs are compared on, at most."""
+NAMES = (*PEERS, *(name for names in OURS.values() for name in names))
+ABOUT = (
+    "*Certified*: at 95 % confidence the drop of the metric on validation is below that, by the same test for every row"
+    " (the original against itself has nothing to lose). *KL*: mean divergence of the outputs from the original's, in"
+    " nats, on {diverged:,} validation samples at most; relative squared distance where outputs are no class scores."
+    " *Latency* against the original, in turns, at {sizes} samples a call, on one and two threads. *s*: from the model"
+    " to the file, collection included. int8 static and dynamic are onnxruntime's with the settings of `--then`, *int8"
+    " weights* those of `--then quantize-weights`; *int4 blocks* is onnxruntime's MatMulNBitsQuantizer, blocks of 32,"
+    " MatMul and Gather."
+)
+ABOUT_BEST = (
+    "Of the rows that are certified at a drop: the smallest file of int8, of all peers, of ours with ranks and bits"
+    " chosen together, and ours over theirs; and the fastest, one sample a call on one thread."
+)
+HEADS = ("", "file, MB", "certified", "drop", "KL")
+
+
+def _measure(bench: Workbench, name: str) -> Line:
+    about, path = make(bench, name), path_of(bench, name)
+    if about["outcome"] != "made":
+        return about
+    try:
+        runner = bench.runner(path)
+        verdict = bench.session.judge(Gate(max_drop=max(DROPS))).whole.judge(runner)
+        about |= {"bound": verdict.bound.value, "validation": wb.said(verdict)}
+        about["tests"] = bench.judged(path, bench.entry.tests)
+        compared = wb.some(bench.samples(bench.entry.validation), DIVERGED)
+        about["kl"] = float(bench.divergences(path, compared, "compared").mean())
+        about["latency"] = {
+            f"{size}/{threads}": latency(bench, runner, path, size, threads=threads)
+            for size in SIZES
+            for threads in THREADS
+        }
+    except (ModelError, RuntimeProblem) as error:
+        return {**about, "outcome": "failed", "reason": f"does not run: {error}"}
+    return about
+
+
+def _body(lines: Sequence[Line], setting: Setting) -> list[str]:
+    cells = cells_of(lines, "bits")
+    sizes = " and ".join(map(str, SIZES))
+    text = [ABOUT.format(diverged=DIVERGED, sizes=sizes), "", "## The smallest and the fastest", "", ABOUT_BEST, ""]
+    heads = ("model", "drop", "int8", "best peer", "ours", "over int8", "over best", "fastest peer", "ours, fastest")
+    rows = [_best(model, there, drop) for model, there in cells.items() for drop in DROPS]
+    text += table(heads, rows)
+    for model, there in cells.items():
+        text += [f"## {model}", "", *_section(there)]
+    return text
+
+
+def _best(model: str, there: Cells, drop: float) -> list[str]:
+    """Return a model's row of the comparison at a drop."""
+    holding = {name: d for name, d in there.items() if d["outcome"] == "made" and d["bound"] < drop}
+    together = [name for name in OURS[TOGETHER] if name in holding]
+    groups = [[n for n in INT8 if n in holding], [n for n in PEERS if n in holding], together]
+    sizes = [min((holding[n]["bytes"] / holding[n]["original_bytes"] for n in names), default=None) for names in groups]
+    ours = sizes[2]
+    ratios = [number(ours / each, 2) if ours and each else NONE for each in sizes[:2]]
+    fast = [min((t for n in names if (t := _time(holding[n]))), default=None) for names in groups[1:]]
+    shown = [NONE if each is None else percent(each) for each in sizes]
+    return [model, number(drop), *shown, *ratios, *(NONE if t is None else number(t, 2) for t in fast)]
+
+
+def _time(data: Line) -> float | None:
+    each = data["latency"][f"1/{THREADS[0]}"]
+    return None if each["reason"] else float(each["ratio"][0])
+
+
+def _section(there: Cells) -> list[str]:
+    made = [data for data in there.values() if data["outcome"] == "made"]
+    tests = list(dict.fromkeys(test for data in made for test in data["tests"]))
+    times = [f"{size} × {threads}" for size in SIZES for threads in THREADS]
+    heads = (*HEADS, *tests, *(f"time {each}" for each in times), "s")
+    rows = [_row(name, there[name], tests) for name in NAMES if name in there]
+    first = next(iter(there.values()))
+    rows = [["original", megabytes(first["original_bytes"]), *[NONE] * (len(heads) - 2)], *rows]
+    reasons = [f"- {name}: {d['reason']}" for name, d in there.items() if d["outcome"] != "made"]
+    return [*table(heads, rows), *reasons, *([""] if reasons else [])]
+
+
+def _row(name: str, data: Line, tests: Iterable[str]) -> list[str]:
+    tests = list(tests)
+    if data["outcome"] != "made":
+        return [name, WORDS[data["outcome"]], *[NONE] * (len(HEADS) - 2 + len(tests) + len(SIZES) * len(THREADS) + 1)]
+    size = f"{megabytes(data['bytes'])} ({percent(data['bytes'] / data['original_bytes'])})"
+    times = [data["latency"][f"{size}/{threads}"] for size in SIZES for threads in THREADS]
+    return [
+        name,
+        size,
+        f"< {number(data['bound'], 4)}",
+        changed(data["validation"]),
+        f"{data['kl']:.1e}",
+        *(changed(data["tests"][test]) if test in data["tests"] else NONE for test in tests),
+        *(NONE if each["reason"] else with_interval(each["ratio"], 2) for each in times),
+        f"{data['seconds']:.0f}",
+    ]
+
+
+PART = Part(
+    "bits", "Ranks and bits, chosen together",
+    lambda model, quick: [
+        Cell(name, partial(_measure, name=name), lambda data: data["outcome"] == "absent")
+        for name in ((PEERS[2], OURS[TOGETHER][1]) if quick else NAMES)
+    ],
+    _body, (*TASKS, *CLASSIFIERS), costly=True,
+)  # fmt: skip
+assert set(NAMES) <= set(ROWS)
