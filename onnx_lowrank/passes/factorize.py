@@ -122,6 +122,8 @@ def _write(site: Site, chain: Chain, new: _New, form: Form) -> None:
         if len(stages) == 1:
             position, hint = "whole", f"{site.weight}.whole"
         stored = _stored(site, new, stage, position, hint, form, index)
+        if stage.passed and storage.narrow:  # what folds a bias into it has to know the numbers as they are read
+            stage = replace(stage, weight=storage.rounded(stage.weight))
         named.append((stage, stored.name))
         new.tensors.extend(stored.tensors)
         before.extend(stored.nodes)

@@ -135,21 +135,28 @@ def _rounded(
     storage = Storage(int(tensor.data_type)).in_format(how.number, looked_up=how.looked_up)
     integers = Grid.symmetric(how.number, how.axis).quantised(np.transpose(read(tensor), np.argsort(how.order)))
     scale = np.asarray(integers.scale, np.float32)
-    attributes = dict[str, Any](axis=how.order.index(how.axis))
+    attributes, nodes = dict[str, Any](axis=how.order.index(how.axis)), list[onnx.NodeProto]()
     if how.number.block:
-        scale = np.ascontiguousarray(np.transpose(scale, how.order))
+        scale = np.ascontiguousarray(np.transpose(scale, how.order)).astype(np.float16)
         attributes["block_size"] = how.number.block
     names = [fresh(f"{tensor.name}.{how.number.name}"), fresh(f"{tensor.name}.scale")]
     stored = [
         packed(np.transpose(integers.q, how.order), storage.elem, names[0]),
         onnx.numpy_helper.from_array(scale, names[1]),
     ]
+    if how.number.block:
+        names.append(fresh(f"{tensor.name}.step"))
+        nodes.append(_single(names.pop(1), names[-1]))
     single = tensor.name if not storage.casts else fresh(f"{tensor.name}.single")
-    nodes = [onnx.helper.make_node("DequantizeLinear", names, [single], f"{tensor.name}.unpacked", **attributes)]
+    nodes.append(onnx.helper.make_node("DequantizeLinear", names, [single], f"{tensor.name}.unpacked", **attributes))
     nodes += [
         onnx.helper.make_node("Cast", [single], [tensor.name], f"{tensor.name}.cast", to=elem) for elem in storage.casts
     ]
     return stored, nodes
+
+
+def _single(name: str, output: str) -> onnx.NodeProto:
+    return onnx.helper.make_node("Cast", [name], [output], name=output, to=onnx.TensorProto.FLOAT)
 
 
 def _looked_up_alone(model: onnx.ModelProto, names: Collection[str]) -> set[str]:
@@ -197,7 +204,7 @@ class Rows:
         if width % 2:
             more |= {what: named(np.array([at]), what) for what, at in (("first", 0), ("end", width), ("axis", -1))}
         integers = named(halves[:, :half] | (halves[:, half:] << 4), how.number.name)
-        return Rows(width, integers, named(scale.T, "scale"), more)
+        return Rows(width, integers, named(scale.T.astype(np.float16), "scale"), more)
 
     def looked_up(self, node: onnx.NodeProto, fresh: Fresh) -> list[onnx.NodeProto]:
         """Return what stands in the place of a Gather from the table."""
@@ -214,6 +221,7 @@ class Rows:
         if "block" in more:
             scales = add("Gather", [scales, more["block"]], "spread", axis=-1)
         if "shift" in more:
+            scales = add("Cast", [scales], "step", to=onnx.TensorProto.FLOAT)
             upper = add("BitShift", [rows, more["shift"]], "upper", direction="RIGHT")
             cleared = add("BitShift", [rows, more["shift"]], "cleared", direction="LEFT")
             lower = add("BitShift", [cleared, more["shift"]], "lower", direction="RIGHT")

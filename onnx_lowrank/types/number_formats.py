@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SCALE_BYTES = 4
-"""A scale is a float32."""
+SCALE_BYTES, BLOCK_SCALE_BYTES = 4, 2
+"""A scale is a float32; that of a block is stored in half precision, as there are many."""
 COLUMN_BYTES = 4
 """The number of the block of each column of a table, an int32."""
 
@@ -49,7 +49,7 @@ class NumberFormat:
         if rows:
             integers = math.prod(shape[1:]) * math.ceil(shape[0] * self.bits / 8)
             integers += COLUMN_BYTES * shape[0] if 0 < self.block < shape[0] else 0
-        return integers + SCALE_BYTES * scales
+        return integers + (BLOCK_SCALE_BYTES if self.block else SCALE_BYTES) * scales
 
 
 INT8 = NumberFormat("int8", 8, 0, 13)

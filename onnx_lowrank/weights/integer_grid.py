@@ -12,6 +12,8 @@ from onnx_lowrank.types import Array, NumberFormat
 REDUCED = 64
 """Symmetric integers that go no further use seven bits: onnxruntime's `reduce_range`, for CPUs that saturate."""
 
+ROUGH = 2.0**-6
+"""The share of the smallest normal half-precision number down to which a scale is at most 1/32 off."""
 CLIPPING, CLIPPED = 16, (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 """With fewer steps than this, scales are tried that cut the largest numbers."""
 
@@ -46,7 +48,8 @@ class Grid:
     @staticmethod
     def symmetric(number: NumberFormat, axis: int) -> Grid:
         """Return the grid of a number format; axis: that of its scales."""
-        return Grid(-number.high, number.high, 0, axis, block=number.block, bare=True)
+        scale = np.float16 if number.block else np.float32
+        return Grid(-number.high, number.high, 0, axis, scale, block=number.block, bare=True)
 
     @staticmethod
     def of(q: Array, zero: Array, axis: int | None, scale: type[Any]) -> Grid:
@@ -66,8 +69,8 @@ class Grid:
     def quantised(self, weight: Array) -> Integers:
         """Return the nearest integers to a factor (out, in, *spatial); its largest number gets the largest one."""
         exact = np.asarray(weight, np.float64)
-        if self.bare:
-            return self._symmetric(exact)
+        if self.bare:  # of what stands in a file, so that scales do not hang on digits that it has not
+            return self._symmetric(np.asarray(exact, np.float32).astype(np.float64))
         others = None if self.axis is None else tuple(i for i in range(exact.ndim) if i != self.axis)
         low = np.minimum(exact.min(axis=others), 0.0)
         high = np.maximum(exact.max(axis=others), 0.0)
@@ -123,9 +126,14 @@ class Grid:
         return self._along(scale, len(shape))
 
     def _usable(self, scale: Array) -> Array:
-        """Round to the scales' type; a channel of zeros, or of numbers too small for it, has scale 1."""
-        rounded = np.asarray(scale, self.scale).astype(np.float64)
-        return np.where(rounded < float(np.finfo(self.scale).tiny), 1.0, rounded)
+        """Round to the scales' type; a channel of zeros, or of numbers too small for it, has scale 1.
+
+        Of half precision the larger half of its subnormal numbers serves as well: there weights are small themselves.
+        """
+        kind = np.finfo(self.scale)
+        least = float(kind.tiny) * (ROUGH if self.scale is np.float16 else 1.0)
+        rounded = np.asarray(np.minimum(scale, float(kind.max)), self.scale).astype(np.float64)
+        return np.where(rounded < least, 1.0, rounded)
 
     def _along(self, values: Array, dimensions: int) -> Array:
         if self.axis is None:
