@@ -102,6 +102,18 @@ def solve_upper(upper: Array, columns: Array) -> Array:
         return np.asarray(scipy.linalg.solve_triangular(upper, columns, check_finite=False))
 
 
+def solve_lower(lower: Array, columns: Array) -> Array:
+    """Return x with L x = columns, for a lower triangular L."""
+    with _controller().limit(limits=1, user_api="blas"):
+        return np.asarray(scipy.linalg.solve_triangular(lower, columns, lower=True, check_finite=False))
+
+
+def solve_definite(definite: Array, columns: Array) -> Array:
+    """Return x with M x = columns, for a positive definite M."""
+    root = lower_root(definite)
+    return solve_upper(root.T, solve_lower(root, columns))
+
+
 def svd(matrix: Array) -> tuple[Array, Array]:
     """Return singular values (r,), largest first, and left singular vectors (rows, r), signs fixed."""
     with _controller().limit(limits=1, user_api="blas"):

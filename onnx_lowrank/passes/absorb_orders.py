@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -27,18 +28,21 @@ SCOPED_IR = 4
 """From here on an initializer need not be an input as well."""
 
 
-def absorb_orders(model: onnx.ModelProto, orders: Sequence[str]) -> tuple[onnx.ModelProto, frozenset[str]]:
+def absorb_orders(
+    model: onnx.ModelProto, orders: Sequence[str], *, kept: Mapping[str, int] = MappingProxyType({})
+) -> tuple[onnx.ModelProto, frozenset[str]]:
     """Return a copy without those of these Gathers (by their outputs) that can go, and their names.
 
     They are tried one after the other, each on what the others left. One whose indices are no constant permutation of
-    one axis stays. The model itself is returned where none can go.
+    one axis stays. The model itself is returned where none can go. kept: constants -> the axis, from the end, whose
+    order must not change.
     """
     if not orders:
         return model, frozenset()
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     dims, names = tensor_dims(copy), Fresh(all_names(copy))
-    absorbed = frozenset(name for name in orders if _absorb(copy, name, dims, names))
+    absorbed = frozenset(name for name in orders if _absorb(copy, name, dims, names, kept))
     return (copy, absorbed) if absorbed else (model, absorbed)
 
 
@@ -59,22 +63,28 @@ class _Order:
         return str(self.node.output[0])
 
 
-def _absorb(model: onnx.ModelProto, name: str, dims: Mapping[str, Dims], names: Fresh) -> bool:
+def _absorb(model: onnx.ModelProto, name: str, dims: Mapping[str, Dims], names: Fresh, kept: Mapping[str, int]) -> bool:
     """Take a Gather out, in place; return whether that was possible. What reads it is tried first, then its data."""
     order = _order(model, name)
     if order is None:
         return False
     flow, size = OrderFlow(model, dims), len(order.permutation)
     region = flow.after(order.output, order.axis, size)
-    if region and order.data not in region.axes:
+    if region and order.data not in region.axes and not _moves(region, kept):
         _rearrange(model, flow, region, np.argsort(order.permutation), names)
     else:
         region = flow.before(order.data, order.axis, size, order.output)
-        if not region or order.output in region.axes or flow.returned(order.output):
+        if not region or order.output in region.axes or flow.returned(order.output) or _moves(region, kept):
             return False
         _rearrange(model, flow, region, order.permutation, names)
     _take_out(model, order)
     return True
+
+
+def _moves(region: Region, kept: Mapping[str, int]) -> bool:
+    """Return whether a region rearranges a constant along the axis that has to stay as it is."""
+    steps = ((change.constant, step) for change in region.changes for step in change.steps)
+    return any(not step.numbers and kept.get(constant) == step.axis for constant, step in steps)
 
 
 def _order(model: onnx.ModelProto, name: str) -> _Order | None:

@@ -69,7 +69,8 @@ def rewrite(
     _splice(rewritten.graph, new.nodes.get("", {}), new.first)
     _remove_dead(rewritten, {choice.weight for choice in plan.factored} | new.folded)
     _store(rewritten, new.tensors)
-    made = absorb_orders(rewritten, new.orders)[0]
+    kept = {name: how.blocks for name, how in new.formats.items() if how.exact}
+    made = absorb_orders(rewritten, new.orders, kept=kept)[0]
     return in_formats(made, new.formats) if new.formats else made
 
 
@@ -115,14 +116,16 @@ def _write(site: Site, chain: Chain, new: _New, form: Form) -> None:
     chain, free = _placed(site, chain, new, storage) if form.interpolative else Placed(chain, frozenset())
     named: list[tuple[Stage, str]] = []
     before: list[onnx.NodeProto] = []
-    stages = storage.settled(chain).stages if len(chain.stages) > 1 else chain.stages
+    settled = storage.settled(chain) if len(chain.stages) > 1 else chain
+    stages = new.inventory.compensated(site, form.storage, settled).stages
     for index, stage in enumerate(stages):
         position: StagePosition = "first" if index == 0 else "last" if index == len(stages) - 1 else "inner"
         hint = f"{site.weight}.lowrank{index}"
         if len(stages) == 1:
             position, hint = "whole", f"{site.weight}.whole"
         stored = _stored(site, new, stage, position, hint, form, index)
-        if stage.passed and storage.narrow:  # what folds a bias into it has to know the numbers as they are read
+        if stage.passed and storage.narrow and not new.inventory.compensates(site, form.storage):
+            # what folds a bias into it has to know the numbers as they are read
             stage = replace(stage, weight=storage.rounded(stage.weight))
         named.append((stage, stored.name))
         new.tensors.extend(stored.tensors)
@@ -167,10 +170,9 @@ def _stored(site: Site, new: _New, stage: Stage, position: StagePosition, hint: 
         order = stored_axes(clean, layout)
         if order is None:
             raise PlanError(f"the plan stores {site.weight!r} as {form.storage!r}, and its channels are on no one axis")
-        looked_up = new.inventory.looks_up(site)
-        new.formats[stored.tensors[0].name] = InFormat(
-            FORMATS[form.storage], order, looked_up, looked_up and index == 0
-        )
+        looked_up, exact = new.inventory.looks_up(site), new.inventory.compensates(site, form.storage)
+        how = InFormat(FORMATS[form.storage], order, looked_up, rows=looked_up and index == 0, exact=exact)
+        new.formats[stored.tensors[0].name] = how
     return stored
 
 
@@ -207,6 +209,13 @@ def _write_shared(sites: Sequence[Site], chains: Sequence[Chain], new: _New, for
     able = sites[0] if form.interpolative else replace(sites[0], identity=())
     chains, free = placed_together(chains, able, storage, narrow=new.narrow)
     stages = _settled_together(storage, chains)
+    if new.inventory.compensates(sites[0], form.storage):
+        pairs = [Chain((stages[0], stage)) for stage in stages[1:]]
+        made = [
+            new.inventory.compensated(site, form.storage, pair, shared=True)
+            for site, pair in zip(sites, pairs, strict=True)
+        ]
+        stages = [made[0].stages[0], *(chain.stages[1] for chain in made)]
     first = _stored(sites[0], new, stages[0], "first", f"{sites[0].weight}.shared", form, 0)
     new.tensors.extend(first.tensors)
     before, inner = list(first.nodes), ""

@@ -20,7 +20,7 @@ from onnx_lowrank.graph.traversal import reads
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner, first_line
 from onnx_lowrank.types import Array, NumberFormat
-from onnx_lowrank.weights.integer_grid import Grid
+from onnx_lowrank.weights.integer_grid import Grid, Integers
 from onnx_lowrank.weights.storage import Storage, packed
 from onnx_lowrank.weights.transforms import read
 
@@ -52,13 +52,25 @@ def raised(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
 @dataclass(frozen=True, slots=True)
 class InFormat:
     """How a stored tensor is to be rounded. order: for every axis of it, that of (out, in, *spatial). looked_up: it is
-    a table of which rows are looked up, or a factor of one; rows: it is what the rows are looked up in.
+    a table of which rows are looked up, or a factor of one; rows: it is what the rows are looked up in. exact: its
+    numbers stand on the grid already.
     """
 
     number: NumberFormat
     order: tuple[int, ...]
     looked_up: bool = False
     rows: bool = False
+    exact: bool = False
+
+    @property
+    def blocks(self) -> int:
+        """The axis of the stored tensor along which blocks, or channels, lie, from the end."""
+        return self.order.index(self.axis) - len(self.order)
+
+    def integers(self, weight: Array) -> Integers:
+        """Return the integers and scales of (out, in, *spatial)."""
+        grid = Grid.symmetric(self.number, self.axis)
+        return grid.recovered(weight) if self.exact else grid.quantised(weight)
 
     @property
     def axis(self) -> int:
@@ -133,7 +145,7 @@ def _rounded(
 ) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
     """Return integers and scales, and the nodes that give a tensor of the old name and type."""
     storage = Storage(int(tensor.data_type)).in_format(how.number, looked_up=how.looked_up)
-    integers = Grid.symmetric(how.number, how.axis).quantised(np.transpose(read(tensor), np.argsort(how.order)))
+    integers = how.integers(np.transpose(read(tensor), np.argsort(how.order)))
     scale = np.asarray(integers.scale, np.float32)
     attributes, nodes = dict[str, Any](axis=how.order.index(how.axis)), list[onnx.NodeProto]()
     if how.number.block:
@@ -192,7 +204,7 @@ class Rows:
         def named(array: Array, what: str) -> onnx.TensorProto:
             return onnx.numpy_helper.from_array(np.ascontiguousarray(array), fresh(f"{tensor.name}.{what}"))
 
-        found = Grid.symmetric(how.number, how.axis).quantised(read(tensor).T)
+        found = how.integers(read(tensor).T)
         q, scale = found.q.T, np.asarray(found.scale, np.float32)
         if not how.number.block:
             return Rows(q.shape[1], named(q.astype(np.int8), how.number.name), named(scale[:, None], "scale"), {})

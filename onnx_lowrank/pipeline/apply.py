@@ -13,6 +13,7 @@ from onnx_lowrank.graph.files import spare
 from onnx_lowrank.options import Options
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline.loaded_model import DataSources, LoadedModel, read_samples
+from onnx_lowrank.pipeline.number_formats import with_compensation
 from onnx_lowrank.pipeline.post_quantize import PostQuantizer, settings_of
 from onnx_lowrank.pipeline.refit import refitted
 from onnx_lowrank.pipeline.staging import checked, on_disk, publish, stamp
@@ -64,9 +65,10 @@ def apply(
     progress = progress or Silent()
     split = _samples(saved, loaded, data, validation, options, progress)
     quantizer = PostQuantizer(loaded, split.calibration.feeds if split is not None else (), options, progress)
-    decomposed, factors = _decomposed(saved, loaded, inventory.factorable, split, options, progress)
+    decomposed, inventory = _decomposed(saved, loaded, inventory, split, options, progress)
     chosen = _plan(saved, inventory, decomposed)
-    factored = rewrite(loaded.model, inventory, chosen, factors(chosen), narrow=quantizer.active)
+    factors = _factors(saved, loaded, inventory, split, chosen, decomposed, options)
+    factored = rewrite(loaded.model, inventory, chosen, factors, narrow=quantizer.active)
     rewritten = quantizer.on(factored, chosen.choices)
     stamp(
         rewritten, chosen, version=__version__, goal="apply", options=options,
@@ -134,19 +136,29 @@ def _decomposed(
     split: Split | None,
     options: Options,
     progress: Progress,
-) -> tuple[Decomposed, Callable[[Plan], Mapping[tuple[str, str], Factors]]]:
+) -> tuple[Decomposed, Inventory]:
+    """Return the factors of all weights, and the inventory that rounds weights as the plan was made."""
     if split is None or not saved.factors_need_data:
-        plain = decompose_plain(inventory, multiple=saved.rank_multiple)
-        return plain, lambda plan: plain.factors
-    done = calibrate(loaded, split.calibration, inventory, options, progress, saved.divergence).decomposed
+        return decompose_plain(inventory.factorable, multiple=saved.rank_multiple), inventory
+    done = calibrate(loaded, split.calibration, inventory.factorable, options, progress, saved.divergence)
+    formats = {choice.storage for choice in saved.choices}
+    return done.decomposed, with_compensation(loaded, inventory, options, done, formats, progress)
 
-    def factors(plan: Plan) -> Mapping[tuple[str, str], Factors]:
-        if not saved.refit:
-            return done.factors
-        most, memory = saved.refitted_on, options.memory
-        return refitted(loaded, split, inventory, plan, done.factors, options.runtime, most=most, memory=memory)
 
-    return done, factors
+def _factors(
+    saved: SavedPlan,
+    loaded: LoadedModel,
+    inventory: Inventory,
+    split: Split | None,
+    plan: Plan,
+    decomposed: Decomposed,
+    options: Options,
+) -> Mapping[tuple[str, str], Factors]:
+    """Return the factors of a plan: as decomposed, or refitted."""
+    if split is None or not saved.refit:
+        return decomposed.factors
+    most, memory = saved.refitted_on, options.memory
+    return refitted(loaded, split, inventory, plan, decomposed.factors, options.runtime, most=most, memory=memory)
 
 
 def _plan(saved: SavedPlan, inventory: Inventory, decomposed: Decomposed) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from onnx_lowrank.collection.positions import observe_positions
@@ -9,8 +10,8 @@ from onnx_lowrank.options import Options
 from onnx_lowrank.passes.unpack import refused
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.progress import Progress
-from onnx_lowrank.sensitivity.calibrated import CalibrationSetup, SensitivityState
-from onnx_lowrank.sensitivity.rounding import in_formats
+from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup, SensitivityState
+from onnx_lowrank.sensitivity.rounding import compensation_of, in_formats
 from onnx_lowrank.types import FORMATS
 from onnx_lowrank.weights.inventory import Inventory
 
@@ -22,10 +23,30 @@ def with_formats(
     asked = [number for number in FORMATS.values() if number.bits in options.bits]
     unavailable = {number.name: refused(loaded.model, number, options.runtime) for number in asked}
     notes = tuple(f"{name} is not available: {why}" for name, why in unavailable.items() if why)
-    calibrated, outside = state.calibrated, inventory.part(bodies=False)
+    setup = _setup(loaded, inventory, options, state.calibrated)
+    state = replace(state, calibrated=replace(state.calibrated, observed=setup.observed))
+    return in_formats(setup, state, [number for number in asked if not unavailable[number.name]], progress), notes
+
+
+def with_compensation(
+    loaded: LoadedModel,
+    inventory: Inventory,
+    options: Options,
+    calibrated: Calibrated,
+    chosen: Collection[str],
+    progress: Progress,
+) -> Inventory:
+    """Return the inventory that rounds weights as it was done when a plan was made; chosen: its number formats."""
+    numbers = [number for number in FORMATS.values() if number.name in chosen]
+    if not any(number.block for number in numbers):
+        return inventory
+    setup = _setup(loaded, inventory, options, calibrated)
+    return replace(inventory, compensation=compensation_of(setup, numbers, progress))
+
+
+def _setup(loaded: LoadedModel, inventory: Inventory, options: Options, calibrated: Calibrated) -> CalibrationSetup:
+    outside = inventory.part(bodies=False)
     observed = observe_positions(loaded.model, outside, calibrated.samples.feeds, options)
-    state = replace(state, calibrated=replace(calibrated, observed=observed))
-    setup = CalibrationSetup(
+    return CalibrationSetup(
         loaded, calibrated.samples, outside, calibrated.objective, options, observed, calibrated.batch
     )
-    return in_formats(setup, state, [number for number in asked if not unavailable[number.name]], progress), notes

@@ -58,7 +58,7 @@ class Search:
         """
         session, factors = self.session, self.state.calibrated.decomposed.factors
         if not (quantized and session.quantizer.active):
-            return rewrite(session.loaded.model, session.inventory, plan.plain, factors)
+            return rewrite(session.loaded.model, session.inventory_of(self.state), plan.plain, factors)
         factored = rewrite(session.loaded.model, session.inventory, plan, factors, narrow=True)
         return session.quantizer.on(factored, ("sketch", plan.choices))
 
@@ -70,7 +70,7 @@ class Search:
         """Return the model of a plan, factored and nothing else."""
         session = self.session
         factors, narrow = session.factors(plan, self.state), session.quantizer.active
-        return rewrite(session.loaded.model, session.inventory, plan, factors, narrow=narrow)
+        return rewrite(session.loaded.model, session.inventory_of(self.state), plan, factors, narrow=narrow)
 
     def size(self, plan: Plan, file_bytes: int) -> Size:
         """Return the size of a plan's model; sites that the problem does not hold stay as they are."""

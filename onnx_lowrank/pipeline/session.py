@@ -305,6 +305,10 @@ class Session:
         shrunk = go_on(self.loaded, self.inventory, state, plan, self.options, self.clock, held_back)
         return replace(shrunk, curves=self._signed(shrunk.curves, shrunk.calibrated))
 
+    def inventory_of(self, state: SensitivityState) -> Inventory:
+        """Return the inventory that plans are written with: weights are rounded as their losses were measured."""
+        return replace(self.inventory, compensation=state.compensation)
+
     def factors(self, plan: Plan, state: SensitivityState) -> dict[FactorKey, Factors]:
         """Return the factors of a plan: as they were decomposed, or refitted on the compressed prefix."""
         if not self.options.may_refit or not plan.factored:
@@ -332,11 +336,11 @@ class Session:
             most = min(max(len(self.split.validation) // SHARE, FEWEST), REFITTED)
         with self.clock.step("refitting", 1) as advance:
             factors = refitted(
-                self.loaded, self.split, self.inventory, plan, decomposed, options.runtime,
+                self.loaded, self.split, self.inventory_of(state), plan, decomposed, options.runtime,
                 most=most, memory=options.memory,
             )  # fmt: skip
             keep = options.refit is True or loses_less(
-                (decomposed, factors), plan, self.loaded, self.inventory, held_back,
+                (decomposed, factors), plan, self.loaded, self.inventory_of(state), held_back,
                 state.calibrated.objective.probing, options.runtime,
             )  # fmt: skip
             advance(1)

@@ -19,6 +19,7 @@ from onnx_lowrank.sensitivity.correction import PlanCheck
 from onnx_lowrank.sensitivity.decompose import Decomposed
 from onnx_lowrank.sensitivity.selection import UNSELECTED, Selection
 from onnx_lowrank.types import Array, Curve, Feed
+from onnx_lowrank.weights.compensation import Compensation
 from onnx_lowrank.weights.inventory import Inventory
 
 
@@ -106,6 +107,7 @@ class SensitivityState:
     """Where the work stands: what was collected, and the curves to plan with.
 
     checks, selection: see `Probed`. source: where predicted losses come from, and how far they hold, in one sentence.
+    compensation: how weights in few bits are rounded; None: to the nearest.
     """
 
     calibrated: Calibrated
@@ -114,6 +116,7 @@ class SensitivityState:
     checks: tuple[PlanCheck, ...] = ()
     selection: Selection = UNSELECTED
     source: str = ""
+    compensation: Compensation | None = None
 
     def expected(self, predicted: float) -> float:
         """Return the loss to be expected of a plan with a predicted one, by what whole plans were measured to lose."""

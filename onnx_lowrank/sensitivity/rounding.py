@@ -15,6 +15,7 @@ import numpy as np
 
 from onnx_lowrank.collection.responses import groups, responses
 from onnx_lowrank.collection.setup import CollectionSetup
+from onnx_lowrank.collection.side_grams import bytes_of, side_grams
 from onnx_lowrank.cost import format_bytes, unchanged_cost
 from onnx_lowrank.numerics.kronecker_metric import rises
 from onnx_lowrank.numerics.rounding import not_above
@@ -36,8 +37,13 @@ from onnx_lowrank.types import (
     SharedInput,
     Site,
 )
+from onnx_lowrank.weights.compensation import Compensation
 from onnx_lowrank.weights.inventory import Inventory
 
+MOMENTS, FEWEST = 256, 16
+"""Samples whose moments rounding is made up for by, at most and at least; none whose losses are measured."""
+MEMORY = 4
+"""The share of the memory allowed that moments may take, and that rounded weights may: one in so many."""
 RANKS = 4
 """Ranks of every scheme that are measured in each format, spread over all."""
 
@@ -62,7 +68,10 @@ def in_formats(
     Only sites that a gradient reaches and that can be stored so. Options of a shared input are all kept, as others take
     them, too. Terms between sites are left out.
     """
-    work = _Work(setup.inventory, state.calibrated.decomposed.factors, shared_input_of(setup.inventory))
+    collection = collection_setup(setup, "joint")
+    compensation = _compensation(collection, numbers, progress)
+    inventory = replace(setup.inventory, compensation=compensation)
+    work = _Work(inventory, state.calibrated.decomposed.factors, shared_input_of(setup.inventory))
     sites = {site.id: site for site in setup.inventory.sites}
     rigid = {curve.site: curve for curve in _rigid(setup)}
     curves = [*state.curves, *rigid.values()]
@@ -72,7 +81,6 @@ def in_formats(
         offered = [number for number in setup.inventory.formats(sites[curve.site]) if number in numbers]
         if offered:
             chosen[curve.site] = [(number, option) for number in offered for option in _measured(curve)]
-    collection = collection_setup(setup, "joint")
     batches = list(groups(collection, {site: len(picks) for site, picks in chosen.items()}))
     rounded: dict[str, dict[NumberFormat, list[tuple[Option, Rounded]]]] = {}
     scored = sum(map(len, collection.folds.scored))
@@ -84,7 +92,32 @@ def in_formats(
         for curve in curves
         if curve.site in rounded or curve.site not in rigid
     ]
-    return replace(state, calibrated=replace(state.calibrated, tails={}), curves=tuple(made))
+    calibrated = replace(state.calibrated, tails={})
+    return replace(state, calibrated=calibrated, curves=tuple(made), compensation=compensation)
+
+
+def compensation_of(setup: CalibrationSetup, numbers: Sequence[NumberFormat], progress: Progress) -> Compensation:
+    """Return how weights in few bits are rounded, from samples whose losses are not measured."""
+    return _compensation(collection_setup(setup, "joint"), numbers, progress)
+
+
+def _compensation(setup: CollectionSetup, numbers: Sequence[NumberFormat], progress: Progress) -> Compensation:
+    inventory, memory, chosen = setup.inventory, setup.options.memory, list[Site]()
+    for site in sorted(inventory.sites, key=lambda site: site.parameters):
+        need = bytes_of(site, looked_up=inventory.looks_up(site))
+        offered = [number for number in inventory.formats(site) if number in numbers and number.block]
+        if offered and need <= memory // MEMORY:
+            memory -= MEMORY * need
+            chosen.append(site)
+    scored = {number for fold in setup.folds.scored for number in fold}
+    others = [number for number in range(len(setup.samples)) if number not in scored]
+    if not chosen or len(others) < FEWEST:
+        return Compensation({}, 0)
+    places = np.unique(np.linspace(0, len(others) - 1, min(len(others), MOMENTS)).round().astype(int))
+    ordered = [site for site in inventory.sites if site in chosen]
+    with progress.step("moments for rounding", len(places)) as advance:
+        grams = side_grams(setup, ordered, [others[place] for place in places], advance)
+    return Compensation(grams, setup.options.memory // MEMORY)
 
 
 def _rigid(setup: CalibrationSetup) -> Iterator[Curve]:
@@ -138,7 +171,8 @@ class _Work:
         else:
             made = replace(option, form=replace(option.form, storage=number.name))
             chain = stored_chain(self.inventory, site, self.factors[site.id, option.scheme], made)
-        change = product(self.inventory.seen(site, chain, number.name)) - product(chain)
+        shared = bool(option.shared_input)
+        change = product(self.inventory.seen(site, chain, number.name, shared=shared)) - product(chain)
         return np.asarray(change, np.float32)
 
     def extended(

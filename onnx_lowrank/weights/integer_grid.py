@@ -14,6 +14,8 @@ REDUCED = 64
 
 ROUGH = 2.0**-6
 """The share of the smallest normal half-precision number down to which a scale is at most 1/32 off."""
+ON_GRID = 1e-2
+"""Steps that numbers on a grid may be off it: a scale in half precision is rounded."""
 CLIPPING, CLIPPED = 16, (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 """With fewer steps than this, scales are tried that cut the largest numbers."""
 
@@ -82,6 +84,19 @@ class Grid:
             zero = np.clip(np.rint(self.low - low / scale), self.low, self.high)
         q = np.rint(exact / self._along(scale, exact.ndim)) + self._along(zero, exact.ndim)
         return Integers(np.clip(q, self.low, self.high), scale, zero)
+
+    def recovered(self, weight: Array) -> Integers:
+        """Return the integers of numbers that stand on a symmetric grid already; the nearest ones where they do not."""
+        exact = np.asarray(weight, np.float64)
+        nearest, largest = self.quantised(exact), self._scales(exact) * self.high
+        scale, least = nearest.scale, np.full(largest.shape, ON_GRID)
+        for steps in range(self.high, 0, -1):  # the largest number of a block is so many steps
+            tried = self._usable(largest / steps)
+            ratio = exact / self._spread(tried, exact.shape)
+            off = self._over(np.abs(np.rint(ratio) - ratio), np.maximum)
+            scale, least = np.where(off < least, tried, scale), np.minimum(off, least)
+        q = np.clip(np.rint(exact / self._spread(scale, exact.shape)), self.low, self.high)
+        return Integers(q, scale, nearest.zero)
 
     def seen(self, weight: Array) -> Array:
         """Return the numbers that the integers of a factor represent, float64."""

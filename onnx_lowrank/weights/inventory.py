@@ -11,6 +11,7 @@ import onnx
 
 from onnx_lowrank.ops import Call
 from onnx_lowrank.types import FORMATS, OWN, Array, Chain, NumberFormat, SharedInput, Site, Skip, Stage
+from onnx_lowrank.weights.compensation import Compensation
 from onnx_lowrank.weights.source import WeightSource
 from onnx_lowrank.weights.storage import Storage, stored_axes
 
@@ -22,7 +23,7 @@ class Inventory:
     calls: site id -> the calls that share its weight. parameters: elements of all weights (index tensors aside).
     sources: site id -> where its weight comes from. bodies: site id -> the body that each of its calls is in; sites
     of the main graph are not in it. all_shared_inputs: those of the graph, whether or not all members are in
-    `sites`.
+    `sites`. compensation: how weights in few bits are rounded; None: to the nearest.
     """
 
     sites: tuple[Site, ...]
@@ -33,6 +34,7 @@ class Inventory:
     sources: Mapping[str, WeightSource]
     bodies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     all_shared_inputs: tuple[SharedInput, ...] = ()
+    compensation: Compensation | None = None
     _live: WeakValueDictionary[str, Array] = field(
         init=False, repr=False, compare=False, default_factory=WeakValueDictionary
     )
@@ -102,9 +104,22 @@ class Inventory:
             return own
         return own.in_format(FORMATS[storage], looked_up=self.looks_up(site))
 
-    def seen(self, site: Site, chain: Chain, storage: str = OWN) -> Chain:
-        """Return a chain as the operators compute with it, rounding included."""
-        return self.storage(site, storage).seen(chain)
+    def seen(self, site: Site, chain: Chain, storage: str = OWN, *, shared: bool = False) -> Chain:
+        """Return a chain as the operators compute with it, rounding included. shared: its first stage serves others."""
+        stored = self.storage(site, storage)
+        if not self.compensates(site, storage):
+            return stored.seen(chain)
+        return self.compensated(site, storage, stored.settled(chain), shared=shared)
+
+    def compensates(self, site: Site, storage: str) -> bool:
+        """Return whether a weight in a format is rounded with its errors made up for."""
+        return self.compensation is not None and self.compensation.knows(site, self.storage(site, storage))
+
+    def compensated(self, site: Site, storage: str, chain: Chain, *, shared: bool = False) -> Chain:
+        """Return a settled chain with the numbers that are stored, where a weight is rounded so; else as it is."""
+        if self.compensation is None or not self.compensates(site, storage):
+            return chain
+        return self.compensation.rounded(site, self.storage(site, storage), chain, shared=shared)
 
     def moved(self, weights: Mapping[str, Array]) -> Inventory:
         """Return the same sites with other numbers: site id -> what arrives at its operators."""

@@ -95,22 +95,20 @@ def test_what_inspect_says_of_the_demo_model():
     assert seen.bytes == MODEL.stat().st_size
 
 
-def test_ranks_and_bits_together_are_smaller_than_ranks_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_ranks_and_bits_together_are_small_and_repeated_by_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A quarter of the bytes that ranks alone leave (8.6 %); rounding is made up for by samples that are not scored."""
     module = importlib.import_module("onnx_lowrank.pipeline.speed_goal")
     real = module.interleaved
     monkeypatch.setattr(module, "interleaved", lambda *a, **k: real(*a, **{**k, "seconds": 0.2}))
-    gate = Gate(max_drop=0.05, observed=True)
-    sizes = {}
-    for bits in ((32,), (4, 8, 32)):
-        path = tmp_path / f"{len(bits)}.onnx"
-        asked = options(rank_multiple=8, bits=bits)
-        result = optimize(MODEL, sources(), Compact(gate=gate, resource="bytes"), asked, output=path)
-        assert result.changed, result.reason
-        assert result.after.bytes == path.stat().st_size
-        for name, verdict in (("validation", result.verdict), ("test", result.test)):
-            assert verdict.candidate.estimate == pytest.approx(accuracy(path, name), abs=1e-9)
-        sizes[bits] = result.after.bytes
-    assert sizes[4, 8, 32] < 0.5 * sizes[32,]
+    monkeypatch.setitem(COUNTS, "calibration", 240)
+    gate, path = Gate(max_drop=0.05, observed=True), tmp_path / "small.onnx"
+    asked = options(rank_multiple=8, bits=(4, 8, 32))
+    result = optimize(MODEL, sources(), Compact(gate=gate, resource="bytes"), asked, output=path)
+    assert result.changed, result.reason
+    assert result.after.bytes == path.stat().st_size
+    for name, verdict in (("validation", result.verdict), ("test", result.test)):
+        assert verdict.candidate.estimate == pytest.approx(accuracy(path, name), abs=1e-9)
+    assert result.after.bytes < 0.03 * result.before.bytes
     saved = SavedPlan.of_result(result)
     again = apply(
         saved, MODEL, part("calibration"), asked, validation=part("validation"), output=tmp_path / "again.onnx"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -19,6 +21,7 @@ from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.schemes import SCHEMES, Factors, form_of, layout_of
 from onnx_lowrank.sensitivity.substitution import stored_weight, substitution
 from onnx_lowrank.types import FORMATS, INT4, INT8, OWN, Choice, Cost, Form, NumberFormat, Option, Plan, Site, Stage
+from onnx_lowrank.weights.compensation import Compensation, SideGrams
 from onnx_lowrank.weights.find import find_sites
 from onnx_lowrank.weights.integer_grid import Grid
 from onnx_lowrank.weights.inventory import Inventory
@@ -45,8 +48,18 @@ def whole_and_factored(found: Inventory, site: Site) -> list[tuple[Form, Factors
     return forms
 
 
+def with_moments(found: Inventory, site: Site, seed: int) -> Inventory:
+    """Return the inventory with moments of a site by which errors of rounding are made up for."""
+    out, inner = site.shape[0] // site.groups, site.shape[1]
+    xs, gs = normal((site.groups, 2 * inner, inner), seed), normal((site.groups, out, out), seed + 1)
+    A, B = np.swapaxes(xs, 1, 2) @ xs, np.swapaxes(gs, 1, 2) @ gs
+    grams = SideGrams(A[0].diagonal() if found.looks_up(site) else A, B)
+    return replace(found, compensation=Compensation({site.id: grams}, 2**24))
+
+
+@pytest.mark.parametrize("compensated", [False, True])
 @pytest.mark.parametrize(("op", "number"), WITH)
-def test_a_model_computes_with_the_numbers_that_are_stored(op: str, number: NumberFormat):
+def test_a_model_computes_with_the_numbers_that_are_stored(op: str, number: NumberFormat, compensated: bool):
     """To 1e-5 of what inputs and weights without signs give, as terms may cancel; to 2 % of it where onnxruntime has
     kernels of integers, as those round inputs to 8 bits as well.
     """
@@ -60,6 +73,9 @@ def test_a_model_computes_with_the_numbers_that_are_stored(op: str, number: Numb
         site = found.sites[0]
         if number not in found.formats(site):
             reject()
+        if compensated:
+            found = with_moments(found, site, len(site.shape))
+            assert found.compensates(site, number.name) == (number.block > 0)
         feed = {"x": case.x}
         runner = Runner(
             overridable(case.model, found.sources[site.id].entries), runtime=Runtime(provider="cpu", threads=1)

@@ -267,7 +267,7 @@ class Workbench:
     def rewritten(self, session: Session, plan: Plan, factors: Mapping[tuple[str, str], Factors] | None = None) -> Any:
         """Return the model of a plan, with the session's factors where none are given."""
         made = session.factors(plan, session.state) if factors is None else factors
-        return rewrite(session.loaded.model, session.inventory, plan, made)
+        return rewrite(session.loaded.model, session.inventory_of(session.state), plan, made)
 
     def judge(self, chosen: Set) -> Judge:
         """Return the judge on a set, by the recipe's metric for it; the original is measured once."""

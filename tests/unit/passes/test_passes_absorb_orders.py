@@ -172,6 +172,19 @@ def test_one_order_goes_and_one_stays():
     same(changed, model, X)
 
 
+def test_a_constant_keeps_its_order_along_an_axis_that_is_kept():
+    """V reads the channels along its first axis; kept along the other one it may follow."""
+    changed, gone = absorb_orders(ordered(), ["g"], kept={"V": -1})
+    assert gone == {"g"}
+    same(changed, ordered(), X)
+    changed, gone = absorb_orders(ordered(), ["g"], kept={"V": -2})
+    assert gone == {"g"}  # what comes before can take the order instead
+    np.testing.assert_array_equal(numbers(changed)["V"], V)
+    same(changed, ordered(), X)
+    changed, gone = absorb_orders(ordered(), ["g"], kept={"V": -2, "W": -1})
+    assert gone == frozenset()
+
+
 def returned(name: str) -> onnx.ModelProto:
     model = ordered()
     model.graph.output.append(value(name, ["n", 2, C]))
