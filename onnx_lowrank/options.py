@@ -12,7 +12,7 @@ DropType: TypeAlias = Literal["absolute", "relative"]
 Sensitivity: TypeAlias = Literal["joint", "inputs", "weights", "paper"]
 Resource: TypeAlias = Literal["parameters", "bytes", "macs", "latency"]
 LossObjective: TypeAlias = Literal["original", "labels"]
-BITS = (4, 8, 32)
+BITS = (2, 4, 8, 32)
 OBJECTIVES: tuple[LossObjective, ...] = ("original", "labels")
 Then: TypeAlias = Literal["quantize", "quantize-dynamic", "quantize-weights"]
 THEN: tuple[Then, ...] = ("quantize", "quantize-dynamic", "quantize-weights")
@@ -302,8 +302,8 @@ class Options:
         if set(self.bits) - set(BITS) or 32 not in self.bits:
             given = ",".join(map(str, self.bits))
             raise GoalError(
-                f"--bits lists what a number may take, of 4, 8 and 32; 32, its own type, is among them, for what fewer"
-                f" would harm: 4,8,32 or 8,32, not {given}"
+                f"--bits lists what a number may take, of 2, 4, 8 and 32; 32, its own type, is among them, for what"
+                f" fewer would harm: 4,8,32 or 8,32, not {given}"
             )
         others = (
             (f"--then {self.then}", self.then is not None), ("--inter-layer", self.inter_layer),

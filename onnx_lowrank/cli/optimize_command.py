@@ -146,8 +146,8 @@ BITS = click.option(
     default="32",
     show_default=True,
     help="Bits that a number of a weight or factor may take, chosen together with the ranks, for the fewest bytes: 32"
-    " (its own type), 8,32, 4,8,32, or auto (all that run here). int8: a scale a channel; int4: one for 32 inputs."
-    " Arithmetic stays float.",
+    " (its own type), 8,32, 4,8,32, or auto (2, too; all that run here). int8: a scale a channel; int4 and int2: one"
+    " for 32 inputs. Arithmetic stays float.",
 )
 THEN = click.option(
     "--then",

@@ -49,10 +49,12 @@ def compensated(
     inputs: Eliminated | None,
     outputs: Eliminated | None,
     scales: Scales,
+    low: int,
     high: int,
     block: int,
 ) -> Array:
-    """Return (out, in, taps) numbers scale · q, whole |q| ≤ high, one scale for `block` inputs of an output and a tap.
+    """Return (out, in, taps) numbers scale · q, q whole from low to high, a scale for `block` inputs of an output and a
+    tap.
 
     inputs, outputs: of A and B; None: errors there are not made up for. Taps are rounded in one metric, each by itself.
     """
@@ -63,7 +65,7 @@ def compensated(
     for start in range(0, rows, together):
         part = slice(start, min(start + together, rows))
         flat = np.ascontiguousarray(np.moveaxis(left[part], 1, 0)).reshape(columns, -1)
-        rounded = _by_inputs(flat, inputs, scales, high, block)
+        rounded = _by_inputs(flat, inputs, scales, low, high, block)
         made[part] = np.moveaxis(rounded.reshape(columns, -1, taps), 0, 1)
         if outputs is not None and part.stop < rows:
             upper = outputs.upper
@@ -73,18 +75,18 @@ def compensated(
     return made
 
 
-def _by_inputs(numbers: Array, inputs: Eliminated | None, scales: Scales, high: int, block: int) -> Array:
+def _by_inputs(numbers: Array, inputs: Eliminated | None, scales: Scales, low: int, high: int, block: int) -> Array:
     """Return (in, k) numbers rounded, input after input; `numbers` is used up."""
     made = np.empty_like(numbers)
     for start in range(0, len(numbers), block):
         stop = min(start + block, len(numbers))
         scale = scales(numbers[start:stop])
         if inputs is None:
-            made[start:stop] = np.clip(np.rint(numbers[start:stop] / scale), -high, high) * scale
+            made[start:stop] = np.clip(np.rint(numbers[start:stop] / scale), low, high) * scale
             continue
         upper, errors = inputs.upper, np.empty((stop - start, numbers.shape[1]))
         for at in range(start, stop):
-            made[at] = np.clip(np.rint(numbers[at] / scale), -high, high) * scale
+            made[at] = np.clip(np.rint(numbers[at] / scale), low, high) * scale
             errors[at - start] = (numbers[at] - made[at]) / upper[at, at]
             numbers[at + 1 : stop] -= np.outer(upper[at, at + 1 : stop], errors[at - start])
         numbers[stop:] -= upper[start:stop, stop:].T @ errors

@@ -167,11 +167,16 @@ def _stored(site: Site, new: _New, stage: Stage, position: StagePosition, hint: 
     clean = replace(stage, weight=_without_subnormals(stage.weight))
     stored = new.inventory.sources[site.id].storage.store(clean, layout, hint, new.names)
     if form.storage != OWN:
-        order = stored_axes(clean, layout)
+        order, number = stored_axes(clean, layout), FORMATS[form.storage]
+        if stage.weight.shape[0] % number.outputs:
+            raise PlanError(
+                f"the plan stores {site.weight!r} as {form.storage!r} with {stage.weight.shape[0]} outputs: only"
+                f" multiples of {number.outputs} are computed right"
+            )
         if order is None:
             raise PlanError(f"the plan stores {site.weight!r} as {form.storage!r}, and its channels are on no one axis")
         looked_up, exact = new.inventory.looks_up(site), new.inventory.compensates(site, form.storage)
-        how = InFormat(FORMATS[form.storage], order, looked_up, rows=looked_up and index == 0, exact=exact)
+        how = InFormat(number, order, looked_up, rows=looked_up and index == 0, exact=exact)
         new.formats[stored.tensors[0].name] = how
     return stored
 

@@ -6,7 +6,7 @@ order. What is unpacked depends on constants alone, so its nodes come first.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +28,8 @@ LARGEST_OFF = 0.05
 """Some kernels round what they read to 8 bits as well; more than this is no rounding."""
 ROWS_OPSET = 13
 """The first opset that has what looks rows of integers up."""
-IR_VERSIONS = {13: 7, 21: 10}
-"""The first IR version that goes with an opset: 10 has integers of four bits."""
+IR_VERSIONS = {13: 7, 21: 10, 25: 13}
+"""The first IR version that goes with an opset: 10 has integers of four bits, 13 of two."""
 CONVERTER_ERRORS = (RuntimeError, ValueError, onnx.version_converter.ConvertError)
 
 
@@ -153,7 +153,7 @@ def _rounded(
         attributes["block_size"] = how.number.block
     names = [fresh(f"{tensor.name}.{how.number.name}"), fresh(f"{tensor.name}.scale")]
     stored = [
-        packed(np.transpose(integers.q, how.order), storage.elem, names[0]),
+        packed(np.transpose(integers.q, how.order), how.number.bits, names[0]),
         onnx.numpy_helper.from_array(scale, names[1]),
     ]
     if how.number.block:
@@ -183,10 +183,12 @@ def _looked_up_alone(model: onnx.ModelProto, names: Collection[str]) -> set[str]
 class Rows:
     """A table in a number format, of which rows and their scales are looked up and multiplied.
 
-    integers (rows, width), those of four bits as (rows, bytes) of q + 8 with the first half of a row in the lower
-    halves of the bytes. scales (rows, 1), or (rows, blocks). more: what else nodes read, by name.
+    integers (rows, width); of fewer than 8 bits (rows, bytes) of q + half a range, a byte with columns of every part
+    of a row, the first part in the lowest bits. scales (rows, 1), or (rows, blocks). more: what else nodes read, by
+    name: shifts by so many bits, and so on.
     """
 
+    bits: int
     width: int
     integers: onnx.TensorProto
     scales: onnx.TensorProto
@@ -206,17 +208,20 @@ class Rows:
 
         found = how.integers(read(tensor).T)
         q, scale = found.q.T, np.asarray(found.scale, np.float32)
+        bits, width = how.number.bits, q.shape[1]
         if not how.number.block:
-            return Rows(q.shape[1], named(q.astype(np.int8), how.number.name), named(scale[:, None], "scale"), {})
-        halves = np.pad(q + 8, ((0, 0), (0, q.shape[1] % 2)), constant_values=8).astype(np.uint8)
-        half, width = halves.shape[1] // 2, q.shape[1]
-        more = {"shift": named(np.array(4, np.uint8), "shift"), "zero": named(np.array(8, np.float32), "zero")}
+            return Rows(8, width, named(q.astype(np.int8), how.number.name), named(scale[:, None], "scale"), {})
+        count, middle = 8 // bits, 2 ** (bits - 1)
+        filled = np.pad(q + middle, ((0, 0), (0, -width % count)), constant_values=middle).astype(np.uint8)
+        parts = np.stack(np.split(filled, count, axis=1), axis=-1) << (bits * np.arange(count, dtype=np.uint8))
+        more = {str(by): named(np.array(by, np.uint8), f"shift{by}") for by in range(bits, 8, bits)}
+        more["middle"] = named(np.array(middle, np.float32), "middle")
         if width > how.number.block:
             more["block"] = named(np.arange(width, dtype=np.int32) // how.number.block, "block")
-        if width % 2:
+        if width % count:
             more |= {what: named(np.array([at]), what) for what, at in (("first", 0), ("end", width), ("axis", -1))}
-        integers = named(halves[:, :half] | (halves[:, half:] << 4), how.number.name)
-        return Rows(width, integers, named(scale.T.astype(np.float16), "scale"), more)
+        integers = named(np.bitwise_or.reduce(parts, axis=-1).astype(np.uint8), how.number.name)
+        return Rows(bits, width, integers, named(scale.T.astype(np.float16), "scale"), more)
 
     def looked_up(self, node: onnx.NodeProto, fresh: Fresh) -> list[onnx.NodeProto]:
         """Return what stands in the place of a Gather from the table."""
@@ -232,17 +237,21 @@ class Rows:
         scales = add("Gather", [self.scales.name, node.input[1]], "scales", axis=0)
         if "block" in more:
             scales = add("Gather", [scales, more["block"]], "spread", axis=-1)
-        if "shift" in more:
+        if self.bits < 8:
             scales = add("Cast", [scales], "step", to=onnx.TensorProto.FLOAT)
-            upper = add("BitShift", [rows, more["shift"]], "upper", direction="RIGHT")
-            cleared = add("BitShift", [rows, more["shift"]], "cleared", direction="LEFT")
-            lower = add("BitShift", [cleared, more["shift"]], "lower", direction="RIGHT")
-            rows = add("Concat", [lower, upper], "halves", axis=-1)
+            rows = add("Concat", [self._part(rows, place, add) for place in range(8 // self.bits)], "parts", axis=-1)
         if "end" in more:
             rows = add("Slice", [rows, more["first"], more["end"], more["axis"]], "cut")
         wide = add("Cast", [rows], "float", to=onnx.TensorProto.FLOAT)
-        if "zero" in more:
-            wide = add("Sub", [wide, more["zero"]], "centred")
+        if "middle" in more:
+            wide = add("Sub", [wide, more["middle"]], "centred")
         product = onnx.helper.make_node("Mul", [wide, scales], [out], name=node.name)
         product.doc_string = node.doc_string
         return [*nodes, product]
+
+    def _part(self, rows: str, place: int, add: Callable[..., str]) -> str:
+        """Return a part of the rows' columns: what is above and below its bits is shifted out."""
+        above, below = 8 - self.bits * (place + 1), 8 - self.bits
+        if above:
+            rows = add("BitShift", [rows, self.more[str(above)].name], f"cleared{place}", direction="LEFT")
+        return add("BitShift", [rows, self.more[str(below)].name], f"part{place}", direction="RIGHT")

@@ -32,6 +32,7 @@ from onnx_lowrank.types import (
     Array,
     Curve,
     FactorKey,
+    Layout,
     NumberFormat,
     Option,
     SharedInput,
@@ -80,7 +81,8 @@ def in_formats(
     for curve in reached:
         offered = [number for number in setup.inventory.formats(sites[curve.site]) if number in numbers]
         if offered:
-            chosen[curve.site] = [(number, option) for number in offered for option in _measured(curve)]
+            options = [*_measured(curve)]
+            chosen[curve.site] = [(n, o) for n in offered for o in options if work.fits(sites[curve.site], o, n)]
     batches = list(groups(collection, {site: len(picks) for site, picks in chosen.items()}))
     rounded: dict[str, dict[NumberFormat, list[tuple[Option, Rounded]]]] = {}
     scored = sum(map(len, collection.folds.scored))
@@ -183,23 +185,36 @@ class _Work:
             self._in_format(site, option, number, known)
             for number, known in rounded.items()
             for option in curve.options
-            if any(other.scheme == option.scheme for other, _ in known)
+            if any(other.scheme == option.scheme for other, _ in known) and self.fits(site, option, number)
         ]
         options = [*curve.options[1:], *more]
         apart = [option for option in options if option.shared_input]
         best = undominated([curve.dense, *(option for option in options if not option.shared_input)])
         return replace(curve, options=(curve.dense, *(o for o in best if not o.dense), *apart))
 
+    def fits(self, site: Site, option: Option, number: NumberFormat) -> bool:
+        """Return whether an option can be stored in a format, with an identity and without: as it is looked at first.
+
+        What weights with a shared first factor take, all of them have to be able to take.
+        """
+        if option.scheme == SHARED:
+            shared = self.shared[site.id]
+            return all(number.fits(shared_layout(shared, member, option.ranks)) for member in shared.members)
+        forms = (option.form, replace(option.form, interpolative=False))
+        return all(number.fits(layout_of(form, site)) for form in forms)
+
+    def layout(self, site: Site, option: Option) -> Layout:
+        """Return the shapes that an option stores."""
+        if option.scheme == SHARED:
+            return shared_layout(self.shared[site.id], site.id, option.ranks)
+        return layout_of(option.form, site)
+
     def _in_format(
         self, site: Site, option: Option, number: NumberFormat, known: Sequence[tuple[Option, Rounded]]
     ) -> Option:
         lost = _between(option, [(other, each) for other, each in known if other.scheme == option.scheme])
         form = replace(option.form, storage=number.name)
-        if option.scheme == SHARED:
-            layout = shared_layout(self.shared[site.id], site.id, option.ranks)
-        else:
-            layout = layout_of(form, site)
-        stored = format_bytes(layout, number, looked_up=self.inventory.looks_up(site))
+        stored = format_bytes(self.layout(site, option), number, looked_up=self.inventory.looks_up(site))
         return replace(
             option,
             form=form,

@@ -3,7 +3,7 @@
 from onnx_lowrank.types.arrays import Array, Feed, Outputs
 from onnx_lowrank.types.chains import Chain, Layout, Ranks, Stage
 from onnx_lowrank.types.forms import DENSE, OWN, SHARED, UNCHANGED, FactorKey, Form
-from onnx_lowrank.types.number_formats import FORMATS, INT4, INT8, NumberFormat
+from onnx_lowrank.types.number_formats import FORMATS, INT2, INT4, INT8, NumberFormat
 from onnx_lowrank.types.plans import Choice, Cost, Curve, Option, Plan, Probe
 from onnx_lowrank.types.sites import Extent, Moments, Positions, SharedInput, SideName, Site, Skip, Why
 from onnx_lowrank.types.verdicts import Bound, Certificate, Interval, OutputDifference, OutputVerdict, Verdict, Word
@@ -11,6 +11,7 @@ from onnx_lowrank.types.verdicts import Bound, Certificate, Interval, OutputDiff
 __all__ = [
     "DENSE",
     "FORMATS",
+    "INT2",
     "INT4",
     "INT8",
     "OWN",

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from onnx_lowrank.types.chains import Layout
+
 SCALE_BYTES, BLOCK_SCALE_BYTES = 4, 2
 """A scale is a float32; that of a block is stored in half precision, as there are many."""
 COLUMN_BYTES = 4
@@ -14,22 +16,34 @@ COLUMN_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class NumberFormat:
-    """Symmetric integers of `bits`, one scale for every `block` inputs of an output; block 0: one for each output.
+    """Integers of `bits`, one scale for every `block` inputs of an output; block 0: one for each output.
 
     A table that is looked up, and its factors, have inputs and outputs the other way round: what is read is a row.
 
-    opset: the first that has what unpacks them. name: what a form's `storage` says.
+    opset: the first that has what unpacks them. name: what a form's `storage` says. outputs: what the number of a
+    stage's outputs is a multiple of: onnxruntime 1.31 computes other numbers where several share a byte of two bits
+    each.
     """
 
     name: str
     bits: int
     block: int
     opset: int
+    outputs: int = 1
+
+    def fits(self, layout: Layout) -> bool:
+        """Return whether every stage of a chain can be stored so."""
+        return all(shape[0] % self.outputs == 0 for shape, _ in layout)
 
     @property
     def high(self) -> int:
         """The largest integer."""
         return int(2 ** (self.bits - 1) - 1)
+
+    @property
+    def low(self) -> int:
+        """The smallest integer: symmetric but for two bits, whose four numbers all count; there scales have a sign."""
+        return -2 if self.bits == 2 else -self.high
 
     def axis(self, *, looked_up: bool = False) -> int:
         """Return the axis of (out, in, *spatial) that has scales: a channel each, or a block of neighbours each."""
@@ -54,5 +68,6 @@ class NumberFormat:
 
 INT8 = NumberFormat("int8", 8, 0, 13)
 INT4 = NumberFormat("int4", 4, 32, 21)
-FORMATS = {each.name: each for each in (INT8, INT4)}
+INT2 = NumberFormat("int2", 2, 32, 25, outputs=4)
+FORMATS = {each.name: each for each in (INT8, INT4, INT2)}
 """By name; the more bits the earlier."""

@@ -136,7 +136,7 @@ def _stage(
 
     if grid.axis == 0:  # of a table that is looked up: blocks are along the outputs
         flat, inputs, outputs = np.swapaxes(flat, 0, 1), outputs, inputs
-    made = compensated(flat, inputs, outputs, scales, grid.high, grid.block)
+    made = compensated(flat, inputs, outputs, scales, grid.low, grid.high, grid.block)
     return (np.swapaxes(made, 0, 1) if grid.axis == 0 else made).reshape(weight.shape)
 
 

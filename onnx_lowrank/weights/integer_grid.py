@@ -16,8 +16,10 @@ ROUGH = 2.0**-6
 """The share of the smallest normal half-precision number down to which a scale is at most 1/32 off."""
 ON_GRID = 1e-2
 """Steps that numbers on a grid may be off it: a scale in half precision is rounded."""
-CLIPPING, CLIPPED = 16, (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
-"""With fewer steps than this, scales are tried that cut the largest numbers."""
+FOUR = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8)
+SHARES = {7: (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7), 1: (1.0, -1.0, *FOUR, *(-share for share in FOUR))}
+"""Largest integer -> the scales that are tried, as shares of the one by which the largest number gets it; with more
+steps that one serves. Two bits have one more integer below 0, so there the sign says which side it is on."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +53,7 @@ class Grid:
     def symmetric(number: NumberFormat, axis: int) -> Grid:
         """Return the grid of a number format; axis: that of its scales."""
         scale = np.float16 if number.block else np.float32
-        return Grid(-number.high, number.high, 0, axis, scale, block=number.block, bare=True)
+        return Grid(number.low, number.high, 0, axis, scale, block=number.block, bare=True)
 
     @staticmethod
     def of(q: Array, zero: Array, axis: int | None, scale: type[Any]) -> Grid:
@@ -90,10 +92,11 @@ class Grid:
         exact = np.asarray(weight, np.float64)
         nearest, largest = self.quantised(exact), self._scales(exact) * self.high
         scale, least = nearest.scale, np.full(largest.shape, ON_GRID)
-        for steps in range(self.high, 0, -1):  # the largest number of a block is so many steps
-            tried = self._usable(largest / steps)
+        signed = self.low != -self.high
+        for steps in [n for n in range(self.low if signed else 1, self.high + 1) if n]:  # of the largest number
+            tried = self._usable(largest / abs(steps)) * (np.sign(self._signs(exact) * steps) if signed else 1.0)
             ratio = exact / self._spread(tried, exact.shape)
-            off = self._over(np.abs(np.rint(ratio) - ratio), np.maximum)
+            off = self._over(np.abs(np.clip(np.rint(ratio), self.low, self.high) - ratio), np.maximum)
             scale, least = np.where(off < least, tried, scale), np.minimum(off, least)
         q = np.clip(np.rint(exact / self._spread(scale, exact.shape)), self.low, self.high)
         return Integers(q, scale, nearest.zero)
@@ -110,13 +113,17 @@ class Grid:
         """Return the integers of every channel or block by the scale that leaves the least squared error."""
         best = self._usable(self._scales(exact))
         least = np.full(best.shape, np.inf)
-        for share in CLIPPED if self.high < CLIPPING else (1.0,):
-            scale = self._usable(self._scales(exact) * share)
+        for share in SHARES.get(self.high, (1.0,)):
+            scale = self._usable(self._scales(exact) * abs(share)) * np.sign(share)
             wide = self._spread(scale, exact.shape)
             lost = self._summed((np.clip(np.rint(exact / wide), self.low, self.high) * wide - exact) ** 2)
             best, least = np.where(lost < least, scale, best), np.minimum(lost, least)
         q = np.clip(np.rint(exact / self._spread(best, exact.shape)), self.low, self.high)
         return Integers(q, best, np.zeros_like(best))
+
+    def _signs(self, exact: Array) -> Array:
+        """Return the sign of the largest number of every channel or block; of both signs the positive one."""
+        return np.where(self._over(exact, np.maximum) >= -self._over(exact, np.minimum), 1.0, -1.0)
 
     def _scales(self, exact: Array) -> Array:
         """Return the scale by which the largest number of a channel or block gets the largest integer."""

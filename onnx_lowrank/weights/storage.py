@@ -27,6 +27,12 @@ ITEMSIZES = {
     int(onnx.TensorProto.UINT8): 1,
 }
 """Element type that can be stored -> its bytes."""
+ELEMENTS = {
+    8: int(onnx.TensorProto.INT8),
+    4: int(onnx.TensorProto.INT4),
+    2: int(onnx.TensorProto.INT2),
+}
+"""Bits of an integer -> the element type."""
 Laying: TypeAlias = Callable[[Stage], Array]
 """Returns a stage's weight as the operator stores it."""
 NARROW = frozenset({int(onnx.TensorProto.FLOAT16), int(onnx.TensorProto.BFLOAT16)})
@@ -76,7 +82,7 @@ class Storage:
     def in_format(self, number: NumberFormat, *, looked_up: bool = False) -> Storage:
         """Return the storage of the same weight as integers; looked_up: of a table of which rows are looked up."""
         single = int(onnx.TensorProto.FLOAT)
-        elem = int(onnx.TensorProto.INT4 if number.bits == 4 else onnx.TensorProto.INT8)
+        elem = ELEMENTS[number.bits]
         casts = () if self.arrives == single else (self.arrives,)
         return Storage(elem, casts, Grid.symmetric(number, number.axis(looked_up=looked_up)), single)
 
@@ -154,14 +160,16 @@ def stored_axes(stage: Stage, layout: Laying) -> tuple[int, ...] | None:
     return tuple(np.argsort(order).tolist())
 
 
-def packed(integers: Array, elem: int, name: str) -> onnx.TensorProto:
-    """Return a tensor of int8, or of int4, two in a byte."""
+def packed(integers: Array, bits: int, name: str) -> onnx.TensorProto:
+    """Return a tensor of integers, several in a byte, the first in its lowest bits."""
     whole = np.ascontiguousarray(integers).astype(np.int8)
-    if elem != onnx.TensorProto.INT4:
+    if bits == 8:
         return onnx.numpy_helper.from_array(whole, name)
-    nibbles = np.append(whole.reshape(-1), np.zeros(whole.size % 2, np.int8)).view(np.uint8) & 0xF
-    raw = (nibbles[::2] | (nibbles[1::2] << 4)).tobytes()
-    return onnx.helper.make_tensor(name, elem, whole.shape, raw, raw=True)
+    count = 8 // bits
+    parts = np.append(whole.reshape(-1), np.zeros(-whole.size % count, np.int8)).view(np.uint8) & (2**bits - 1)
+    shifted = parts.reshape(-1, count) << (bits * np.arange(count, dtype=np.uint8))
+    raw = np.bitwise_or.reduce(shifted, axis=1).astype(np.uint8).tobytes()
+    return onnx.helper.make_tensor(name, ELEMENTS[bits], whole.shape, raw, raw=True)
 
 
 def balanced(chain: Chain, first_share: float) -> Chain:

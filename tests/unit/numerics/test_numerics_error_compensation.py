@@ -9,18 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_lowrank.numerics.error_compensation import DAMPING, Eliminated, compensated
-from onnx_lowrank.types import INT4
+from onnx_lowrank.types import INT2, INT4, NumberFormat
 from onnx_lowrank.weights.integer_grid import Grid
 
-GRID = Grid.symmetric(INT4, 1)
 
+def rounded(weight: np.ndarray, A: np.ndarray | None, B: np.ndarray | None, number: NumberFormat = INT4) -> np.ndarray:
+    grid = Grid.symmetric(number, 1)
 
-def scales(numbers: np.ndarray) -> np.ndarray:
-    return np.asarray(GRID.quantised(numbers.T).scale[:, 0], float)
+    def scales(numbers: np.ndarray) -> np.ndarray:
+        return np.asarray(grid.quantised(numbers.T).scale[:, 0], float)
 
-
-def rounded(weight: np.ndarray, A: np.ndarray | None, B: np.ndarray | None) -> np.ndarray:
-    return compensated(weight[..., None], Eliminated.of(A), Eliminated.of(B), scales, INT4.high, INT4.block)[..., 0]
+    ends = Eliminated.of(A), Eliminated.of(B)
+    return compensated(weight[..., None], *ends, scales, number.low, number.high, number.block)[..., 0]
 
 
 def moment(width: int, seed: int) -> np.ndarray:
@@ -32,19 +32,23 @@ def loss(error: np.ndarray, A: np.ndarray, B: np.ndarray) -> float:
     return float(((B @ error @ A) * error).sum())
 
 
-@given(st.integers(1, 90), st.integers(1, 70), st.integers(0, 10**6))
-def test_without_moments_it_rounds_to_the_nearest(out, inner, seed):
+FEW = st.sampled_from([INT4, INT2])
+
+
+@given(st.integers(1, 90), st.integers(1, 70), st.integers(0, 10**6), FEW)
+def test_without_moments_it_rounds_to_the_nearest(out, inner, seed, number):
     weight = normal((out, inner), seed).astype(np.float32).astype(float)
-    np.testing.assert_array_equal(rounded(weight, None, None), GRID.seen(weight))
+    np.testing.assert_array_equal(rounded(weight, None, None, number), Grid.symmetric(number, 1).seen(weight))
 
 
-@given(st.integers(1, 90), st.integers(1, 70), st.integers(0, 10**6))
-def test_what_comes_out_stands_on_the_grid_and_is_recovered(out, inner, seed):
+@given(st.integers(1, 90), st.integers(1, 70), st.integers(0, 10**6), FEW)
+def test_what_comes_out_stands_on_the_grid_and_is_recovered(out, inner, seed, number):
     weight = normal((out, inner), seed)
-    made = rounded(weight, moment(inner, seed), moment(out, seed + 1))
-    found = GRID.recovered(np.asarray(made, np.float32))
-    assert np.abs(found.q).max() <= INT4.high
-    wide = np.repeat(found.scale, INT4.block, axis=1)[:, :inner]
+    made = rounded(weight, moment(inner, seed), moment(out, seed + 1), number)
+    found = Grid.symmetric(number, 1).recovered(np.asarray(made, np.float32))
+    assert number.low <= found.q.min()
+    assert found.q.max() <= number.high
+    wide = np.repeat(found.scale, number.block, axis=1)[:, :inner]
     np.testing.assert_array_equal(np.asarray(found.q * wide, np.float32), np.asarray(made, np.float32))
 
 
@@ -67,7 +71,7 @@ def test_errors_go_where_the_closed_form_sends_them():
         seen.append(numbers.copy())
         return np.full(numbers.shape[1], 0.5)
 
-    made = compensated(weight[..., None], Eliminated.of(A), None, watched, 7, 1)[..., 0]
+    made = compensated(weight[..., None], Eliminated.of(A), None, watched, -7, 7, 1)[..., 0]
     error = weight[0, 0] - made[0, 0]
     rest = weight[0, 1:] + np.linalg.solve(damped[1:, 1:], damped[1:, 0]) * error
     np.testing.assert_allclose(seen[1][0, 0], rest[0], rtol=1e-9)
@@ -81,7 +85,7 @@ def test_a_moment_of_nothing_makes_nothing_up():
 
 def test_outputs_of_several_blocks_see_what_the_first_ones_lost():
     weight, B = np.tile(normal((1, 8), 3), (130, 1)), np.ones((130, 130)) + 0.1 * np.eye(130)
-    plain, made = GRID.seen(weight), rounded(weight, None, B)
+    plain, made = Grid.symmetric(INT4, 1).seen(weight), rounded(weight, None, B)
     np.testing.assert_array_equal(made[:64], plain[:64])
     assert not np.array_equal(made[64:], plain[64:])
     assert np.abs((made - weight).sum(0)).max() < np.abs((plain - weight).sum(0)).max()

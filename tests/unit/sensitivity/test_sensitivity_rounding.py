@@ -87,7 +87,7 @@ def test_what_costs_more_and_loses_as_much_is_left_out():
     ("changes", "said"),
     [
         ({"bits": (8,)}, "32, its own type, is among them"),
-        ({"bits": (2, 32)}, "not 2,32"),
+        ({"bits": (3, 32)}, "not 3,32"),
         ({"bits": (8, 32), "then": "quantize"}, "--then quantize does not go with --bits"),
         ({"bits": (8, 32), "sensitivity": "inputs"}, "--sensitivity inputs does not go with --bits"),
         ({"bits": (8, 32), "continuation": 2}, "--continuation does not go with --bits"),
@@ -145,3 +145,14 @@ def test_what_no_scheme_factors_gets_another_number_format():
     assert Session.of(model, DataSources(data={"x": x}), options(rank_multiple=1)).inventory.sites == tuple(
         site for site in one.inventory.sites if not site.rigid
     )
+
+
+def test_two_bits_are_offered_where_outputs_fill_bytes():
+    """The last layer has 10 outputs, no multiple of 4: onnxruntime would compute other numbers."""
+    found = curves((2, 4, 8, 32))
+    storages = {curve.site: {o.form.storage for o in curve.options} for curve in found}
+    assert "int2" in storages[found[0].site]
+    assert "int2" not in storages[found[1].site]
+    ladder = {o.form.storage: o for o in found[0].options if o.scheme == DENSE}
+    assert ladder["int2"].cost.bytes < ladder["int4"].cost.bytes < ladder["int8"].cost.bytes
+    assert ladder["int2"].loss > ladder["int4"].loss > ladder["int8"].loss
