@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 
 from benchmarks import workbench as wb
+from benchmarks.bits_prediction import measure_prediction, prediction_section
 from benchmarks.lines import Cells, Line, Setting, cells_of
-from benchmarks.made import DROPS, ROWS, make, path_of
+from benchmarks.made import BITS, DROPS, ROWS, make, path_of
 from benchmarks.parts import Cell, Part
 from benchmarks.peers import SIZES, WORDS, latency
 from benchmarks.wording import NONE, changed, megabytes, number, percent, table, with_interval
@@ -25,6 +26,7 @@ INT8 = PEERS[:4]
 FACTORS, STACKED, TOGETHER = "factors", "factors, then int8", "ranks and bits"
 OURS = {kind: [f"{kind}, {drop:g}" for drop in DROPS] for kind in (FACTORS, STACKED, TOGETHER)}
 THREADS = (1, 2)
+PREDICTED = "prediction"
 DIVERGED = 2_000
 """Validation samples that outputs are compared on, at most."""
 NAMES = (*PEERS, *(name for names in OURS.values() for name in names))
@@ -66,7 +68,9 @@ def _measure(bench: Workbench, name: str) -> Line:
 
 
 def _body(lines: Sequence[Line], setting: Setting) -> list[str]:
-    cells = cells_of(lines, "bits")
+    every = cells_of(lines, "bits")
+    cells = {model: {k: v for k, v in there.items() if k != PREDICTED} for model, there in every.items()}
+    cells = {model: there for model, there in cells.items() if there}
     sizes = " and ".join(map(str, SIZES))
     text = [ABOUT.format(diverged=DIVERGED, sizes=sizes), "", "## The smallest and the fastest", "", ABOUT_BEST, ""]
     heads = ("model", "drop", "int8", "best peer", "ours", "over int8", "over best", "fastest peer", "ours, fastest")
@@ -74,6 +78,7 @@ def _body(lines: Sequence[Line], setting: Setting) -> list[str]:
     text += table(heads, rows)
     for model, there in cells.items():
         text += [f"## {model}", "", *_section(there)]
+        text += prediction_section(every[model][PREDICTED]) if PREDICTED in every[model] else []
     return text
 
 
@@ -128,8 +133,11 @@ def _row(name: str, data: Line, tests: Iterable[str]) -> list[str]:
 PART = Part(
     "bits", "Ranks and bits, chosen together",
     lambda model, quick: [
-        Cell(name, partial(_measure, name=name), lambda data: data["outcome"] == "absent")
-        for name in ((PEERS[2], OURS[TOGETHER][1]) if quick else NAMES)
+        *(
+            Cell(name, partial(_measure, name=name), lambda data: data["outcome"] == "absent")
+            for name in ((PEERS[2], OURS[TOGETHER][1]) if quick else NAMES)
+        ),
+        Cell(PREDICTED, partial(measure_prediction, bits=BITS)),
     ],
     _body, (*TASKS, *CLASSIFIERS), costly=True,
 )  # fmt: skip

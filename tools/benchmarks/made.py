@@ -22,6 +22,7 @@ INT4 = "onnxruntime-int4"
 STRICT, QUICK_DROP = 0.002, 0.1
 """A stricter gate, for a metric that is not the one of the tests: minilm's similarities beside human ones; and what a
 trial allows, whose few samples tell nothing smaller."""
+BITS = (2, 4, 8, 32)
 DROPS = (0.005, 0.01)
 """What part "bits" allows."""
 PEER_SAMPLES = 300
@@ -75,7 +76,7 @@ ROWS = {
     "int4 blocks": Row(INT4),
     **_certified("factors"),
     **_certified("factors, then int8", then="quantize-weights"),
-    **_certified("ranks and bits", bits=(4, 8, 32)),
+    **_certified("ranks and bits", bits=BITS),
 }
 
 

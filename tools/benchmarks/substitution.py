@@ -15,8 +15,9 @@ class Substitution:
 
     def __init__(self, bench: Workbench, session: Session, samples: Samples) -> None:
         self.curves = session.state.calibrated.decomposed.curves
-        self.sites = {site.id: site for site in session.inventory.sites}
-        weights = [self.sites[curve.site].weight for curve in self.curves]
+        self.inventory = session.inventory_of(session.state)
+        self.sites = {site.id: site for site in self.inventory.sites}
+        weights = [self.sites[curve.site].weight for curve in session.state.curves]
         self.session, self.runner = session, bench.runner(wb.overridable(session.loaded.model, weights))
         self.reference = wb.Reference(self.runner, samples.feeds)
 
@@ -28,8 +29,8 @@ class Substitution:
         """Yield the same with several weights at an option each."""
         factors, values = self.session.state.calibrated.decomposed.factors, {}
         for site, option in options.items():
-            found = factors[site, option.scheme]
-            value = wb.stored_weight(self.session.inventory, self.sites[site], found, option)
+            found = factors.get((site, option.scheme))  # the weight itself, in a number format, has none
+            value = wb.stored_weight(self.inventory, self.sites[site], found, option)
             values[self.sites[site].weight] = value
         for feeds, outputs in self.reference.batches():
             yield from zip(outputs, wb.split(self.runner.run({**wb.join(feeds), **values}), feeds), strict=True)
