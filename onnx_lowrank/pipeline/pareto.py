@@ -22,7 +22,7 @@ from onnx_lowrank.plan.allocate import curve_plans
 from onnx_lowrank.plan.interlayer import between
 from onnx_lowrank.plan.problem import amount
 from onnx_lowrank.sensitivity.modes import mode_of
-from onnx_lowrank.types import Plan
+from onnx_lowrank.types import Cost, Plan
 
 MEASURED = 10
 """Plans of the curve that are measured on the validation samples."""
@@ -34,7 +34,8 @@ class Point:
 
     predicted: rise of the loss, in `unit`, corrected by what whole plans were measured to lose. drop, low, high:
     measured on validation, None where it was not.
-    latency: predicted share of the original's time, None unless latency is the goal.
+    latency: predicted share of the original's time, None unless latency is the goal. bytes: predicted share of the
+    original's file, with ranks and number formats.
     """
 
     kept: float
@@ -49,6 +50,7 @@ class Point:
     low: float | None = None
     high: float | None = None
     latency: float | None = None
+    bytes: float | None = None
 
 
 def pareto(session: Session, goal: Goal) -> list[Point]:
@@ -111,8 +113,11 @@ def _point(search: Search, plan: Plan) -> Point:
     terms = between(problem, plan, problem.tails) if problem.tails else None  # no plan was measured beside them
     loss = state.expected(plan.loss) if terms is None else plan.loss + terms
     latency = size.milliseconds / search.before.milliseconds if search.before.milliseconds else None
-    share = size.parameters / search.before.parameters
-    return Point(share, factorable, size.parameters, size.macs, loss, state.unit, latency=latency)
+    saved = sum((curve.dense.cost for curve in problem.curves), Cost()) - plan.cost
+    return Point(
+        size.parameters / search.before.parameters, factorable, size.parameters, size.macs, loss, state.unit,
+        latency=latency, bytes=1 - saved.bytes / search.before.bytes,
+    )  # fmt: skip
 
 
 def points_text(points: Sequence[Point], path: Path) -> str:
