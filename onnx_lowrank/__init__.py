@@ -1,7 +1,8 @@
 """Make an exported ONNX model smaller and faster by low-rank factorization, without training, with proof."""
 
 from onnx_lowrank.errors import DataError, GoalError, LowRankError, MetricError, ModelError, PlanError, RuntimeProblem
-from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options, Runtime
+from onnx_lowrank.goals import Compact, Gate, Goal, Lossless
+from onnx_lowrank.options import Options, Runtime
 from onnx_lowrank.pipeline import DataSources, Point, Session, apply, compare, inspect, meet_goal, optimize, pareto
 from onnx_lowrank.results.comparison import Comparison
 from onnx_lowrank.results.inspection import Inspection, WeightRow

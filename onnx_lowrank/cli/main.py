@@ -32,7 +32,8 @@ from onnx_lowrank.demo import MODEL as DEMO_MODEL
 from onnx_lowrank.demo import SAMPLES as DEMO_SAMPLES
 from onnx_lowrank.demo import demo_files, demo_samples
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.options import Compact, Options
+from onnx_lowrank.goals import Compact
+from onnx_lowrank.options import Options
 from onnx_lowrank.report import comparison_json, inspection_json, render_comparison, render_inspection
 from onnx_lowrank.samples import RANDOM, path_forms
 from onnx_lowrank.version import __version__

@@ -29,7 +29,8 @@ from onnx_lowrank.cli.shared_options import (
     stacked,
     usage,
 )
-from onnx_lowrank.options import OBJECTIVES, Compact, Goal, Lossless
+from onnx_lowrank.goals import Compact, Goal, Lossless
+from onnx_lowrank.options import OBJECTIVES
 from onnx_lowrank.options import THEN as STEPS
 from onnx_lowrank.pipeline.fit_companions import wanted
 from onnx_lowrank.pipeline.pareto import no_curve

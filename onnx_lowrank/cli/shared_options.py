@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from onnx_lowrank.errors import GoalError
+from onnx_lowrank.goals import CONFIDENCE, MAX_DROP, Gate
 from onnx_lowrank.metrics import METRICS, traits_of
-from onnx_lowrank.options import BITS, CONFIDENCE, MAX_DROP, Gate, Options, Runtime
+from onnx_lowrank.options import BITS, Options, Runtime
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[int]

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from onnx_lowrank import statistics
+from onnx_lowrank.goals import Gate
 from onnx_lowrank.metrics.estimate import (
     Measured,
     aggregate_drops,
@@ -18,7 +19,6 @@ from onnx_lowrank.metrics.estimate import (
 )
 from onnx_lowrank.metrics.metric import Metric
 from onnx_lowrank.metrics.traits import bounds_of
-from onnx_lowrank.options import Gate
 from onnx_lowrank.types import Bound
 
 

@@ -9,11 +9,11 @@ from typing import ClassVar
 import numpy as np
 
 from onnx_lowrank.errors import MetricError
+from onnx_lowrank.goals import TOLERANCE
 from onnx_lowrank.metrics.class_scores import BROKEN, class_count, decisions, log_probabilities, probable
 from onnx_lowrank.metrics.evidence import class_evidence, unit_rows
 from onnx_lowrank.metrics.metric import Labels, floating, full_name, output_samples, require_reference
 from onnx_lowrank.metrics.traits import Fit
-from onnx_lowrank.options import TOLERANCE
 from onnx_lowrank.types import Array, Outputs
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from onnx_lowrank.goals import MAX_DROP, Gate
 from onnx_lowrank.metrics.metric import Metric
-from onnx_lowrank.options import MAX_DROP, Gate
 from onnx_lowrank.types import Array
 
 

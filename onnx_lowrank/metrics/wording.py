@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
+from onnx_lowrank.goals import Gate
 from onnx_lowrank.metrics.estimate import best_of
 from onnx_lowrank.metrics.metric import Metric
 from onnx_lowrank.metrics.traits import allowed_drop, traits_of
-from onnx_lowrank.options import Gate
 from onnx_lowrank.types import Bound, Interval, Word
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from onnx_lowrank.errors import GoalError
+from onnx_lowrank.goals import Lossless
 from onnx_lowrank.metrics import Metric
-from onnx_lowrank.options import Lossless, LossObjective, Options, Sensitivity
+from onnx_lowrank.options import LossObjective, Options, Sensitivity
 from onnx_lowrank.pipeline.confirm import Confirmed, Refuted, Target, Unconfirmed, confirm
 from onnx_lowrank.pipeline.ledger import Ledger, size_before
 from onnx_lowrank.pipeline.loaded_model import make_judge

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnx_lowrank.errors import GoalError
-from onnx_lowrank.options import Lossless
+from onnx_lowrank.goals import Lossless
 from onnx_lowrank.plan import Problem
 from onnx_lowrank.results.parts import Size
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import onnx
 
 from onnx_lowrank.collection.positions import observe_positions
-from onnx_lowrank.options import Gate, Options
+from onnx_lowrank.goals import Gate
+from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline.loaded_model import (
     RANDOM_WARNING,
     LoadedModel,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from onnx_lowrank.options import Gate
+from onnx_lowrank.goals import Gate
 from onnx_lowrank.results.parts import FACTORED, INT8, Step, Trial
 from onnx_lowrank.types import Skip, Verdict
 

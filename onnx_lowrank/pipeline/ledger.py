@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from onnx_lowrank.options import Gate
+from onnx_lowrank.goals import Gate
 from onnx_lowrank.pipeline.session import Session
 from onnx_lowrank.pipeline.speed_goal import Slow
 from onnx_lowrank.results.parts import Candidate, Size, Trial

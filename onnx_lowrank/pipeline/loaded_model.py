@@ -11,10 +11,11 @@ import onnx
 
 from onnx_lowrank import metrics
 from onnx_lowrank.errors import DataError, GoalError, MetricError, ModelError
+from onnx_lowrank.goals import Gate
 from onnx_lowrank.graph import model_io
 from onnx_lowrank.graph.model_io import Standing
 from onnx_lowrank.metrics import Metric, choose_metric, impossible_goal
-from onnx_lowrank.options import Gate, Options, Runtime
+from onnx_lowrank.options import Options, Runtime
 from onnx_lowrank.passes.prepare import prepared
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime.batching import batch_size

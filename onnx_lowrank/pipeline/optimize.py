@@ -9,8 +9,9 @@ from pathlib import Path
 import onnx
 
 from onnx_lowrank.errors import GoalError
+from onnx_lowrank.goals import Compact, Goal, Lossless
 from onnx_lowrank.graph.files import spare
-from onnx_lowrank.options import Compact, Goal, Lossless, Options
+from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline.accuracy_search import most_accurate, refuse_without_labels
 from onnx_lowrank.pipeline.budget import budget_of
 from onnx_lowrank.pipeline.confirm import Confirmed, Refuted, Target, Unconfirmed, confirm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onnx_lowrank.options import Goal
+from onnx_lowrank.goals import Goal
 from onnx_lowrank.pipeline import explanations
 from onnx_lowrank.pipeline.confirm import Confirmed, Refuted, too_large
 from onnx_lowrank.pipeline.ledger import Ledger, size_before

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from onnx_lowrank.errors import GoalError
-from onnx_lowrank.options import Goal, Options
+from onnx_lowrank.goals import Goal
+from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline.ledger import size_before
 from onnx_lowrank.pipeline.search import Search
 from onnx_lowrank.pipeline.session import Session

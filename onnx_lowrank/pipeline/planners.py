@@ -12,9 +12,9 @@ from typing import Protocol
 import numpy as np
 
 from onnx_lowrank.errors import GoalError
+from onnx_lowrank.goals import Goal, Lossless
 from onnx_lowrank.metrics import allowed_drop
 from onnx_lowrank.numerics.rounding import first_least, rounded
-from onnx_lowrank.options import Goal, Lossless
 from onnx_lowrank.pipeline.budget import FILE_BYTES, budget_of
 from onnx_lowrank.pipeline.post_quantize_size import plans_within, quantized_budget
 from onnx_lowrank.pipeline.search import Search

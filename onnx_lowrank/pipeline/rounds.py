@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from onnx_lowrank.options import Goal
+from onnx_lowrank.goals import Goal
 from onnx_lowrank.pipeline.ledger import Ledger, size_before
 from onnx_lowrank.pipeline.planners import planner_of
 from onnx_lowrank.pipeline.search import Search

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import onnx
 
-from onnx_lowrank.options import Goal
+from onnx_lowrank.goals import Goal
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline.budget import FILE_BYTES, RANK_BYTES
 from onnx_lowrank.pipeline.session import Session

@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 import onnx
 
+from onnx_lowrank.goals import Gate, Resource
 from onnx_lowrank.latency import Stopwatch
 from onnx_lowrank.metrics import CrossEntropy, Metric, choose_metric
 from onnx_lowrank.metrics.divergence import DivergenceKind
-from onnx_lowrank.options import REFITTED, Gate, Options, Resource, Then
+from onnx_lowrank.options import REFITTED, Options, Then
 from onnx_lowrank.pipeline.label_fits import LabelFits
 from onnx_lowrank.pipeline.loaded_model import (
     DataSources,

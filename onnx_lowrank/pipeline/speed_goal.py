@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 from onnx_lowrank.errors import GoalError
-from onnx_lowrank.options import Goal, Lossless
+from onnx_lowrank.goals import Goal, Lossless
 from onnx_lowrank.pipeline.budget import budget_of
 from onnx_lowrank.pipeline.session import Session
 from onnx_lowrank.pipeline.staging import timed_feeds

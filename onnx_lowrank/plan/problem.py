@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnx_lowrank.goals import Resource
 from onnx_lowrank.numerics.rounding import rounded
-from onnx_lowrank.options import Resource
 from onnx_lowrank.plan.groups import Tie
 from onnx_lowrank.plan.knapsack import Solver, least_cost, relaxed, solve
 from onnx_lowrank.plan.tie_breaking import settled

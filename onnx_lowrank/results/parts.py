@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from onnx_lowrank.goals import Goal
 from onnx_lowrank.graph.model_io import Level
 from onnx_lowrank.metrics.divergence import DivergenceKind
-from onnx_lowrank.options import Goal, Options
+from onnx_lowrank.options import Options
 from onnx_lowrank.runtime.timing import Timing
 from onnx_lowrank.sensitivity.correction import PlanCheck
 from onnx_lowrank.types import Certificate, Curve, Plan, Site, Skip, Verdict

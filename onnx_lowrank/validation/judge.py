@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from onnx_lowrank.errors import DataError, MetricError, ModelError
+from onnx_lowrank.goals import Gate
 from onnx_lowrank.metrics import (
     Collector,
     Difference,
@@ -25,7 +26,6 @@ from onnx_lowrank.metrics import (
     reason,
     unjudged,
 )
-from onnx_lowrank.options import Gate
 from onnx_lowrank.runtime.batching import batch_size, join, split
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.statistics import single_interval

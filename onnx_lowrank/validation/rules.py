@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from onnx_lowrank.options import Gate
+from onnx_lowrank.goals import Gate
 from onnx_lowrank.types import Bound, Interval, Word
 from onnx_lowrank.validation.findings import within
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnx_lowrank.goals import Gate
 from onnx_lowrank.metrics import Measured, Metric, allowed_drop, best_of, bound_of, bounds_of
-from onnx_lowrank.options import Gate
 
 FEWEST = 30
 """Samples below which an asymptotic bound is not believed."""

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import onnx_lowrank as lr
 from onnx_lowrank.cli import main
 from onnx_lowrank.errors import GoalError, PlanError
-from onnx_lowrank.options import Lossless
+from onnx_lowrank.goals import Lossless
 
 CLASSES, WIDE = 4, 16
 

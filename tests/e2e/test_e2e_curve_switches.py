@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from onnx_lowrank.cli import main
 from onnx_lowrank.errors import GoalError
-from onnx_lowrank.options import Compact, Gate
+from onnx_lowrank.goals import Compact, Gate
 from onnx_lowrank.pipeline import DataSources, Session, pareto
 from onnx_lowrank.plan import joint_rise, paper_lossless
 from onnx_lowrank.plan.allocate import POINTS, curve_plans

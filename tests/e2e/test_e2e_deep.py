@@ -12,7 +12,8 @@ import pytest
 from builders import build, elements, node, normal, options, run, value, weight
 
 from onnx_lowrank.collection.setup import CollectionSetup
-from onnx_lowrank.options import LEAST_MEMORY, Gate, Lossless
+from onnx_lowrank.goals import Gate, Lossless
+from onnx_lowrank.options import LEAST_MEMORY
 from onnx_lowrank.pipeline import Session, meet_goal
 
 LAYERS = 300

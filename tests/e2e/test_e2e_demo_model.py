@@ -12,8 +12,8 @@ import pytest
 from builders import elements, options
 
 import onnx_lowrank.demo as demo
+from onnx_lowrank.goals import Compact, Gate, Lossless
 from onnx_lowrank.graph.model_io import load
-from onnx_lowrank.options import Compact, Gate, Lossless
 from onnx_lowrank.pipeline import DataSources, apply, inspect, optimize
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.results.saved_plan import SavedPlan

@@ -16,11 +16,12 @@ from builders import build, node, normal, options, run, value, weight
 
 from onnx_lowrank import ops, schemes
 from onnx_lowrank.errors import DataError, MetricError
+from onnx_lowrank.goals import Compact, Gate
 from onnx_lowrank.gradient import GradientRunner, build_gradient
 from onnx_lowrank.gradient.rules import table
 from onnx_lowrank.metrics import selection
 from onnx_lowrank.ops.op import Written
-from onnx_lowrank.options import Compact, Gate, Runtime
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.samples import Reader, detect

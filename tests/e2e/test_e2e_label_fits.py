@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import onnx_lowrank as lr
 from onnx_lowrank.cli import main
 from onnx_lowrank.errors import MetricError
-from onnx_lowrank.options import Compact, Gate
+from onnx_lowrank.goals import Compact, Gate
 
 WIDE, CLASSES = 16, 3
 

@@ -15,8 +15,9 @@ from click.testing import CliRunner
 
 from onnx_lowrank.cli import main
 from onnx_lowrank.errors import DataError, GoalError, ModelError, RuntimeProblem
+from onnx_lowrank.goals import Compact, Gate, Lossless
 from onnx_lowrank.graph.model_io import content_hash, load
-from onnx_lowrank.options import Compact, Gate, Lossless, Options, Runtime
+from onnx_lowrank.options import Options, Runtime
 from onnx_lowrank.pipeline import DataSources, apply, compare, optimize
 from onnx_lowrank.pipeline.post_quantize_size import plans_within
 from onnx_lowrank.plan import Problem

@@ -13,8 +13,8 @@ import pytest
 from builders import build, convnet, elements, linear, mlp, node, normal, options, run, value, weight
 
 from onnx_lowrank.errors import DataError, GoalError, MetricError, ModelError, PlanError
+from onnx_lowrank.goals import Compact, Gate, Lossless
 from onnx_lowrank.graph.model_io import content_hash, load
-from onnx_lowrank.options import Compact, Gate, Lossless
 from onnx_lowrank.pipeline import DataSources, apply, compare, inspect, optimize
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.results.saved_plan import SavedChoice, SavedPlan

@@ -15,7 +15,7 @@ import pytest
 from builders import build, convnet, elements, mlp, node, normal, options, value
 
 from onnx_lowrank.errors import GoalError
-from onnx_lowrank.options import Compact, Gate, Goal, Lossless
+from onnx_lowrank.goals import Compact, Gate, Goal, Lossless
 from onnx_lowrank.pipeline import Session, meet_goal, optimize, pareto, points_text
 from onnx_lowrank.pipeline.ledger import size_before
 from onnx_lowrank.pipeline.pareto import MEASURED, Point

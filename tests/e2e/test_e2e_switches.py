@@ -13,8 +13,9 @@ import pytest
 from builders import convnet, correlated, elements, mlp, normal, options, run
 
 from onnx_lowrank.errors import GoalError
+from onnx_lowrank.goals import Compact, Gate, Goal, Lossless
 from onnx_lowrank.graph.model_io import load
-from onnx_lowrank.options import Compact, Gate, Goal, Lossless, Options, Runtime
+from onnx_lowrank.options import Options, Runtime
 from onnx_lowrank.pipeline import DataSources, Session, apply, meet_goal, optimize
 from onnx_lowrank.plan import lossless
 from onnx_lowrank.plan.allocate import least_loss

@@ -16,7 +16,7 @@ import onnx
 import pytest
 from builders import build, constant, convnet, mlp, node, normal, options, run, value, weight
 
-from onnx_lowrank.options import Compact, Gate, Goal, Lossless
+from onnx_lowrank.goals import Compact, Gate, Goal, Lossless
 from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.results.result import Result
 

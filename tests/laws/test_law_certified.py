@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from onnx_lowrank.goals import Gate
 from onnx_lowrank.metrics import Custom, Measured, Top, bound_of
-from onnx_lowrank.options import Gate
 from onnx_lowrank.plan import fixed_sequence
 from onnx_lowrank.plan.sequence import candidates, interpolated, undominated
 from onnx_lowrank.statistics import betting_bound, difference_bound, difference_p_value, share_bound

@@ -9,8 +9,9 @@ import onnx
 import pytest
 from builders import convnet, feeds_of, mlp, moments_of, normal, options
 
+from onnx_lowrank.goals import Compact, Gate
 from onnx_lowrank.graph.model_io import content_hash
-from onnx_lowrank.options import Compact, Gate, Options, Runtime
+from onnx_lowrank.options import Options, Runtime
 from onnx_lowrank.pipeline import apply, optimize
 from onnx_lowrank.results.saved_plan import SavedPlan, read_plan
 

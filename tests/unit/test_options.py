@@ -7,7 +7,8 @@ import math
 import pytest
 
 from onnx_lowrank.errors import GoalError
-from onnx_lowrank.options import Compact, Gate, Lossless, Options, Runtime
+from onnx_lowrank.goals import Compact, Gate, Lossless
+from onnx_lowrank.options import Options, Runtime
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ from onnx_lowrank.collection.score import score as score_group
 from onnx_lowrank.cost import unchanged_cost
 from onnx_lowrank.demo import MODEL as DEMO_MODEL
 from onnx_lowrank.demo import demo_samples
+from onnx_lowrank.goals import MAX_DROP, TOLERANCE, Goal, Resource
 from onnx_lowrank.graph.editing import with_weights
 from onnx_lowrank.graph.model_io import file_bytes, load, store
 from onnx_lowrank.latency import Stopwatch
@@ -63,7 +64,7 @@ from onnx_lowrank.metrics import (
 from onnx_lowrank.metrics.class_scores import log_probabilities, probable
 from onnx_lowrank.numerics.kronecker_metric import SHRINK, bases
 from onnx_lowrank.numerics.linalg import Workers
-from onnx_lowrank.options import MAX_DROP, TOLERANCE, Goal, Resource, Runtime, Then
+from onnx_lowrank.options import Runtime, Then
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline import refit
 from onnx_lowrank.pipeline.accuracy_search import claimed, compete, folds_of, parts_of, runner_of

@@ -18,9 +18,10 @@ from onnx_lowrank.collection.joint import joint_scores, joint_scores_of
 from onnx_lowrank.collection.labelled_order import Worth, in_labelled_order
 from onnx_lowrank.collection.setup import CollectionSetup, passes
 from onnx_lowrank.errors import GoalError
+from onnx_lowrank.goals import Compact, Gate, Lossless
 from onnx_lowrank.numerics import linalg
 from onnx_lowrank.numerics.kronecker_metric import kronecker
-from onnx_lowrank.options import Compact, Gate, Lossless, Options
+from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline import DataSources, Session, meet_goal
 from onnx_lowrank.sensitivity.gradient_mode import collection_setup
 from onnx_lowrank.sensitivity.measure import calibration_setup, kind_of, objective_of

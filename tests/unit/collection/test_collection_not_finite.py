@@ -7,7 +7,7 @@ import onnx
 import pytest
 from builders import build, feeds_of, found_in, mlp, node, normal, options, value, weight
 
-from onnx_lowrank.options import Gate, Lossless
+from onnx_lowrank.goals import Gate, Lossless
 from onnx_lowrank.pipeline import DataSources, optimize
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.progress import Silent

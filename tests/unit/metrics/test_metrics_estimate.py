@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from onnx_lowrank.errors import MetricError
+from onnx_lowrank.goals import Gate
 from onnx_lowrank.metrics import (
     Agreement,
     Collector,
@@ -24,7 +25,6 @@ from onnx_lowrank.metrics import (
     measured,
     more_samples,
 )
-from onnx_lowrank.options import Gate
 from onnx_lowrank.types import Bound, Interval
 
 GENERATOR = np.random.default_rng(4)

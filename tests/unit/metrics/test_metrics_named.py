@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from onnx_lowrank.cli import main
+from onnx_lowrank.goals import MAX_DROP, TOLERANCE, Gate
 from onnx_lowrank.metrics import (
     METRICS,
     Agreement,
@@ -22,7 +23,6 @@ from onnx_lowrank.metrics import (
     traits_of,
 )
 from onnx_lowrank.metrics.traits import Fit, Traits
-from onnx_lowrank.options import MAX_DROP, TOLERANCE, Gate
 
 README = Path(__file__).resolve().parents[3] / "README.md"
 

@@ -12,8 +12,8 @@ import pytest
 from builders import build, elements, node, normal, options, run, value, weight
 from scipy.special import softmax
 
+from onnx_lowrank.goals import Gate, Lossless
 from onnx_lowrank.metrics.custom import from_file
-from onnx_lowrank.options import Gate, Lossless
 from onnx_lowrank.pipeline import DataSources, optimize
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from builders import build, factored, found_in, node, normal, ops, options, run, value, weight
 
-from onnx_lowrank.options import Compact, Gate
+from onnx_lowrank.goals import Compact, Gate
 from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.types import Why
 

@@ -8,8 +8,8 @@ import pytest
 from builders import ANY, build, factored, found_in, normal, ops, options, quantised, run, the_site, value, weight
 from builders import node as make
 
+from onnx_lowrank.goals import Compact, Gate
 from onnx_lowrank.ops import call_of, write_chain
-from onnx_lowrank.options import Compact, Gate
 from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.types import Stage, Why
 

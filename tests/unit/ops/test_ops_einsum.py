@@ -7,8 +7,8 @@ import onnx
 import pytest
 from builders import ANY, build, factored, found_in, node, normal, options, run, the_site, value, weight
 
+from onnx_lowrank.goals import Compact, Gate
 from onnx_lowrank.ops import Einsum
-from onnx_lowrank.options import Compact, Gate
 from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.types import Why
 

@@ -24,8 +24,8 @@ from builders import (
 )
 from onnx import TensorProto
 
+from onnx_lowrank.goals import Compact, Gate, Lossless
 from onnx_lowrank.numerics.kronecker_metric import SideMoments, bases
-from onnx_lowrank.options import Compact, Gate, Lossless
 from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.pipeline.notes import inventory_notes
 from onnx_lowrank.types import Why

@@ -23,7 +23,7 @@ from builders import ops as kinds
 from onnx.reference import ReferenceEvaluator
 
 from onnx_lowrank.collection.sample_axis import tells_samples_apart
-from onnx_lowrank.options import Compact, Gate, Lossless
+from onnx_lowrank.goals import Compact, Gate, Lossless
 from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.schemes import by_name
 from onnx_lowrank.types import Why

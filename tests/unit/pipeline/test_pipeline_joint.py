@@ -12,7 +12,8 @@ from scipy.special import log_softmax
 
 from onnx_lowrank.collection import overridable
 from onnx_lowrank.errors import GoalError, MetricError
-from onnx_lowrank.options import Gate, Lossless, Options, Runtime
+from onnx_lowrank.goals import Gate, Lossless
+from onnx_lowrank.options import Options, Runtime
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.pipeline.loaded_model import LoadedModel

@@ -9,7 +9,8 @@ import pytest
 from builders import factored, linear, mlp, weight
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.options import Compact, Gate, Options
+from onnx_lowrank.goals import Compact, Gate
+from onnx_lowrank.options import Options
 from onnx_lowrank.results.parts import Findings, Made, Original, Request, Size
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.types import Plan

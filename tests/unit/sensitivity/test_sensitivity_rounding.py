@@ -11,7 +11,8 @@ from builders import build, mlp, node, normal, options, value
 from exhaustive import kl
 
 from onnx_lowrank.errors import GoalError
-from onnx_lowrank.options import Compact, Gate, Lossless, Options
+from onnx_lowrank.goals import Compact, Gate, Lossless
+from onnx_lowrank.options import Options
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline import DataSources, Session, meet_goal
 from onnx_lowrank.sensitivity.rounding import undominated

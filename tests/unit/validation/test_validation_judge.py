@@ -9,8 +9,8 @@ import pytest
 from validation_models import CLASSES, LABELS, ORIGINAL, SAMPLES, WEIGHT, WIDTH, feeds, linear, noisy, swapped
 
 from onnx_lowrank.errors import DataError, MetricError, ModelError
+from onnx_lowrank.goals import Gate
 from onnx_lowrank.metrics import Agreement, Cosine, CrossEntropy, Custom, Divergence, RelativeL2, SquaredError, Top
-from onnx_lowrank.options import Gate
 from onnx_lowrank.validation import Judge, within
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from validation_models import CLASSES, LABELS, ORIGINAL, SAMPLES, WEIGHT, counting, feeds, noisy
 
+from onnx_lowrank.goals import Gate
 from onnx_lowrank.metrics import Divergence, Top
-from onnx_lowrank.options import Gate
 from onnx_lowrank.validation import Judge, Reference
 
 

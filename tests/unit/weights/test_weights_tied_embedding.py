@@ -30,10 +30,11 @@ from onnx import TensorProto
 from scipy.stats import spearmanr
 
 from onnx_lowrank.collection import overridable
+from onnx_lowrank.goals import Compact, Gate, Lossless
 from onnx_lowrank.latency.micro_model import Scene, chain_model
 from onnx_lowrank.latency.node_inputs import capture
 from onnx_lowrank.numerics.kronecker_metric import SideMoments, bases, in_metric, kronecker
-from onnx_lowrank.options import Compact, Gate, Lossless, Runtime
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.progress import Silent
