@@ -1,4 +1,4 @@
-"""Whether a plan's refit holds on samples that nothing was fitted on: the condition of the default."""
+"""The refit of a plan, and whether it holds on samples that nothing was fitted on: the condition of the default."""
 
 from __future__ import annotations
 
@@ -7,13 +7,47 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnx_lowrank.metrics import Probing, listed
-from onnx_lowrank.options import Runtime
+from onnx_lowrank.options import REFITTED, Options, Runtime
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
+from onnx_lowrank.pipeline.refit import refitted
+from onnx_lowrank.pipeline.session_values import Repaired
+from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime.runner import Runner
+from onnx_lowrank.samples import Split
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.types import FactorKey, Feed, Plan
 from onnx_lowrank.weights.inventory import Inventory
+
+SHARE, FEWEST = 8, 128
+"""A plan is refitted on an eighth as many samples as it is tested on, so that it costs less; on at least FEWEST."""
+
+
+def repaired(
+    loaded: LoadedModel,
+    split: Split,
+    inventory: Inventory,
+    plan: Plan,
+    decomposed: dict[FactorKey, Factors],
+    divergence: Probing,
+    options: Options,
+    progress: Progress,
+) -> Repaired:
+    """Return a plan's factors refitted, where that is asked for or loses less; else as they are decomposed."""
+    most = REFITTED
+    if options.refit is None:
+        if not split.held_back:
+            return Repaired(decomposed)
+        most = min(max(len(split.validation) // SHARE, FEWEST), REFITTED)
+    with progress.step("refitting", 1) as advance:
+        factors = refitted(
+            loaded, split, inventory, plan, decomposed, options.runtime, most=most, memory=options.memory
+        )
+        keep = options.refit is True or loses_less(
+            (decomposed, factors), plan, loaded, inventory, split.held_back, divergence, options.runtime
+        )
+        advance(1)
+    return Repaired(factors, most) if keep else Repaired(decomposed)
 
 
 def loses_less(

@@ -11,9 +11,10 @@ import onnx
 
 from onnx_lowrank.goals import Gate, Resource
 from onnx_lowrank.latency import Stopwatch
-from onnx_lowrank.metrics import CrossEntropy, Metric, choose_metric
+from onnx_lowrank.metrics import Metric
 from onnx_lowrank.metrics.divergence import DivergenceKind
-from onnx_lowrank.options import REFITTED, Options, Then
+from onnx_lowrank.options import Options, Then
+from onnx_lowrank.pipeline.held_back_judges import labelled_judge, screening_judge
 from onnx_lowrank.pipeline.label_fits import LabelFits
 from onnx_lowrank.pipeline.loaded_model import (
     DataSources,
@@ -28,8 +29,7 @@ from onnx_lowrank.pipeline.loaded_model import (
 from onnx_lowrank.pipeline.notes import inventory_notes, loading_notes, narrow_notes, untimed_note
 from onnx_lowrank.pipeline.number_formats import with_formats
 from onnx_lowrank.pipeline.post_quantize import PostQuantizer
-from onnx_lowrank.pipeline.refit import refitted
-from onnx_lowrank.pipeline.refit_check import loses_less
+from onnx_lowrank.pipeline.refit_check import repaired
 from onnx_lowrank.pipeline.session_values import Checked, Judges, Priced, Repaired
 from onnx_lowrank.pipeline.staging import timed_feeds
 from onnx_lowrank.plan import Problem, signed
@@ -51,8 +51,6 @@ from onnx_lowrank.weights.inventory import Inventory
 T = TypeVar("T")
 COLLECTED = ("state", "divergence", "metric")
 """What does not hang on the validation samples."""
-SHARE, FEWEST = 8, 128
-"""A plan is refitted on an eighth as many samples as it is tested on, so that it costs less; on at least FEWEST."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -194,33 +192,12 @@ class Session:
         )
 
     def screening_judge(self, gate: Gate) -> tuple[Judge, bool] | None:
-        """Return the judge on calibration samples that nothing is fitted on, and whether its metric is the run's own.
-
-        None where no samples could be held back.
-        """
-        samples = self.split.screening
-        if samples is None:
-            return None
-        metric, _ = self.metric(gate)
-        own = samples.labels is not None or not metric.needs_labels
-        if not own:
-            metric, _ = choose_metric(None, None, first_outputs(self.loaded, samples.feeds))
-        judge = make_judge(self.loaded, replace(samples, groups=None), metric, Gate(observed=True), self.options)
-        return judge, own
+        """Return the judge on samples that nothing is fitted on: see `held_back_judges`."""
+        return screening_judge(self.loaded, self.split.screening, self.metric(gate)[0], self.options)
 
     def labelled_judge(self) -> Judge | None:
-        """Return the judge of the labels' cross-entropy on the same samples, with the objective of the labels.
-
-        None where they are not held back, and where the loss is the user's own, of which the gradient alone is known.
-        """
-        samples, state = self.split.screening, self.state
-        if self.options.objective != "labels" or self.options.loss is not None or state is None:
-            return None
-        scores = state.calibrated.objective.class_scores
-        if samples is None or samples.labels is None or scores is None:
-            return None
-        metric = CrossEntropy(scores.name)
-        return make_judge(self.loaded, replace(samples, groups=None), metric, Gate(observed=True), self.options)
+        """Return the judge of the labels' cross-entropy on the same samples, with the objective of the labels."""
+        return labelled_judge(self.loaded, self.split.screening, self.state, self.options)
 
     @property
     def state(self) -> SensitivityState | None:
@@ -329,23 +306,9 @@ class Session:
         return self._once(("repaired", plan.plain.choices), lambda: self._refitted(plan.plain, state))
 
     def _refitted(self, plan: Plan, state: SensitivityState) -> Repaired:
-        decomposed, options = dict(state.calibrated.decomposed.factors), self.options
-        held_back, most = self.split.held_back, REFITTED
-        if options.refit is None:
-            if not held_back:
-                return Repaired(decomposed)
-            most = min(max(len(self.split.validation) // SHARE, FEWEST), REFITTED)
-        with self.clock.step("refitting", 1) as advance:
-            factors = refitted(
-                self.loaded, self.split, self.inventory_of(state), plan, decomposed, options.runtime,
-                most=most, memory=options.memory,
-            )  # fmt: skip
-            keep = options.refit is True or loses_less(
-                (decomposed, factors), plan, self.loaded, self.inventory_of(state), held_back,
-                state.calibrated.objective.probing, options.runtime,
-            )  # fmt: skip
-            advance(1)
-        return Repaired(factors, most) if keep else Repaired(decomposed)
+        decomposed, inventory = dict(state.calibrated.decomposed.factors), self.inventory_of(state)
+        probing = state.calibrated.objective.probing
+        return repaired(self.loaded, self.split, inventory, plan, decomposed, probing, self.options, self.clock)
 
     @property
     def notes(self) -> tuple[str, ...]:
