@@ -172,7 +172,8 @@ def sequence(search: Search) -> list[Plan]:
         return []
     gate, resource = search.goal.gate, search.problem.resource
     n, allowed = search.session.split.validation.units, allowed_drop(search.judge.metric, gate)
-    aim = Aim(n, gate.alpha, allowed, *(QUANTIZED_SCREENS if search.session.quantizer.active else (SCREENS, CLOSE)))
+    screens = QUANTIZED_SCREENS if search.session.quantizer.active else (SCREENS, CLOSE)
+    aim = Aim(n, gate.alpha, allowed, *screens, dense=search.session.options.rounds)
     costs = [amount(plan.cost, resource) for plan in curve]
 
     def exact(plan: Plan) -> Plan:

@@ -8,6 +8,7 @@ valid is that neither the plans nor their order hang on the samples that test th
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Generator, Sequence
 
@@ -24,6 +25,8 @@ AROUND = (1.6, 0.4)
 STEEP, NEAR = 1.35, (0.5, 3.0)
 """Where a model resists, little cost is much divergence: plans lie as close in that, too, between these shares of the
 expected one."""
+GAP = 1.2
+"""Costs of neighbouring plans that differ by more leave a gap, where bits are chosen: there bytes fall by halves."""
 THIN = 1.25
 """Plans of less divergence than the expected one follow each other at this factor at least."""
 ROUNDING, NOISE = 1e-9, 1e-7
@@ -78,6 +81,26 @@ def undominated(divergences: Sequence[float], expected: float) -> list[int]:
         if values[index] >= expected or values[index] >= THIN * values[thinned[-1]]:
             thinned.append(index)
     return thinned
+
+
+def without_gaps(
+    chosen: Sequence[int], divergences: Sequence[float], costs: Sequence[float], expected: float
+) -> list[int]:
+    """Return the chosen plans (mildest first), and others where neighbours' costs differ by more than GAP.
+
+    Those were left out as a smaller plan diverges less on the samples that look; by how much is not sure, and if the
+    smaller one is not certified the next milder one is what is left. In every step of GAP the one of least divergence.
+    """
+    found = set(chosen)
+    for milder, smaller in itertools.pairwise(chosen):
+        last = costs[smaller]
+        while costs[milder] > GAP**2 * last:
+            inside = [i for i in range(milder + 1, smaller) if last < costs[i] <= GAP * last]
+            best = min(inside, key=lambda i: divergences[i], default=smaller)
+            if divergences[best] <= NEAR[1] * expected:
+                found.add(best)
+            last *= GAP
+    return sorted(found)
 
 
 def interpolated(losses: Sequence[float], at: Sequence[int], measured: Sequence[float]) -> list[float]:

@@ -14,7 +14,7 @@ from scipy import stats
 
 from onnx_lowrank.metrics import Probing, listed
 from onnx_lowrank.metrics.estimate import worse_and_better
-from onnx_lowrank.plan.sequence import candidates, interpolated, undominated
+from onnx_lowrank.plan.sequence import candidates, interpolated, undominated, without_gaps
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.types import Array, Plan
 from onnx_lowrank.validation import Judge
@@ -103,13 +103,16 @@ def _bound_of(plan: Screened, n: int, z: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What a sequence is for: a drop below `allowed`, shown by n samples at alpha; `close`: see `candidates`."""
+    """What a sequence is for: a drop below `allowed`, shown by n samples at alpha; `close`: see `candidates`. dense:
+    without gaps in cost.
+    """
 
     n: int
     alpha: float
     allowed: float
     steps: int
     close: float
+    dense: bool = False
 
 
 def sequence_of(
@@ -128,9 +131,13 @@ def sequence_of(
     chosen = candidates(divergences, costs, expected, aim.close)
     while chosen[0] and screening.measure(exact(curve[chosen[0]])).divergence > SURPRISE * divergences[expected]:
         chosen.insert(0, chosen[0] // 2)  # what was predicted to be mild is not
-    plans = list({plan.choices: plan for plan in (exact(curve[i]) for i in chosen)}.values())
+    found = {plan.choices: (plan, costs[i]) for i, plan in ((i, exact(curve[i])) for i in chosen)}
+    plans, own = zip(*found.values(), strict=True)
     measured = [screening.measure(plan).divergence for plan in plans]
-    return [plans[i] for i in undominated(measured, divergences[expected])]
+    picks = undominated(measured, divergences[expected])
+    if aim.dense:
+        picks = without_gaps(picks, measured, own, divergences[expected])
+    return [plans[i] for i in picks]
 
 
 def _bisected(curve: Sequence[Plan], screening: Screening, aim: Aim) -> tuple[list[int], list[Screened], int]:
