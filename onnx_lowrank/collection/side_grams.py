@@ -8,6 +8,7 @@ import numpy as np
 
 from onnx_lowrank.collection.gradient_batch import GradientBatch
 from onnx_lowrank.collection.setup import CollectionSetup
+from onnx_lowrank.numerics import linalg
 from onnx_lowrank.ops import Call
 from onnx_lowrank.types import Array, Site
 from onnx_lowrank.weights.compensation import SideGrams
@@ -27,8 +28,9 @@ def side_grams(
     found = {site.id: _Sums(site, setup.inventory.calls[site.id]) for site in source.sites}
     feeds = [setup.feeds[number] for number in numbers]
     for batch in source.run(feeds, numbers, setup.objective.sampled, batch=setup.batch, separate=setup.separate):
-        for sums in found.values():
-            sums.add(batch)
+        with linalg.one_thread():
+            for sums in found.values():
+                sums.add(batch)
         progress(len(batch.numbers))
         del batch
     source.close()

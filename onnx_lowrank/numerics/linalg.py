@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import TypeVar, cast
 
 import numpy as np
@@ -68,6 +69,11 @@ class Workers:
 
         list(self._pool.map(some, range(min(self._count, len(items)))))
         return cast("list[R]", results)
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """Return a context in which BLAS has one thread: many small products, which spinning threads would slow down."""
+    return _controller().limit(limits=1, user_api="blas")  # type: ignore[no-any-return]
 
 
 def trim() -> None:

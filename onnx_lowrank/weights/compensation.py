@@ -66,7 +66,8 @@ class Compensation:
             digest.update(repr((stage.weight.shape, stage.identity)).encode())
         key = site.id, digest.digest()
         if key not in self._known:
-            self._known[key] = self._rounded(site, grid, chain, shared=shared)
+            with linalg.one_thread():
+                self._known[key] = self._rounded(site, grid, chain, shared=shared)
             self._forget()
         return self._known[key]
 
