@@ -60,7 +60,7 @@ class Compensation:
         plain = site.groups == 1 or not any(stage.identity for stage in chain.stages)
         if grid is None or not alike or not plain:
             return storage.seen(chain)
-        digest = hashlib.blake2b(bytes(shared), digest_size=16)
+        digest = hashlib.blake2b(repr((grid, shared)).encode(), digest_size=16)
         for stage in chain.stages:
             digest.update(np.ascontiguousarray(stage.weight, np.float32).tobytes())
             digest.update(repr((stage.weight.shape, stage.identity)).encode())

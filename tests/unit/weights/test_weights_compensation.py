@@ -9,7 +9,7 @@ import pytest
 from builders import correlated, normal
 
 from onnx_lowrank.schemes.product import product
-from onnx_lowrank.types import INT4, INT8, Chain, Site, Stage
+from onnx_lowrank.types import INT2, INT4, INT8, Chain, Site, Stage
 from onnx_lowrank.weights.compensation import Compensation, SideGrams
 from onnx_lowrank.weights.storage import Storage
 
@@ -131,6 +131,17 @@ def test_what_was_rounded_is_kept_within_the_memory_allowed():
     again = held.rounded(site((20, 30)), FOUR, chains[0])
     assert again is not first
     np.testing.assert_array_equal(again.stages[0].weight, first.stages[0].weight)
+
+
+def test_formats_of_one_weight_are_kept_apart():
+    """One and the same chain in four bits and in two."""
+    held, weight = made_of(moments((30, 20), 1)), Chain((Stage(normal((20, 30), 5)),))
+    two = SINGLE.in_format(INT2)
+    four = held.rounded(site((20, 30)), FOUR, weight).stages[0].weight
+    made = held.rounded(site((20, 30)), two, weight).stages[0].weight
+    assert not np.array_equal(made, four)
+    assert max(len(np.unique(row)) for row in made) <= 4
+    np.testing.assert_allclose(two.grid.recovered(made).q * two.grid.recovered(made).scale, made, rtol=1e-6)
 
 
 def test_a_shared_first_stage_is_the_same_for_all_members():
