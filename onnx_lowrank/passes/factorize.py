@@ -168,16 +168,16 @@ def _stored(site: Site, new: _New, stage: Stage, position: StagePosition, hint: 
     stored = new.inventory.sources[site.id].storage.store(clean, layout, hint, new.names)
     if form.storage != OWN:
         order, number = stored_axes(clean, layout), FORMATS[form.storage]
-        if stage.weight.shape[0] % number.outputs:
+        looked_up, exact = new.inventory.looks_up(site), new.inventory.compensates(site, form.storage)
+        rows = looked_up and index == 0
+        if stage.weight.shape[0] % number.outputs and not rows:
             raise PlanError(
                 f"the plan stores {site.weight!r} as {form.storage!r} with {stage.weight.shape[0]} outputs: only"
                 f" multiples of {number.outputs} are computed right"
             )
         if order is None:
             raise PlanError(f"the plan stores {site.weight!r} as {form.storage!r}, and its channels are on no one axis")
-        looked_up, exact = new.inventory.looks_up(site), new.inventory.compensates(site, form.storage)
-        how = InFormat(number, order, looked_up, rows=looked_up and index == 0, exact=exact)
-        new.formats[stored.tensors[0].name] = how
+        new.formats[stored.tensors[0].name] = InFormat(number, order, looked_up, rows=rows, exact=exact)
     return stored
 
 

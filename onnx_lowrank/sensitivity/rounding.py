@@ -201,7 +201,8 @@ class _Work:
             shared = self.shared[site.id]
             return all(number.fits(shared_layout(shared, member, option.ranks)) for member in shared.members)
         forms = (option.form, replace(option.form, interpolative=False))
-        return all(number.fits(layout_of(form, site)) for form in forms)
+        looked_up = self.inventory.looks_up(site)
+        return all(number.fits(layout_of(form, site), looked_up=looked_up) for form in forms)
 
     def layout(self, site: Site, option: Option) -> Layout:
         """Return the shapes that an option stores."""

@@ -31,9 +31,9 @@ class NumberFormat:
     opset: int
     outputs: int = 1
 
-    def fits(self, layout: Layout) -> bool:
-        """Return whether every stage of a chain can be stored so."""
-        return all(shape[0] % self.outputs == 0 for shape, _ in layout)
+    def fits(self, layout: Layout, *, looked_up: bool = False) -> bool:
+        """Return whether every stage of a chain can be stored so; looked_up: the first one is a table of rows."""
+        return all(shape[0] % self.outputs == 0 for shape, _ in layout[int(looked_up) :])
 
     @property
     def high(self) -> int:

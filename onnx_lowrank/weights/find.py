@@ -75,20 +75,22 @@ def find_sites(
         if isinstance(source, WeightSource):
             shape = source.shape(tensor)
             used = tuple(tie.call(use, opset, shape) for use in uses)
-            identity = _identity(model, used)
             unfactored = (
                 _roles(used, uses, shape, constant, view.fed)
                 or _slices(model, used)
-                or _size(shape, used, multiple, identity)
-            )
-            stays = rigid and unfactored and _may_be_rounded(unfactored[0], source, used, uses, shape)
-            refusal = (
-                (None if stays else unfactored)
                 or not_finite(read(tensor), source.value(tensor))
-                or _unselected(name, used, include, exclude)
+                or _size(shape, used, multiple, identity := _identity(model, used))
             )
+            stays = bool(
+                rigid
+                and unfactored
+                and _may_be_rounded(unfactored[0], source, used, uses, shape)
+                and not not_finite(read(tensor), source.value(tensor))
+            )
+            refusal = (None if stays else unfactored) or _unselected(name, used, include, exclude)
             if not refusal:
-                site = replace(_site(name, shape, used, source, uses[0].body, identity), rigid=bool(stays))
+                sides = () if stays else identity
+                site = replace(_site(name, shape, used, source, uses[0].body, sides), rigid=stays)
                 sites.append(site)
                 calls[site.id], sources[site.id] = used, source
                 if site.body:

@@ -84,7 +84,7 @@ def test_a_model_computes_with_the_numbers_that_are_stored(op: str, number: Numb
         for form, factors in whole_and_factored(found, site):
             option = Option(Form(form.scheme, form.ranks, number.name, form.interpolative), Cost())
             plan = Plan((Choice(site.id, site.weight, option),))
-            if not number.fits(layout_of(form, site)):
+            if not number.fits(layout_of(form, site), looked_up=found.looks_up(site)):
                 with pytest.raises(PlanError, match=f"only multiples of {number.outputs} are computed right"):
                     rewrite(case.model, found, plan, {} if factors is None else {(site.id, form.scheme): factors})
                 continue
