@@ -81,12 +81,7 @@ def find_sites(
                 or not_finite(read(tensor), source.value(tensor))
                 or _size(shape, used, multiple, identity := _identity(model, used))
             )
-            stays = bool(
-                rigid
-                and unfactored
-                and _may_be_rounded(unfactored[0], source, used, uses, shape)
-                and not not_finite(read(tensor), source.value(tensor))
-            )
+            stays = rigid and _may_be_rounded(unfactored, tensor, source, used, uses, shape)
             refusal = (None if stays else unfactored) or _unselected(name, used, include, exclude)
             if not refusal:
                 sides = () if stays else identity
@@ -110,14 +105,21 @@ def find_sites(
 
 
 def _may_be_rounded(
-    why: Why, source: WeightSource, used: Sequence[Call], uses: Sequence[Use], shape: tuple[int, ...]
+    refusal: tuple[Why, str] | None,
+    tensor: onnx.TensorProto,
+    source: WeightSource,
+    used: Sequence[Call],
+    uses: Sequence[Use],
+    shape: tuple[int, ...],
 ) -> bool:
     """Return whether a weight that is not factored may be stored in another number format: one of floats, read alike
     by all its nodes, which are in the main graph; of tables, matrices of which rows are looked up.
     """
+    if refusal is None or refusal[0] not in RIGID or not_finite(read(tensor), source.value(tensor)):
+        return False
     alike = len({call.role for call in used}) == 1 and not any(use.body for use in uses)
     rows = all(call.op_type != "Gather" or (len(shape) == 2 and _by_rows(call)) for call in used)
-    return why in RIGID and alike and rows and source.storage.grid is None and not source.transposed
+    return alike and rows and source.storage.grid is None and not source.transposed
 
 
 def _by_rows(call: Call) -> bool:
