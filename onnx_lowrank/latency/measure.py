@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnx_lowrank.latency.interleaving import rounds_of, shares
-from onnx_lowrank.latency.micro_model import DATA, FIRST, Scene, chain_model, dense_model
+from onnx_lowrank.latency.micro_model import FIRST, Scene, chain_model, dense_model
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.runtime.timing import Runs
-from onnx_lowrank.types import Chain, Feed
+from onnx_lowrank.types import Chain, Feed, Form
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +25,17 @@ class Group:
 
 
 def measure_group(
-    original: Runs, feed: Feed, scene: Scene, chains: Sequence[Sequence[Chain]], scheme: str, runtime: Runtime
+    original: Runs, feed: Feed, scene: Scene, chains: Sequence[Sequence[Chain]], form: Form, runtime: Runtime
 ) -> Group:
     """Return the times of the scene's calls as they are and as each of some chains; of every one, a chain a call.
 
+    form: the scheme of the chains, and how their numbers are stored.
     Raises ModelError, RuntimeProblem.
     """
-    models = [dense_model(scene), *(chain_model(scene, of_calls, scheme) for of_calls in chains)]
+    models = [dense_model(scene), *(chain_model(scene, of_calls, form) for of_calls in chains)]
     runners = [Runner(model, runtime=runtime, spin=True, outputs=[FIRST]) for model in models]
-    data = {DATA: scene.input}
-    rounds = rounds_of([(original, feed), *((runner, data) for runner in runners)], against=1)
+    data = [{spec.name: scene.input for spec in runner.inputs} for runner in runners]
+    rounds = rounds_of([(original, feed), *zip(runners, data, strict=True)], against=1)
     _, dense, *_ = shares(rounds)
     ratios = (float(np.median(rounds[:, 2 + i] / rounds[:, 1])) for i in range(len(chains)))
     return Group(float(dense) / scene.copies, tuple(ratios), float(np.median(rounds[:, 0])))

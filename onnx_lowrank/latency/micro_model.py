@@ -24,8 +24,9 @@ from onnx_lowrank.latency.node_inputs import Captured
 from onnx_lowrank.ops import Call
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.schemes import Factors
-from onnx_lowrank.types import Array, Chain, Choice, Cost, Form, Option, Plan, Ranks
+from onnx_lowrank.types import ARITHMETIC, DENSE, OWN, Array, Chain, Choice, Cost, Form, Option, Plan, Ranks
 from onnx_lowrank.weights.find import find_sites
+from onnx_lowrank.weights.inventory import RangeSamples
 
 DATA = "data"
 FIRST = "output0.0"
@@ -107,11 +108,12 @@ def _transforms(model: onnx.ModelProto, node: onnx.NodeProto, captured: Captured
     return tuple(wanted)
 
 
-def dense_model(scene: Scene) -> onnx.ModelProto:
-    """Return copies of the nodes as they are."""
+def dense_model(scene: Scene, *, apart: bool = False) -> onnx.ModelProto:
+    """Return copies of the nodes as they are. apart: each reads an input of its own, so what is done to it is, too."""
     kind = onnx.helper.np_dtype_to_tensor_dtype(scene.input.dtype)
-    data = onnx.helper.make_tensor_value_info(DATA, kind, list(scene.input.shape))
-    copies = [_names(scene, index) for index in range(scene.copies)]
+    copies = [_names(scene, index, apart=apart) for index in range(scene.copies)]
+    read = dict.fromkeys(names[scene.data] for names in copies)
+    data = [onnx.helper.make_tensor_value_info(name, kind, list(scene.input.shape)) for name in read]
     outputs = [onnx.helper.make_empty_tensor_value_info(names[o]) for names in copies for o in scene.outputs]
     nodes: list[onnx.NodeProto] = []
     tensors: dict[str, Array] = {}
@@ -123,14 +125,21 @@ def dense_model(scene: Scene) -> onnx.ModelProto:
                 tensors[names[old]] = _other(array, index) if old in scene.weights else array
     stored = [onnx.numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in tensors.items()]
     model = onnx.ModelProto(ir_version=max(scene.model.ir_version, 4), opset_import=scene.model.opset_import)
-    model.graph.CopyFrom(onnx.helper.make_graph(nodes, "micro", [data], outputs, stored))
+    model.graph.CopyFrom(onnx.helper.make_graph(nodes, "micro", data, outputs, stored))
     return model
 
 
-def chain_model(scene: Scene, chains: Sequence[Chain], scheme: str) -> onnx.ModelProto:
-    """Return copies of the nodes, each rewritten as its chain. Raises ModelError where the copies are no sites."""
-    dense, chains = dense_model(scene), [chain.transposed for chain in chains] if scene.transposed else chains
-    inventory = find_sites(dense, multiple=1)
+def chain_model(scene: Scene, chains: Sequence[Chain], form: Form) -> onnx.ModelProto:
+    """Return copies of the nodes, each rewritten as its chain. Raises ModelError where the copies are no sites.
+
+    form: the scheme, and how the numbers are stored. Integers are what convolutions read and give where their
+    neighbours compute in integers, too, so that is what they do here; others round what they read, each for itself.
+    """
+    in_integers = ARITHMETIC[form.storage].activations if form.storage in ARITHMETIC else ""
+    dense = dense_model(scene, apart=in_integers == "dynamic")
+    chains = [chain.transposed for chain in chains] if scene.transposed else chains
+    inventory = find_sites(dense, multiple=1, rigid=form.storage != OWN)
+    inventory = replace(inventory, ranged=RangeSamples([{DATA: scene.input}]))
     sites = {site.weight: site.id for site in inventory.sites}
     choices: list[Choice] = []
     factors: dict[tuple[str, str], Factors] = {}
@@ -139,24 +148,36 @@ def chain_model(scene: Scene, chains: Sequence[Chain], scheme: str) -> onnx.Mode
         if not all(name in sites for name in names):
             raise ModelError(f"{scene.nodes[0].op_type} {scene.nodes[0].name} cannot be factored on its own")
         members = tuple(sites[name] for name in names)
-        option = Option(Form(scheme), Cost(), shared_input=members if len(members) > 1 else ())
+        option = Option(form, Cost(), shared_input=members if len(members) > 1 else ())
         choices.extend(Choice(sites[name], name, option) for name in names)
-        factors |= {(m, scheme): _Moved(scheme, chain, index) for m, chain in zip(members, chains, strict=True)}
-    return rewrite(dense, inventory, Plan(tuple(choices)), factors)
+        pairs = zip(members, chains, strict=True)
+        factors |= {(m, form.scheme): _Moved(form.scheme, chain, index) for m, chain in pairs}
+    made = rewrite(dense, inventory, Plan(tuple(choices)), factors)
+    return _giving_integers(made) if in_integers == "static" else made
+
+
+def _giving_integers(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model, changed in place, without what makes numbers of the integers that it gives."""
+    outputs, giving = {value.name for value in model.graph.output}, {n.output[0]: n for n in model.graph.node}
+    for name in outputs:
+        if giving[name].op_type == "DequantizeLinear":
+            giving[giving[name].input[0]].output[0] = name
+            model.graph.node.remove(giving[name])
+    return model
 
 
 def _made(scene: Scene) -> set[str]:
     return {name for transform in scene.transforms for name in transform.output}
 
 
-def _names(scene: Scene, index: int) -> Mapping[str, str]:
-    """Return what a copy calls its tensors: data is shared, and so is all that is no weight of its own."""
+def _names(scene: Scene, index: int, *, apart: bool = False) -> Mapping[str, str]:
+    """Return what a copy calls its tensors: data is shared, unless it is apart, and so is all but its own weights."""
     names = {name: f"shared.{name}" for node in (*scene.transforms, *scene.nodes) for name in node.input if name}
     names |= {name: f"step{index}.{name}" for name in _made(scene)}
     names |= {name: f"more{index}.{name}" for node in scene.nodes for name in node.output if name}
     names |= {weight: f"weight{index}.{place}" for place, weight in enumerate(scene.weights)}
     names |= {output: f"output{index}.{place}" for place, output in enumerate(scene.outputs)}
-    return names | {scene.data: DATA, "": ""}
+    return names | {scene.data: f"{DATA}{index}" if apart and index else DATA, "": ""}
 
 
 def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
@@ -171,6 +192,26 @@ def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
 def _other(weight: Array, index: int) -> Array:
     """Return the same numbers in other places: of two equal weights onnxruntime keeps one, which then stays warm."""
     return np.roll(weight.reshape(-1), index).reshape(weight.shape)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Whole:
+    """Factors of a weight that stays whole: one chain of one stage."""
+
+    whole: Chain
+    scheme: str = DENSE
+
+    def error(self, ranks: Ranks) -> float:
+        """Return 0."""
+        return 0.0
+
+    def chain(self, ranks: Ranks) -> Chain:
+        """Return the chain."""
+        return self.whole
+
+    def dense(self, ranks: Ranks) -> Array:
+        """Return the weight."""
+        return self.whole.stages[0].weight
 
 
 @dataclass(frozen=True, slots=True, eq=False)

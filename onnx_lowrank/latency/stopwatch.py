@@ -14,7 +14,7 @@ from onnx_lowrank.cost import chain_cost
 from onnx_lowrank.errors import ModelError, RuntimeProblem
 from onnx_lowrank.latency.interpolation import between, spread
 from onnx_lowrank.latency.measure import Group, measure_group
-from onnx_lowrank.latency.micro_model import Scene
+from onnx_lowrank.latency.micro_model import Scene, Whole
 from onnx_lowrank.latency.node_inputs import Captured, capture, has_subnormals, typical
 from onnx_lowrank.latency.twins import Kind, with_twins
 from onnx_lowrank.latency.whole_model_scale import scale_of
@@ -25,8 +25,8 @@ from onnx_lowrank.passes.free_orders import FreeOrders
 from onnx_lowrank.passes.placement import absorbed, placed, placed_together
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime.runner import Runner
-from onnx_lowrank.schemes import Factors, Scheme, by_name, form_of, layout_of, ranks_of, shared_form, shared_layout
-from onnx_lowrank.types import SHARED, Chain, Choice, Curve, Feed, Form, Option, Plan, Ranks, SharedInput, Site
+from onnx_lowrank.schemes import Factors, Scheme, by_name, form_of, layout_of, ranks_of, shared_layout
+from onnx_lowrank.types import DENSE, SHARED, Chain, Choice, Curve, Feed, Form, Option, Plan, Ranks, SharedInput, Site
 from onnx_lowrank.weights.inventory import Inventory
 
 
@@ -140,15 +140,14 @@ class Stopwatch:
     def _shares(self, site: Site, curve: Curve, factors: Mapping[tuple[str, str], Factors]) -> list[float] | str:
         """Return the share (options,) of the original's time that every option takes, or why that is unknown."""
         alone = [option for option in curve.options if not (option.dense or option.shared_input)]
-        kinds = sorted({(option.scheme, option.form.interpolative) for option in alone})
+        kinds = sorted({(option.scheme, option.form.interpolative, option.form.storage) for option in alone})
         totals = [0.0] * len(curve.options)
         for call in self.inventory.calls[site.id]:
             ratios = [1.0] * len(curve.options)
             dense, key = [], self._key(site, call)
-            for scheme, interpolative in kinds:
-                kind = Kind(scheme, interpolative)
+            for kind in (Kind(*each) for each in kinds):
                 tried = self._tried(site, kind)
-                group = self._group((key, kind), [site], [call], [factors[site.id, scheme]], tried)
+                group = self._group((key, kind), [site], [call], [self._factors(site, kind.scheme, factors)], tried)
                 if isinstance(group, str):
                     return group
                 dense.append(group.dense)
@@ -159,6 +158,10 @@ class Stopwatch:
             whole = fmean(dense) if dense else 0.0
             totals = [total + whole * ratio for total, ratio in zip(totals, ratios, strict=True)]
         return totals
+
+    def _factors(self, site: Site, scheme: str, factors: Mapping[tuple[str, str], Factors]) -> Factors:
+        """Return a site's factors by a scheme; where it stays whole, what gives the whole weight."""
+        return Whole(self.inventory.whole(site)) if scheme == DENSE else factors[site.id, scheme]
 
     def ratios(self, site: Site, scheme: Scheme, factors: Factors) -> list[tuple[float, float]]:
         """Return (MACs, time over the node's) of a site's first call as every chain timed; none where it is not."""
@@ -183,28 +186,30 @@ class Stopwatch:
             options = [option for option in members[0][0].options if option.shared_input] if members else []
             if not options:
                 continue
-            ranks = [option.ranks for option in options]
-            ratios = self._ratios_together(shared, ranks, factors)
             timed = all(not isinstance(share, str) for _, share in members)
+            ratios: dict[Form, float] = {}
+            for storage in dict.fromkeys(option.form.storage for option in options):
+                forms = [option.form for option in options if option.form.storage == storage]
+                found = self._ratios_together(shared, forms, factors) if timed else [1.0] * len(forms)
+                ratios |= dict(zip(forms, found, strict=True))
             for curve, share in members:
                 for place, option in enumerate(curve.options):
                     if option.shared_input and not isinstance(share, str):
-                        ratio = ratios[ranks.index(option.ranks)] if timed else 1.0
-                        share[place] = share[0] * ratio
+                        share[place] = share[0] * ratios[option.form]
 
     def _ratios_together(
-        self, shared: SharedInput, ranks: Sequence[Ranks], factors: Mapping[tuple[str, str], Factors]
+        self, shared: SharedInput, forms: Sequence[Form], factors: Mapping[tuple[str, str], Factors]
     ) -> list[float]:
-        """Return the time of a shared input's weights with one first factor over the unchanged time, for all ranks."""
+        """Return the time of a shared input's weights with one first factor over the unchanged time, in these forms."""
         sites_by_id = {site.id: site for site in self.inventory.sites}
         sites = [sites_by_id[member] for member in shared.members]
         calls = [self.inventory.calls[member][0] for member in shared.members]
-        macs = [self._macs_together(shared, rank) for rank in ranks]
-        tried = [shared_form(shared, ranks[i]) for i in spread(macs)]
-        key = (SHARED, *(self._key(site, call) for site, call in zip(sites, calls, strict=True)))
+        macs = [self._macs_together(shared, form.ranks) for form in forms]
+        tried = [forms[i] for i in spread(macs)]
+        key = (SHARED, forms[0].storage, *(self._key(site, call) for site, call in zip(sites, calls, strict=True)))
         group = self._group(key, sites, calls, [factors[member, SHARED] for member in shared.members], tried)
         if isinstance(group, str):
-            return [1.0] * len(ranks)
+            return [1.0] * len(forms)
         known = [self._macs_together(shared, form.ranks) for form in tried]
         return [float(ratio) for ratio in between(known, group.ratios, macs)]
 
@@ -217,8 +222,10 @@ class Stopwatch:
 
     def _tried(self, site: Site, kind: Kind) -> list[Form]:
         """Return the forms of a kind that are timed, spread over the MACs."""
+        if kind.scheme == DENSE:
+            return [Form(storage=kind.storage)]
         ranks = ranks_of(by_name(kind.scheme), site, self.options.rank_multiple)
-        forms = [form_of(kind.scheme, rank, site) for rank in ranks]
+        forms = [replace(form_of(kind.scheme, rank, site), storage=kind.storage) for rank in ranks]
         forms = forms if kind.interpolative else [replace(form, interpolative=False) for form in forms]
         forms = [f for f in forms if f.interpolative == kind.interpolative] or forms
         return [forms[i] for i in spread(self._macs(site, forms))]
@@ -240,8 +247,8 @@ class Stopwatch:
             try:
                 scene = Scene.of(self.model, calls, [site.weight for site in sites], self.captured)
                 chains = [self._written(sites, factors, form) for form in tried]
-                scheme, runtime = factors[0].scheme, self.options.runtime
-                self.groups[key] = measure_group(self.original, self.feed, scene, chains, scheme, runtime)
+                how, runtime = Form(factors[0].scheme, storage=tried[0].storage), self.options.runtime
+                self.groups[key] = measure_group(self.original, self.feed, scene, chains, how, runtime)
             except (ModelError, RuntimeProblem) as error:
                 self.groups[key] = str(error)
         return self.groups[key]

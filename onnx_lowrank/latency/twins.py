@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from onnx_lowrank.cost import chain_cost
 from onnx_lowrank.schemes import layout_of
-from onnx_lowrank.types import Curve, Option, Positions, Site
+from onnx_lowrank.types import OWN, Curve, Option, Positions, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,11 +16,16 @@ class Kind:
 
     scheme: str
     interpolative: bool
+    storage: str = OWN
 
     def of(self, option: Option) -> bool:
         """Return whether an option is of this kind."""
         form = option.form
-        return not option.shared_input and (form.scheme, form.interpolative) == (self.scheme, self.interpolative)
+        return not option.shared_input and (form.scheme, form.interpolative, form.storage) == (
+            self.scheme,
+            self.interpolative,
+            self.storage,
+        )
 
 
 def with_twins(site: Site, curve: Curve, positions: Sequence[Positions]) -> tuple[Curve, list[int]]:

@@ -11,7 +11,7 @@ import onnx
 
 from onnx_lowrank.ops.nodes import as_vectors, attributes_of, node_name
 from onnx_lowrank.ops.op import Call, Names, Op, Refusal, StagePosition, StageSite, Written
-from onnx_lowrank.types import Array, Positions, Stage, Why
+from onnx_lowrank.types import Activations, Array, Positions, Stage, Why
 
 OPTIONAL_BIAS = 11
 """The opset from which Gemm's third input may be left out."""
@@ -152,6 +152,10 @@ class Gemm(Op):
     def macs(self, node: onnx.NodeProto, left: Sequence[int], right: Sequence[int], out: Sequence[int]) -> float:
         """Return every output times the summed axis."""
         return float(math.prod(out) * left[0 if attributes_of(node).get("transA", 0) else 1])
+
+    def integers(self, call: Call) -> Activations:
+        """Return "dynamic" for x W, as for MatMul."""
+        return "dynamic" if call.slot == 1 and not self._data_flag(call) else ""
 
     def scale_axis(self, node: onnx.NodeProto, slot: int, dimensions: int) -> int | None:
         """Return the axis of the outputs."""

@@ -11,7 +11,7 @@ import onnx
 
 from onnx_lowrank.ops.nodes import as_vectors, node_name, single
 from onnx_lowrank.ops.op import Call, Names, Op, Refusal, StagePosition, StageSite, Written
-from onnx_lowrank.types import Array, Positions, Stage, Why
+from onnx_lowrank.types import Activations, Array, Positions, Stage, Why
 
 
 class MatMul(Op):
@@ -98,6 +98,13 @@ class MatMul(Op):
     def macs(self, node: onnx.NodeProto, left: Sequence[int], right: Sequence[int], out: Sequence[int]) -> float:
         """Return every output times the summed axis."""
         return float(math.prod(out) * left[-1])
+
+    def integers(self, call: Call) -> Activations:
+        """Return "dynamic" for x W.
+
+        With static ranges onnxruntime 1.31 multiplies integers only where no bias follows, and in float else.
+        """
+        return "dynamic" if call.slot == 1 and len(call.shape) == 2 else ""
 
     def scale_axis(self, node: onnx.NodeProto, slot: int, dimensions: int) -> int | None:
         """Return the axis of the outputs."""

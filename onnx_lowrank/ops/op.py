@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 import onnx
 
-from onnx_lowrank.types import Array, Positions, SideName, Stage, Why
+from onnx_lowrank.types import Activations, Array, Positions, SideName, Stage, Why
 
 Names: TypeAlias = Callable[[str], str]
 """Returns a name that is not yet used in the graph, from a hint."""
@@ -115,6 +115,10 @@ class Op:
     def scale_axis(self, node: onnx.NodeProto, slot: int, dimensions: int) -> int | None:
         """Return the axis of a weight's outputs, each with a scale of its own in int8; None where it is no weight."""
         return None
+
+    def integers(self, call: Call) -> Activations:
+        """Return how the activations of a node become integers, where onnxruntime multiplies those; "": nowhere."""
+        return ""
 
     def linear(self, call: Call, y: Array, bias: Array | None) -> Array:
         """Return the output without its bias, as (positions, out)."""

@@ -23,10 +23,25 @@ from onnx_lowrank.graph.traversal import bodies, reads
 from onnx_lowrank.ops import Call, StagePosition, first_output, write_chain
 from onnx_lowrank.passes.absorb_orders import absorb_orders
 from onnx_lowrank.passes.free_orders import FreeOrders
+from onnx_lowrank.passes.integer_arithmetic import in_integers
 from onnx_lowrank.passes.placement import Placed, placed, placed_together
 from onnx_lowrank.passes.unpack import InFormat, in_formats
 from onnx_lowrank.schemes import Factors
-from onnx_lowrank.types import DENSE, FORMATS, OWN, Array, Chain, Form, Option, Plan, SideName, Site, Stage
+from onnx_lowrank.types import (
+    ARITHMETIC,
+    DENSE,
+    FORMATS,
+    OWN,
+    Array,
+    Chain,
+    Form,
+    Option,
+    Plan,
+    SideName,
+    Site,
+    Stage,
+    number_format,
+)
 from onnx_lowrank.weights.inventory import Inventory
 from onnx_lowrank.weights.storage import Storage, Stored, stored_axes
 from onnx_lowrank.weights.transforms import tensor_of
@@ -53,7 +68,7 @@ def rewrite(
         if choice.site not in sites:
             raise PlanError(f"the plan factors {choice.weight!r}, which cannot be factored in this model")
         form, site = choice.option.form, sites[choice.site]
-        if form.storage not in (OWN, *FORMATS):
+        if form.storage not in (OWN, *FORMATS, *ARITHMETIC):
             raise PlanError(f"the plan stores {choice.weight!r} as {form.storage!r}, which is not known here")
         if not choice.option.shared_input:
             dense = form.scheme == DENSE
@@ -71,7 +86,10 @@ def rewrite(
     _store(rewritten, new.tensors)
     kept = {name: how.blocks for name, how in new.formats.items() if how.exact}
     made = absorb_orders(rewritten, new.orders, kept=kept)[0]
-    return in_formats(made, new.formats) if new.formats else made
+    made = in_formats(made, new.formats) if new.formats else made
+    computed = {name: how.number.activations for name, how in new.formats.items() if how.number.activations}
+    ranged = inventory.ranged
+    return in_integers(made, computed, ranged.feeds, ranged.runtime) if computed else made
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +185,7 @@ def _stored(site: Site, new: _New, stage: Stage, position: StagePosition, hint: 
     clean = replace(stage, weight=_without_subnormals(stage.weight))
     stored = new.inventory.sources[site.id].storage.store(clean, layout, hint, new.names)
     if form.storage != OWN:
-        order, number = stored_axes(clean, layout), FORMATS[form.storage]
+        order, number = stored_axes(clean, layout), number_format(form.storage)
         looked_up, exact = new.inventory.looks_up(site), new.inventory.compensates(site, form.storage)
         rows = looked_up and index == 0
         if stage.weight.shape[0] % number.outputs and not rows:

@@ -29,7 +29,7 @@ from onnx_lowrank.sensitivity.modes import mode_of
 from onnx_lowrank.types import DENSE, OWN, SHARED, Choice, Cost, Form, Option, Plan, Ranks, Site
 from onnx_lowrank.version import __version__
 from onnx_lowrank.weights.find import find_sites
-from onnx_lowrank.weights.inventory import Inventory
+from onnx_lowrank.weights.inventory import Inventory, RangeSamples
 
 
 def apply(
@@ -64,6 +64,8 @@ def apply(
     inventory = _inventory(saved, loaded, options)
     progress = progress or Silent()
     split = _samples(saved, loaded, data, validation, options, progress)
+    if split is not None:
+        inventory = replace(inventory, ranged=RangeSamples(split.calibration.feeds, options.runtime))
     quantizer = PostQuantizer(loaded, split.calibration.feeds if split is not None else (), options, progress)
     decomposed, inventory = _decomposed(saved, loaded, inventory, split, options, progress)
     chosen = _plan(saved, inventory, decomposed)
@@ -176,7 +178,8 @@ def _choice(
     if site is None or site.shape != choice.shape:
         have = "no such weight that can be factored" if site is None else f"{site.shape}"
         raise PlanError(f"the plan factors {choice.weight!r} of shape {choice.shape}, and the model has {have}")
-    if choice.storage not in (OWN, *(number.name for number in inventory.formats(site))):
+    possible = (*inventory.formats(site), *inventory.arithmetic(site))
+    if choice.storage not in (OWN, *(number.name for number in possible)):
         raise PlanError(f"the plan stores {choice.weight!r} as {choice.storage!r}, which is not possible here")
     curve = next((c for c in decomposed.curves if c.site == choice.site), None)
     if choice.scheme == DENSE and choice.storage != OWN and (site.rigid or curve is not None):

@@ -1,4 +1,4 @@
-"""`--bits`: the formats that run here, and curves that have every option in each of them as well."""
+"""`--bits`: the formats that run here, and curves that have every option in each of them, or in integer arithmetic."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import replace
 
 from onnx_lowrank.collection.positions import observe_positions
 from onnx_lowrank.options import Options
+from onnx_lowrank.passes.integer_arithmetic import refused_arithmetic
 from onnx_lowrank.passes.unpack import refused
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup, SensitivityState
+from onnx_lowrank.sensitivity.integer_arithmetic import with_arithmetic
 from onnx_lowrank.sensitivity.rounding import compensation_of, in_formats
-from onnx_lowrank.types import FORMATS
+from onnx_lowrank.types import ARITHMETIC, FORMATS, INT8
 from onnx_lowrank.weights.inventory import Inventory
 
 
@@ -26,6 +28,20 @@ def with_formats(
     setup = _setup(loaded, inventory, options, state.calibrated)
     state = replace(state, calibrated=replace(state.calibrated, observed=setup.observed))
     return in_formats(setup, state, [number for number in asked if not unavailable[number.name]], progress), notes
+
+
+def in_arithmetic(
+    loaded: LoadedModel, inventory: Inventory, options: Options, state: SensitivityState, progress: Progress
+) -> tuple[SensitivityState, tuple[str, ...]]:
+    """Return the state with options that integers compute, where they run here, and a note on each that does not."""
+    if INT8.bits not in options.bits:
+        return state, ()
+    unavailable = {number.name: refused_arithmetic(number, options.runtime) for number in ARITHMETIC.values()}
+    notes = tuple(f"{name} is not available: {why}" for name, why in unavailable.items() if why)
+    setup = _setup(loaded, inventory, options, state.calibrated)
+    state = replace(state, calibrated=replace(state.calibrated, observed=setup.observed))
+    allowed = [number for number in ARITHMETIC.values() if not unavailable[number.name]]
+    return with_arithmetic(setup, state, allowed, progress), notes
 
 
 def with_compensation(

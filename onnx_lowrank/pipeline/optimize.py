@@ -29,6 +29,7 @@ from onnx_lowrank.results.result import Result
 from onnx_lowrank.sensitivity import cost_curves
 from onnx_lowrank.sensitivity.calibrated import SensitivityState
 from onnx_lowrank.sensitivity.modes import mode_of
+from onnx_lowrank.types import INT8
 
 NO_SITES = "no weight of this model can be factored; the reasons are listed with the weights"
 
@@ -83,7 +84,7 @@ def meet_goal(
 
     if isinstance(goal, Lossless) and goal.searches:
         return most_accurate(session, goal, target)
-    state = session.collect(session.metric(goal.gate)[0])
+    state = session.in_formats(session.collect(session.metric(goal.gate)[0]), goal.resource)
     if not state.curves:
         return unchanged(session, goal, no_curve(state.calibrated.decomposed.dead))
 
@@ -102,7 +103,7 @@ def _reached(session: Session, goal: Goal, state: SensitivityState, target: Targ
             if isinstance(outcome, Refuted):
                 return refuted(session, goal, ledger, outcome)
             ledger = ledger.noting(outcome.note) if isinstance(outcome, Unconfirmed) else ledger.slower(outcome)
-        next_aim = None if ledger.ended(goal.gate) else _lower(session, goal, aim, ledger)
+        next_aim = None if ledger.ended(goal.gate) else _lower(session, state, goal, aim, ledger)
         if next_aim is None:
             break
         aim = next_aim
@@ -120,9 +121,13 @@ def _allowed(session: Session, goal: Goal, target: Target) -> Goal:
         spare(target.output, session.loaded.files)
     if goal.resource == "latency" and options.then:
         raise GoalError("a goal of time and --then do not go together: what is timed is the float model; leave one out")
-    if options.rounds and goal.resource != "bytes":
-        wanted = "--target-size" if isinstance(goal, Lossless) else "--minimize bytes"
-        raise GoalError(f"--bits below 32 saves bytes and nothing else: give {wanted}")
+    if options.rounds and goal.resource not in ("bytes", "latency"):
+        wanted = "--target-size or --target-latency" if isinstance(goal, Lossless) else "--minimize bytes or latency"
+        raise GoalError(f"--bits below 32 saves bytes or time, no {goal.resource}: give {wanted}")
+    if options.rounds and goal.resource == "latency" and INT8.bits not in options.bits:
+        raise GoalError(
+            "--bits without 8 saves no time, as integers of 8 bits are what is multiplied: give --bits 8,32"
+        )
     if isinstance(goal, Lossless) and goal.cap and (options.inter_layer or mode_of(options).layerwise):
         switch = "--inter-layer" if options.inter_layer else f"--sensitivity {options.sensitivity}"
         raise GoalError(f"{switch} knows one budget: give --target-latency, or the other target, by itself")
@@ -139,10 +144,10 @@ def _refuse_unreachable(session: Session, goal: Goal) -> None:
         budget_of(goal, Problem(costs, {}, goal.resource), size_before(session))
 
 
-def _lower(session: Session, goal: Goal, aim: Goal, ledger: Ledger) -> Goal | None:
+def _lower(session: Session, state: SensitivityState, goal: Goal, aim: Goal, ledger: Ledger) -> Goal | None:
     """Return a lower aim where plans held and missed a target latency; None where that cannot help."""
-    if not ledger.slow or session.state is None:
+    if not ledger.slow:
         return None
-    priced = session.priced(aim.resource, session.state)
-    before = size_before(session, session.state, priced.milliseconds)
+    priced = session.priced(aim.resource, state)
+    before = size_before(session, state, priced.milliseconds)
     return corrected(goal, aim, ledger.slow, priced.problem, before)

@@ -66,7 +66,7 @@ def pareto(session: Session, goal: Goal) -> list[Point]:
     if not session.inventory.sites:
         raise GoalError("no weight of this model can be factored, so there is no curve")
     metric, _ = session.metric(goal.gate)
-    state = session.collect(metric)
+    state = session.in_formats(session.collect(metric), goal.resource)
     priced = session.priced(goal.resource, state)
     problem, before = priced.problem, size_before(session, state, priced.milliseconds)
     search = Search(session, goal, state, problem, Judges(session.judge(goal.gate).whole, None), before)

@@ -27,7 +27,7 @@ from onnx_lowrank.pipeline.loaded_model import (
     refuse_impossible,
 )
 from onnx_lowrank.pipeline.notes import inventory_notes, loading_notes, narrow_notes, untimed_note
-from onnx_lowrank.pipeline.number_formats import with_formats
+from onnx_lowrank.pipeline.number_formats import in_arithmetic, with_formats
 from onnx_lowrank.pipeline.post_quantize import PostQuantizer
 from onnx_lowrank.pipeline.refit_check import repaired
 from onnx_lowrank.pipeline.session_values import Checked, Judges, Priced, Repaired
@@ -46,7 +46,7 @@ from onnx_lowrank.validation.determinism import refuse_random, varies
 from onnx_lowrank.validation.metric_check import check_metric
 from onnx_lowrank.validation.samples_needed import too_few
 from onnx_lowrank.weights.find import find_sites
-from onnx_lowrank.weights.inventory import Inventory
+from onnx_lowrank.weights.inventory import Inventory, RangeSamples
 
 T = TypeVar("T")
 COLLECTED = ("state", "divergence", "metric")
@@ -86,10 +86,11 @@ class Session:
         sources = samples if isinstance(samples, DataSources) else DataSources(data=samples)  # type: ignore[arg-type]
         loaded = LoadedModel.of(model, options.runtime)
         split = read_samples(loaded, sources, options, clock)
-        inventory = find_sites(
+        found = find_sites(
             loaded.model, include=options.include, exclude=options.exclude, multiple=options.rank_multiple,
             rigid=options.rounds,
         ).sharing(options.shares)  # fmt: skip
+        inventory = replace(found, ranged=RangeSamples(split.calibration.feeds, options.runtime))
         quantizer = PostQuantizer(loaded, split.calibration.feeds, options, clock)
         fits = LabelFits(loaded, split.calibration, options, clock, next(iter(options.outputs), None))
         return Session(loaded, split, inventory, options, clock, sources.random, quantizer, fits)
@@ -201,8 +202,8 @@ class Session:
 
     @property
     def state(self) -> SensitivityState | None:
-        """What was collected; None before `collect`."""
-        state: SensitivityState | None = self._known.get("state")
+        """What was collected, in the number formats that were asked for last; None before `collect`."""
+        state: SensitivityState | None = self._known.get("current", self._known.get("state"))
         return state
 
     @property
@@ -224,14 +225,21 @@ class Session:
     def _probed(self, calibrated: Calibrated) -> SensitivityState:
         inventory, held_back = self.inventory.factorable, self.split.held_back
         state = probe(self.loaded, inventory, calibrated, self.options, self.clock, held_back)
-        return self._in_formats(replace(state, curves=self._signed(state.curves, calibrated)))
+        return replace(state, curves=self._signed(state.curves, calibrated))
 
-    def _in_formats(self, state: SensitivityState) -> SensitivityState:
-        """Return the state with options in all number formats that are allowed and run here."""
+    def in_formats(self, state: SensitivityState, resource: Resource) -> SensitivityState:
+        """Return what was collected, with options in all number formats that are allowed and run here.
+
+        Of bytes those of weights alone, of time those in which operators multiply integers.
+        """
         if not self.options.rounds:
             return state
-        made, notes = with_formats(self.loaded, self.inventory, self.options, state, self.clock)
-        self._known["formats"] = notes
+        extend = in_arithmetic if resource == "latency" else with_formats
+        made, notes = self._once(
+            ("formats", resource),
+            lambda: extend(self.loaded, self.inventory, self.options, state, self.clock),
+        )
+        self._known.update(formats=notes, current=made)
         return made
 
     def collected_together(self, many: Sequence[Options], metric: Metric) -> list[Session]:
@@ -255,7 +263,8 @@ class Session:
 
     def problem(self, resource: Resource, state: SensitivityState | None = None) -> Problem:
         """Return the rank-choice problem in one resource; latency is measured for it. Collects where nothing is yet."""
-        return self.priced(resource, state or self.collect(self.metric(Gate(observed=True))[0])).problem
+        collected = state or self.in_formats(self.collect(self.metric(Gate(observed=True))[0]), resource)
+        return self.priced(resource, collected).problem
 
     def priced(self, resource: Resource, state: SensitivityState) -> Priced:
         """Return the rank-choice problem in one resource, and what the original costs where it had to be measured."""

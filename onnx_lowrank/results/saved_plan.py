@@ -13,7 +13,7 @@ from onnx_lowrank.metrics.divergence import DivergenceKind
 from onnx_lowrank.options import LossObjective, Options, Sensitivity, Then
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.sensitivity.modes import mode_named
-from onnx_lowrank.types import OWN, Choice, Plan, Ranks
+from onnx_lowrank.types import ARITHMETIC, OWN, Choice, Plan, Ranks
 
 FORMAT = "onnx-lowrank plan"
 VERSION = 2
@@ -77,7 +77,8 @@ class SavedPlan:
     @property
     def needs_data(self) -> bool:
         """Whether the factors, or the ranges of int8, depend on calibration samples."""
-        return self.factors_need_data or self.then == "quantize"
+        static = any(ARITHMETIC[c.storage].activations == "static" for c in self.choices if c.storage in ARITHMETIC)
+        return self.factors_need_data or static or self.then == "quantize"
 
     @property
     def factors_need_data(self) -> bool:

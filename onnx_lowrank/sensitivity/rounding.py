@@ -74,14 +74,14 @@ def in_formats(
     inventory = replace(setup.inventory, compensation=compensation)
     work = _Work(inventory, state.calibrated.decomposed.factors, shared_input_of(setup.inventory))
     sites = {site.id: site for site in setup.inventory.sites}
-    rigid = {curve.site: curve for curve in _rigid(setup)}
+    rigid = {curve.site: curve for curve in rigid_curves(setup)}
     curves = [*state.curves, *rigid.values()]
     reached = [curve for curve in curves if curve.site not in state.calibrated.fallback and curve.site in sites]
     chosen: dict[str, list[tuple[NumberFormat, Option]]] = {}
     for curve in reached:
         offered = [number for number in setup.inventory.formats(sites[curve.site]) if number in numbers]
         if offered:
-            options = [*_measured(curve)]
+            options = [*measured_options(curve)]
             chosen[curve.site] = [(n, o) for n in offered for o in options if work.fits(sites[curve.site], o, n)]
     batches = list(groups(collection, {site: len(picks) for site, picks in chosen.items()}))
     rounded: dict[str, dict[NumberFormat, list[tuple[Option, Rounded]]]] = {}
@@ -122,14 +122,14 @@ def _compensation(setup: CollectionSetup, numbers: Sequence[NumberFormat], progr
     return Compensation(grams, setup.options.memory // MEMORY)
 
 
-def _rigid(setup: CalibrationSetup) -> Iterator[Curve]:
+def rigid_curves(setup: CalibrationSetup) -> Iterator[Curve]:
     """Yield the curves of what no scheme factors: the weight as it is."""
     for site in setup.inventory.sites:
         if site.rigid:
             yield Curve(site.id, (Option(UNCHANGED, unchanged_cost(site, setup.observed.positions[site.id])),))
 
 
-def _measured(curve: Curve) -> Iterator[Option]:
+def measured_options(curve: Curve) -> Iterator[Option]:
     """Yield the options of which rounding is measured: the weight itself, and some ranks of every scheme."""
     yield curve.dense
     for scheme in dict.fromkeys(option.scheme for option in curve.options[1:]):
@@ -213,7 +213,7 @@ class _Work:
     def _in_format(
         self, site: Site, option: Option, number: NumberFormat, known: Sequence[tuple[Option, Rounded]]
     ) -> Option:
-        lost = _between(option, [(other, each) for other, each in known if other.scheme == option.scheme])
+        lost = between(option, [(other, each) for other, each in known if other.scheme == option.scheme])
         form = replace(option.form, storage=number.name)
         stored = format_bytes(self.layout(site, option), number, looked_up=self.inventory.looks_up(site))
         return replace(
@@ -226,7 +226,7 @@ class _Work:
         )
 
 
-def _between(option: Option, known: Sequence[tuple[Option, Rounded]]) -> Rounded:
+def between(option: Option, known: Sequence[tuple[Option, Rounded]]) -> Rounded:
     """Return what rounding an option loses, by the options of its scheme that were measured, on their parameters."""
     ordered = sorted(known, key=lambda pair: pair[0].cost.parameters)
     sizes = [other.cost.parameters for other, _ in ordered]

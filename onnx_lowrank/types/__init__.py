@@ -3,12 +3,22 @@
 from onnx_lowrank.types.arrays import Array, Feed, Outputs
 from onnx_lowrank.types.chains import Chain, Layout, Ranks, Stage
 from onnx_lowrank.types.forms import DENSE, OWN, SHARED, UNCHANGED, FactorKey, Form
-from onnx_lowrank.types.number_formats import FORMATS, INT2, INT4, INT8, NumberFormat
+from onnx_lowrank.types.number_formats import (
+    ARITHMETIC,
+    FORMATS,
+    INT2,
+    INT4,
+    INT8,
+    Activations,
+    NumberFormat,
+    number_format,
+)
 from onnx_lowrank.types.plans import Choice, Cost, Curve, Option, Plan, Probe
 from onnx_lowrank.types.sites import Extent, Moments, Positions, SharedInput, SideName, Site, Skip, Why
 from onnx_lowrank.types.verdicts import Bound, Certificate, Interval, OutputDifference, OutputVerdict, Verdict, Word
 
 __all__ = [
+    "ARITHMETIC",
     "DENSE",
     "FORMATS",
     "INT2",
@@ -17,6 +27,7 @@ __all__ = [
     "OWN",
     "SHARED",
     "UNCHANGED",
+    "Activations",
     "Array",
     "Bound",
     "Certificate",
@@ -48,4 +59,5 @@ __all__ = [
     "Verdict",
     "Why",
     "Word",
+    "number_format",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from onnx_lowrank.types.chains import Layout
 
@@ -12,6 +13,9 @@ SCALE_BYTES, BLOCK_SCALE_BYTES = 4, 2
 """A scale is a float32; that of a block is stored in half precision, as there are many."""
 COLUMN_BYTES = 4
 """The number of the block of each column of a table, an int32."""
+
+Activations: TypeAlias = Literal["", "static", "dynamic"]
+"""How what a weight is multiplied by becomes integers: not at all, in a range that is known, or found each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +26,8 @@ class NumberFormat:
 
     opset: the first that has what unpacks them. name: what a form's `storage` says. outputs: what the number of a
     stage's outputs is a multiple of: onnxruntime 1.31 computes other numbers where several share a byte of two bits
-    each.
+    each. activations: where they are integers as well the operator multiplies integers, which takes less time; else
+    weights alone are smaller.
     """
 
     name: str
@@ -30,6 +35,7 @@ class NumberFormat:
     block: int
     opset: int
     outputs: int = 1
+    activations: Activations = ""
 
     def fits(self, layout: Layout, *, looked_up: bool = False) -> bool:
         """Return whether every stage of a chain can be stored so; looked_up: the first one is a table of rows."""
@@ -70,4 +76,13 @@ INT8 = NumberFormat("int8", 8, 0, 13)
 INT4 = NumberFormat("int4", 4, 32, 21)
 INT2 = NumberFormat("int2", 2, 32, 25, outputs=4)
 FORMATS = {each.name: each for each in (INT8, INT4, INT2)}
-"""By name; the more bits the earlier."""
+"""By name, those of weights alone; the more bits the earlier."""
+INT8_STATIC = NumberFormat("int8-static", 8, 0, 13, activations="static")
+INT8_DYNAMIC = NumberFormat("int8-dynamic", 8, 0, 13, activations="dynamic")
+ARITHMETIC = {each.name: each for each in (INT8_STATIC, INT8_DYNAMIC)}
+"""By name, those in which operators multiply integers."""
+
+
+def number_format(name: str) -> NumberFormat:
+    """Return a format by its name. Raises KeyError for an unknown one."""
+    return (FORMATS | ARITHMETIC)[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from weakref import WeakValueDictionary
 
@@ -10,10 +10,37 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.ops import Call
-from onnx_lowrank.types import FORMATS, OWN, Array, Chain, NumberFormat, SharedInput, Site, Skip, Stage
+from onnx_lowrank.options import Runtime
+from onnx_lowrank.types import (
+    ARITHMETIC,
+    FORMATS,
+    OWN,
+    Array,
+    Chain,
+    Feed,
+    NumberFormat,
+    SharedInput,
+    Site,
+    Skip,
+    Stage,
+    number_format,
+)
 from onnx_lowrank.weights.compensation import Compensation
 from onnx_lowrank.weights.source import WeightSource
 from onnx_lowrank.weights.storage import Storage, stored_axes
+
+CPU = Runtime(provider="cpu")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RangeSamples:
+    """What the ranges of activations are found on, and how the model is run for it."""
+
+    feeds: Sequence[Feed] = ()
+    runtime: Runtime = CPU
+
+
+NO_SAMPLES = RangeSamples()
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +50,8 @@ class Inventory:
     calls: site id -> the calls that share its weight. parameters: elements of all weights (index tensors aside).
     sources: site id -> where its weight comes from. bodies: site id -> the body that each of its calls is in; sites
     of the main graph are not in it. all_shared_inputs: those of the graph, whether or not all members are in
-    `sites`. compensation: how weights in few bits are rounded; None: to the nearest.
+    `sites`. compensation: how weights in few bits are rounded; None: to the nearest. ranged: what the ranges of
+    activations that become integers are found on.
     """
 
     sites: tuple[Site, ...]
@@ -35,6 +63,7 @@ class Inventory:
     bodies: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     all_shared_inputs: tuple[SharedInput, ...] = ()
     compensation: Compensation | None = None
+    ranged: RangeSamples = NO_SAMPLES
     _live: WeakValueDictionary[str, Array] = field(
         init=False, repr=False, compare=False, default_factory=WeakValueDictionary
     )
@@ -97,12 +126,20 @@ class Inventory:
         (stage,) = self.whole(site).stages
         return tuple(FORMATS.values()) if stored_axes(stage, self.calls[site.id][0].stored) else ()
 
+    def arithmetic(self, site: Site) -> tuple[NumberFormat, ...]:
+        """Return the formats in which a site's operators multiply integers: those of which all of them have kernels."""
+        single = self.sources[site.id].storage.arrives == onnx.TensorProto.FLOAT
+        kinds = {call.op.integers(call) for call in self.calls[site.id]}
+        if not self.formats(site) or self.looks_up(site) or not single or len(kinds) > 1:
+            return ()
+        return tuple(number for number in ARITHMETIC.values() if {number.activations} == kinds)
+
     def storage(self, site: Site, storage: str = OWN) -> Storage:
         """Return how a site is stored: its own way, or in a number format. Raises KeyError for an unknown format."""
         own = self.sources[site.id].storage
         if storage == OWN:
             return own
-        return own.in_format(FORMATS[storage], looked_up=self.looks_up(site))
+        return own.in_format(number_format(storage), looked_up=self.looks_up(site))
 
     def seen(self, site: Site, chain: Chain, storage: str = OWN, *, shared: bool = False) -> Chain:
         """Return a chain as the operators compute with it, rounding included. shared: its first stage serves others."""

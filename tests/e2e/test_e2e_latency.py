@@ -14,7 +14,19 @@ import pytest
 from builders import chained, mlp, run
 from click.testing import CliRunner
 
-from onnx_lowrank import Compact, DataSources, Gate, GoalError, Lossless, Options, Session, optimize, pareto
+from onnx_lowrank import (
+    Compact,
+    DataSources,
+    Gate,
+    GoalError,
+    Lossless,
+    Options,
+    SavedPlan,
+    Session,
+    apply,
+    optimize,
+    pareto,
+)
 from onnx_lowrank.cli import main
 from onnx_lowrank.latency import stopwatch
 from onnx_lowrank.latency.measure import Group
@@ -22,7 +34,8 @@ from onnx_lowrank.options import Runtime
 from onnx_lowrank.pipeline import speed_goal as speed
 from onnx_lowrank.report import render_result, result_json
 from onnx_lowrank.runtime.timing import Timing
-from onnx_lowrank.types import Array, Interval
+from onnx_lowrank.types import DENSE as WHOLE
+from onnx_lowrank.types import OWN, Array, Interval
 
 GATE = Gate(max_drop=0.5, observed=True)
 OPTIONS = Options(runtime=Runtime(threads=1, provider="cpu"), sensitivity="inputs", metric="cosine")
@@ -48,16 +61,19 @@ def samples(model: onnx.ModelProto) -> DataSources:
 
 @dataclass
 class Times:
-    """What the machine would say: a chain's time is `chain(share of the parameters)` of its node's."""
+    """What the machine would say: a chain's time is `chain(share of the parameters)` of its node's, in integers of that
+    `integers`."""
 
     chain: Callable[[float], float] = lambda share: share
     ratios: Sequence[float] = ()
+    integers: float = 1.0
     last: int = 0
 
-    def group(self, original: Any, feed: Any, scene: Any, chains: Any, scheme: Any, runtime: Any) -> Group:
+    def group(self, original: Any, feed: Any, scene: Any, chains: Any, form: Any, runtime: Any) -> Group:
         whole = sum(scene.captured[weight].size for weight in scene.weights)
         sizes = [chained(of_calls) / whole for of_calls in chains]
-        return Group(DENSE, tuple(self.chain(float(size)) for size in sizes), 0.01)
+        faster = self.integers if form.storage != OWN else 1.0
+        return Group(DENSE, tuple(faster * self.chain(float(size)) for size in sizes), 0.01)
 
     def interleaved(self, *_: Any, **settings: Any) -> Timing:
         ratio = self.ratios[min(self.last, len(self.ratios) - 1)]
@@ -273,3 +289,42 @@ def test_on_the_command_line_a_model_that_is_not_faster_ends_with_3(
     assert "ratio predicted" in done.output
     saved = onnx.load(str(tmp_path / "m.lowrank.onnx"))
     assert run(saved, {"x": np.zeros((1, 32), np.float32)})["y"].shape == (1, 32)
+
+
+BITS = Options(runtime=Runtime(threads=1, provider="cpu"), metric="cosine", bits=(8, 32))
+
+
+@pytest.mark.parametrize("integers", [0.5, 2.0])
+def test_integers_are_chosen_with_the_ranks_where_they_are_faster(
+    model: onnx.ModelProto, samples: DataSources, machine: Any, tmp_path: Path, integers: float
+) -> None:
+    machine(ratios=[0.45], integers=integers)
+    path, again = tmp_path / "fast.onnx", tmp_path / "again.onnx"
+    result = optimize(model, samples, Lossless(target_latency=0.5, gate=GATE), BITS, output=path)
+    assert result.changed, result.reason
+    forms = [choice.option.form for choice in result.plan.choices]
+    assert result.after.milliseconds <= 0.5 * result.before.milliseconds
+    faster = {form.storage for form in forms}
+    assert (faster == {"int8-dynamic"}) is (integers < 1)
+    assert (faster == {OWN}) is (integers > 1)
+    kinds = [node.op_type for node in onnx.load(str(path)).graph.node]
+    assert ("MatMulInteger" in kinds) is (integers < 1)
+    if integers > 1:
+        return
+    assert any(form.scheme == WHOLE for form in forms)  # at half the time no rank has to go
+    assert "int8-dynamic" in result_json(result)
+    saved = SavedPlan.of_result(result)
+    apply(saved, model, samples.data, BITS, validation=samples.validation, output=again)
+    assert (onnx.load(str(path)).graph.SerializeToString()) == onnx.load(str(again)).graph.SerializeToString()
+
+
+def test_a_plan_in_integers_is_small_as_well_and_says_so(
+    model: onnx.ModelProto, samples: DataSources, machine: Any, tmp_path: Path
+) -> None:
+    """A time and a size beside it, in bytes of what is written."""
+    machine(ratios=[0.45], integers=0.5)
+    size = model.ByteSize() // 2
+    goal = Lossless(target_latency=0.6, target_size=size, gate=GATE)
+    result = optimize(model, samples, goal, BITS, output=tmp_path / "fast.onnx")
+    assert result.changed, result.reason
+    assert (tmp_path / "fast.onnx").stat().st_size == result.after.bytes <= size

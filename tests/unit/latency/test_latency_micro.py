@@ -27,7 +27,7 @@ from onnx_lowrank.options import Options, Runtime
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.schemes import SCHEMES, factor_shared, form_of
 from onnx_lowrank.sensitivity.decompose import decompose_plain
-from onnx_lowrank.types import SHARED
+from onnx_lowrank.types import SHARED, Form
 from onnx_lowrank.weights.find import find_sites
 
 OPTIONS = Options(runtime=Runtime(provider="cpu", threads=1), rank_multiple=1)
@@ -100,7 +100,7 @@ def test_the_first_copy_of_a_chain_is_the_rewritten_model(make):
     made = factors_of(found, site)
     assert made
     for factors, ranks in made:
-        micro = chain_model(scene, [factors.chain(ranks)], factors.scheme)
+        micro = chain_model(scene, [factors.chain(ranks)], Form(factors.scheme))
         outputs = run(micro, {DATA: scene.input})
         plan = plan_of({site.id: (factors.scheme, ranks)}, found)
         whole = rewrite(model, found, plan, {(site.id, factors.scheme): factors})
@@ -108,7 +108,7 @@ def test_the_first_copy_of_a_chain_is_the_rewritten_model(make):
         assert len(outputs) == scene.copies
         assert len(micro.graph.node) == scene.copies * len(factors.chain(ranks).stages)
         stored = settled_chain(factors.chain(ranks), site.identity)
-        without = chain_model(scene, [stored], factors.scheme)  # as it is written where an identity is not stored
+        without = chain_model(scene, [stored], Form(factors.scheme))  # as it is written where an identity is not stored
         np.testing.assert_allclose(run(without, {DATA: scene.input})[FIRST], outputs[FIRST], rtol=1e-4, atol=1e-5)
         spared = sum(s.weight.size for s in factors.chain(ranks).stages) - sum(s.weight.size for s in stored.stages)
         assert spared or not form_of(factors.scheme, ranks, site).interpolative
@@ -123,7 +123,7 @@ def test_no_two_copies_share_a_weight(make):
     model, x = make()
     found, site, scene = scene_of(model, x)
     factors, ranks = factors_of(found, site)[0]
-    for micro in (dense_model(scene), chain_model(scene, [factors.chain(ranks)], factors.scheme)):
+    for micro in (dense_model(scene), chain_model(scene, [factors.chain(ranks)], Form(factors.scheme))):
         tensors = [t for t in micro.graph.initializer if not t.name.startswith("shared.")]
         contents = {(tuple(t.dims), t.raw_data) for t in tensors}
         assert len(contents) == len(tensors) >= scene.copies > 1
@@ -180,7 +180,7 @@ def test_siblings_are_copied_together_and_get_one_first_stage():
     outputs = run(dense_model(scene), {DATA: scene.input})
     assert len(outputs) == 2 * scene.copies
     pairs = factor_shared([inventory.weight(sites[member]) for member in shared.members], None, None, (16,))
-    micro = chain_model(scene, [pair.chain((16,)) for pair in pairs], SHARED)
+    micro = chain_model(scene, [pair.chain((16,)) for pair in pairs], Form(SHARED))
     assert len(micro.graph.node) == 3 * scene.copies, "one first stage and two of their own"
     for name, array in run(micro, {DATA: scene.input}).items():
         if name.startswith("output0."):  # the weights of other copies are moved as a whole, their factors each

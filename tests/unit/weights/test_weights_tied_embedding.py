@@ -313,13 +313,13 @@ def test_both_nodes_of_a_tied_table_are_timed_on_their_own():
     chain = by_name("svd").factor(found.weight(site), None, None, (8,)).chain((8,))
     captured = capture(model, found, feed, chosen.runtime)
     scenes = [Scene.of(model, [call], ["E"], captured) for call in found.calls["rows"]]
-    made = [chain_model(scene, [chain], "svd") for scene in scenes]
+    made = [chain_model(scene, [chain], Form("svd")) for scene in scenes]
     kinds = [[n.op_type for n in micro.graph.node][:2] for micro in made]
     assert kinds == [["Gather", "MatMul"], ["MatMul", "MatMul"]]
     shapes = [{tuple(t.dims) for t in micro.graph.initializer} for micro in made]
     assert shapes == [{(WORDS, 8), (8, WIDTH)}, {(WIDTH, 8), (8, WORDS)}]
     without = settled_chain(chain, site.identity)
-    made = [chain_model(scene, [without], "svd") for scene in scenes]
+    made = [chain_model(scene, [without], Form("svd")) for scene in scenes]
     shapes = [{tuple(t.dims) for t in micro.graph.initializer if t.data_type == TensorProto.FLOAT} for micro in made]
     assert shapes == [{(WORDS, 8), (8, WIDTH - 8)}, {(WIDTH - 8, 8), (8, WORDS)}], "an identity of both, stored by none"
 
