@@ -69,7 +69,8 @@ class Options:
     measures nothing; allow_random: judge an original that is not deterministic against its own spread.
     temperature, logit_bias, last_layer: what labels of calibration samples do in closed form, judged apart from
     truncation; the last layer, where nothing is said, if it wins in the search for the most accurate model. bits: what
-    a number of a weight or a factor may take, of BITS; 32 stands for its own type and is always among them.
+    a number of a weight or a factor may take, of BITS; 32 stands for its own type and is always among them. For a goal
+    of time 8 also means that operators may multiply integers.
     """
 
     sensitivity: Sensitivity = "joint"
@@ -148,7 +149,7 @@ class Options:
 
     @property
     def rounds(self) -> bool:
-        """Whether weights may be stored in fewer bits than their own."""
+        """Whether weights may be stored, or multiplied, in fewer bits than their own."""
         return min(self.bits) < 32
 
     def _check_switches(self) -> None:

@@ -148,7 +148,7 @@ BITS = click.option(
     show_default=True,
     help="Bits that a number of a weight or factor may take, chosen together with the ranks, for the fewest bytes: 32"
     " (its own type), 8,32, 4,8,32, or auto (2, too; all that run here). int8: a scale a channel; int4 and int2: one"
-    " for 32 inputs. Arithmetic stays float.",
+    " for 32 inputs; arithmetic stays float. With a goal of latency: 8,32, and operators multiply integers.",
 )
 THEN = click.option(
     "--then",

@@ -29,11 +29,12 @@ def test_the_smallest_and_the_fastest_that_are_certified_stand_side_by_side(benc
         "NNCF": {"outcome": "failed", "reason": "no such file", "original_bytes": 1_000_000},
         "ranks and bits, 0.005": made(90_000, 0.0045, 0.8),
         "ranks and bits, 0.01": made(50_000, 0.009, 0.7),
+        "ranks and integers, 0.01": made(150_000, 0.008, 0.2),
     }
     text = page_of(bench, "bits", [raw("bits", "vgg", name, data) for name, data in cells.items()])
     assert rows_of(text, "| vgg | ") == [
-        "| vgg | .005 | 26.0 % | 26.0 % | 9.0 % | .35 | .35 | .40 | .80 |",
-        "| vgg | .010 | 26.0 % | 16.0 % | 5.0 % | .19 | .31 | .40 | .70 |",
+        "| vgg | .005 | 26.0 % | 26.0 % | 9.0 % | .35 | .35 | .40 | .80 | 2.00 |",
+        "| vgg | .010 | 26.0 % | 16.0 % | 5.0 % | .19 | .31 | .40 | .20 | .50 |",
     ]
     assert "| NNCF | failed | — | — | — | — | — | — | — | — |" in text
     assert "- NNCF: no such file" in text
