@@ -52,11 +52,15 @@ def _cost(site: Site, layout: Layout, positions: Sequence[Positions], itemsize: 
     return Cost(parameters=parameters, bytes=parameters * itemsize + scale_bytes(site, layout), macs=macs)
 
 
-def format_bytes(layout: Layout, number: NumberFormat, *, looked_up: bool = False) -> int:
-    """Return the bytes of a chain in a number format; looked_up: of a table of which rows are looked up."""
+def format_bytes(layout: Layout, *numbers: NumberFormat, looked_up: bool = False) -> int:
+    """Return the bytes of a chain in a number format, or in one for each stage.
+
+    looked_up: of a table of which rows are looked up. Raises ValueError for another number of formats.
+    """
+    each = numbers if len(numbers) > 1 else numbers * len(layout)
     return sum(
         number.bytes(shape, looked_up=looked_up, rows=looked_up and place == 0)
-        for place, (shape, _) in enumerate(layout)
+        for place, ((shape, _), number) in enumerate(zip(layout, each, strict=True))
     )
 
 

@@ -40,8 +40,9 @@ from onnx_lowrank.types import (
     SideName,
     Site,
     Stage,
-    number_format,
+    stage_formats,
 )
+from onnx_lowrank.types.number_formats import EACH
 from onnx_lowrank.weights.inventory import Inventory
 from onnx_lowrank.weights.storage import Storage, Stored, stored_axes
 from onnx_lowrank.weights.transforms import tensor_of
@@ -68,7 +69,7 @@ def rewrite(
         if choice.site not in sites:
             raise PlanError(f"the plan factors {choice.weight!r}, which cannot be factored in this model")
         form, site = choice.option.form, sites[choice.site]
-        if form.storage not in (OWN, *FORMATS, *ARITHMETIC):
+        if {*form.storage.split(EACH)} - {OWN, *FORMATS, *ARITHMETIC}:
             raise PlanError(f"the plan stores {choice.weight!r} as {form.storage!r}, which is not known here")
         if not choice.option.shared_input:
             dense = form.scheme == DENSE
@@ -135,16 +136,17 @@ def _write(site: Site, chain: Chain, new: _New, form: Form) -> None:
     named: list[tuple[Stage, str]] = []
     before: list[onnx.NodeProto] = []
     settled = storage.settled(chain) if len(chain.stages) > 1 else chain
+    storages = _each(site, form, len(chain.stages), new)
     stages = new.inventory.compensated(site, form.storage, settled).stages
     for index, stage in enumerate(stages):
         position: StagePosition = "first" if index == 0 else "last" if index == len(stages) - 1 else "inner"
         hint = f"{site.weight}.lowrank{index}"
         if len(stages) == 1:
             position, hint = "whole", f"{site.weight}.whole"
-        stored = _stored(site, new, stage, position, hint, form, index)
-        if stage.passed and storage.narrow and not new.inventory.compensates(site, form.storage):
+        stored = _stored(site, new, stage, position, hint, form, index, len(stages))
+        if stage.passed and storages[index].narrow and not new.inventory.compensates(site, form.storage):
             # what folds a bias into it has to know the numbers as they are read
-            stage = replace(stage, weight=storage.rounded(stage.weight))
+            stage = replace(stage, weight=storages[index].rounded(stage.weight))
         named.append((stage, stored.name))
         new.tensors.extend(stored.tensors)
         before.extend(stored.nodes)
@@ -178,19 +180,30 @@ def _placed(site: Site, chain: Chain, new: _New, storage: Storage) -> Placed:
     return made
 
 
-def _stored(site: Site, new: _New, stage: Stage, position: StagePosition, hint: str, form: Form, index: int) -> Stored:
+def _each(site: Site, form: Form, count: int, new: _New) -> tuple[Storage, ...]:
+    """Return how each stage is stored. Raises PlanError for formats of another number of stages."""
+    try:
+        return new.inventory.storages(site, form.storage, count)
+    except ValueError as error:
+        raise PlanError(f"the plan stores {site.weight!r}, and {error}") from error
+
+
+def _stored(
+    site: Site, new: _New, stage: Stage, position: StagePosition, hint: str, form: Form, index: int, count: int
+) -> Stored:
     """Return a factor as the weight itself is stored; one of a number format is noted, to be rounded at the end."""
     call = new.inventory.calls[site.id][0]
     layout = partial(call.stored, position=position)
     clean = replace(stage, weight=_without_subnormals(stage.weight))
     stored = new.inventory.sources[site.id].storage.store(clean, layout, hint, new.names)
-    if form.storage != OWN:
-        order, number = stored_axes(clean, layout), number_format(form.storage)
-        looked_up, exact = new.inventory.looks_up(site), new.inventory.compensates(site, form.storage)
+    number = stage_formats(form.storage, count)[index]
+    if number is not None:
+        order, looked_up = stored_axes(clean, layout), new.inventory.looks_up(site)
+        exact = bool(number.block) and new.inventory.compensates(site, form.storage)
         rows = looked_up and index == 0
-        if stage.weight.shape[0] % number.outputs and not rows:
+        if not number.takes(stage.weight.shape) and not rows:
             raise PlanError(
-                f"the plan stores {site.weight!r} as {form.storage!r} with {stage.weight.shape[0]} outputs: only"
+                f"the plan stores {site.weight!r} as {number.name!r} with {stage.weight.shape[0]} outputs: only"
                 f" multiples of {number.outputs} are computed right"
             )
         if order is None:
@@ -239,12 +252,12 @@ def _write_shared(sites: Sequence[Site], chains: Sequence[Chain], new: _New, for
             for site, pair in zip(sites, pairs, strict=True)
         ]
         stages = [made[0].stages[0], *(chain.stages[1] for chain in made)]
-    first = _stored(sites[0], new, stages[0], "first", f"{sites[0].weight}.shared", form, 0)
+    first = _stored(sites[0], new, stages[0], "first", f"{sites[0].weight}.shared", form, 0, 2)
     new.tensors.extend(first.tensors)
     before, inner = list(first.nodes), ""
     for site, stage in zip(sites, stages[1:], strict=True):
         call = new.inventory.calls[site.id][0]
-        own = _stored(site, new, stage, "last", f"{site.weight}.lowrank1", form, 1)
+        own = _stored(site, new, stage, "last", f"{site.weight}.lowrank1", form, 1, 2)
         new.tensors.extend(own.tensors)
         written = write_chain(call, [(stages[0], first.name), (stage, own.name)], new.names, free=free, inner=inner)
         inner = written.inner

@@ -27,6 +27,7 @@ from onnx_lowrank.sensitivity.decompose import shared_input_of
 from onnx_lowrank.sensitivity.measure import calibrate
 from onnx_lowrank.sensitivity.modes import mode_of
 from onnx_lowrank.types import DENSE, OWN, SHARED, Choice, Cost, Form, Option, Plan, Ranks, Site
+from onnx_lowrank.types.number_formats import EACH
 from onnx_lowrank.version import __version__
 from onnx_lowrank.weights.find import find_sites
 from onnx_lowrank.weights.inventory import Inventory, RangeSamples
@@ -143,7 +144,7 @@ def _decomposed(
     if split is None or not saved.factors_need_data:
         return decompose_plain(inventory.factorable, multiple=saved.rank_multiple), inventory
     done = calibrate(loaded, split.calibration, inventory.factorable, options, progress, saved.divergence)
-    formats = {choice.storage for choice in saved.choices}
+    formats = {name for choice in saved.choices for name in choice.storage.split(EACH)}
     return done.decomposed, with_compensation(loaded, inventory, options, done, formats, progress)
 
 
@@ -179,7 +180,7 @@ def _choice(
         have = "no such weight that can be factored" if site is None else f"{site.shape}"
         raise PlanError(f"the plan factors {choice.weight!r} of shape {choice.shape}, and the model has {have}")
     possible = (*inventory.formats(site), *inventory.arithmetic(site))
-    if choice.storage not in (OWN, *(number.name for number in possible)):
+    if {*choice.storage.split(EACH)} - {OWN, *(number.name for number in possible)}:
         raise PlanError(f"the plan stores {choice.weight!r} as {choice.storage!r}, which is not possible here")
     curve = next((c for c in decomposed.curves if c.site == choice.site), None)
     if choice.scheme == DENSE and choice.storage != OWN and (site.rigid or curve is not None):

@@ -13,7 +13,8 @@ from onnx_lowrank.metrics.divergence import DivergenceKind
 from onnx_lowrank.options import LossObjective, Options, Sensitivity, Then
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.sensitivity.modes import mode_named
-from onnx_lowrank.types import ARITHMETIC, OWN, Choice, Plan, Ranks
+from onnx_lowrank.types import OWN, Choice, Plan, Ranks
+from onnx_lowrank.types.number_formats import EACH, INT8_STATIC
 
 FORMAT = "onnx-lowrank plan"
 VERSION = 2
@@ -77,7 +78,7 @@ class SavedPlan:
     @property
     def needs_data(self) -> bool:
         """Whether the factors, or the ranges of int8, depend on calibration samples."""
-        static = any(ARITHMETIC[c.storage].activations == "static" for c in self.choices if c.storage in ARITHMETIC)
+        static = any(INT8_STATIC.name in c.storage.split(EACH) for c in self.choices)
         return self.factors_need_data or static or self.then == "quantize"
 
     @property

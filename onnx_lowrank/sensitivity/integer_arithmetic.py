@@ -8,7 +8,7 @@ The range of what a chain reads is that of the samples where it is to be fixed, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Set, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product as product_of
+from typing import TypeAlias
 
 import numpy as np
 
@@ -27,6 +29,7 @@ from onnx_lowrank.sensitivity.gradient_mode import collection_setup
 from onnx_lowrank.sensitivity.substitution import stored_chain
 from onnx_lowrank.types import (
     DENSE,
+    OWN,
     SHARED,
     UNCHANGED,
     Array,
@@ -38,6 +41,7 @@ from onnx_lowrank.types import (
     SharedInput,
     Site,
 )
+from onnx_lowrank.types.number_formats import EACH
 from onnx_lowrank.weights.compensation import Compensation
 from onnx_lowrank.weights.inventory import Inventory
 
@@ -49,6 +53,10 @@ RANKS = 4
 """Ranks of every scheme that are measured in each format, spread over all."""
 
 
+PAIR = 2
+"""Stages of a chain that may have a format each."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rounded:
     """What a format loses by rounding alone: loss, its standard error, and the relative error of the weight."""
@@ -56,6 +64,10 @@ class Rounded:
     loss: float
     deviation: float
     error: float
+
+
+Lost: TypeAlias = dict[tuple[str, str], list[tuple[Option, Rounded]]]
+"""Of one weight: (scheme, storage) -> the options that were measured."""
 
 
 def in_formats(
@@ -77,20 +89,26 @@ def in_formats(
     rigid = {curve.site: curve for curve in rigid_curves(setup)}
     curves = [*state.curves, *rigid.values()]
     reached = [curve for curve in curves if curve.site not in state.calibrated.fallback and curve.site in sites]
-    chosen: dict[str, list[tuple[NumberFormat, Option]]] = {}
+    offered: dict[str, list[NumberFormat]] = {}
+    chosen: dict[str, list[tuple[str, Option]]] = {}
     for curve in reached:
-        offered = [number for number in setup.inventory.formats(sites[curve.site]) if number in numbers]
-        if offered:
-            options = [*measured_options(curve)]
-            chosen[curve.site] = [(n, o) for n in offered for o in options if work.fits(sites[curve.site], o, n)]
+        site = sites[curve.site]
+        offered[curve.site] = [number for number in setup.inventory.formats(site) if number in numbers]
+        picks = [
+            pick for option in measured_options(curve) for pick in work.measurable(site, option, offered[curve.site])
+        ]
+        if picks:
+            chosen[curve.site] = picks
     batches = list(groups(collection, {site: len(picks) for site, picks in chosen.items()}))
-    rounded: dict[str, dict[NumberFormat, list[tuple[Option, Rounded]]]] = {}
+    rounded: dict[str, Lost] = {}
     scored = sum(map(len, collection.folds.scored))
     with progress.step("rounding weights", max(len(batches), 1) * scored) as advance:
         for group in batches:
             rounded |= work.measured({site.id: chosen[site.id] for site in group}, sites, collection, advance)
     made = [
-        work.extended(curve, sites[curve.site], rounded[curve.site]) if curve.site in rounded else curve
+        work.extended(curve, sites[curve.site], offered[curve.site], rounded[curve.site])
+        if curve.site in rounded
+        else curve
         for curve in curves
         if curve.site in rounded or curve.site not in rigid
     ]
@@ -144,65 +162,84 @@ class _Work:
     factors: Mapping[FactorKey, Factors]
     shared: Mapping[str, SharedInput]
 
+    def measurable(self, site: Site, option: Option, offered: Sequence[NumberFormat]) -> Iterator[tuple[str, Option]]:
+        """Yield what is measured of an option: each stage of a pair by itself in each format, of other chains all.
+
+        What the two stages of a pair lose does not correlate, so every mixture of formats is a sum of two.
+        """
+        for number in offered:
+            if self.pair(site, option):
+                yield from ((storage, option) for storage in (f"{number.name}{EACH}{OWN}", f"{OWN}{EACH}{number.name}"))
+            elif self.fits(site, option, [number]):
+                yield number.name, option
+
+    def pair(self, site: Site, option: Option) -> bool:
+        """Return whether an option has two stages, and may have a format for each."""
+        return option.scheme not in (DENSE, SHARED) and len(self.layout(site, option)) == PAIR
+
     def measured(
         self,
-        chosen: Mapping[str, Sequence[tuple[NumberFormat, Option]]],
+        chosen: Mapping[str, Sequence[tuple[str, Option]]],
         sites: Mapping[str, Site],
         collection: CollectionSetup,
         advance: Callable[[int], None],
-    ) -> dict[str, dict[NumberFormat, list[tuple[Option, Rounded]]]]:
-        """Return site id -> format -> what was measured, of a group of sites."""
+    ) -> dict[str, Lost]:
+        """Return site id -> what was measured of a group of sites."""
         changes = {site: [self._change(sites[site], *pick) for pick in picks] for site, picks in chosen.items()}
-        found: dict[str, dict[NumberFormat, list[tuple[Option, Rounded]]]] = {}
+        found: dict[str, Lost] = {}
         for site, rows in responses(collection, changes, advance).items():
             loss, deviation = rises(rows)
             whole = float(np.square(self.inventory.stored(sites[site]), dtype=np.float64).sum())
-            by_format: dict[NumberFormat, list[tuple[Option, Rounded]]] = {}
-            for place, (number, option) in enumerate(chosen[site]):
+            known: Lost = {}
+            for place, (storage, option) in enumerate(chosen[site]):
                 error = float(np.square(changes[site][place], dtype=np.float64).sum()) / whole if whole else 0.0
                 lost = Rounded(float(loss[place]), float(deviation[place]), error)
-                by_format.setdefault(number, []).append((option, lost))
+                known.setdefault((option.scheme, storage), []).append((option, lost))
             if np.isfinite(rows).all():
-                found[site] = by_format
+                found[site] = known
         return found
 
-    def _change(self, site: Site, number: NumberFormat, option: Option) -> Array:
+    def _change(self, site: Site, storage: str, option: Option) -> Array:
         """Return what rounding alone changes, float32."""
         if option.scheme == DENSE:
             chain = self.inventory.whole(site)
         else:
-            made = replace(option, form=replace(option.form, storage=number.name))
+            made = replace(option, form=replace(option.form, storage=storage))
             chain = stored_chain(self.inventory, site, self.factors[site.id, option.scheme], made)
         shared = bool(option.shared_input)
-        change = product(self.inventory.seen(site, chain, number.name, shared=shared)) - product(chain)
+        change = product(self.inventory.seen(site, chain, storage, shared=shared)) - product(chain)
         return np.asarray(change, np.float32)
 
-    def extended(
-        self, curve: Curve, site: Site, rounded: Mapping[NumberFormat, Sequence[tuple[Option, Rounded]]]
-    ) -> Curve:
+    def extended(self, curve: Curve, site: Site, offered: Sequence[NumberFormat], known: Lost) -> Curve:
         """Return the curve with its options in the formats as well."""
-        more = [
-            self._in_format(site, option, number, known)
-            for number, known in rounded.items()
-            for option in curve.options
-            if any(other.scheme == option.scheme for other, _ in known) and self.fits(site, option, number)
-        ]
+        more = []
+        for option in curve.options:
+            mixtures = product_of(offered, repeat=PAIR if self.pair(site, option) else 1)
+            more += [made for each in mixtures if (made := self._in_formats(site, option, each, known)) is not None]
         options = [*curve.options[1:], *more]
         apart = [option for option in options if option.shared_input]
         best = undominated([curve.dense, *(option for option in options if not option.shared_input)])
         return replace(curve, options=(curve.dense, *(o for o in best if not o.dense), *apart))
 
-    def fits(self, site: Site, option: Option, number: NumberFormat) -> bool:
-        """Return whether an option can be stored in a format, with an identity and without: as it is looked at first.
+    def fits(self, site: Site, option: Option, numbers: Sequence[NumberFormat]) -> bool:
+        """Return whether an option can be stored in formats, with an identity and without: as it is looked at first.
 
-        What weights with a shared first factor take, all of them have to be able to take.
+        numbers: of every stage, or one for all. What weights with a shared first factor take, all of them have to be
+        able to take.
         """
         if option.scheme == SHARED:
             shared = self.shared[site.id]
-            return all(number.fits(shared_layout(shared, member, option.ranks)) for member in shared.members)
-        forms = (option.form, replace(option.form, interpolative=False))
+            return all(numbers[0].fits(shared_layout(shared, member, option.ranks)) for member in shared.members)
         looked_up = self.inventory.looks_up(site)
-        return all(number.fits(layout_of(form, site), looked_up=looked_up) for form in forms)
+        for form in (option.form, replace(option.form, interpolative=False)):
+            layout = layout_of(form, site)
+            each = numbers if len(numbers) > 1 else [*numbers] * len(layout)
+            if not all(
+                number.takes(shape) or (looked_up and place == 0)
+                for place, ((shape, _), number) in enumerate(zip(layout, each, strict=True))
+            ):
+                return False
+        return True
 
     def layout(self, site: Site, option: Option) -> Layout:
         """Return the shapes that an option stores."""
@@ -210,19 +247,22 @@ class _Work:
             return shared_layout(self.shared[site.id], site.id, option.ranks)
         return layout_of(option.form, site)
 
-    def _in_format(
-        self, site: Site, option: Option, number: NumberFormat, known: Sequence[tuple[Option, Rounded]]
-    ) -> Option:
-        lost = between(option, [(other, each) for other, each in known if other.scheme == option.scheme])
-        form = replace(option.form, storage=number.name)
-        stored = format_bytes(self.layout(site, option), number, looked_up=self.inventory.looks_up(site))
+    def _in_formats(self, site: Site, option: Option, numbers: Sequence[NumberFormat], known: Lost) -> Option | None:
+        """Return an option with its stages in formats, or all of them in one; None where that is not known."""
+        names, layout = [number.name for number in numbers], self.layout(site, option)
+        storages = [f"{names[0]}{EACH}{OWN}", f"{OWN}{EACH}{names[1]}"] if len(names) == PAIR else names
+        measured = [known.get((option.scheme, storage)) for storage in storages]
+        if not self.fits(site, option, numbers) or not all(measured):
+            return None
+        lost = [between(option, each) for each in measured if each]
+        stored = format_bytes(layout, *numbers, looked_up=self.inventory.looks_up(site))
         return replace(
             option,
-            form=form,
+            form=replace(option.form, storage=names[0] if len({*names}) == 1 else EACH.join(names)),
             cost=replace(option.cost, bytes=stored),
-            loss=option.loss + lost.loss,
-            deviation=math.hypot(option.deviation, lost.deviation),
-            error=min(option.error + lost.error, 1.0),
+            loss=option.loss + math.fsum(each.loss for each in lost),
+            deviation=math.hypot(option.deviation, *(each.deviation for each in lost)),
+            error=min(option.error + math.fsum(each.error for each in lost), 1.0),
         )
 
 

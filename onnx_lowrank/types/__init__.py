@@ -11,7 +11,8 @@ from onnx_lowrank.types.number_formats import (
     INT8,
     Activations,
     NumberFormat,
-    number_format,
+    formats_in,
+    stage_formats,
 )
 from onnx_lowrank.types.plans import Choice, Cost, Curve, Option, Plan, Probe
 from onnx_lowrank.types.sites import Extent, Moments, Positions, SharedInput, SideName, Site, Skip, Why
@@ -59,5 +60,6 @@ __all__ = [
     "Verdict",
     "Why",
     "Word",
-    "number_format",
+    "formats_in",
+    "stage_formats",
 ]

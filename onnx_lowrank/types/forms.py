@@ -23,7 +23,8 @@ FactorKey: TypeAlias = tuple[str, str]
 class Form:
     """A scheme at its ranks, and how the numbers are stored; what an option is, whatever it costs or loses.
 
-    interpolative: of the factors' pointwise stages an identity block is not stored (docs/method.md, section 7): the
+    storage: a number format's name, or one for each stage, first to last, with a slash between. interpolative: of the
+    factors' pointwise stages an identity block is not stored (docs/method.md, section 7): the
     same product with rank² numbers fewer.
     """
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from onnx_lowrank.types.chains import Layout
+from onnx_lowrank.types.forms import OWN
 
 SCALE_BYTES, BLOCK_SCALE_BYTES = 4, 2
 """A scale is a float32; that of a block is stored in half precision, as there are many."""
@@ -39,7 +40,11 @@ class NumberFormat:
 
     def fits(self, layout: Layout, *, looked_up: bool = False) -> bool:
         """Return whether every stage of a chain can be stored so; looked_up: the first one is a table of rows."""
-        return all(shape[0] % self.outputs == 0 for shape, _ in layout[int(looked_up) :])
+        return all(self.takes(shape) for shape, _ in layout[int(looked_up) :])
+
+    def takes(self, shape: Sequence[int]) -> bool:
+        """Return whether a stage (out, in, *spatial) can be stored so, unless rows of it are looked up."""
+        return shape[0] % self.outputs == 0
 
     @property
     def high(self) -> int:
@@ -83,6 +88,24 @@ ARITHMETIC = {each.name: each for each in (INT8_STATIC, INT8_DYNAMIC)}
 """By name, those in which operators multiply integers."""
 
 
-def number_format(name: str) -> NumberFormat:
-    """Return a format by its name. Raises KeyError for an unknown one."""
-    return (FORMATS | ARITHMETIC)[name]
+EACH = "/"
+"""Between the formats of a chain's stages, where they differ."""
+
+
+def stage_formats(storage: str, stages: int) -> tuple[NumberFormat | None, ...]:
+    """Return the format of each of some stages, None where it is the weight's own: one name is that of all.
+
+    Raises KeyError for an unknown one, and ValueError where there are as many as stages of another chain.
+    """
+    names = storage.split(EACH)
+    if len(names) == 1:
+        names *= stages
+    if len(names) != stages:
+        raise ValueError(f"{storage!r} has formats of {len(names)} stages, and there are {stages}")
+    known = FORMATS | ARITHMETIC
+    return tuple(None if name == OWN else known[name] for name in names)
+
+
+def formats_in(storage: str) -> tuple[NumberFormat, ...]:
+    """Return the formats that are named, without the weight's own. Raises KeyError for an unknown one."""
+    return tuple(n for n in stage_formats(storage, len(storage.split(EACH))) if n is not None)

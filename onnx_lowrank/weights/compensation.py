@@ -7,7 +7,7 @@ rounded, B through those behind it. What a stage is off is first made up for by 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -46,44 +46,52 @@ class Compensation:
     _sides: dict[tuple[str, int], tuple[Eliminated | None, Eliminated | None]] = field(default_factory=dict)
     _known: dict[tuple[str, bytes], Chain] = field(default_factory=dict)
 
-    def knows(self, site: Site, storage: Storage) -> bool:
-        """Return whether a weight is rounded so: in few bits, with known moments."""
-        return site.id in self.grams and storage.grid is not None and storage.grid.block > 0
+    def knows(self, site: Site, storages: Sequence[Storage]) -> bool:
+        """Return whether a weight is rounded so: some stage in few bits, with known moments."""
+        return site.id in self.grams and any(s.grid is not None and s.grid.block > 0 for s in storages)
 
-    def rounded(self, site: Site, storage: Storage, chain: Chain, *, shared: bool = False) -> Chain:
+    def rounded(self, site: Site, storages: Sequence[Storage], chain: Chain, *, shared: bool = False) -> Chain:
         """Return a settled chain with the numbers that are stored, float64; rounded again to its grid they stay.
 
-        shared: the first stage serves other weights as well, so it is rounded by the inputs alone.
+        storages: of each stage; those without blocks are rounded to the nearest. shared: the first stage serves other
+        weights as well, so it is rounded by the inputs alone.
         """
-        grid = storage.grid
         alike = all(stage.groups == site.groups for stage in chain.stages)
         plain = site.groups == 1 or not any(stage.identity for stage in chain.stages)
-        if grid is None or not alike or not plain:
-            return storage.seen(chain)
-        digest = hashlib.blake2b(repr((grid, shared)).encode(), digest_size=16)
+        if not alike or not plain:
+            pairs = zip(chain.stages, storages, strict=True)
+            return Chain(tuple(replace(s, weight=how.rounded(s.weight).astype(np.float64)) for s, how in pairs))
+        digest = hashlib.blake2b(repr((storages, shared)).encode(), digest_size=16)
         for stage in chain.stages:
             digest.update(np.ascontiguousarray(stage.weight, np.float32).tobytes())
             digest.update(repr((stage.weight.shape, stage.identity)).encode())
         key = site.id, digest.digest()
         if key not in self._known:
             with linalg.one_thread():
-                self._known[key] = self._rounded(site, grid, chain, shared=shared)
+                self._known[key] = self._rounded(site, storages, chain, shared=shared)
             self._forget()
         return self._known[key]
 
-    def _rounded(self, site: Site, grid: Grid, chain: Chain, *, shared: bool) -> Chain:
+    def _rounded(self, site: Site, storages: Sequence[Storage], chain: Chain, *, shared: bool) -> Chain:
         grams = self.grams[site.id]
         parts = [np.split(np.asarray(stage.weight, np.float64), site.groups) for stage in chain.stages]
         made = []
         for group, weights in enumerate(zip(*parts, strict=True)):
             stages = [replace(s, weight=w, groups=1) for s, w in zip(chain.stages, weights, strict=True)]
             A = grams.A if grams.A.ndim == 1 else grams.A[group]
-            made.append(self._group(stages, A, grams.B[group], grid, (site.id, group), shared=shared))
+            made.append(self._group(stages, A, grams.B[group], storages, (site.id, group), shared=shared))
         whole = [np.concatenate(each) for each in zip(*made, strict=True)]
         return Chain(tuple(replace(stage, weight=w) for stage, w in zip(chain.stages, whole, strict=True)))
 
     def _group(
-        self, stages: list[Stage], A: Array, B: Array, grid: Grid, key: tuple[str, int], *, shared: bool
+        self,
+        stages: list[Stage],
+        A: Array,
+        B: Array,
+        storages: Sequence[Storage],
+        key: tuple[str, int],
+        *,
+        shared: bool,
     ) -> list[Array]:
         """Return the rounded weights of one group's stages."""
         last, made = len(stages) - 1, list[Array]()
@@ -91,12 +99,16 @@ class Compensation:
             metric = B
             for later in reversed(stages[index + 1 :]):
                 metric = _through(metric, np.swapaxes(later.full, 0, 1))
-            own = self._ends(key, A, B) if last == 0 and not stage.identity else None
-            made.append(_stage(stage, A, None if shared and index == 0 else metric, grid, own))
+            grid = storages[index].grid
+            if grid is None or not grid.block:
+                made.append(np.asarray(storages[index].rounded(stage.weight), np.float64))
+            else:
+                own = self._ends(key, A, B) if last == 0 and not stage.identity else None
+                made.append(_stage(stage, A, None if shared and index == 0 else metric, grid, own))
             seen = replace(stage, weight=made[-1])
-            if index < last:
+            if index < last and grid is not None:
                 stages[index + 1] = _fitted(stages[index + 1], stage, seen, A)
-                A = _through(A, seen.full)
+            A = _through(A, seen.full) if index < last else A
         return made
 
     def _ends(self, key: tuple[str, int], A: Array, B: Array) -> tuple[Eliminated | None, Eliminated | None]:

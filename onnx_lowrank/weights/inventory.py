@@ -23,8 +23,10 @@ from onnx_lowrank.types import (
     Site,
     Skip,
     Stage,
-    number_format,
+    formats_in,
+    stage_formats,
 )
+from onnx_lowrank.types.number_formats import EACH
 from onnx_lowrank.weights.compensation import Compensation
 from onnx_lowrank.weights.source import WeightSource
 from onnx_lowrank.weights.storage import Storage, stored_axes
@@ -135,28 +137,42 @@ class Inventory:
         return tuple(number for number in ARITHMETIC.values() if {number.activations} == kinds)
 
     def storage(self, site: Site, storage: str = OWN) -> Storage:
-        """Return how a site is stored: its own way, or in a number format. Raises KeyError for an unknown format."""
+        """Return how a site is stored: its own way, or in a number format, of several the first.
+
+        What is settled before it is rounded is settled alike for all of them. Raises KeyError for an unknown format.
+        """
         own = self.sources[site.id].storage
-        if storage == OWN:
-            return own
-        return own.in_format(number_format(storage), looked_up=self.looks_up(site))
+        numbers = formats_in(storage)
+        return own.in_format(numbers[0], looked_up=self.looks_up(site)) if numbers else own
+
+    def storages(self, site: Site, storage: str, stages: int) -> tuple[Storage, ...]:
+        """Return how each stage of a chain is stored. Raises KeyError, ValueError like `stage_formats`."""
+        own, looked_up = self.sources[site.id].storage, self.looks_up(site)
+        numbers = stage_formats(storage, stages)
+        return tuple(own if number is None else own.in_format(number, looked_up=looked_up) for number in numbers)
 
     def seen(self, site: Site, chain: Chain, storage: str = OWN, *, shared: bool = False) -> Chain:
         """Return a chain as the operators compute with it, rounding included. shared: its first stage serves others."""
         stored = self.storage(site, storage)
-        if not self.compensates(site, storage):
-            return stored.seen(chain)
-        return self.compensated(site, storage, stored.settled(chain), shared=shared)
+        if not stored.narrow:
+            return chain
+        settled = stored.settled(chain)
+        if self.compensates(site, storage):
+            return self.compensated(site, storage, settled, shared=shared)
+        pairs = zip(settled.stages, self.storages(site, storage, len(settled.stages)), strict=True)
+        return Chain(tuple(replace(s, weight=each.rounded(s.weight).astype(np.float64)) for s, each in pairs))
 
     def compensates(self, site: Site, storage: str) -> bool:
         """Return whether a weight in a format is rounded with its errors made up for."""
-        return self.compensation is not None and self.compensation.knows(site, self.storage(site, storage))
+        if self.compensation is None:
+            return False
+        return self.compensation.knows(site, self.storages(site, storage, len(storage.split(EACH))))
 
     def compensated(self, site: Site, storage: str, chain: Chain, *, shared: bool = False) -> Chain:
         """Return a settled chain with the numbers that are stored, where a weight is rounded so; else as it is."""
         if self.compensation is None or not self.compensates(site, storage):
             return chain
-        return self.compensation.rounded(site, self.storage(site, storage), chain, shared=shared)
+        return self.compensation.rounded(site, self.storages(site, storage, len(chain.stages)), chain, shared=shared)
 
     def moved(self, weights: Mapping[str, Array]) -> Inventory:
         """Return the same sites with other numbers: site id -> what arrives at its operators."""

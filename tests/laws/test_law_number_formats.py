@@ -21,7 +21,22 @@ from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.schemes import SCHEMES, Factors, form_of, layout_of
 from onnx_lowrank.sensitivity.substitution import stored_weight, substitution
-from onnx_lowrank.types import FORMATS, OWN, Choice, Cost, Form, NumberFormat, Option, Plan, Site, Stage
+from onnx_lowrank.types import (
+    FORMATS,
+    INT4,
+    INT8,
+    OWN,
+    Choice,
+    Cost,
+    Form,
+    NumberFormat,
+    Option,
+    Plan,
+    Site,
+    Stage,
+    formats_in,
+    stage_formats,
+)
 from onnx_lowrank.weights.compensation import Compensation, SideGrams
 from onnx_lowrank.weights.find import find_sites
 from onnx_lowrank.weights.integer_grid import Grid
@@ -109,6 +124,79 @@ def test_a_model_computes_with_the_numbers_that_are_stored(op: str, number: Numb
             assert written == format_bytes(layout_of(form, site), number, looked_up=found.looks_up(site))
 
     law()
+
+
+MIXTURES = ("int8/int4", "int4/int8", "int4/own", "own/int8", "int2/int4")
+
+
+@pytest.mark.parametrize("op", sorted({op for op, _ in WITH}))
+def test_a_pair_may_have_a_format_for_each_stage(op: str):
+    """Likewise, with moments and without, and the bytes of each stage in its own format."""
+    near = 2e-2 if op in ROUNDING_INPUTS else 1e-5
+
+    @settings(max_examples=12)
+    @given(CASES[op](), st.sampled_from(MIXTURES), st.booleans())
+    def law(case: Case, storage: str, compensated: bool):
+        found = find_sites(case.model, multiple=1, rigid=True)
+        assume(found.sites)
+        site = found.sites[0]
+        pairs = [(f, fs) for f, fs in whole_and_factored(found, site) if len(layout_of(f, site)) == 2]
+        if not pairs or not set(formats_in(storage)) <= set(found.formats(site)):
+            reject()
+        form, factors = pairs[0]
+        layout, numbers = layout_of(form, site), stage_formats(storage, 2)
+        looked_up = found.looks_up(site)
+        if not all(
+            n is None or n.takes(s) or (looked_up and not i)
+            for i, ((s, _), n) in enumerate(zip(layout, numbers, strict=True))
+        ):
+            reject()
+        if compensated:
+            found = with_moments(found, site, len(site.shape))
+        option = Option(replace(form, storage=storage), Cost())
+        plan = Plan((Choice(site.id, site.weight, option),))
+        made = rewrite(case.model, found, plan, {(site.id, form.scheme): factors})  # type: ignore[dict-item]
+        onnx.checker.check_model(made)
+        feed = {"x": case.x}
+        runner = Runner(
+            overridable(case.model, found.sources[site.id].entries), runtime=Runtime(provider="cpu", threads=1)
+        )
+        weight = stored_weight(found, site, factors, option)  # type: ignore[arg-type]
+        expected = runner.run({**feed, **substitution(found, site, weight)})
+        unsigned = {"x": np.abs(case.x) if case.x.dtype.kind == "f" else case.x}
+        seen = runner.run(unsigned | substitution(found, site, np.abs(weight)))
+        for name, got in run(made, feed).items():
+            most = max(np.abs(seen[name]).max(), np.abs(expected[name]).max())
+            np.testing.assert_allclose(got, expected[name], rtol=0, atol=near * most + 1e-6)
+        stored = {t.name for t in made.graph.initializer}
+        for place, number in enumerate(numbers):
+            named = f"{site.weight}.lowrank{place}"
+            assert number is None or any(name.startswith(f"{named}.{number.name}") for name in stored)
+
+    law()
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(1, 70)), min_size=2, max_size=2), st.sampled_from([INT8, INT4])
+)
+def test_bytes_of_a_mixture_are_those_of_its_stages(shapes: list[tuple[int, int]], number: NumberFormat):
+    layout = tuple((shape, ()) for shape in shapes)
+    apart = [format_bytes((stage,), each) for stage, each in zip(layout, (number, INT4), strict=True)]
+    assert format_bytes(layout, number, INT4) == sum(apart)
+    assert format_bytes(layout, number, number) == format_bytes(layout, number)
+    with pytest.raises(ValueError, match="zip"):
+        format_bytes(layout, number, number, number)
+
+
+def test_a_storage_names_one_format_for_all_stages_or_each():
+    assert stage_formats("int8", 3) == (INT8,) * 3
+    assert stage_formats("int4/own", 2) == (INT4, None)
+    assert stage_formats(OWN, 2) == (None, None)
+    assert formats_in("own/int4") == (INT4,)
+    with pytest.raises(ValueError, match="'int8/int4' has formats of 2 stages, and there are 3"):
+        stage_formats("int8/int4", 3)
+    with pytest.raises(KeyError, match="int3"):
+        formats_in("int8/int3")
 
 
 @pytest.mark.parametrize(("op", "number"), WITHOUT)

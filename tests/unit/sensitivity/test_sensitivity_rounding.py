@@ -38,7 +38,9 @@ def curves(bits: tuple[int, ...] = BITS) -> tuple[Curve, ...]:
 def test_only_what_is_allowed_is_offered():
     assert {o.form.storage for c in curves((32,)) for o in c.options} == {OWN}
     assert {o.form.storage for c in curves((8, 32)) for o in c.options} == {OWN, "int8"}
-    assert {o.form.storage for c in curves() for o in c.options} == {OWN, "int8", "int4"}
+    every = {o.form.storage for c in curves() for o in c.options}
+    assert {OWN, "int8", "int4"} < every <= {OWN, "int8", "int4", "int8/int4", "int4/int8"}
+    assert all(len(o.ranks) == 1 for c in curves() for o in c.options if "/" in o.form.storage)
     for curve in curves():
         assert curve.options[0].dense
         assert any(o.scheme == DENSE and o.form.storage == "int8" for o in curve.options)
@@ -71,7 +73,7 @@ def test_a_plan_in_bytes_mixes_ranks_and_bits():
     plan = problem.best(0.25 * problem.dense, "small")
     assert plan is not None
     assert plan.cost.bytes <= 0.25 * problem.dense
-    assert {choice.option.form.storage for choice in plan.choices} & {"int4", "int8"}
+    assert {name for choice in plan.choices for name in choice.option.form.storage.split("/")} & {"int4", "int8"}
     alone = session((32,)).problem("bytes").best(0.25 * problem.dense, "small")
     assert alone is None or plan.loss < alone.loss
 
