@@ -107,7 +107,7 @@ class _Work:
     def change(self, site: Site, option: Option, spans: Mapping[str, float]) -> InIntegers:
         """Return what a chain in integers changes."""
         factors = self.state.calibrated.decomposed.factors
-        exact = stored_chain(self.setup.inventory, site, factors.get((site.id, option.scheme)), option)  # type: ignore[arg-type]
+        exact = stored_chain(self.setup.inventory, site, factors.get((site.id, option.scheme)), option)
         storage = self.setup.inventory.storage(site, option.form.storage)
         return InIntegers(storage.settled(exact), storage.seen(exact), spans.get(site.id, 0.0))
 

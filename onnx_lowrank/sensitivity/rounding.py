@@ -33,8 +33,10 @@ from onnx_lowrank.types import (
     SHARED,
     UNCHANGED,
     Array,
+    Chain,
     Curve,
     FactorKey,
+    Form,
     Layout,
     NumberFormat,
     Option,
@@ -185,7 +187,7 @@ class _Work:
         advance: Callable[[int], None],
     ) -> dict[str, Lost]:
         """Return site id -> what was measured of a group of sites."""
-        changes = {site: [self._change(sites[site], *pick) for pick in picks] for site, picks in chosen.items()}
+        changes = {site: list(self._changes(sites[site], picks)) for site, picks in chosen.items()}
         found: dict[str, Lost] = {}
         for site, rows in responses(collection, changes, advance).items():
             loss, deviation = rises(rows)
@@ -199,16 +201,18 @@ class _Work:
                 found[site] = known
         return found
 
-    def _change(self, site: Site, storage: str, option: Option) -> Array:
-        """Return what rounding alone changes, float32."""
-        if option.scheme == DENSE:
-            chain = self.inventory.whole(site)
-        else:
-            made = replace(option, form=replace(option.form, storage=storage))
-            chain = stored_chain(self.inventory, site, self.factors[site.id, option.scheme], made)
-        shared = bool(option.shared_input)
-        change = product(self.inventory.seen(site, chain, storage, shared=shared)) - product(chain)
-        return np.asarray(change, np.float32)
+    def _changes(self, site: Site, picks: Sequence[tuple[str, Option]]) -> Iterator[Array]:
+        """Yield what rounding alone changes, float32. Where an identity goes is the same in all formats."""
+        known: dict[tuple[Form, bool], tuple[Chain, Array]] = {}
+        for storage, option in picks:
+            shared = bool(option.shared_input)
+            if (option.form, shared) not in known:
+                made = replace(option, form=replace(option.form, storage=storage))
+                factors = self.factors.get((site.id, option.scheme))
+                chain = stored_chain(self.inventory, site, factors, made)
+                known[option.form, shared] = chain, product(chain)
+            chain, exact = known[option.form, shared]
+            yield np.asarray(product(self.inventory.seen(site, chain, storage, shared=shared)) - exact, np.float32)
 
     def extended(self, curve: Curve, site: Site, offered: Sequence[NumberFormat], known: Lost) -> Curve:
         """Return the curve with its options in the formats as well."""

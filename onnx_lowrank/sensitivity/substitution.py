@@ -84,10 +84,10 @@ def stored_weight(inventory: Inventory, site: Site, factors: Factors, option: Op
     )
 
 
-def stored_chain(inventory: Inventory, site: Site, factors: Factors, option: Option) -> Chain:
-    """Return the chain that an option stores, before it is rounded."""
+def stored_chain(inventory: Inventory, site: Site, factors: Factors | None, option: Option) -> Chain:
+    """Return the chain that an option stores, before it is rounded. factors: None where the weight stays whole."""
     form = option.form
-    if form.scheme == DENSE:
+    if form.scheme == DENSE or factors is None:
         return inventory.whole(site)
     chain = factors.chain(form.ranks)
     if not form.interpolative:
