@@ -99,6 +99,7 @@ def _as_saved(saved: SavedPlan, options: Options) -> Options:
         shared_input=saved.shared_input,
         outputs=saved.outputs,
         groups=saved.groups,
+        bits=(32,),  # the plan says it of each weight
     )
 
 

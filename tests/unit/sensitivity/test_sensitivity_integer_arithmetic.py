@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 from builders import build, convnet, mlp, node, normal, options, run, value, weight
 
-from onnx_lowrank.errors import GoalError
+from onnx_lowrank import SavedPlan, apply
+from onnx_lowrank.errors import DataError, GoalError, PlanError
 from onnx_lowrank.goals import Compact, Gate
 from onnx_lowrank.latency import stopwatch
 from onnx_lowrank.latency.measure import Group
@@ -196,3 +198,25 @@ def test_a_site_that_is_not_finite_in_integers_keeps_its_own_options(monkeypatch
     first, second = in_time(one).curves
     assert {o.form.storage for o in first.options} == {OWN}
     assert {o.form.storage for o in second.options} == {OWN, "int8-dynamic"}
+
+
+def test_a_plan_in_static_ranges_is_repeated_by_its_samples():
+    """By sensitivity `weights` factors need no samples, but the ranges do."""
+    one = session("convnet")
+    state = in_time(one)
+    weights = {site.id: site.weight for site in one.inventory.sites}
+    picks = [(c.site, next(o for o in c.options if o.scheme == DENSE and not o.dense)) for c in state.curves]
+    plan = Plan(tuple(Choice(site, weights[site], option) for site, option in picks))
+    made = rewrite(one.loaded.model, one.inventory_of(state), plan, {})
+    shapes = {site.id: site.shape for site in one.inventory.sites}
+    saved = SavedPlan.of(plan, shapes, one.loaded.sha256, one.options, "t")
+    assert saved.needs_data
+    assert replace(saved, sensitivity="weights", refit=False).needs_data
+    again = apply(saved, one.loaded.model, {"x": normal([120, 3, 8, 8], 1)}, one.options)
+    assert made.graph.SerializeToString() == again.graph.SerializeToString()
+    with pytest.raises(DataError, match="int8 ranges come from them"):
+        apply(replace(saved, sensitivity="weights", refit=False), one.loaded.model, None, one.options)
+    for storage in ("int3-static", "int8-static/int8-static/int8-static"):
+        choices = tuple(replace(choice, storage=storage) for choice in saved.choices[:1])
+        with pytest.raises(PlanError, match=f"the plan stores 'k0'.*'{storage}'"):
+            apply(replace(saved, choices=choices), one.loaded.model, {"x": normal([120, 3, 8, 8], 1)}, one.options)
