@@ -24,6 +24,7 @@ from onnx_lowrank.graph.editing import upstream
 from onnx_lowrank.graph.names import Fresh, all_names
 from onnx_lowrank.graph.traversal import reads
 from onnx_lowrank.options import Runtime
+from onnx_lowrank.passes.taken_in import take_in
 from onnx_lowrank.runtime.batching import batch_size, batches, join
 from onnx_lowrank.runtime.runner import Runner, runs_on_cpu
 from onnx_lowrank.types import Activations, Array, Feed, NumberFormat
@@ -34,6 +35,7 @@ BIAS = 2**30
 """No integer of a bias is larger: a scale that would make it so is enlarged, that of a dead channel chosen so."""
 SAMPLES = 128
 """The most samples that ranges are found on, spread over those given."""
+LIMIT = 2**31 - 1
 WIDTH, LARGEST_OFF = 64, 0.02
 """Of the operator that is tried; what it may be off is more than the rounding of equal numbers."""
 FOLDED = ("Relu", "Clip")
@@ -47,6 +49,7 @@ def in_integers(
 
     Raises RuntimeProblem where the model does not run on the samples.
     """
+    take_in(model, [name for name, activations in weights.items() if activations == "static"])
     work = _Work(model, weights)
     convolutions = [_Convolution(node, work.end(node)) for node in model.graph.node if work.static(node)]
     if convolutions:
@@ -239,11 +242,13 @@ class _Work:
         q, scale = self._known(names[0]), self._known(names[1])
         bias = np.abs(onnx.numpy_helper.to_array(self.constants[_bias(node)]).astype(np.float64))
         least = (bias / (BIAS * step)).astype(np.float32)
+        least = np.where(least > 0, np.maximum(least, np.finfo(np.float32).tiny), 0)
         dead = ~q.reshape(len(q), -1).any(axis=1) & (least > 0)
         chosen = scale if names[1] in self.made else np.zeros_like(scale)  # by another bias of the same weight
         wide = np.where(dead, np.maximum(chosen, least), np.maximum(scale, least))
         if (wide != scale).any():
-            smaller = np.rint(q * (scale / wide).reshape(-1, *(1,) * (q.ndim - 1))).astype(np.int8)
+            share = np.where(dead, 0, scale / wide).reshape(-1, *(1,) * (q.ndim - 1))
+            smaller = np.rint(q * share).astype(np.int8)
             self.made |= {names[0]: smaller, names[1]: wide}
 
     def _round_bias(self, node: onnx.NodeProto, step: float) -> None:
@@ -252,9 +257,10 @@ class _Work:
         if not name:
             return
         bias = onnx.numpy_helper.to_array(self.constants[name]).astype(np.float64)
-        product = (self._known(self.unpacking[node.input[1]].input[1]) * step).astype(np.float32)
+        scale = self._known(self.unpacking[node.input[1]].input[1])
+        product = np.maximum((scale * step).astype(np.float32), np.finfo(np.float32).tiny)
         names = [self.fresh(f"{name}.{what}") for what in ("int32", "scale", "read")]
-        self.made |= {names[0]: np.rint(bias / product).astype(np.int32), names[1]: product}
+        self.made |= {names[0]: np.rint(bias / product).clip(-LIMIT, LIMIT).astype(np.int32), names[1]: product}
         self.first.append(onnx.helper.make_node("DequantizeLinear", names[:2], [names[2]], names[2], axis=0))
         self.spare.add(name)
         node.input[2] = names[2]
