@@ -188,7 +188,7 @@ class _Work:
         return not attributes.get("transA", 0) and (not _bias(node) or plain)
 
     def end(self, node: onnx.NodeProto) -> onnx.NodeProto:
-        """Return the node whose output is rounded."""
+        """Return the node whose output is rounded, of a convolution or a sum."""
         readers = self.readers.get(node.output[0], [])
         if len(readers) != 1 or node.output[0] in self.outputs or readers[0].op_type not in FOLDED:
             return node
@@ -219,6 +219,11 @@ class _Work:
         for each in possible:
             self._round_bias(each.node, steps[each.read])
             each.node.input[0] = read.get(each.read, each.read)
+        for (
+            node
+        ) in self.graph.node:  # a sum of what is rounded for others as well, to be rounded again: all in integers
+            if node.op_type == "Add" and steps.keys() >= {*node.input, self.end(node).output[0]}:
+                node.input[:] = [read.get(name, name) for name in node.input]
 
     def _rounding(self, tensor: str, low: float, high: float) -> _Rounding:
         step = float(np.float32((high - low) / LARGEST)) or 1.0

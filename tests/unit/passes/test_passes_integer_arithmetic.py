@@ -90,6 +90,25 @@ def test_a_tensor_that_others_see_keeps_its_name_and_is_rounded_once():
     np.testing.assert_allclose(steps, np.rint(steps), atol=1e-3)
 
 
+def test_a_sum_between_convolutions_is_one_of_integers(tmp_path):
+    """A residual block: both of its terms are rounded for convolutions anyway, and so is what comes out."""
+    tensors = {"W": weight((4, 4, 1, 1), 2), "V": weight((4, 4, 1, 1), 3), "U": weight((3, 4, 1, 1), 4)}
+    nodes = [
+        node("Relu", ["x"], ["r"]), node("Conv", ["r", "W"], ["c"]), node("Conv", ["c", "V"], ["d"]),
+        node("Add", ["r", "d"], ["s"]), node("Relu", ["s"], ["t"]), node("Conv", ["t", "U"], ["y"]),
+    ]  # fmt: skip
+    model = build(nodes, [value("x", ["n", 4, 6, 6])], [value("y", ["n", 3, 6, 6])], tensors)
+    made = computed(model, {"x": X})
+    kinds = fused(made, tmp_path / "fused.onnx")
+    assert kinds.count("QLinearAdd") == 1
+    assert kinds.count("QuantizeLinear") == kinds.count("DequantizeLinear") == 1
+    got, expected = run(made, {"x": X})["y"], run(model, {"x": X})["y"]
+    assert np.abs(got - expected).max() < 0.03 * np.abs(expected).max()
+    nodes[-1] = node("Sigmoid", ["t"], ["y"])  # what comes out is not rounded, so the sum stays as it was
+    model = build(nodes, [value("x", ["n", 4, 6, 6])], [value("y", ["n", 4, 6, 6])], tensors)
+    assert next(n for n in computed(model, {"x": X}).graph.node if n.op_type == "Add").input[0] == "r"
+
+
 def test_a_dead_channel_with_a_bias_keeps_it():
     """Its weights say nothing of a scale, so it can be what the bias needs."""
     bias = np.array([2.0, -3.0, 0.5, 0.0, 1.0], np.float32)
