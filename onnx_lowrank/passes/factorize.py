@@ -16,16 +16,16 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.errors import PlanError
-from onnx_lowrank.graph.clean_up import leading_to
-from onnx_lowrank.graph.constants import PASSES, constant_value, fixed_constants
+from onnx_lowrank.graph.constants import fixed_constants
 from onnx_lowrank.graph.names import Fresh, all_names
-from onnx_lowrank.graph.traversal import bodies, reads
+from onnx_lowrank.graph.traversal import bodies
 from onnx_lowrank.ops import Call, StagePosition, first_output, write_chain
 from onnx_lowrank.passes.absorb_orders import absorb_orders
 from onnx_lowrank.passes.free_orders import FreeOrders
 from onnx_lowrank.passes.integer_arithmetic import in_integers
 from onnx_lowrank.passes.placement import Placed, placed, placed_together
 from onnx_lowrank.passes.unpack import InFormat, in_formats
+from onnx_lowrank.passes.unread_weights import remove_unread
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.types import (
     ARITHMETIC,
@@ -83,7 +83,7 @@ def rewrite(
     for body, _, inner in reversed(list(bodies(rewritten.graph))):  # what is spliced is copied: innermost first
         _splice(inner, new.nodes.get(body, {}))
     _splice(rewritten.graph, new.nodes.get("", {}), new.first)
-    _remove_dead(rewritten, {choice.weight for choice in plan.factored} | new.folded)
+    remove_unread(rewritten, {choice.weight for choice in plan.factored} | new.folded)
     _store(rewritten, new.tensors)
     kept = {name: how.blocks for name, how in new.formats.items() if how.exact}
     made = absorb_orders(rewritten, new.orders, kept=kept)[0]
@@ -299,42 +299,6 @@ def _splice(
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
-
-
-def _remove_dead(model: onnx.ModelProto, weights: set[str]) -> None:
-    """Remove the factored weights, the nodes that only led to them, and what only those read (a shape, a scale).
-
-    Other nodes that lead nowhere were there before, and stay.
-    """
-    graph = model.graph
-    carried = _carried(graph.node, weights)
-    carriers = [node for node in graph.node if _hands_on(node) and node.output[0] in carried]
-    others = [node for node in graph.node if not _hands_on(node) or node.output[0] not in carried]
-    needed = {value.name for value in graph.output}.union(*map(reads, others))
-    useful = leading_to(carriers, needed)
-    needed.update(*map(reads, useful))
-    dead = {node.output[0] for node in carriers} - {node.output[0] for node in useful}
-    for node in [node for node in carriers if node.output[0] in dead]:
-        graph.node.remove(node)
-    for values in (graph.initializer, graph.input, graph.value_info):
-        for value in [v for v in values if v.name in carried - needed]:
-            values.remove(value)
-
-
-def _carried(nodes: Sequence[onnx.NodeProto], weights: set[str]) -> set[str]:
-    """Return the tensors that hold factored weights after nodes of PASSES, and those that such nodes read."""
-    carried = set(weights)
-    for node in nodes:  # in topological order
-        if node.op_type in PASSES and node.input[0] in carried:
-            carried.update(node.output)
-    for node in reversed(nodes):
-        if _hands_on(node) and node.output[0] in carried:
-            carried.update(node.input)
-    return carried
-
-
-def _hands_on(node: onnx.NodeProto) -> bool:
-    return node.op_type in PASSES or constant_value(node) is not None
 
 
 def _store(model: onnx.ModelProto, tensors: Sequence[onnx.TensorProto]) -> None:

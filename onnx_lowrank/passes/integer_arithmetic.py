@@ -20,12 +20,11 @@ import onnx
 
 from onnx_lowrank.errors import ModelError, RuntimeProblem
 from onnx_lowrank.graph.constants import fixed_constants
-from onnx_lowrank.graph.editing import upstream
 from onnx_lowrank.graph.names import Fresh, all_names
 from onnx_lowrank.graph.traversal import reads
 from onnx_lowrank.options import Runtime
+from onnx_lowrank.passes.activation_ranges import ranges
 from onnx_lowrank.passes.taken_in import take_in
-from onnx_lowrank.runtime.batching import batch_size, batches, join
 from onnx_lowrank.runtime.runner import Runner, runs_on_cpu
 from onnx_lowrank.types import Activations, Array, Feed, NumberFormat
 
@@ -33,8 +32,6 @@ LARGEST = 255
 """The largest integer that an activation becomes; the smallest is 0."""
 BIAS = 2**30
 """No integer of a bias is larger: a scale that would make it so is enlarged, that of a dead channel chosen so."""
-SAMPLES = 128
-"""The most samples that ranges are found on, spread over those given."""
 LIMIT = 2**31 - 1
 WIDTH, LARGEST_OFF = 64, 0.02
 """Of the operator that is tried; what it may be off is more than the rounding of equal numbers."""
@@ -91,31 +88,6 @@ def refused_arithmetic(number: NumberFormat, runtime: Runtime) -> str:
         return str(error)
     off = float(np.abs(found / WIDTH - 1).max())
     return f"this processor adds products of 8 bits up wrongly ({off:.0%} off)" if off > LARGEST_OFF else ""
-
-
-def ranges(
-    model: onnx.ModelProto, tensors: Sequence[str], samples: Sequence[Feed], runtime: Runtime
-) -> dict[str, tuple[float, float]]:
-    """Return the least and the largest number of tensors on samples, 0 among them; without what is not finite."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    fresh, names = Fresh(all_names(model)), dict[str, tuple[str, str]]()
-    for tensor in tensors:
-        names[tensor] = (fresh(f"{tensor}.least"), fresh(f"{tensor}.most"))
-        for op, name in zip(("ReduceMin", "ReduceMax"), names[tensor], strict=True):
-            watched.graph.node.append(onnx.helper.make_node(op, [tensor], [name], name, keepdims=0))
-    outputs = [name for pair in names.values() for name in pair]
-    runner = Runner(upstream(watched, outputs), runtime=runtime, outputs=outputs)
-    count = min(len(samples), SAMPLES)
-    chosen = [samples[place * len(samples) // count] for place in range(count)]
-    size = batch_size(Runner(model, runtime=runtime), chosen)
-    runs = [runner.run(join(run)) for run in batches(chosen, size)]
-    found = {}
-    for tensor, (least, most) in names.items():
-        low, high = (np.array([run[name] for run in runs], np.float64) for name in (least, most))
-        if np.isfinite(low).all() and np.isfinite(high).all():
-            found[tensor] = (min(0.0, float(low.min())), max(0.0, float(high.max())))
-    return found
 
 
 @dataclass(frozen=True, slots=True)

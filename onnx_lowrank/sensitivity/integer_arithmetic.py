@@ -16,7 +16,7 @@ import numpy as np
 from onnx_lowrank.collection.responses import InIntegers, groups, responses
 from onnx_lowrank.cost import chain_cost, format_bytes
 from onnx_lowrank.numerics.kronecker_metric import rises
-from onnx_lowrank.passes.integer_arithmetic import ranges
+from onnx_lowrank.passes.activation_ranges import ranges
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.schemes import layout_of, product, shared_layout
 from onnx_lowrank.sensitivity.calibrated import CalibrationSetup, SensitivityState

@@ -11,8 +11,8 @@ from exhaustive import WIDE, Exhaustive, collection, squared, unit
 from test_collection_joint import LINEAR
 
 from onnx_lowrank.collection.responses import InIntegers, groups, responses
+from onnx_lowrank.passes.activation_ranges import ranges
 from onnx_lowrank.passes.factorize import rewrite
-from onnx_lowrank.passes.integer_arithmetic import ranges
 from onnx_lowrank.schemes import SCHEMES
 from onnx_lowrank.sensitivity.substitution import Substitutions, arriving
 from onnx_lowrank.types import Choice, Cost, Form, Option, Plan

@@ -11,9 +11,10 @@ import pytest
 from builders import build, constant, found_in, node, normal, run, value, weight
 
 from onnx_lowrank.options import Runtime
-from onnx_lowrank.passes import integer_arithmetic
+from onnx_lowrank.passes import activation_ranges, integer_arithmetic
+from onnx_lowrank.passes.activation_ranges import ranges
 from onnx_lowrank.passes.factorize import rewrite
-from onnx_lowrank.passes.integer_arithmetic import BIAS, ranges, refused_arithmetic
+from onnx_lowrank.passes.integer_arithmetic import BIAS, refused_arithmetic
 from onnx_lowrank.types import ARITHMETIC, Choice, Cost, Form, Option, Plan
 from onnx_lowrank.weights.inventory import RangeSamples
 
@@ -168,7 +169,7 @@ def test_ranges_are_those_of_all_samples_and_hold_zero(monkeypatch: pytest.Monke
     feeds = [{"x": np.array([[low, 1.0, high]], np.float32)} for low, high in ((0.5, 2.0), (-1.0, 0.0), (0.5, 9.0))]
     assert ranges(model, ["x", "y"], feeds, CPU) == {"x": (-1.0, 9.0), "y": (0.0, 9.0)}
     assert ranges(model, ["y"], feeds[:1], CPU) == {"y": (0.0, 2.0)}
-    monkeypatch.setattr(integer_arithmetic, "SAMPLES", 2)
+    monkeypatch.setattr(activation_ranges, "SAMPLES", 2)
     assert ranges(model, ["x"], feeds, CPU) == {"x": (-1.0, 2.0)}
 
 
