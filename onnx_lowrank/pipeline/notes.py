@@ -9,7 +9,7 @@ import numpy as np
 from onnx_lowrank.graph.model_io import Level, Standing
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.sensitivity.calibrated import Calibrated
-from onnx_lowrank.types import Feed
+from onnx_lowrank.types import Feed, Plan, formats_in
 from onnx_lowrank.weights.inventory import Inventory
 
 
@@ -81,6 +81,28 @@ def narrow_notes(inventory: Inventory, calibrated: Calibrated) -> list[str]:
 def untimed_note(weight: str, why: str) -> str:
     """Return why a weight has no time of its own."""
     return f"{weight} cannot be timed alone, so it stays as it is: {why}"
+
+
+def integer_notes(plan: Plan) -> list[str]:
+    """Say what is special of operators that multiply integers, by how their activations become some."""
+    each = [{number.activations for number in formats_in(c.option.form.storage)} for c in plan.choices]
+    kinds = [kind for kinds in each for kind in kinds]
+    notes = []
+    if count := kinds.count("static"):
+        notes.append(
+            f"{_weights(count)} in integers with ranges of the calibration samples: what lies outside of them is cut, so"
+            " inputs of another kind need other samples"
+        )
+    if count := kinds.count("dynamic"):
+        notes.append(
+            f"{_weights(count)} in integers with ranges found at every call: what a sample gives depends a little on"
+            " what is in its batch; it was judged by itself"
+        )
+    return notes
+
+
+def _weights(count: int) -> str:
+    return f"{count} weight{'' if count == 1 else 's'}"
 
 
 def inventory_notes(inventory: Inventory, feeds: Sequence[Feed]) -> list[str]:

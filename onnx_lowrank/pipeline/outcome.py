@@ -9,6 +9,7 @@ from onnx_lowrank.pipeline import explanations
 from onnx_lowrank.pipeline.confirm import Confirmed, Refuted, too_large
 from onnx_lowrank.pipeline.ledger import Ledger, size_before
 from onnx_lowrank.pipeline.loaded_model import RANDOM_WARNING
+from onnx_lowrank.pipeline.notes import integer_notes
 from onnx_lowrank.pipeline.search import Search
 from onnx_lowrank.pipeline.session import Session
 from onnx_lowrank.pipeline.session_values import Judges
@@ -51,7 +52,9 @@ def changed(session: Session, goal: Goal, ledger: Ledger, trial: Trial, confirme
     """Return the smaller model of a plan, with everything that was measured."""
     verdict = confirmed.measured.verdict
     reason = "" if verdict is None else verdict.claim(len(ledger.trials))
-    result = unchanged(session, goal, reason, ledger.noting(*confirmed.notes), confirmed.measured)
+    result = unchanged(
+        session, goal, reason, ledger.noting(*confirmed.notes, *integer_notes(trial.plan)), confirmed.measured
+    )
     made = Made(trial.plan, confirmed.size, confirmed.certificate, confirmed.output)
     refitted_on = session.refitted_on(trial.plan)
     request = replace(result.request, options=session.options_for(trial.plan), refitted_on=refitted_on)

@@ -313,6 +313,7 @@ def test_integers_are_chosen_with_the_ranks_where_they_are_faster(
         return
     assert any(form.scheme == WHOLE for form in forms)  # at half the time no rank has to go
     assert "int8-dynamic" in result_json(result)
+    assert any("in integers with ranges found at every call" in note for note in result.notes)
     saved = SavedPlan.of_result(result)
     apply(saved, model, samples.data, BITS, validation=samples.validation, output=again)
     assert (onnx.load(str(path)).graph.SerializeToString()) == onnx.load(str(again)).graph.SerializeToString()

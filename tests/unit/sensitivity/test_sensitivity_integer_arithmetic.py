@@ -16,6 +16,7 @@ from onnx_lowrank.latency import stopwatch
 from onnx_lowrank.latency.measure import Group
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline import DataSources, Session, meet_goal
+from onnx_lowrank.pipeline.notes import integer_notes
 from onnx_lowrank.progress import Silent
 from onnx_lowrank.sensitivity import integer_arithmetic
 from onnx_lowrank.sensitivity.calibrated import SensitivityState
@@ -208,6 +209,10 @@ def test_a_plan_in_static_ranges_is_repeated_by_its_samples():
     picks = [(c.site, next(o for o in c.options if o.scheme == DENSE and not o.dense)) for c in state.curves]
     plan = Plan(tuple(Choice(site, weights[site], option) for site, option in picks))
     made = rewrite(one.loaded.model, one.inventory_of(state), plan, {})
+    assert [note.split(":")[0] for note in integer_notes(plan)] == [
+        "2 weights in integers with ranges of the calibration samples",
+        "1 weight in integers with ranges found at every call",
+    ]
     shapes = {site.id: site.shape for site in one.inventory.sites}
     saved = SavedPlan.of(plan, shapes, one.loaded.sha256, one.options, "t")
     assert saved.needs_data
