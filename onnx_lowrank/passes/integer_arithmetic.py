@@ -25,6 +25,7 @@ from onnx_lowrank.graph.traversal import reads
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.passes.activation_ranges import ranges
 from onnx_lowrank.passes.taken_in import take_in
+from onnx_lowrank.passes.unpack import raised
 from onnx_lowrank.runtime.runner import Runner, runs_on_cpu
 from onnx_lowrank.types import Activations, Array, Feed, NumberFormat
 
@@ -59,8 +60,10 @@ def in_integers(
     return model
 
 
-def refused_arithmetic(number: NumberFormat, runtime: Runtime) -> str:
+def refused_arithmetic(model: onnx.ModelProto, number: NumberFormat, runtime: Runtime) -> str:
     """Return why integers of a format are not multiplied here, "" where they are: found out by running one operator.
+
+    model: what is to be raised to an opset that has these operators.
 
     Its numbers are the largest there are, which processors without the right instructions add up wrongly.
     """
@@ -80,10 +83,11 @@ def refused_arithmetic(number: NumberFormat, runtime: Runtime) -> str:
         [value("y", onnx.TensorProto.FLOAT, None)],
         tensors,
     )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", number.opset)], ir_version=8)
+    tried = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", number.opset)], ir_version=8)
     feed = {"x": np.ones(shape, np.float32)}
     try:
-        found = Runner(in_integers(model, {"w": number.activations}, [feed], runtime), runtime=runtime).run(feed)["y"]
+        raised(model, number.opset)
+        found = Runner(in_integers(tried, {"w": number.activations}, [feed], runtime), runtime=runtime).run(feed)["y"]
     except (ModelError, RuntimeProblem) as error:
         return str(error)
     off = float(np.abs(found / WIDTH - 1).max())

@@ -90,8 +90,8 @@ def integer_notes(plan: Plan) -> list[str]:
     notes = []
     if count := kinds.count("static"):
         notes.append(
-            f"{_weights(count)} in integers with ranges of the calibration samples: what lies outside of them is cut, so"
-            " inputs of another kind need other samples"
+            f"{_weights(count)} in integers with ranges of the calibration samples: what lies outside of them is cut,"
+            " so inputs of another kind need other samples"
         )
     if count := kinds.count("dynamic"):
         notes.append(

@@ -36,7 +36,9 @@ def in_arithmetic(
     """Return the state with options that integers compute, where they run here, and a note on each that does not."""
     if INT8.bits not in options.bits:
         return state, ()
-    unavailable = {number.name: refused_arithmetic(number, options.runtime) for number in ARITHMETIC.values()}
+    unavailable = {
+        number.name: refused_arithmetic(loaded.model, number, options.runtime) for number in ARITHMETIC.values()
+    }
     notes = tuple(f"{name} is not available: {why}" for name, why in unavailable.items() if why)
     setup = _setup(loaded, inventory, options, state.calibrated)
     state = replace(state, calibrated=replace(state.calibrated, observed=setup.observed))

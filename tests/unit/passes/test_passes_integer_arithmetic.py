@@ -197,10 +197,21 @@ def test_products_of_one_tensor_round_it_once(tmp_path):
     assert fused(made, tmp_path / "fused.onnx").count("MatMulIntegerToFloat") == 2
 
 
+def test_a_model_that_onnx_cannot_bring_to_the_opset_says_so():
+    model = convolution()
+    model.opset_import[0].version = 11
+    model.graph.node[0].op_type = "NoSuchOperator"
+    for number in ARITHMETIC.values():
+        assert refused_arithmetic(model, number, CPU).startswith("onnx cannot bring the model from opset 11 to 13")
+
+
 def test_formats_run_here_or_say_why_not(monkeypatch: pytest.MonkeyPatch):
     """A processor without VNNI adds up pairs of products in 16 bits, where the largest are too large."""
     for number in ARITHMETIC.values():
-        assert refused_arithmetic(number, CPU) in ("", "this processor adds products of 8 bits up wrongly (50% off)")
+        assert refused_arithmetic(convolution(), number, CPU) in (
+            "",
+            "this processor adds products of 8 bits up wrongly (50% off)",
+        )
 
     class Saturated:
         def __init__(self, *_: object, **__: object) -> None: ...
@@ -209,10 +220,14 @@ def test_formats_run_here_or_say_why_not(monkeypatch: pytest.MonkeyPatch):
             return {"y": np.full((1, 64), 32.0, np.float32)}
 
     monkeypatch.setattr(integer_arithmetic, "Runner", Saturated)
-    told = {refused_arithmetic(number, CPU) for number in ARITHMETIC.values() if number.activations == "dynamic"}
+    told = {
+        refused_arithmetic(convolution(), number, CPU)
+        for number in ARITHMETIC.values()
+        if number.activations == "dynamic"
+    }
     assert told == {"this processor adds products of 8 bits up wrongly (50% off)"}
     monkeypatch.setattr(integer_arithmetic, "runs_on_cpu", lambda name: False)
     for number in ARITHMETIC.values():
-        assert refused_arithmetic(number, Runtime(provider="cuda")) == (
+        assert refused_arithmetic(convolution(), number, Runtime(provider="cuda")) == (
             "operators in integers are the CPU's, and provider 'cuda' would run them in float"
         )

@@ -176,7 +176,8 @@ def test_bits_without_8_save_no_time():
 
 def test_what_does_not_run_here_is_left_out_and_told(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
-        "onnx_lowrank.pipeline.number_formats.refused_arithmetic", lambda number, runtime: f"no kernel of {number.bits}"
+        "onnx_lowrank.pipeline.number_formats.refused_arithmetic",
+        lambda model, number, runtime: f"no kernel of {number.bits}",
     )
     one = opened(mlp([48, 64, 10], [24, None], 3), [48])
     storages = {option.form.storage for curve in in_time(one).curves for option in curve.options}
