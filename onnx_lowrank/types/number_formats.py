@@ -12,6 +12,8 @@ from onnx_lowrank.types.forms import OWN
 
 SCALE_BYTES, BLOCK_SCALE_BYTES = 4, 2
 """A scale is a float32; that of a block is stored in half precision, as there are many."""
+PACKED = 2**22
+"""A weight of so many numbers stays in its format in memory; of fewer, they are unpacked when a model is loaded."""
 COLUMN_BYTES = 4
 """The number of the block of each column of a table, an int32."""
 
@@ -26,9 +28,9 @@ class NumberFormat:
     A table that is looked up, and its factors, have inputs and outputs the other way round: what is read is a row.
 
     opset: the first that has what unpacks them. name: what a form's `storage` says. outputs: what the number of a
-    stage's outputs is a multiple of: onnxruntime 1.31 computes other numbers where several share a byte of two bits
-    each. activations: where they are integers as well the operator multiplies integers, which takes less time; else
-    weights alone are smaller.
+    stage's outputs is a multiple of, where it stays packed: onnxruntime 1.31 computes other numbers where several share
+    a byte of two bits each. activations: where they are integers as well the operator multiplies integers, which takes
+    less time; else weights alone are smaller.
     """
 
     name: str
@@ -44,7 +46,7 @@ class NumberFormat:
 
     def takes(self, shape: Sequence[int]) -> bool:
         """Return whether a stage (out, in, *spatial) can be stored so, unless rows of it are looked up."""
-        return shape[0] % self.outputs == 0
+        return shape[0] % self.outputs == 0 or math.prod(shape) < PACKED
 
     @property
     def high(self) -> int:

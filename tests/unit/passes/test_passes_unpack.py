@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from builders import build, found_in, mlp, node, normal, run, value, weight
 
@@ -12,7 +13,7 @@ from onnx_lowrank.graph.model_io import main_opset
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.passes.unpack import InFormat, in_formats, raised, refused
-from onnx_lowrank.types import FORMATS, INT4, INT8, Choice, Cost, Form, Option, Plan
+from onnx_lowrank.types import FORMATS, INT2, INT4, INT8, Choice, Cost, Form, Option, Plan
 
 CPU = Runtime(provider="cpu", threads=1)
 
@@ -49,7 +50,7 @@ def test_a_model_is_raised_to_the_opset_that_a_format_needs_and_no_further(opset
     (one,), (other,) = (list(run(each, {"x": x}).values()) for each in (model, made))
     off = np.linalg.norm(one - other) / np.linalg.norm(one)
     assert 1e-4 < off < {"int8": 0.02, "int4": 0.2, "int2": 1.0}[storage]
-    assert [n.op_type for n in made.graph.node if n.op_type != "Cast"][:2] == ["DequantizeLinear"] * 2
+    assert [n.op_type for n in made.graph.node if n.op_type not in ("Cast", "Reshape", "Gather")][:2] == ["Mul"] * 2
 
 
 def test_where_no_format_is_chosen_the_opset_stays():
@@ -102,12 +103,75 @@ def test_a_table_that_others_read_as_well_is_unpacked_whole(number):
     model = table((50, 6), (node("ReduceMax", ["E"], ["m"], keepdims=0),))
     made = in_formats(model, {"E": InFormat(number, (1, 0), looked_up=True, rows=True)})
     scales = ["Cast"] if number.block else []
-    assert [n.op_type for n in made.graph.node] == [*scales, "DequantizeLinear", "Gather", "ReduceMax"]
+    assert [n.op_type for n in made.graph.node] == ["Cast", *scales, "Mul", "Gather", "ReduceMax"]
     assert main_opset(made) == max(main_opset(model), number.opset)
     onnx.checker.check_model(made, full_check=True)
     expected = run(model, {"x": np.array([1])})["y"]
     got = run(made, {"x": np.array([1])})["y"]
     assert np.abs(got - expected).max() <= np.abs(expected).max() / number.high
+
+
+@pytest.mark.parametrize("inputs", [24, 32, 96, 70])
+@pytest.mark.parametrize("number", list(FORMATS.values()))
+def test_small_weights_are_floats_once_a_model_is_loaded(number, inputs, tmp_path):
+    """onnxruntime runs what unpacks them when it loads the model: what is left is what there was."""
+    model = mlp([inputs, 36, 8], [None, None], 1)
+    found = found_in(model)
+    made = stored_as(model, number.name)
+    settings = ort.SessionOptions()
+    settings.optimized_model_filepath = str(tmp_path / "loaded.onnx")
+    settings.log_severity_level = 4
+    ort.InferenceSession(made.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    loaded = onnx.load(str(tmp_path / "loaded.onnx"))
+    before = {n.op_type for n in model.graph.node}
+    assert {n.op_type for n in loaded.graph.node} <= before | {"Gemm", "FusedGemm", "FusedMatMul"}
+    site = found.sites[0]
+    kept = found.seen(site, found.whole(site), number.name).stages[0].weight
+    stored = [onnx.numpy_helper.to_array(tensor) for tensor in loaded.graph.initializer]
+    assert any(array.shape == kept.T.shape and np.allclose(array, kept.T, rtol=1e-6) for array in stored) or any(
+        array.shape == kept.shape and np.allclose(array, kept, rtol=1e-6) for array in stored
+    )
+    sizes = [len(tensor.raw_data) for tensor in made.graph.initializer if tensor.name.startswith("unpack.")]
+    assert len(sizes) <= 4
+
+
+@pytest.mark.parametrize("number", list(FORMATS.values()))
+def test_large_weights_stay_packed(number):
+    model = mlp([64, 32, 8], [None, None], 1)
+    names = {tensor.name: tensor.dims for tensor in model.graph.initializer if len(tensor.dims) == 2}
+    chosen = {name: InFormat(number, (1, 0)) for name in names}
+    made = in_formats(onnx.ModelProto.FromString(model.SerializeToString()), chosen, packed_from=1000)
+    small = in_formats(model, chosen)
+    kinds = [n.op_type for n in made.graph.node]
+    assert kinds.count("DequantizeLinear") == sum(np.prod(dims) >= 1000 for dims in names.values()) == 1
+    x = normal([3, 64], 2)
+    got, expected = (next(iter(run(each, {"x": x}).values())) for each in (made, small))
+    assert np.abs(got - expected).max() < 0.02 * np.abs(expected).max()
+
+
+def test_a_weight_that_stays_packed_needs_outputs_that_are_multiples_of_four():
+    assert INT2.takes((9, 70))
+    assert not INT2.takes((2049, 2049))
+    assert INT2.takes((2052, 2049))
+    assert INT4.takes((2049, 2049))
+
+
+def test_a_large_model_is_asked_for_both(monkeypatch: pytest.MonkeyPatch):
+    """A kernel of packed numbers that computes something else is told only where weights would stay packed."""
+    real = in_formats
+
+    def wrong(model, chosen, *, packed_from):
+        made = real(model, chosen, packed_from=packed_from)
+        if not packed_from:
+            made.graph.node[-1].op_type = "Sub"
+            made.graph.node[-1].input[1] = made.graph.node[-1].input[0]
+        return made
+
+    monkeypatch.setattr("onnx_lowrank.passes.unpack.in_formats", wrong)
+    large = mlp([8, 8], [None], 1)
+    large.graph.initializer.append(onnx.TensorProto(name="large", dims=[2048, 2048], data_type=1))
+    assert refused(older(17), INT8, CPU) == ""
+    assert refused(large, INT8, CPU) == "it computes something else (100.0% off)"
 
 
 def test_both_formats_run_here():
