@@ -19,6 +19,7 @@ from onnx_lowrank.types import SideName, Site, Skip, Why
 from onnx_lowrank.weights.inventory import Inventory
 from onnx_lowrank.weights.shared_input import find_shared_inputs
 from onnx_lowrank.weights.source import WeightSource, source_of
+from onnx_lowrank.weights.storage import ELEMENTS
 from onnx_lowrank.weights.tied_embedding import tied_embedding_of
 from onnx_lowrank.weights.transforms import read
 from onnx_lowrank.weights.unsuitable import leads_nowhere, not_finite, useful_nodes
@@ -159,6 +160,8 @@ def _unusable(
         return Why.OUTPUT, "the graph returns it"
     if name in interface.inputs:
         return Why.OVERRIDABLE, "also listed as a graph input; remove it there to have it factored"
+    if tensor.data_type in ELEMENTS.values() and uses and all(use.node.op_type == "Mul" for use in uses):
+        return Why.QUANTISED, "integers, unpacked by a product: give the float model that it was made from"
     refusals = [refusal for use in uses if (refusal := _operator(use, tuple(tensor.dims), interface.outputs))]
     if refusals and len(refusals) < len(uses):
         return Why.SHARED, f"also used as {refusals[0][0].value} ({refusals[0][1] or 'another operator'})"

@@ -13,7 +13,8 @@ from onnx_lowrank.graph.model_io import main_opset
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.passes.unpack import InFormat, in_formats, raised, refused
-from onnx_lowrank.types import FORMATS, INT2, INT4, INT8, Choice, Cost, Form, Option, Plan
+from onnx_lowrank.types import FORMATS, INT2, INT4, INT8, Choice, Cost, Form, Option, Plan, Why
+from onnx_lowrank.weights.find import find_sites
 
 CPU = Runtime(provider="cpu", threads=1)
 
@@ -147,6 +148,16 @@ def test_large_weights_stay_packed(number):
     x = normal([3, 64], 2)
     got, expected = (next(iter(run(each, {"x": x}).values())) for each in (made, small))
     assert np.abs(got - expected).max() < 0.02 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("number", list(FORMATS.values()))
+def test_a_model_in_formats_says_that_its_weights_are_integers(number):
+    made = stored_as(mlp([48, 32, 8], [None, None], 1), number.name)
+    skips = {skip.weight: (skip.why, skip.detail) for skip in find_sites(made, multiple=1).skips}
+    told = (Why.QUANTISED, "integers, unpacked by a product: give the float model that it was made from")
+    weights = [name for name in skips if name.endswith(number.name)]
+    assert len(weights) == 2
+    assert {skips[name] for name in weights} == {told}
 
 
 def test_a_weight_that_stays_packed_needs_outputs_that_are_multiples_of_four():
