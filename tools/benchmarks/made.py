@@ -148,7 +148,8 @@ def _without(bench: Workbench, source: str) -> str:
 
 
 def _ours(bench: Workbench, row: Row, resource: wb.Resource, target: Path) -> Line:
-    session, spent = bench.once(_collected, row.source, row.bits)
+    formats = resource if min(row.bits) < max(row.bits) else None
+    session, spent = bench.once(_collected, row.source, row.bits, formats)
     allowed = QUICK_DROP if bench.quick else row.allowed
     start, gate = time.perf_counter(), Gate(max_drop=allowed, observed=not row.certified)
     result = bench.goal(session, Compact(gate=gate, resource=resource), row.then)
@@ -163,11 +164,18 @@ def _ours(bench: Workbench, row: Row, resource: wb.Resource, target: Path) -> Li
     return {"reason": "", "seconds": seconds, **shares, **about}
 
 
-def _collected(bench: Workbench, source: str, bits: tuple[int, ...]) -> tuple[Session, float]:
-    """Return a session that is collected, with the original judged, and the seconds that took."""
+def _collected(
+    bench: Workbench, source: str, bits: tuple[int, ...], formats: wb.Resource | None
+) -> tuple[Session, float]:
+    """Return a session that is collected, with the original judged, and the seconds that took.
+
+    formats: the goal that number formats are scored for, if there are any.
+    """
     start, gate = time.perf_counter(), Gate(max_drop=MAX_DROP, observed=True)
     session = bench.opened(path_of(bench, source), bits=bits)
-    session.collect(session.metric(gate)[0])
+    state = session.collect(session.metric(gate)[0])
+    if formats is not None:
+        session.in_formats(state, formats)
     session.judge(gate)
     return session, time.perf_counter() - start
 
