@@ -187,3 +187,44 @@ def test_siblings_are_copied_together_and_get_one_first_stage():
             np.testing.assert_allclose(array, outputs[name], rtol=1e-4, atol=1e-5)
     tensors = [t for t in micro.graph.initializer if not t.name.startswith("shared.")]
     assert len({(tuple(t.dims), t.raw_data) for t in tensors}) == len(tensors) == 3 * scene.copies
+
+
+def depthwise():
+    weights = {"W": weight((16, 1, 3, 3), 0), "b": normal([16], 2)}
+    nodes = [node("Relu", ["x"], ["r"]), node("Conv", ["r", "W", "b"], ["y"], "c", pads=[1, 1, 1, 1], group=16)]
+    return build(nodes, [value("x", [1, 16, 5, 5])], [value("y", [1, 16, 5, 5])], weights), normal([1, 16, 5, 5], 1)
+
+
+@pytest.mark.parametrize("make", [matmul, gemm, conv, grouped, depthwise])
+@pytest.mark.parametrize("whole", [True, False])
+def test_in_integers_a_convolution_is_among_neighbours_and_a_product_by_itself(make, whole):
+    """A convolution gives integers, and all copies read one rounded input; each product rounds an input of its own."""
+    model, x = make()
+    inventory = find_sites(model, multiple=1, rigid=True)
+    (site,) = inventory.sites
+    captured = capture(model, inventory, {"x": x}, OPTIONS.runtime)
+    scene = Scene.of(model, inventory.calls[site.id], [site.weight], captured)
+    (number,) = inventory.arithmetic(site)
+    if whole:
+        form, chain = Form(storage=number.name), inventory.whole(site)
+    elif site.rigid:
+        return
+    else:
+        factors, ranks = factors_of(inventory, site)[0]
+        form, chain = Form(factors.scheme, storage=number.name), factors.chain(ranks)
+    micro = chain_model(scene, [chain], form)
+    kinds = [each.op_type for each in micro.graph.node]
+    stages = scene.copies * len(chain.stages)
+    feed = {each.name: scene.input for each in micro.graph.input}
+    outputs = run(micro, feed)
+    if number.activations == "static":
+        assert list(feed) == [DATA]
+        assert kinds.count("Conv") == stages
+        assert kinds.count("QuantizeLinear") == 1 + stages
+        assert outputs[FIRST].dtype == np.uint8
+    else:
+        assert len(feed) == scene.copies
+        assert kinds.count("DynamicQuantizeLinear") == kinds.count("MatMulInteger") == stages
+        exact = run(chain_model(scene, [chain], replace(form, storage="own")) if not whole else dense_model(scene),
+                    {DATA: scene.input})  # fmt: skip
+        assert np.abs(outputs[FIRST] - exact[FIRST]).max() < 0.03 * np.abs(exact[FIRST]).max()
