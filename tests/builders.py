@@ -126,6 +126,19 @@ def convnet(channels: Sequence[int], ranks: Sequence[int | None], classes: int, 
     return build(nodes, [value("x", ["n", channels[0], 8, 8])], [value("y", ["n", classes])], {"head": head})
 
 
+def with_depthwise() -> onnx.ModelProto:
+    """Return a convolution, a depthwise one whose weight is "D", and a classifier of five classes."""
+    tensors = {"W": normal([12, 8, 1, 1], 1), "D": normal([12, 1, 3, 3], 2), "V": 0.3 * normal([12, 5], 3)}
+    nodes = [
+        node("Conv", ["x", "W"], ["a"], "wide"),
+        node("Relu", ["a"], ["b"]),
+        node("Conv", ["b", "D"], ["c"], "deep", group=12, pads=[1, 1, 1, 1]),
+        node("ReduceMean", ["c"], ["d"], axes=[2, 3], keepdims=0),
+        node("MatMul", ["d", "V"], ["y"]),
+    ]
+    return build(nodes, [value("x", ["batch", 8, 6, 6])], [value("y", ["batch", 5])], tensors, opset=17)
+
+
 def shared_inputs(
     width: int,
     outs: Sequence[int],

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from builders import build, convnet, mlp, node, normal, options, run, value, weight
+from builders import build, convnet, mlp, node, normal, options, run, value, weight, with_depthwise
 
 from onnx_lowrank import SavedPlan, apply
 from onnx_lowrank.errors import DataError, GoalError, PlanError
@@ -91,15 +91,7 @@ def test_weights_alone_are_for_bytes_and_integers_for_time():
 
 def test_what_no_scheme_factors_is_computed_in_integers():
     """A depthwise convolution."""
-    tensors = {"W": normal([12, 8, 1, 1], 1), "D": normal([12, 1, 3, 3], 2), "V": 0.3 * normal([12, 5], 3)}
-    nodes = [
-        node("Conv", ["x", "W"], ["a"], "wide"),
-        node("Relu", ["a"], ["b"]),
-        node("Conv", ["b", "D"], ["c"], "deep", group=12, pads=[1, 1, 1, 1]),
-        node("ReduceMean", ["c"], ["d"], axes=[2, 3], keepdims=0),
-        node("MatMul", ["d", "V"], ["y"]),
-    ]
-    model = build(nodes, [value("x", ["batch", 8, 6, 6])], [value("y", ["batch", 5])], tensors, opset=17)
+    model = with_depthwise()
     one = opened(model, [8, 6, 6])
     rigid = next(site for site in one.inventory.sites if site.weight == "D")
     (curve,) = (curve for curve in in_time(one).curves if curve.site == rigid.id)

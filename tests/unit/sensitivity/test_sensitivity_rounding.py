@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import onnx
 import pytest
-from builders import build, mlp, node, normal, options, value
+from builders import mlp, normal, options, with_depthwise
 from exhaustive import kl
 
 from onnx_lowrank.errors import GoalError
@@ -120,15 +120,7 @@ def test_a_format_that_does_not_run_here_is_left_out_and_told(monkeypatch: pytes
 
 def test_what_no_scheme_factors_gets_another_number_format():
     """A depthwise convolution: its curve has the weight itself and int8, with the loss that substitution measures."""
-    tensors = {"W": normal([12, 8, 1, 1], 1), "D": normal([12, 1, 3, 3], 2), "V": 0.3 * normal([12, 5], 3)}
-    nodes = [
-        node("Conv", ["x", "W"], ["a"], "wide"),
-        node("Relu", ["a"], ["b"]),
-        node("Conv", ["b", "D"], ["c"], "deep", group=12, pads=[1, 1, 1, 1]),
-        node("ReduceMean", ["c"], ["d"], axes=[2, 3], keepdims=0),
-        node("MatMul", ["d", "V"], ["y"]),
-    ]
-    model = build(nodes, [value("x", ["batch", 8, 6, 6])], [value("y", ["batch", 5])], tensors, opset=17)
+    model = with_depthwise()
     x = normal([160, 8, 6, 6], 4)
     one = Session.of(model, DataSources(data={"x": x}), options(rank_multiple=1, bits=BITS, metric="agreement"))
     problem = one.problem("bytes")
