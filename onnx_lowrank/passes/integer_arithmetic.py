@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx
@@ -22,9 +21,10 @@ from onnx_lowrank.errors import ModelError, RuntimeProblem
 from onnx_lowrank.graph.constants import fixed_constants
 from onnx_lowrank.graph.names import Fresh, all_names
 from onnx_lowrank.graph.traversal import reads
+from onnx_lowrank.ops.nodes import attributes_of
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.passes.activation_ranges import ranges
-from onnx_lowrank.passes.taken_in import take_in
+from onnx_lowrank.passes.taken_in import bias_of, take_in
 from onnx_lowrank.passes.unpack import raised
 from onnx_lowrank.runtime.runner import Runner, runs_on_cpu
 from onnx_lowrank.types import Activations, Array, Feed, NumberFormat
@@ -153,15 +153,15 @@ class _Work:
         """Return whether a node is a convolution that can have static ranges."""
         if node.op_type != "Conv" or self.weights.get(node.input[1]) != "static":
             return False
-        return not _bias(node) or _bias(node) in self.constants
+        return not bias_of(node) or bias_of(node) in self.constants
 
     def dynamic(self, node: onnx.NodeProto) -> bool:
         """Return whether a node is a product whose range can be found at every call."""
         if node.op_type not in ("MatMul", "Gemm") or self.weights.get(node.input[1]) != "dynamic":
             return False
-        attributes = _attributes(node)
-        plain = attributes.get("beta", 1.0) == 1 or _bias(node) in self.constants
-        return not attributes.get("transA", 0) and (not _bias(node) or plain)
+        attributes = attributes_of(node)
+        plain = attributes.get("beta", 1.0) == 1 or bias_of(node) in self.constants
+        return not attributes.get("transA", 0) and (not bias_of(node) or plain)
 
     def end(self, node: onnx.NodeProto) -> onnx.NodeProto:
         """Return the node whose output is rounded, of a convolution or a sum."""
@@ -217,11 +217,11 @@ class _Work:
 
     def _widen(self, node: onnx.NodeProto, step: float) -> None:
         """Give a weight scales for which no bias is too large an integer; those of a dead channel serve its bias."""
-        if not _bias(node):
+        if not bias_of(node):
             return
         names = self.unpacking[node.input[1]].input
         q, scale = self._known(names[0]), self._known(names[1])
-        bias = np.abs(onnx.numpy_helper.to_array(self.constants[_bias(node)]).astype(np.float64))
+        bias = np.abs(onnx.numpy_helper.to_array(self.constants[bias_of(node)]).astype(np.float64))
         least = (bias / (BIAS * step)).astype(np.float32)
         least = np.where(least > 0, np.maximum(least, np.finfo(np.float32).tiny), 0)
         dead = ~q.reshape(len(q), -1).any(axis=1) & (least > 0)
@@ -234,7 +234,7 @@ class _Work:
 
     def _round_bias(self, node: onnx.NodeProto, step: float) -> None:
         """Make a convolution's bias integers, of the product of the scales."""
-        name = _bias(node)
+        name = bias_of(node)
         if not name:
             return
         bias = onnx.numpy_helper.to_array(self.constants[name]).astype(np.float64)
@@ -276,8 +276,8 @@ class _Work:
     def _operands(self, node: onnx.NodeProto) -> tuple[str, str]:
         """Return the integers (in, out) and the scales of a product's weight, transpositions and alpha included."""
         weight, scales = self.unpacking[node.input[1]].input[:2]
-        alpha = float(_attributes(node).get("alpha", 1.0))
-        if _attributes(node).get("transB", 0):
+        alpha = float(attributes_of(node).get("alpha", 1.0))
+        if attributes_of(node).get("transB", 0):
             turned = f"{weight}.turned"
             self.made[turned] = self._known(weight).T
             weight = turned
@@ -289,7 +289,7 @@ class _Work:
 
     def _added(self, node: onnx.NodeProto) -> str:
         """Return what a product adds: its bias, beta included; "" for none."""
-        bias, beta = _bias(node), float(_attributes(node).get("beta", 1.0))
+        bias, beta = bias_of(node), float(attributes_of(node).get("beta", 1.0))
         if not bias or beta == 1:
             return bias
         scaled = self.fresh(f"{bias}.scaled")
@@ -323,11 +323,3 @@ class _Work:
         for entries, new in ((self.graph.node, copies), (self.graph.initializer, kept)):
             del entries[:]
             entries.extend(new)
-
-
-def _bias(node: onnx.NodeProto) -> str:
-    return str(node.input[2]) if len(node.input) > 2 else ""
-
-
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}

@@ -8,9 +8,8 @@ to the rounding of floats. onnxruntime does that to weights in float alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +18,7 @@ from onnx_lowrank.graph.clean_up import leading_to
 from onnx_lowrank.graph.constants import fixed_constants
 from onnx_lowrank.graph.names import Fresh, all_names
 from onnx_lowrank.graph.traversal import reads
+from onnx_lowrank.ops.nodes import attributes_of
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.types import Array
@@ -75,7 +75,7 @@ class _Work:
 
     def pad(self, node: onnx.NodeProto) -> None:
         """Take a Pad of zeros in front of a convolution into its pads."""
-        before, attributes = self.producers.get(node.input[0]), _attributes(node)
+        before, attributes = self.producers.get(node.input[0]), attributes_of(node)
         axes = len(self.constants[self.producers[node.input[1]].input[0]].dims) - 2
         if before is None or before.op_type != "Pad" or attributes.get("auto_pad", b"NOTSET") != b"NOTSET":
             return
@@ -95,7 +95,7 @@ class _Work:
     def _zeros(self, node: onnx.NodeProto, axes: int) -> list[int] | None:
         """Return how many zeros a Pad adds before and after each spatial axis; None where it does something else."""
         given = [name for name in node.input[1:] if name]
-        if _attributes(node).get("mode", b"constant") != b"constant" or len(node.input) > 3:
+        if attributes_of(node).get("mode", b"constant") != b"constant" or len(node.input) > 3:
             return None
         if not given or any(name not in self.constants for name in given):
             return None
@@ -108,7 +108,7 @@ class _Work:
 
     def follow(self, node: onnx.NodeProto) -> bool:
         """Take the one node that reads a convolution's output in, where it works on channels; return whether it did."""
-        output, bias = node.output[0], _bias(node)
+        output, bias = node.output[0], bias_of(node)
         readers = self.readers.get(output, [])
         if len(readers) != 1 or output in self.outputs or (bias and bias not in self.constants):
             return False
@@ -141,10 +141,10 @@ class _Work:
         if node.domain not in ("", "ai.onnx") or any(name not in self.constants for name in others):
             return None
         if node.op_type == "BatchNormalization" and len([name for name in node.output if name]) == 1:
-            if node.input[0] != read or _attributes(node).get("training_mode", 0):
+            if node.input[0] != read or attributes_of(node).get("training_mode", 0):
                 return None
             gamma, beta, mean, variance = (self.value(name).astype(np.float64) for name in node.input[1:5])
-            factor = gamma / np.sqrt(variance + _attributes(node).get("epsilon", 1e-5))
+            factor = gamma / np.sqrt(variance + attributes_of(node).get("epsilon", 1e-5))
             return _Affine(factor, beta - mean * factor)
         if node.op_type not in ("Add", "Sub", "Mul", "Div") or len(others) != 1:
             return None
@@ -219,9 +219,6 @@ def _by_channel(array: Array, channels: int, axes: int) -> Array | None:
     return array.reshape(-1).astype(np.float64) if array.shape in shapes else None
 
 
-def _bias(node: onnx.NodeProto) -> str:
+def bias_of(node: onnx.NodeProto) -> str:
+    """Return the third input of a convolution or a Gemm, empty where it is left out."""
     return str(node.input[2]) if len(node.input) > 2 else ""
-
-
-def _attributes(node: onnx.NodeProto) -> Mapping[str, Any]:
-    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
