@@ -57,21 +57,23 @@ def main() -> int:
     os.chdir(ROOT)
     lines = Lines(out, Setting(given.seed, given.threads, given.quick))
     parts = [part for part in PARTS if part.name in given.part]
-    failures = [] if given.tables_only else measure(zoo, given.models, parts, lines)
+    failures = [] if given.tables_only else measure(zoo, given.models, parts, lines, given.cells)
     write(parts, lines)
     for failure in failures:
         print(f"FAILED {failure}", file=sys.stderr)
     return 1 if failures else 0
 
 
-def measure(zoo: Path, models: Sequence[str], parts: Sequence[Part], lines: Lines) -> list[str]:
+def measure(
+    zoo: Path, models: Sequence[str], parts: Sequence[Part], lines: Lines, cells: str = "*"
+) -> list[str]:  # fmt: skip
     """Measure, on one workbench a model; a part that fails does not keep the others from running."""
     failures = []
     for part in parts:
         for make in part.own.values():
-            failures += run(part, Workbench(make(), lines))
+            failures += run(part, Workbench(make(), lines), cells)
         for entry in part.found(zoo) if part.found is not None else ():
-            failures += run(part, Workbench(entry, lines))
+            failures += run(part, Workbench(entry, lines), cells)
     for name in models:
         if chosen := [part for part in parts if name in part.models]:
             try:
@@ -80,7 +82,7 @@ def measure(zoo: Path, models: Sequence[str], parts: Sequence[Part], lines: Line
                 failures.append(f"{name}: {error}")
                 continue
             for part in chosen:
-                failures += run(part, bench)
+                failures += run(part, bench, cells)
     return failures
 
 
@@ -109,6 +111,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="lines, pages and models (tools/results; with --quick bench-out)")
     parser.add_argument("--models", type=_listed, help=f"of {','.join(MODELS)}; without it those in ZOO")
     parser.add_argument("--part", type=_listed, help=f"of {','.join(names)}; without it all but {','.join(costly)}")
+    parser.add_argument("--cells", default="*", help="a pattern: only cells whose name matches it, such as '*: time'")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="0 (all cores)")
     parser.add_argument("--quick", action="store_true", help="one size, one goal, 64 samples a set: a trial")

@@ -26,7 +26,8 @@ INT8 = PEERS[:4]
 FACTORS, STACKED, TOGETHER, FAST = "factors", "factors, then int8", "ranks and bits", "ranks and integers"
 OURS = {kind: [f"{kind}, {drop:g}" for drop in DROPS] for kind in (FACTORS, STACKED, TOGETHER, FAST)}
 THREADS = (1, 2)
-PREDICTED = "prediction"
+PREDICTED, TIME = "prediction", "{}: time"
+"""Cells beside the rows; times are measured when all files are there, so that nothing else runs meanwhile."""
 DIVERGED = 2_000
 """Validation samples that outputs are compared on, at most."""
 NAMES = (*PEERS, *(name for names in OURS.values() for name in names))
@@ -59,19 +60,28 @@ def _measure(bench: Workbench, name: str) -> Line:
         about["tests"] = bench.judged(path, bench.entry.tests)
         compared = wb.some(bench.samples(bench.entry.validation), DIVERGED)
         about["kl"] = float(bench.divergences(path, compared, "compared").mean())
-        about["latency"] = {
-            f"{size}/{threads}": latency(bench, runner, path, size, threads=threads)
-            for size in SIZES
-            for threads in THREADS
-        }
     except (ModelError, RuntimeProblem) as error:
         return {**about, "outcome": "failed", "reason": f"does not run: {error}"}
     return about
 
 
+def _timed(bench: Workbench, name: str) -> Line:
+    """Return a row's times at every size and number of threads; none where its file was not made or is gone."""
+    made = bench.lines.get("bits", bench.entry.name, name, bench.entry.sha256)
+    path = path_of(bench, name)
+    if made is None or made["outcome"] != "made" or not path.is_file():
+        return {}
+    runner = bench.runner(path)
+    return {
+        f"{size}/{threads}": latency(bench, runner, path, size, threads=threads)
+        for size in SIZES
+        for threads in THREADS
+    }
+
+
 def _body(lines: Sequence[Line], setting: Setting) -> list[str]:
     every = cells_of(lines, "bits")
-    cells = {model: {k: v for k, v in there.items() if k != PREDICTED} for model, there in every.items()}
+    cells = {model: _with_times(there) for model, there in every.items()}
     cells = {model: there for model, there in cells.items() if there}
     sizes = " and ".join(map(str, SIZES))
     text = [ABOUT.format(diverged=DIVERGED, sizes=sizes), "", "## The smallest and the fastest", "", ABOUT_BEST, ""]
@@ -82,6 +92,11 @@ def _body(lines: Sequence[Line], setting: Setting) -> list[str]:
         text += [f"## {model}", "", *_section(there)]
         text += prediction_section(every[model][PREDICTED]) if PREDICTED in every[model] else []
     return text
+
+
+def _with_times(there: Cells) -> Cells:
+    """Return the rows, each with its times: {} where it has none."""
+    return {name: there[name] | {"latency": there.get(TIME.format(name), {})} for name in NAMES if name in there}
 
 
 def _best(model: str, there: Cells, drop: float) -> list[str]:
@@ -101,8 +116,8 @@ def _best(model: str, there: Cells, drop: float) -> list[str]:
 
 
 def _time(data: Line) -> float | None:
-    each = data["latency"][f"1/{THREADS[0]}"]
-    return None if each["reason"] else float(each["ratio"][0])
+    each = data["latency"].get(f"1/{THREADS[0]}")
+    return float(each["ratio"][0]) if each and not each["reason"] else None
 
 
 def _section(there: Cells) -> list[str]:
@@ -122,7 +137,7 @@ def _row(name: str, data: Line, tests: Iterable[str]) -> list[str]:
     if data["outcome"] != "made":
         return [name, WORDS[data["outcome"]], *[NONE] * (len(HEADS) - 2 + len(tests) + len(SIZES) * len(THREADS) + 1)]
     size = f"{megabytes(data['bytes'])} ({percent(data['bytes'] / data['original_bytes'])})"
-    times = [data["latency"][f"{size}/{threads}"] for size in SIZES for threads in THREADS]
+    times = [data["latency"].get(f"{size}/{threads}") for size in SIZES for threads in THREADS]
     return [
         name,
         size,
@@ -130,20 +145,19 @@ def _row(name: str, data: Line, tests: Iterable[str]) -> list[str]:
         changed(data["validation"]),
         f"{data['kl']:.1e}",
         *(changed(data["tests"][test]) if test in data["tests"] else NONE for test in tests),
-        *(NONE if each["reason"] else with_interval(each["ratio"], 2) for each in times),
+        *(with_interval(each["ratio"], 2) if each and not each["reason"] else NONE for each in times),
         f"{data['seconds']:.0f}",
     ]
 
 
-PART = Part(
-    "bits", "Ranks and bits, chosen together",
-    lambda model, quick: [
-        *(
-            Cell(name, partial(_measure, name=name), lambda data: data["outcome"] == "absent")
-            for name in ((PEERS[2], OURS[TOGETHER][1]) if quick else NAMES)
-        ),
+def _cells(model: str, quick: bool) -> list[Cell]:
+    names = (PEERS[2], OURS[TOGETHER][1]) if quick else NAMES
+    return [
+        *(Cell(name, partial(_measure, name=name), lambda data: data["outcome"] == "absent") for name in names),
         Cell(PREDICTED, partial(measure_prediction, bits=BITS)),
-    ],
-    _body, (*TASKS, *CLASSIFIERS), costly=True,
-)  # fmt: skip
+        *(Cell(TIME.format(name), partial(_timed, name=name), lambda data: not data) for name in names),
+    ]
+
+
+PART = Part("bits", "Ranks and bits, chosen together", _cells, _body, (*TASKS, *CLASSIFIERS), costly=True)
 assert set(NAMES) <= set(ROWS)

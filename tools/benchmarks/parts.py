@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 
 from benchmarks.lines import Cells, Line, Setting, cells_of
@@ -54,12 +55,15 @@ class Part:
     whole: bool = False
 
 
-def run(part: Part, bench: Workbench) -> list[str]:
-    """Measure what is missing of a part on one model; return what failed, as one line."""
+def run(part: Part, bench: Workbench, wanted: str = "*") -> list[str]:
+    """Measure what is missing of a part on one model; return what failed, as one line.
+
+    wanted: a pattern of the names of cells, as of files.
+    """
     entry, lines = bench.entry, bench.lines
     start, failures = time.perf_counter(), []
     try:
-        for cell in part.cells(entry.name, lines.setting.quick):
+        for cell in (each for each in part.cells(entry.name, lines.setting.quick) if fnmatch(each.name, wanted)):
             known = lines.get(part.name, entry.name, cell.name, entry.sha256)
             if known is not None and not cell.again(known):
                 continue

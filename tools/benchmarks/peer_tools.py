@@ -20,9 +20,7 @@ REQUIREMENTS: Mapping[str, tuple[str, ...]] = {
     "onnx-shrink-ray": ("onnx-shrink-ray==0.0.11", *RUNTIME),
     "onnxslim": ("onnxslim==0.1.98", RUNTIME[0]),
     "onnxsim": ("onnxsim==0.8.1", RUNTIME[0]),
-    "onnxruntime-static": RUNTIME[::-1],
-    "onnxruntime-dynamic": RUNTIME[::-1],
-    "onnxruntime-int4": (*RUNTIME[::-1], "onnx-ir"),
+    **dict.fromkeys(("onnxruntime-static", "onnxruntime-dynamic", "onnxruntime-int4"), (*RUNTIME[::-1], "onnx-ir")),
 }
 TOLD = ("onnx", "onnxruntime", "numpy")
 """Packages whose versions are told beside a tool's own."""
