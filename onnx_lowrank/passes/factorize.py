@@ -85,9 +85,8 @@ def rewrite(
     _splice(rewritten.graph, new.nodes.get("", {}), new.first)
     remove_unread(rewritten, {choice.weight for choice in plan.factored} | new.folded)
     _store(rewritten, new.tensors)
-    kept = {name: how.blocks for name, how in new.formats.items() if how.exact}
-    made = absorb_orders(rewritten, new.orders, kept=kept)[0]
-    made = in_formats(made, new.formats) if new.formats else made
+    made = absorb_orders(rewritten, new.orders, kept=new.kept)[0]
+    made = in_formats(made, new.formats, orders=new.whole) if new.formats else made
     computed = {name: how.number.activations for name, how in new.formats.items() if how.number.activations}
     ranged = inventory.ranged
     return in_integers(made, computed, ranged.feeds, ranged.runtime) if computed else made
@@ -97,7 +96,8 @@ def rewrite(
 class _New:
     """What is written for a model. nodes: body -> output of the node that they replace -> the new ones; first: those to
     come before all others. folded: the biases that are now part of factors' own. orders: Gathers that neighbours can do
-    without. formats: factors to be stored in a number format.
+    without. formats: factors to be stored in a number format. kept: those whose blocks must
+    stay, with their axis. whole: tensors of whole numbers.
     """
 
     model: onnx.ModelProto
@@ -110,6 +110,8 @@ class _New:
     folded: set[str] = field(default_factory=set)
     orders: list[str] = field(default_factory=list)
     formats: dict[str, InFormat] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)
+    whole: set[str] = field(default_factory=set)
 
     @cached_property
     def free(self) -> FreeOrders:
@@ -162,8 +164,7 @@ def _write(site: Site, chain: Chain, new: _New, form: Form) -> None:
         # the nodes that unpack factors stand before the first
         new.nodes.setdefault(body, {})[call.output] = [*before, *written.nodes]
         before = []
-        own = new.inventory.sources[site.id].storage
-        new.tensors.extend(_constant(array, own, name) for name, array in written.extra.items())
+        _store_extra(site, written.extra, new)
 
 
 def _placed(site: Site, chain: Chain, new: _New, storage: Storage) -> Placed:
@@ -208,14 +209,22 @@ def _stored(
             )
         if order is None:
             raise PlanError(f"the plan stores {site.weight!r} as {form.storage!r}, and its channels are on no one axis")
-        new.formats[stored.tensors[0].name] = InFormat(number, order, looked_up, rows=rows, exact=exact)
+        how = InFormat(number, order, looked_up, rows=rows, exact=exact)
+        new.formats[stored.tensors[0].name] = how
+        if exact and how.grid.at(stage.weight.shape).block:
+            new.kept[stored.tensors[0].name] = how.blocks
     return stored
 
 
-def _constant(array: Array, storage: Storage, name: str) -> onnx.TensorProto:
-    """Return a tensor that a node needs besides the factors: a number of the type that arrives, or whole numbers."""
-    elem = storage.arrives if array.dtype.kind == "f" else int(onnx.helper.np_dtype_to_tensor_dtype(array.dtype))
-    return tensor_of(array, elem, name)
+def _store_extra(site: Site, extra: Mapping[str, Array], new: _New) -> None:
+    """Note the tensors that nodes need besides factors: numbers of the type that arrives, or whole numbers."""
+    arrives = new.inventory.sources[site.id].storage.arrives
+    for name, array in extra.items():
+        if array.dtype.kind == "f":
+            new.tensors.append(tensor_of(array, arrives, name))
+        else:
+            new.tensors.append(onnx.numpy_helper.from_array(array, name))
+            new.whole.add(name)
 
 
 def _shared_inputs(plan: Plan, inventory: Inventory) -> list[tuple[tuple[str, ...], Option]]:
@@ -263,8 +272,7 @@ def _write_shared(sites: Sequence[Site], chains: Sequence[Chain], new: _New, for
         inner = written.inner
         new.nodes.setdefault(site.body, {})[call.output] = [*before, *own.nodes, *written.nodes]
         before = []
-        storage = new.inventory.sources[site.id].storage
-        new.tensors.extend(_constant(array, storage, name) for name, array in written.extra.items())
+        _store_extra(site, written.extra, new)
 
 
 def _settled_together(storage: Storage, chains: Sequence[Chain]) -> list[Stage]:

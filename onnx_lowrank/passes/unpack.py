@@ -21,7 +21,7 @@ from onnx_lowrank.graph.traversal import reads
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner, first_line
 from onnx_lowrank.types import Array, NumberFormat
-from onnx_lowrank.types.number_formats import PACKED
+from onnx_lowrank.types.number_formats import PACKED, SHORT
 from onnx_lowrank.weights.integer_grid import Grid, Integers
 from onnx_lowrank.weights.storage import Storage, packed
 from onnx_lowrank.weights.transforms import read
@@ -30,6 +30,10 @@ LARGEST_OFF = 0.05
 """Some kernels round what they read to 8 bits as well; more than this is no rounding."""
 ROWS_OPSET = 13
 """The first opset that has what looks rows of integers up."""
+EIGHT, LARGEST_EIGHT = int(onnx.TensorProto.FLOAT8E4M3FN), 8
+"""The type of scales of eight bits; with the largest below 2 to that it is a number, whatever its digits."""
+MANY = 24
+"""So few whole numbers have their own type: what makes them of shorter ones takes as many bytes."""
 IR_VERSIONS = {13: 7, 21: 10, 25: 13}
 """The first IR version that goes with an opset: 10 has integers of four bits, 13 of two."""
 CONVERTER_ERRORS = (RuntimeError, ValueError, onnx.version_converter.ConvertError)
@@ -48,6 +52,8 @@ def raised(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         setattr(converted, name, getattr(model, name))
     del converted.metadata_props[:]
     converted.metadata_props.extend(model.metadata_props)
+    del converted.graph.value_info[:]  # the converter notes every shape that it finds
+    converted.graph.value_info.extend(model.graph.value_info)
     return converted
 
 
@@ -67,17 +73,16 @@ class InFormat:
     @property
     def blocks(self) -> int:
         """The axis of the stored tensor along which blocks, or channels, lie, from the end."""
-        return self.order.index(self.axis) - len(self.order)
+        return self.order.index(self.number.axis(looked_up=self.looked_up)) - len(self.order)
+
+    @property
+    def grid(self) -> Grid:
+        """The grid that numbers are rounded to."""
+        return Grid.symmetric(self.number, looked_up=self.looked_up, rows=self.rows)
 
     def integers(self, weight: Array) -> Integers:
         """Return the integers and scales of (out, in, *spatial)."""
-        grid = Grid.symmetric(self.number, self.axis)
-        return grid.recovered(weight) if self.exact else grid.quantised(weight)
-
-    @property
-    def axis(self) -> int:
-        """The axis of (out, in, *spatial) that has scales: a channel each, or a block of neighbours each."""
-        return self.number.axis(looked_up=self.looked_up)
+        return self.grid.recovered(weight) if self.exact else self.grid.quantised(weight)
 
 
 def refused(model: onnx.ModelProto, number: NumberFormat, runtime: Runtime) -> str:
@@ -110,11 +115,18 @@ def refused(model: onnx.ModelProto, number: NumberFormat, runtime: Runtime) -> s
     return f"it computes something else ({off:.1%} off)" if off > LARGEST_OFF else ""
 
 
-def in_formats(model: onnx.ModelProto, chosen: Mapping[str, InFormat], *, packed_from: int = PACKED) -> onnx.ModelProto:
+def in_formats(
+    model: onnx.ModelProto,
+    chosen: Mapping[str, InFormat],
+    *,
+    orders: Collection[str] = (),
+    packed_from: int = PACKED,
+) -> onnx.ModelProto:
     """Return the model with these initializers as integers and scales, and nodes that give floats of their names.
 
-    packed_from: weights of so many numbers stay packed when the model is loaded. It is raised to the opset that the
-    formats need. Raises ModelError where onnx cannot do that.
+    orders: initializers of whole numbers from 0 on, which few bits hold as well. packed_from: weights of so many
+    numbers stay packed when the model is loaded. It is raised to the opset that the formats need. Raises ModelError
+    where onnx cannot do that.
     """
     tables = _looked_up_alone(model, {name for name, how in chosen.items() if how.rows})
     opset = max(ROWS_OPSET if name in tables else each.number.opset for name, each in chosen.items())
@@ -123,6 +135,9 @@ def in_formats(model: onnx.ModelProto, chosen: Mapping[str, InFormat], *, packed
     unpacking = _Unpacking(fresh, packed_from)
     for tensor in model.graph.initializer:
         how = chosen.get(tensor.name)
+        if tensor.name in orders:
+            unpacking.whole_numbers(tensor)
+            continue
         if how is None:
             tensors.append(tensor)
             continue
@@ -164,57 +179,81 @@ class _Unpacking:
 
     def unpack(self, tensor: onnx.TensorProto, how: InFormat) -> None:
         """Write what gives a tensor of the old name and type."""
-        number, axis = how.number, how.order.index(how.axis)
-        storage = Storage(int(tensor.data_type)).in_format(number, looked_up=how.looked_up)
-        integers = how.integers(np.transpose(read(tensor), np.argsort(how.order)))
-        q, scale = np.transpose(integers.q, how.order), np.asarray(integers.scale, np.float32)
-        if number.block:
-            scale = np.ascontiguousarray(np.transpose(scale, how.order)).astype(np.float16)
-        names = [self.fresh(f"{tensor.name}.{number.name}"), self.fresh(f"{tensor.name}.scale")]
+        weight = np.transpose(read(tensor), np.argsort(how.order))
+        number, grid, integers = how.number, how.grid.at(weight.shape), how.integers(weight)
+        storage, axis = Storage(int(tensor.data_type)).in_format(number), how.order.index(grid.axis or 0)
+        q, scale = np.transpose(integers.q, how.order), np.asarray(integers.scale, np.float64)
+        scale = np.ascontiguousarray(np.transpose(scale, how.order)) if grid.block else scale
+        names = [self.fresh(f"{tensor.name}.{number.name}"), f"{tensor.name}.scale"]
         self.tensors.append(packed(q, number.bits, names[0]))
         single = tensor.name if not storage.casts else self.fresh(f"{tensor.name}.single")
         if number.activations or q.size >= self.packed_from:
-            self.tensors.append(onnx.numpy_helper.from_array(scale, names[1]))
-            attributes = {"axis": axis} | ({"block_size": number.block} if number.block else {})
-            if number.block:
-                names[1] = self._node("Cast", [names[1]], to=onnx.TensorProto.FLOAT)
+            names[1] = self._scales(scale, grid, names[1])
+            attributes = {"axis": axis} | ({"block_size": grid.block} if grid.block else {})
             self._node("DequantizeLinear", names, single, f"{tensor.name}.unpacked", **attributes)
         else:
-            self._multiplied(q.shape, scale, axis, names, single, number.block)
+            self._multiplied(q.shape, scale, axis, grid, names, single)
         for elem in storage.casts:
             self._node("Cast", [single], tensor.name, to=elem)
 
+    def _scales(self, scale: Array, grid: Grid, hint: str) -> str:
+        """Write the scales, those of a few digits as eight bits and a power of two, and return what gives floats."""
+        name = self.fresh(hint)
+        if not grid.digits or scale.size < SHORT:
+            kind = grid.scale if scale.size >= SHORT else np.float32
+            self.tensors.append(onnx.numpy_helper.from_array(scale.astype(kind), name))
+            return name if kind is np.float32 else self._node("Cast", [name], to=onnx.TensorProto.FLOAT)
+        power = math.frexp(float(np.abs(scale).max()))[1] - LARGEST_EIGHT
+        eight = (scale / 2.0**power).astype(onnx.helper.tensor_dtype_to_np_dtype(EIGHT))
+        self.tensors.append(onnx.helper.make_tensor(name, EIGHT, eight.shape, eight.tobytes(), raw=True))
+        return self._node("Mul", [self._node("Cast", [name], to=onnx.TensorProto.FLOAT), self._power(power)])
+
     def _multiplied(
-        self, shape: Sequence[int], scale: Array, axis: int, names: Sequence[str], output: str, block: int
+        self, shape: Sequence[int], scale: Array, axis: int, grid: Grid, names: Sequence[str], output: str
     ) -> None:
         """Write integers times their scales, of which each is for a channel, or for a block of neighbours."""
-        whole = self._node("Cast", [names[0]], to=onnx.TensorProto.FLOAT)
+        whole, block = self._node("Cast", [names[0]], to=onnx.TensorProto.FLOAT), grid.block
         if not block:
             spread = scale.reshape(-1, *(1,) * (len(shape) - axis - 1))
-            self.tensors.append(onnx.numpy_helper.from_array(spread, names[1]))
-            self._node("Mul", [whole, names[1]], output)
+            self._node("Mul", [whole, self._scales(spread, grid, names[1])], output)
             return
-        blocks, apart = -(-shape[axis] // block), shape[axis] % block == 0 and shape[axis] > block
-        if apart:
-            scale = np.expand_dims(scale, axis + 1)
-        self.tensors.append(onnx.numpy_helper.from_array(scale, names[1]))
-        step = self._node("Cast", [names[1]], to=onnx.TensorProto.FLOAT)
-        if apart:
-            parts = self._known("shape", (*shape[:axis], blocks, block, *shape[axis + 1 :]))
+        if shape[axis] % block == 0:
+            step = self._scales(np.expand_dims(scale, axis + 1), grid, names[1])
+            parts = self._known("shape", (*shape[:axis], shape[axis] // block, block, *shape[axis + 1 :]))
             product = self._node("Mul", [self._node("Reshape", [whole, parts]), step])
             self._node("Reshape", [product, self._known("shape", tuple(shape))], output)
             return
-        if blocks > 1:
-            of_block = self._known("block", tuple(place // block for place in range(shape[axis])))
-            step = self._node("Gather", [step, of_block], axis=axis)
-        self._node("Mul", [whole, step], output)
+        step = self._scales(scale, grid, names[1])
+        of_block = self._known("block", tuple(place // block for place in range(shape[axis])))
+        self._node("Mul", [whole, self._node("Gather", [step, of_block], axis=axis)], output)
 
     def _known(self, what: str, numbers: tuple[int, ...]) -> str:
-        """Return the tensor of whole numbers, stored once."""
+        """Return the tensor of whole numbers, stored once; what names the block of each is one of bytes."""
         if (what, numbers) not in self.shapes:
-            name = self.shapes[what, numbers] = self.fresh(f"unpack.{what}")
-            self.tensors.append(onnx.numpy_helper.from_array(np.array(numbers, np.int64), name))
+            name = self.fresh(f"unpack.{what}")
+            short = len(numbers) > MANY and max(numbers) < 2**8
+            array = np.array(numbers, np.uint8 if short else np.int64)
+            self.tensors.append(onnx.numpy_helper.from_array(array, name))
+            self.shapes[what, numbers] = self._node("Cast", [name], to=onnx.TensorProto.INT64) if short else name
         return self.shapes[what, numbers]
+
+    def _power(self, exponent: int) -> str:
+        """Return the tensor of a power of two, stored once."""
+        if ("power", (exponent,)) not in self.shapes:
+            name = self.shapes["power", (exponent,)] = self.fresh("unpack.power")
+            self.tensors.append(onnx.numpy_helper.from_array(np.array(2.0**exponent, np.float32), name))
+        return self.shapes["power", (exponent,)]
+
+    def whole_numbers(self, tensor: onnx.TensorProto) -> None:
+        """Write what gives a tensor of whole numbers from 0 on, of its old name, from shorter ones."""
+        numbers = onnx.numpy_helper.to_array(tensor)
+        kind = next((kind for kind in (np.uint8, np.uint16) if numbers.max(initial=0) <= np.iinfo(kind).max), None)
+        if kind is None or numbers.size <= MANY:
+            self.tensors.append(tensor)
+            return
+        name = self.fresh(f"{tensor.name}.short")
+        self.tensors.append(onnx.numpy_helper.from_array(numbers.astype(kind), name))
+        self._node("Cast", [name], tensor.name, to=tensor.data_type)
 
     def _node(self, op: str, inputs: Sequence[str], output: str = "", name: str = "", **attributes: Any) -> str:
         """Write a node and return its output. Short names: a file has many of them."""
@@ -258,7 +297,8 @@ class Rows:
         def named(array: Array, what: str) -> onnx.TensorProto:
             return onnx.numpy_helper.from_array(np.ascontiguousarray(array), fresh(f"{tensor.name}.{what}"))
 
-        found = how.integers(read(tensor).T)
+        weight = read(tensor).T
+        found, block = how.integers(weight), how.grid.at(weight.shape).block
         q, scale = found.q.T, np.asarray(found.scale, np.float32)
         bits, width = how.number.bits, q.shape[1]
         if not how.number.block:
@@ -268,12 +308,12 @@ class Rows:
         parts = np.stack(np.split(filled, count, axis=1), axis=-1) << (bits * np.arange(count, dtype=np.uint8))
         more = {str(by): named(np.array(by, np.uint8), f"shift{by}") for by in range(bits, 8, bits)}
         more["middle"] = named(np.array(middle, np.float32), "middle")
-        if width > how.number.block:
-            more["block"] = named(np.arange(width, dtype=np.int32) // how.number.block, "block")
+        if block:
+            more["block"] = named(np.arange(width, dtype=np.int32) // block, "block")
         if width % count:
             more |= {what: named(np.array([at]), what) for what, at in (("first", 0), ("end", width), ("axis", -1))}
         integers = named(np.bitwise_or.reduce(parts, axis=-1).astype(np.uint8), how.number.name)
-        return Rows(bits, width, integers, named(scale.T.astype(np.float16), "scale"), more)
+        return Rows(bits, width, integers, named(scale.reshape(-1, len(q)).T.astype(np.float16), "scale"), more)
 
     def looked_up(self, node: onnx.NodeProto, fresh: Fresh) -> list[onnx.NodeProto]:
         """Return what stands in the place of a Gather from the table."""

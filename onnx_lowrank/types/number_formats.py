@@ -10,8 +10,15 @@ from typing import Literal, TypeAlias
 from onnx_lowrank.types.chains import Layout
 from onnx_lowrank.types.forms import OWN
 
-SCALE_BYTES, BLOCK_SCALE_BYTES = 4, 2
-"""A scale is a float32; that of a block is stored in half precision, as there are many."""
+SCALE_BYTES, ROW_SCALE_BYTES, BLOCK_SCALE_BYTES = 4, 2, 1
+"""A scale is a float32; those of few bits have eight, as there are many, and those of a table that is looked up half
+precision: onnxruntime looks up nothing shorter but integers."""
+SCALE_DIGITS = 4
+"""Significant binary digits of a scale of eight bits: float8e4m3fn, with one power of two for all of a weight."""
+SHORT = 32
+"""So few scales are floats: what makes them of eight bits takes as many bytes."""
+ROW_BLOCK = 128
+"""The block of a table that is looked up: a row of it, as a rule, so that what is looked up is multiplied once."""
 PACKED = 2**22
 """A weight of so many numbers stays in its format in memory; of fewer, they are unpacked when a model is loaded."""
 COLUMN_BYTES = 4
@@ -25,7 +32,8 @@ Activations: TypeAlias = Literal["", "static", "dynamic"]
 class NumberFormat:
     """Integers of `bits`, one scale for every `block` inputs of an output; block 0: one for each output.
 
-    A table that is looked up, and its factors, have inputs and outputs the other way round: what is read is a row.
+    With no more inputs than a block has, an output has one scale for all taps. A table that is looked up, and its
+    factors, have inputs and outputs the other way round: what is read is a row, and blocks of it are longer.
 
     opset: the first that has what unpacks them. name: what a form's `storage` says. outputs: what the number of a
     stage's outputs is a multiple of, where it stays packed: onnxruntime 1.31 computes other numbers where several share
@@ -58,6 +66,10 @@ class NumberFormat:
         """The smallest integer: symmetric but for two bits, whose four numbers all count; there scales have a sign."""
         return -2 if self.bits == 2 else -self.high
 
+    def run(self, *, rows: bool = False) -> int:
+        """Return the numbers of a block, 0 where there are none; rows: of a table, or the first of its factors."""
+        return ROW_BLOCK if rows and self.block else self.block
+
     def axis(self, *, looked_up: bool = False) -> int:
         """Return the axis of (out, in, *spatial) that has scales: a channel each, or a block of neighbours each."""
         return int(bool(self.block) != looked_up)
@@ -68,15 +80,18 @@ class NumberFormat:
         looked_up: of a table that is looked up, or of a factor of one. rows: the table itself, or the first of its
         factors, of which every row begins with a byte, and every column has the number of its block.
         """
-        axis = self.axis(looked_up=looked_up)
+        axis, run = self.axis(looked_up=looked_up), self.run(rows=rows)
+        if run and shape[axis] <= run:
+            axis, run = 1 - axis, 0
         scales = shape[axis]
-        if self.block:
-            scales = math.ceil(shape[axis] / self.block) * math.prod(n for i, n in enumerate(shape) if i != axis)
+        if run:
+            scales = math.ceil(shape[axis] / run) * math.prod(n for i, n in enumerate(shape) if i != axis)
         integers = math.ceil(math.prod(shape) * self.bits / 8)
         if rows:
             integers = math.prod(shape[1:]) * math.ceil(shape[0] * self.bits / 8)
-            integers += COLUMN_BYTES * shape[0] if 0 < self.block < shape[0] else 0
-        return integers + (BLOCK_SCALE_BYTES if self.block else SCALE_BYTES) * scales
+            integers += COLUMN_BYTES * shape[0] if run else 0
+        width = ROW_SCALE_BYTES if rows else SCALE_BYTES if scales < SHORT else BLOCK_SCALE_BYTES
+        return integers + (width if self.block else SCALE_BYTES) * scales
 
 
 INT8 = NumberFormat("int8", 8, 0, 13)

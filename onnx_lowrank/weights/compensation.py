@@ -15,7 +15,7 @@ import numpy as np
 from onnx_lowrank.numerics import linalg
 from onnx_lowrank.numerics.error_compensation import Eliminated, compensated
 from onnx_lowrank.types import Array, Chain, Site, Stage
-from onnx_lowrank.weights.integer_grid import Grid
+from onnx_lowrank.weights.integer_grid import RANGE, Grid
 from onnx_lowrank.weights.storage import Storage
 
 RIDGE = 1e-4
@@ -142,13 +142,19 @@ def _stage(
         own = Eliminated.of(A if A.ndim > 1 else None), Eliminated.of(B)
     inputs, outputs = own
     flat = weight.reshape(*weight.shape[:2], -1)
-    along_inputs = replace(grid, axis=1)
-
-    def scales(numbers: Array) -> Array:
-        return np.asarray(along_inputs.quantised(numbers.T).scale[:, 0], np.float64)
-
     if grid.axis == 0:  # of a table that is looked up: blocks are along the outputs
         flat, inputs, outputs = np.swapaxes(flat, 0, 1), outputs, inputs
+    one, taps = replace(grid, axis=0, block=0), flat.shape[2]
+    whole = flat.shape[1] <= grid.block
+    largest = float(np.abs(flat).max(initial=0.0)) / grid.high
+
+    def scales(numbers: Array) -> Array:
+        rows = np.moveaxis(numbers.reshape(len(numbers), -1, taps), 0, 1) if whole else numbers.T
+        found = np.asarray(one.quantised(rows).scale, np.float64)
+        if grid.digits:  # what the largest scale of all leaves no room for
+            found = np.where(np.abs(found) < 2 * RANGE * largest, np.abs(found).max(), found)
+        return np.repeat(found, taps) if whole else found
+
     made = compensated(flat, inputs, outputs, scales, grid.low, grid.high, grid.block)
     return (np.swapaxes(made, 0, 1) if grid.axis == 0 else made).reshape(weight.shape)
 

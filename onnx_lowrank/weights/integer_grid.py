@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from onnx_lowrank.types import Array, NumberFormat
+from onnx_lowrank.types.number_formats import SCALE_DIGITS
 
 REDUCED = 64
 """Symmetric integers that go no further use seven bits: onnxruntime's `reduce_range`, for CPUs that saturate."""
 
 ROUGH = 2.0**-6
 """The share of the smallest normal half-precision number down to which a scale is at most 1/32 off."""
+RANGE = 2.0**-13
+"""The least scale of eight bits, as a share of the largest of a weight: below, numbers are 0."""
 ON_GRID = 1e-2
 """Steps that numbers on a grid may be off it: a scale in half precision is rounded."""
 FOUR = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8)
@@ -37,8 +41,9 @@ class Grid:
 
     low, high: the integers used. zero: the zero point of all of them, None: each scale has its own. axis: of
     (out, in, *spatial), the one with a scale for each channel, None: one scale for all. scale: the scales' type. block:
-    so many neighbours along the axis have a scale, wherever they are on the others. bare: no zero points are stored,
-    all are 0.
+    so many neighbours along the axis have a scale, wherever they are on the others; where there are no more, all that
+    is on the other axis's channel. bare: no zero points are stored, all are 0. digits: of scales that have so many
+    significant binary digits, 0: all of their type.
     """
 
     low: int
@@ -48,12 +53,21 @@ class Grid:
     scale: type[Any] = np.float32
     block: int = 0
     bare: bool = False
+    digits: int = 0
 
     @staticmethod
-    def symmetric(number: NumberFormat, axis: int) -> Grid:
-        """Return the grid of a number format; axis: that of its scales."""
-        scale = np.float16 if number.block else np.float32
-        return Grid(number.low, number.high, 0, axis, scale, block=number.block, bare=True)
+    def symmetric(number: NumberFormat, *, looked_up: bool = False, rows: bool = False) -> Grid:
+        """Return the grid of a number format; looked_up, rows: of a table, like `NumberFormat.bytes`."""
+        axis, run = number.axis(looked_up=looked_up), number.run(rows=rows)
+        scale = np.float16 if rows and run else np.float32
+        digits = SCALE_DIGITS if run and not rows else 0
+        return Grid(number.low, number.high, 0, axis, scale, block=run, bare=True, digits=digits)
+
+    def at(self, shape: Sequence[int]) -> Grid:
+        """Return the grid of a factor (out, in, *spatial): of no more numbers than a block, channels have a scale."""
+        if self.block and self.axis is not None and shape[self.axis] <= self.block:
+            return replace(self, axis=1 - self.axis, block=0)
+        return self
 
     @staticmethod
     def of(q: Array, zero: Array, axis: int | None, scale: type[Any]) -> Grid:
@@ -74,7 +88,7 @@ class Grid:
         """Return the nearest integers to a factor (out, in, *spatial); its largest number gets the largest one."""
         exact = np.asarray(weight, np.float64)
         if self.bare:  # of what stands in a file, so that scales do not hang on digits that it has not
-            return self._symmetric(np.asarray(exact, np.float32).astype(np.float64))
+            return self.at(exact.shape)._symmetric(np.asarray(exact, np.float32).astype(np.float64))
         others = None if self.axis is None else tuple(i for i in range(exact.ndim) if i != self.axis)
         low = np.minimum(exact.min(axis=others), 0.0)
         high = np.maximum(exact.max(axis=others), 0.0)
@@ -90,6 +104,8 @@ class Grid:
     def recovered(self, weight: Array) -> Integers:
         """Return the integers of numbers that stand on a symmetric grid already; the nearest ones where they do not."""
         exact = np.asarray(weight, np.float64)
+        if (here := self.at(exact.shape)) is not self:
+            return here.recovered(exact)
         nearest, largest = self.quantised(exact), self._scales(exact) * self.high
         scale, least = nearest.scale, np.full(largest.shape, ON_GRID)
         signed = self.low != -self.high
@@ -105,7 +121,7 @@ class Grid:
         """Return the numbers that the integers of a factor represent, float64."""
         integers = self.quantised(weight)
         if self.bare:
-            return np.asarray(integers.q * self._spread(integers.scale, weight.shape), np.float64)
+            return np.asarray(integers.q * self.at(weight.shape)._spread(integers.scale, weight.shape), np.float64)
         shifted = integers.q - self._along(integers.zero, weight.ndim)
         return np.asarray(shifted * self._along(integers.scale, weight.ndim), np.float64)
 
@@ -151,11 +167,17 @@ class Grid:
         """Round to the scales' type; a channel of zeros, or of numbers too small for it, has scale 1.
 
         Of half precision the larger half of its subnormal numbers serves as well: there weights are small themselves.
+        Of a few digits those that are too small beside the largest have that one's scale, and are zeros by it.
         """
         kind = np.finfo(self.scale)
         least = float(kind.tiny) * (ROUGH if self.scale is np.float16 else 1.0)
         rounded = np.asarray(np.minimum(scale, float(kind.max)), self.scale).astype(np.float64)
-        return np.where(rounded < least, 1.0, rounded)
+        if not self.digits:
+            return np.where(rounded < least, 1.0, rounded)
+        parts, exponents = np.frexp(rounded)
+        short = np.ldexp(np.rint(parts * 2.0**self.digits) / 2.0**self.digits, exponents)
+        largest = float(short.max(initial=0.0))
+        return np.where(short < max(least, RANGE * largest), largest if largest >= least else 1.0, short)
 
     def _along(self, values: Array, dimensions: int) -> Array:
         if self.axis is None:

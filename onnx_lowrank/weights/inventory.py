@@ -149,7 +149,10 @@ class Inventory:
         """Return how each stage of a chain is stored. Raises KeyError, ValueError like `stage_formats`."""
         own, looked_up = self.sources[site.id].storage, self.looks_up(site)
         numbers = stage_formats(storage, stages)
-        return tuple(own if number is None else own.in_format(number, looked_up=looked_up) for number in numbers)
+        return tuple(
+            own if number is None else own.in_format(number, looked_up=looked_up, rows=looked_up and index == 0)
+            for index, number in enumerate(numbers)
+        )
 
     def seen(self, site: Site, chain: Chain, storage: str = OWN, *, shared: bool = False) -> Chain:
         """Return a chain as the operators compute with it, rounding included. shared: its first stage serves others."""

@@ -79,12 +79,12 @@ class Storage:
         """Bytes of one scale and its zero point."""
         return ITEMSIZES[self.scale] + self.itemsize if self.grid is not None else 0
 
-    def in_format(self, number: NumberFormat, *, looked_up: bool = False) -> Storage:
-        """Return the storage of the same weight as integers; looked_up: of a table of which rows are looked up."""
+    def in_format(self, number: NumberFormat, *, looked_up: bool = False, rows: bool = False) -> Storage:
+        """Return the storage of the same weight as integers; looked_up, rows: of a table, like `NumberFormat.bytes`."""
         single = int(onnx.TensorProto.FLOAT)
         elem = ELEMENTS[number.bits]
         casts = () if self.arrives == single else (self.arrives,)
-        return Storage(elem, casts, Grid.symmetric(number, number.axis(looked_up=looked_up)), single)
+        return Storage(elem, casts, Grid.symmetric(number, looked_up=looked_up, rows=rows), single)
 
     def settled(self, chain: Chain) -> Chain:
         """Return the chain as it is to be stored: balanced where the type is narrow."""

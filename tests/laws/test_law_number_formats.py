@@ -217,10 +217,10 @@ def test_what_has_no_axis_of_channels_is_not_offered(op: str, number: NumberForm
     law()
 
 
-@given(SHAPES, st.integers(0, 10**6), st.sampled_from(list(FORMATS.values())), st.sampled_from([0, 1]))
-def test_a_number_is_at_most_half_a_step_off_unless_it_was_cut(shape, seed, number, axis):
+@given(SHAPES, st.integers(0, 10**6), st.sampled_from(list(FORMATS.values())), st.booleans(), st.booleans())
+def test_a_number_is_at_most_half_a_step_off_unless_it_was_cut(shape, seed, number, looked_up, rows):
     weight = normal(shape, seed)
-    grid = Grid.symmetric(number, axis)
+    grid = Grid.symmetric(number, looked_up=looked_up, rows=looked_up and rows).at(shape)
     integers = grid.quantised(weight)
     seen = grid.seen(weight)
     assert number.low <= integers.q.min()
@@ -247,6 +247,9 @@ def _largest(grid: Grid, weight: np.ndarray, number: NumberFormat) -> np.ndarray
     else:
         largest = np.abs(np.moveaxis(weight, grid.axis, 0)).reshape(weight.shape[grid.axis], -1).max(1)
     scale = (largest / number.high).astype(grid.scale).astype(float)
+    if grid.digits:
+        parts, exponents = np.frexp(scale)
+        scale = np.ldexp(np.rint(parts * 2**grid.digits), exponents - grid.digits)
     return np.maximum(_spread(grid, scale, weight.shape), 1e-30)
 
 
@@ -262,7 +265,7 @@ def test_integers_of_few_bits_share_a_byte(shape, seed, number):
 def test_zeros_and_one_number_a_channel_are_kept(number: NumberFormat):
     storage = Storage(SINGLE).in_format(number)
     for weight in (np.zeros((4, 40), np.float32), np.full((4, 40), 3.0, np.float32), -np.ones((3, 1), np.float32)):
-        np.testing.assert_allclose(storage.rounded(weight), weight, rtol=2**-11 if number.block else 1e-6)
+        np.testing.assert_allclose(storage.rounded(weight), weight, rtol=2**-5 if number.block else 1e-6)
     assert Form().storage == OWN
     assert storage.narrow
     assert Stage(np.ones((2, 2))).identity == ()

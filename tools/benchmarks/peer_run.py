@@ -10,6 +10,8 @@ import os
 import sys
 from typing import Any
 
+INT4_OPSET = 21
+
 
 def onnxslim(source: str, target: str, samples: str) -> None:
     import onnxslim
@@ -75,7 +77,10 @@ def onnxruntime_int4(source: str, target: str, samples: str) -> None:
     settings = DefaultWeightOnlyQuantConfig(
         block_size=32, is_symmetric=True, accuracy_level=4, op_types_to_quantize=("MatMul", "Gather")
     )
-    work = MatMulNBitsQuantizer(onnx.load(source), algo_config=settings)
+    model = onnx.load(source)
+    if next(entry.version for entry in model.opset_import if not entry.domain) < INT4_OPSET:
+        model = onnx.version_converter.convert_version(model, INT4_OPSET)  # it says 21 and changes nothing else
+    work = MatMulNBitsQuantizer(model, algo_config=settings)
     work.process()
     work.model.save_model_to_file(target, False)
 

@@ -14,10 +14,10 @@ from onnx_lowrank.weights.integer_grid import Grid
 
 
 def rounded(weight: np.ndarray, A: np.ndarray | None, B: np.ndarray | None, number: NumberFormat = INT4) -> np.ndarray:
-    grid = Grid.symmetric(number, 1)
+    grid = Grid.symmetric(number)
 
     def scales(numbers: np.ndarray) -> np.ndarray:
-        return np.asarray(grid.quantised(numbers.T).scale[:, 0], float)
+        return np.asarray(grid.quantised(numbers.T).scale, float)
 
     ends = Eliminated.of(A), Eliminated.of(B)
     return compensated(weight[..., None], *ends, scales, number.low, number.high, number.block)[..., 0]
@@ -38,17 +38,17 @@ FEW = st.sampled_from([INT4, INT2])
 @given(st.integers(1, 90), st.integers(1, 70), st.integers(0, 10**6), FEW)
 def test_without_moments_it_rounds_to_the_nearest(out, inner, seed, number):
     weight = normal((out, inner), seed).astype(np.float32).astype(float)
-    np.testing.assert_array_equal(rounded(weight, None, None, number), Grid.symmetric(number, 1).seen(weight))
+    np.testing.assert_array_equal(rounded(weight, None, None, number), Grid.symmetric(number).seen(weight))
 
 
 @given(st.integers(1, 90), st.integers(1, 70), st.integers(0, 10**6), FEW)
 def test_what_comes_out_stands_on_the_grid_and_is_recovered(out, inner, seed, number):
     weight = normal((out, inner), seed)
     made = rounded(weight, moment(inner, seed), moment(out, seed + 1), number)
-    found = Grid.symmetric(number, 1).recovered(np.asarray(made, np.float32))
+    found = Grid.symmetric(number).recovered(np.asarray(made, np.float32))
     assert number.low <= found.q.min()
     assert found.q.max() <= number.high
-    wide = np.repeat(found.scale, number.block, axis=1)[:, :inner]
+    wide = np.repeat(found.scale.reshape(out, -1), number.block, axis=1)[:, :inner]
     np.testing.assert_array_equal(np.asarray(found.q * wide, np.float32), np.asarray(made, np.float32))
 
 
@@ -85,7 +85,7 @@ def test_a_moment_of_nothing_makes_nothing_up():
 
 def test_outputs_of_several_blocks_see_what_the_first_ones_lost():
     weight, B = np.tile(normal((1, 8), 3), (130, 1)), np.ones((130, 130)) + 0.1 * np.eye(130)
-    plain, made = Grid.symmetric(INT4, 1).seen(weight), rounded(weight, None, B)
+    plain, made = Grid.symmetric(INT4).seen(weight), rounded(weight, None, B)
     np.testing.assert_array_equal(made[:64], plain[:64])
     assert not np.array_equal(made[64:], plain[64:])
     assert np.abs((made - weight).sum(0)).max() < np.abs((plain - weight).sum(0)).max()

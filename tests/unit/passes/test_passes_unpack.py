@@ -79,8 +79,8 @@ def table(shape: tuple[int, int], others: tuple[onnx.NodeProto, ...] = ()) -> on
 LOOKED_UP = [
     ("int8", (50, 6), ["Gather", "Gather", "Cast", "Mul"]),
     ("int4", (50, 6), ["Gather", "Gather", "Cast", *["BitShift"] * 3, "Concat", "Cast", "Sub", "Mul"]),
-    ("int4", (70, 65), [*["Gather"] * 3, "Cast", *["BitShift"] * 3, "Concat", "Slice", "Cast", "Sub", "Mul"]),
-    ("int2", (70, 63), [*["Gather"] * 3, "Cast", *["BitShift"] * 7, "Concat", "Slice", "Cast", "Sub", "Mul"]),
+    ("int4", (70, 65), [*["Gather"] * 2, "Cast", *["BitShift"] * 3, "Concat", "Slice", "Cast", "Sub", "Mul"]),
+    ("int2", (300, 135), [*["Gather"] * 3, "Cast", *["BitShift"] * 7, "Concat", "Slice", "Cast", "Sub", "Mul"]),
 ]
 
 
@@ -96,7 +96,7 @@ def test_rows_of_a_table_are_looked_up_before_they_are_unpacked(storage, shape, 
     found = found_in(model)
     kept = found.seen(found.sites[0], found.whole(found.sites[0]), storage).stages[0].weight.T
     np.testing.assert_allclose(other, kept[x], rtol=1e-6)
-    assert 0 < np.abs(one - other).max() <= np.abs(one).max() / abs(FORMATS[storage].low)
+    assert 0 < np.linalg.norm(one - other) <= np.linalg.norm(one) / abs(FORMATS[storage].low)
 
 
 @pytest.mark.parametrize("number", [INT8, INT4])
@@ -133,7 +133,7 @@ def test_small_weights_are_floats_once_a_model_is_loaded(number, inputs, tmp_pat
         array.shape == kept.shape and np.allclose(array, kept, rtol=1e-6) for array in stored
     )
     sizes = [len(tensor.raw_data) for tensor in made.graph.initializer if tensor.name.startswith("unpack.")]
-    assert len(sizes) <= 4
+    assert len(sizes) <= 5
 
 
 @pytest.mark.parametrize("number", list(FORMATS.values()))

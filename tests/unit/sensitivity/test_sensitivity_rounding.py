@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -52,13 +53,13 @@ def test_the_loss_of_a_form_is_what_its_rounded_weight_loses():
     """Of the weight itself within a factor of 2 of what substitution measures; with truncation, sampled, within 4."""
     one = session()
     state, sites = one.state, {site.id: site for site in one.inventory.sites}
-    feeds = state.calibrated.samples.feeds
-    there = Substitutions.of(one.loaded.model, one.inventory, list(sites.values()), feeds, kl, one.options.runtime)
+    feeds, inventory = state.calibrated.samples.feeds, replace(one.inventory, compensation=state.compensation)
+    there = Substitutions.of(one.loaded.model, inventory, list(sites.values()), feeds, kl, one.options.runtime)
     compared = 0
     for curve in state.curves:
         for option in curve.options[1:]:
             factors = state.calibrated.decomposed.factors.get((curve.site, option.scheme))
-            weight = stored_weight(one.inventory, sites[curve.site], factors, option)
+            weight = stored_weight(inventory, sites[curve.site], factors, option)
             measured = there.loss(sites[curve.site], weight)
             if option.form.storage != OWN and 1e-6 < measured < 0.05:
                 compared += 1
@@ -136,7 +137,9 @@ def test_what_no_scheme_factors_gets_another_number_format():
     plan = problem.best(problem.smallest, "smallest")
     assert plan is not None
     made = rewrite(model, one.inventory, plan, one.state.calibrated.decomposed.factors)
-    assert {t.name: t.data_type for t in made.graph.initializer}["D.whole.int8"] == onnx.TensorProto.INT8
+    (chosen,) = (choice.option for choice in plan.choices if choice.site == site.id)
+    assert chosen.form.storage == "int4"
+    assert {t.name: t.data_type for t in made.graph.initializer}["D.whole.int4"] == onnx.TensorProto.INT4
     assert Session.of(model, DataSources(data={"x": x}), options(rank_multiple=1)).inventory.sites == tuple(
         site for site in one.inventory.sites if not site.rigid
     )
