@@ -28,6 +28,8 @@ from onnx_lowrank.weights.transforms import read
 
 LARGEST_OFF = 0.05
 """Some kernels round what they read to 8 bits as well; more than this is no rounding."""
+PLAIN = {"transA": (0, 0.0), "transB": (0, 0.0), "alpha": (0, 1.0), "beta": (0, 1.0)}
+"""What a Gemm's attributes hold, whole and real, where onnxruntime multiplies a packed weight."""
 ROWS_OPSET = 13
 """The first opset that has what looks rows of integers up."""
 EIGHT, LARGEST_EIGHT = int(onnx.TensorProto.FLOAT8E4M3FN), 8
@@ -132,7 +134,7 @@ def in_formats(
     opset = max(ROWS_OPSET if name in tables else each.number.opset for name, each in chosen.items())
     model = raised(model, opset)
     fresh, tensors, rows = Fresh(all_names(model)), list[onnx.TensorProto](), dict[str, Rows]()
-    unpacking = _Unpacking(fresh, packed_from)
+    unpacking = _Unpacking(fresh, packed_from, _multiplied_packed(model, chosen))
     for tensor in model.graph.initializer:
         how = chosen.get(tensor.name)
         if tensor.name in orders:
@@ -166,13 +168,15 @@ def in_formats(
 class _Unpacking:
     """Nodes that make floats of integers, in the place of initializers, and the tensors that they need.
 
-    `packed_from` numbers and more are unpacked by a DequantizeLinear at every call, or multiplied as they are; so are
-    those of operators that multiply integers. Others are unpacked by operators that onnxruntime runs when it loads a
-    model, so that a call takes no longer than with floats. shapes: what is known of shapes and indices, by name.
+    Of the weights that onnxruntime multiplies packed, those of `packed_from` numbers and more have a DequantizeLinear
+    that it takes into the product; those of operators that multiply integers have one as well. Others are unpacked by
+    operators that it runs when it loads a model, so that a call takes no longer than with floats. shapes: what is known
+    of shapes and indices, by name.
     """
 
     fresh: Fresh
     packed_from: int
+    multiplied: Collection[str]
     tensors: list[onnx.TensorProto] = field(default_factory=list)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     shapes: dict[tuple[str, tuple[int, ...]], str] = field(default_factory=dict)
@@ -187,7 +191,8 @@ class _Unpacking:
         names = [self.fresh(f"{tensor.name}.{number.name}"), f"{tensor.name}.scale"]
         self.tensors.append(packed(q, number.bits, names[0]))
         single = tensor.name if not storage.casts else self.fresh(f"{tensor.name}.single")
-        if number.activations or q.size >= self.packed_from:
+        packs = q.size >= self.packed_from and tensor.name in self.multiplied and not storage.casts
+        if number.activations or packs:
             names[1] = self._scales(scale, grid, names[1])
             attributes = {"axis": axis} | ({"block_size": grid.block} if grid.block else {})
             self._node("DequantizeLinear", names, single, f"{tensor.name}.unpacked", **attributes)
@@ -260,6 +265,20 @@ class _Unpacking:
         output = output or self.fresh("u")
         self.nodes.append(onnx.helper.make_node(op, inputs, [output], name, **attributes))
         return output
+
+
+def _multiplied_packed(model: onnx.ModelProto, names: Collection[str]) -> set[str]:
+    """Return the weights that onnxruntime multiplies as they are stored: MatMul's, and plain Gemm's.
+
+    For others a DequantizeLinear would run at every call.
+    """
+    others, taken = set[str](), set[str]()
+    for node in model.graph.node:
+        plain = all((int(a.i), float(a.f)) == PLAIN[a.name] for a in node.attribute if a.name in PLAIN)
+        packed = node.op_type == "MatMul" or (node.op_type == "Gemm" and plain)
+        for place, name in enumerate(reads(node)):
+            (taken if packed and place == 1 else others).add(name)
+    return (taken - others) & set(names)
 
 
 def _looked_up_alone(model: onnx.ModelProto, names: Collection[str]) -> set[str]:
