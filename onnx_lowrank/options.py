@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from onnx_lowrank.errors import GoalError
@@ -11,6 +11,8 @@ from onnx_lowrank.errors import GoalError
 Sensitivity: TypeAlias = Literal["joint", "inputs", "weights", "paper"]
 LossObjective: TypeAlias = Literal["original", "labels"]
 BITS = (2, 4, 8, 32)
+SAVING: dict[str, tuple[int, ...]] = {"bytes": BITS, "latency": (8, 32)}
+"""What a number may take, by the resource that it saves; of time, what operators multiply."""
 OBJECTIVES: tuple[LossObjective, ...] = ("original", "labels")
 Then: TypeAlias = Literal["quantize", "quantize-dynamic", "quantize-weights"]
 THEN: tuple[Then, ...] = ("quantize", "quantize-dynamic", "quantize-weights")
@@ -70,7 +72,7 @@ class Options:
     temperature, logit_bias, last_layer: what labels of calibration samples do in closed form, judged apart from
     truncation; the last layer, where nothing is said, if it wins in the search for the most accurate model. bits: what
     a number of a weight or a factor may take, of BITS; 32 stands for its own type and is always among them. For a goal
-    of time 8 also means that operators may multiply integers.
+    of time 8 also means that operators may multiply integers. None: what `for_goal` says.
     """
 
     sensitivity: Sensitivity = "joint"
@@ -98,7 +100,7 @@ class Options:
     temperature: bool = False
     logit_bias: bool = False
     last_layer: bool | None = None
-    bits: tuple[int, ...] = (32,)
+    bits: tuple[int, ...] | None = None
 
     @property
     def shares(self) -> bool:
@@ -132,25 +134,40 @@ class Options:
 
     def _check_bits(self) -> None:
         """Raise GoalError for bits that there are not, and for what does not go with fewer than a number's own."""
+        if self.bits is None:
+            return
         if set(self.bits) - set(BITS) or 32 not in self.bits:
             given = ",".join(map(str, self.bits))
             raise GoalError(
                 f"--bits lists what a number may take, of 2, 4, 8 and 32; 32, its own type, is among them, for what"
                 f" fewer would harm: 4,8,32 or 8,32, not {given}"
             )
+        for name in self._beside_bits():
+            if self.rounds:
+                raise GoalError(f"{name} does not go with --bits below 32: leave one of them out")
+
+    def _beside_bits(self) -> list[str]:
+        """Return what is asked for that does not go with fewer bits than a number's own."""
         others = (
             (f"--then {self.then}", self.then is not None), ("--inter-layer", self.inter_layer),
             ("--continuation", self.continuation > 1),
             (f"--sensitivity {self.sensitivity}", self.sensitivity != "joint"),
         )  # fmt: skip
-        for name, asked in others:
-            if asked and self.rounds:
-                raise GoalError(f"{name} does not go with --bits below 32: leave one of them out")
+        return [name for name, asked in others if asked]
 
     @property
     def rounds(self) -> bool:
         """Whether weights may be stored, or multiplied, in fewer bits than their own."""
-        return min(self.bits) < 32
+        return self.bits is not None and min(self.bits) < 32
+
+    def for_goal(self, resource: str) -> Options:
+        """Return the options with bits, where none are given: all that save the goal's resource.
+
+        Its own type alone where bits save nothing, or something else that is asked for does not go with fewer.
+        """
+        if self.bits is not None:
+            return self
+        return replace(self, bits=(32,) if self._beside_bits() else SAVING.get(resource, (32,)))
 
     def _check_switches(self) -> None:
         """Raise GoalError for a switch out of range, or one that would do nothing."""

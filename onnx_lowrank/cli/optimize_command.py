@@ -144,11 +144,10 @@ SENSITIVITY = stacked(
 BITS = click.option(
     "--bits",
     type=Bits(),
-    default="32",
-    show_default=True,
-    help="Bits that a number of a weight or factor may take, chosen together with the ranks, for the fewest bytes: 32"
-    " (its own type), 8,32, 4,8,32, or auto (2, too; all that run here). int8: a scale a channel; int4 and int2: one"
-    " for 32 inputs; arithmetic stays float. With a goal of latency: 8,32, and operators multiply integers.",
+    help="Bits that a number of a weight or factor may take, chosen together with the ranks: 32 (its own type), 8,32,"
+    " 4,8,32, or auto (2, too; all that run here). int8: a scale a channel; int4 and int2: one for 32 inputs;"
+    " arithmetic stays float. With a goal of latency: 8,32, and operators multiply integers. Default: auto where the"
+    " goal is bytes, 8,32 where it is latency, else 32.",
 )
 THEN = click.option(
     "--then",
@@ -199,7 +198,8 @@ def optimize(model: Path, output: Path | None, **values: Any) -> None:
     A test on the validation samples has to certify that the metric drops by less than --max-drop; --observed goes
     by the estimate alone.
     """
-    goal, options = _goal(values), options_of(values)
+    goal = _goal(values)
+    options = options_of(values).for_goal(goal.resource)
     if values["save_plan"] is not None and options.continuation > 1:
         raise click.UsageError("a plan made by --continuation cannot be repeated by `apply`: leave --save-plan out")
     if values["save_plan"] is not None and wanted(options):
@@ -260,7 +260,7 @@ def _goal(values: dict[str, Any]) -> Goal:
         option = "--" + set_targets[0].replace("_", "-")
         raise click.UsageError(f"{option} is a goal of the lossless algorithm: add --algorithm lossless")
     source = click.get_current_context().get_parameter_source("minimize")
-    if min(values["bits"]) < 32 and source is ParameterSource.DEFAULT:
+    if values["bits"] is not None and min(values["bits"]) < 32 and source is ParameterSource.DEFAULT:
         resource = "bytes"
     return usage(lambda: Compact(gate=gate, resource=resource, min_speedup=speedup))
 

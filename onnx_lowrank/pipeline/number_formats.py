@@ -22,7 +22,7 @@ def with_formats(
     loaded: LoadedModel, inventory: Inventory, options: Options, state: SensitivityState, progress: Progress
 ) -> tuple[SensitivityState, tuple[str, ...]]:
     """Return the state with options in all number formats that are asked for and run here, and a note on each other."""
-    asked = [number for number in FORMATS.values() if number.bits in options.bits]
+    asked = [number for number in FORMATS.values() if number.bits in (options.bits or ())]
     unavailable = {number.name: refused(loaded.model, number, options.runtime) for number in asked}
     notes = tuple(f"{name} is not available: {why}" for name, why in unavailable.items() if why)
     setup = _setup(loaded, inventory, options, state.calibrated)
@@ -34,7 +34,7 @@ def in_arithmetic(
     loaded: LoadedModel, inventory: Inventory, options: Options, state: SensitivityState, progress: Progress
 ) -> tuple[SensitivityState, tuple[str, ...]]:
     """Return the state with options that integers compute, where they run here, and a note on each that does not."""
-    if INT8.bits not in options.bits:
+    if INT8.bits not in (options.bits or ()):
         return state, ()
     unavailable = {
         number.name: refused_arithmetic(loaded.model, number, options.runtime) for number in ARITHMETIC.values()

@@ -51,8 +51,9 @@ def optimize(
     input is never overwritten. Raises LowRankError (ModelError, DataError, MetricError, GoalError, RuntimeProblem),
     each one line for a user.
     """
-    session = Session.of(model, samples, options, progress=progress)
-    return meet_goal(session, goal or Compact(), output=output, dry_run=dry_run)
+    goal = goal or Compact()
+    session = Session.of(model, samples, (options or Options()).for_goal(goal.resource), progress=progress)
+    return meet_goal(session, goal, output=output, dry_run=dry_run)
 
 
 def meet_goal(
@@ -124,7 +125,7 @@ def _allowed(session: Session, goal: Goal, target: Target) -> Goal:
     if options.rounds and goal.resource not in ("bytes", "latency"):
         wanted = "--target-size or --target-latency" if isinstance(goal, Lossless) else "--minimize bytes or latency"
         raise GoalError(f"--bits below 32 saves bytes or time, no {goal.resource}: give {wanted}")
-    if options.rounds and goal.resource == "latency" and INT8.bits not in options.bits:
+    if options.rounds and goal.resource == "latency" and INT8.bits not in (options.bits or ()):
         raise GoalError(
             "--bits without 8 saves no time, as integers of 8 bits are what is multiplied: give --bits 8,32"
         )

@@ -55,3 +55,26 @@ def test_only_a_goal_of_latency_demands_a_speed_up_by_itself():
     assert Lossless(keep=0.5).speedup is Compact(gate=Gate(max_drop=0.0, observed=True)).speedup is None
     assert Compact(min_speedup=0.95).speedup == 0.95
     assert Compact(resource="latency", min_speedup=1.0).speedup == 1.0
+
+
+@pytest.mark.parametrize(
+    ("resource", "given", "expected"),
+    [
+        ("parameters", {}, (32,)),
+        ("macs", {}, (32,)),
+        ("bytes", {}, (2, 4, 8, 32)),
+        ("latency", {}, (8, 32)),
+        ("bytes", {"bits": (32,)}, (32,)),
+        ("latency", {"bits": (32,)}, (32,)),
+        ("bytes", {"bits": (8, 32)}, (8, 32)),
+        ("bytes", {"then": "quantize-weights"}, (32,)),
+        ("bytes", {"inter_layer": True}, (32,)),
+        ("latency", {"continuation": 2}, (32,)),
+        ("bytes", {"sensitivity": "weights"}, (32,)),
+    ],
+)
+def test_bits_are_those_that_save_what_the_goal_is_where_none_are_given(resource, given, expected):
+    asked = Options(**given)
+    assert asked.for_goal(resource).bits == expected
+    assert asked.bits == given.get("bits")
+    assert asked.for_goal(resource).rounds == (min(expected) < 32)

@@ -232,7 +232,7 @@ def test_every_option_of_the_library_can_be_given_on_the_command_line():
     assert made.runtime.provider != Runtime().provider
     assert made.runtime.threads != Runtime().threads
     rest = given.keys() - runtime
-    assert [n for n in sorted(rest) if getattr(made, n) == getattr(Options(), n)] == ["bits", "sensitivity"]
+    assert [n for n in sorted(rest) if getattr(made, n) == getattr(Options(), n)] == ["sensitivity"]
     assert options_of({"bits": (8, 32)}).bits == (8, 32)  # which does not go with some of the others
 
 
