@@ -41,7 +41,7 @@ SOURCES = (
 METRIC = "models/metrics.py:top1"
 SEED = 31
 UNLABELLED = ("animals/", "food/", "plants/", "household/", "sports/", "vehicles/", "space/")
-CROPS = {"calibration": 200, "validation": 450, "photos": 300}
+CROPS = {"calibration": 200, "validation": 1500, "photos": 300}
 STAMPS = {"calibration": 100, "validation": 150}
 
 # A stamp below tuxpaint's stamps folder: its ImageNet-1k class.

@@ -78,6 +78,7 @@ ROWS = {
     **_certified("factors, then int8", then="quantize-weights"),
     **_certified("ranks and bits", bits=BITS),
     **_certified("ranks and integers", "latency", bits=INTEGERS),
+    "ranks and bits, drop 0": Row(resource="bytes", allowed=0.0, bits=BITS),
 }
 
 
