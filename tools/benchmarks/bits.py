@@ -39,8 +39,8 @@ ABOUT = (
     " *Latency* against the original, in turns, at {sizes} samples a call, on one and two threads. *s*: from the model"
     " to the file, collection included. int8 static and dynamic are onnxruntime's with the settings of `--then`, *int8"
     " weights* those of `--then quantize-weights`; *int4 blocks* is onnxruntime's MatMulNBitsQuantizer, blocks of 32,"
-    " MatMul and Gather. *Ranks and bits* are for the fewest bytes (*drop 0*: with none observed, not certified), *ranks and"
-    " integers* for the least time of a sample on one thread."
+    " MatMul and Gather. *Ranks and bits* are for the fewest bytes (*drop 0*: with none observed, not certified),"
+    " *ranks and integers* for the least time of a sample on one thread."
 )
 ABOUT_BEST = (
     "Of the rows that are certified at a drop: the smallest file of int8, of all peers, of ours with ranks and bits"
