@@ -43,7 +43,7 @@ class Compensation:
 
     grams: Mapping[str, SideGrams]
     memory: int
-    _sides: dict[tuple[str, int], tuple[Eliminated | None, Eliminated | None]] = field(default_factory=dict)
+    _sides: dict[tuple[str, int, str], Eliminated | None] = field(default_factory=dict)
     _known: dict[tuple[str, bytes], Chain] = field(default_factory=dict)
 
     def knows(self, site: Site, storages: Sequence[Storage]) -> bool:
@@ -103,18 +103,24 @@ class Compensation:
             if grid is None or not grid.block:
                 made.append(np.asarray(storages[index].rounded(stage.weight), np.float64))
             else:
-                own = self._ends(key, A, B) if last == 0 and not stage.identity else None
-                made.append(_stage(stage, A, None if shared and index == 0 else metric, grid, own))
+                whole = index == 0 and not stage.added
+                inputs = self._side((*key, "in"), A) if whole else _inputs(stage, A)
+                if shared and index == 0:
+                    outputs = None
+                else:
+                    whole = index == last and not stage.passed
+                    outputs = self._side((*key, "out"), B) if whole else _outputs(stage, metric)
+                made.append(_stage(stage, grid, inputs, outputs))
             seen = replace(stage, weight=made[-1])
             if index < last and grid is not None:
                 stages[index + 1] = _fitted(stages[index + 1], stage, seen, A)
             A = _through(A, seen.full) if index < last else A
         return made
 
-    def _ends(self, key: tuple[str, int], A: Array, B: Array) -> tuple[Eliminated | None, Eliminated | None]:
-        """Return both sides of a weight itself, prepared once."""
+    def _side(self, key: tuple[str, int, str], moment: Array) -> Eliminated | None:
+        """Return a weight's own side, prepared once: most chains read and give what the weight does."""
         if key not in self._sides:
-            self._sides[key] = Eliminated.of(A if A.ndim > 1 else None), Eliminated.of(B)
+            self._sides[key] = Eliminated.of(moment if moment.ndim > 1 else None)
         return self._sides[key]
 
     def _forget(self) -> None:
@@ -127,20 +133,25 @@ class Compensation:
             del self._known[oldest]
 
 
-def _stage(
-    stage: Stage, A: Array, B: Array | None, grid: Grid, own: tuple[Eliminated | None, Eliminated | None] | None
-) -> Array:
-    """Return a stage's numbers rounded. own: both sides, where they are prepared."""
+def _inputs(stage: Stage, A: Array) -> Eliminated | None:
+    """Return the metric of what a stage stores along its inputs."""
+    if stage.added:
+        rest = np.setdiff1d(np.arange(stage.columns), stage.added)
+        A = A[rest] if A.ndim == 1 else A[np.ix_(rest, rest)]
+    return Eliminated.of(A if A.ndim > 1 else None)
+
+
+def _outputs(stage: Stage, B: Array) -> Eliminated | None:
+    """Return the metric of what a stage stores along its outputs."""
+    if stage.passed:
+        rest = np.setdiff1d(np.arange(stage.rows), stage.passed)
+        B = B[np.ix_(rest, rest)]
+    return Eliminated.of(B)
+
+
+def _stage(stage: Stage, grid: Grid, inputs: Eliminated | None, outputs: Eliminated | None) -> Array:
+    """Return a stage's numbers rounded."""
     weight = np.asarray(stage.weight, np.float64)
-    if own is None:
-        if stage.passed:
-            rest = np.setdiff1d(np.arange(stage.rows), stage.passed)
-            B = None if B is None else B[np.ix_(rest, rest)]
-        if stage.added:
-            rest = np.setdiff1d(np.arange(stage.columns), stage.added)
-            A = A[rest] if A.ndim == 1 else A[np.ix_(rest, rest)]
-        own = Eliminated.of(A if A.ndim > 1 else None), Eliminated.of(B)
-    inputs, outputs = own
     flat = weight.reshape(*weight.shape[:2], -1)
     if grid.axis == 0:  # of a table that is looked up: blocks are along the outputs
         flat, inputs, outputs = np.swapaxes(flat, 0, 1), outputs, inputs
