@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -31,6 +32,8 @@ from onnx_lowrank.weights.inventory import RangeSamples
 DATA = "data"
 FIRST = "output0.0"
 """The only output that is fetched; onnxruntime computes the others all the same."""
+Edges: TypeAlias = tuple[bool, bool]
+"""Whether floats are read, and given, at what computes in integers."""
 MOST_COPIES = 16
 COLD = 2**27
 """Bytes of weights that the copies need not exceed: more than the caches that a core has to itself."""
@@ -42,7 +45,7 @@ class Scene:
 
     transforms: constant nodes between stored weights and nodes, in order. data: name of the activations; outputs: those
     of the nodes' outputs; weights: those of the stored weights. transposed: what is factored is the transpose of what
-    the node reads.
+    the node reads. edges: whether it surely reads floats, and gives some, where it computes in integers.
     """
 
     model: onnx.ModelProto
@@ -54,9 +57,16 @@ class Scene:
     captured: Captured
     copies: int
     transposed: bool = False
+    edges: Edges = (False, False)
 
     @staticmethod
-    def of(model: onnx.ModelProto, calls: Sequence[Call], weights: Sequence[str], captured: Captured) -> Scene:
+    def of(
+        model: onnx.ModelProto,
+        calls: Sequence[Call],
+        weights: Sequence[str],
+        captured: Captured,
+        edges: Edges = (False, False),
+    ) -> Scene:
         """Return the scene of calls on the same data. Raises ModelError where a node is not in the main graph."""
         nodes, transforms = [], dict[str, onnx.NodeProto]()
         data = calls[0].data
@@ -78,6 +88,7 @@ class Scene:
             captured=captured,
             copies=copies,
             transposed=calls[0].transposed,
+            edges=edges,
         )
 
     @property
@@ -133,13 +144,15 @@ def chain_model(scene: Scene, chains: Sequence[Chain], form: Form) -> onnx.Model
     """Return copies of the nodes, each rewritten as its chain. Raises ModelError where the copies are no sites.
 
     form: the scheme, and how the numbers are stored. Integers are what convolutions read and give where their
-    neighbours compute in integers, too, so that is what they do here; others round what they read, each for itself.
+    neighbours compute in integers, too, so that is what they do here but for the scene's edges; others round what they
+    read, each for itself.
     """
     in_integers = ARITHMETIC[form.storage].activations if form.storage in ARITHMETIC else ""
-    dense = dense_model(scene, apart=in_integers == "dynamic")
+    rounds, gives = scene.edges
+    dense = dense_model(scene, apart=in_integers == "dynamic" or (in_integers == "static" and rounds))
     chains = [chain.transposed for chain in chains] if scene.transposed else chains
     inventory = find_sites(dense, multiple=1, rigid=form.storage != OWN)
-    inventory = replace(inventory, ranged=RangeSamples([{DATA: scene.input}]))
+    inventory = replace(inventory, ranged=RangeSamples([{value.name: scene.input for value in dense.graph.input}]))
     sites = {site.weight: site.id for site in inventory.sites}
     choices: list[Choice] = []
     factors: dict[tuple[str, str], Factors] = {}
@@ -153,7 +166,7 @@ def chain_model(scene: Scene, chains: Sequence[Chain], form: Form) -> onnx.Model
         pairs = zip(members, chains, strict=True)
         factors |= {(m, form.scheme): _Moved(form.scheme, chain, index) for m, chain in pairs}
     made = rewrite(dense, inventory, Plan(tuple(choices)), factors)
-    return _giving_integers(made) if in_integers == "static" else made
+    return _giving_integers(made) if in_integers == "static" and not gives else made
 
 
 def _giving_integers(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -12,9 +12,10 @@ import onnx
 from onnx_lowrank.collection import ObservedPositions
 from onnx_lowrank.cost import chain_cost
 from onnx_lowrank.errors import ModelError, RuntimeProblem
+from onnx_lowrank.latency.integer_edges import IntegerEdges
 from onnx_lowrank.latency.interpolation import between, spread
 from onnx_lowrank.latency.measure import Group, measure_group
-from onnx_lowrank.latency.micro_model import Scene, Whole
+from onnx_lowrank.latency.micro_model import Edges, Scene, Whole
 from onnx_lowrank.latency.node_inputs import Captured, capture, has_subnormals, typical
 from onnx_lowrank.latency.twins import Kind, with_twins
 from onnx_lowrank.latency.whole_model_scale import scale_of
@@ -27,7 +28,10 @@ from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.schemes import Factors, Scheme, by_name, form_of, layout_of, ranks_of, shared_layout
 from onnx_lowrank.types import DENSE, SHARED, Chain, Choice, Curve, Feed, Form, Option, Plan, Ranks, SharedInput, Site
+from onnx_lowrank.types.number_formats import INT8_STATIC
 from onnx_lowrank.weights.inventory import Inventory
+
+NO_EDGES: Edges = (False, False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +150,8 @@ class Stopwatch:
             ratios = [1.0] * len(curve.options)
             dense, key = [], self._key(site, call)
             for kind in (Kind(*each) for each in kinds):
-                tried = self._tried(site, kind)
-                group = self._group((key, kind), [site], [call], [self._factors(site, kind.scheme, factors)], tried)
+                tried, own = self._tried(site, kind), self._factors(site, kind.scheme, factors)
+                group = self._group((key, kind, self._edges([call], kind.storage)), [site], [call], [own], tried)
                 if isinstance(group, str):
                     return group
                 dense.append(group.dense)
@@ -167,7 +171,7 @@ class Stopwatch:
         """Return (MACs, time over the node's) of a site's first call as every chain timed; none where it is not."""
         call, kind = self.inventory.calls[site.id][0], Kind(scheme.name, bool(site.identity))
         tried = self._tried(site, kind)
-        group = self._group((self._key(site, call), kind), [site], [call], [factors], tried)
+        group = self._group((self._key(site, call), kind, NO_EDGES), [site], [call], [factors], tried)
         return [] if isinstance(group, str) else list(zip(self._macs(site, tried), group.ratios, strict=True))
 
     def _time_together(
@@ -206,7 +210,13 @@ class Stopwatch:
         calls = [self.inventory.calls[member][0] for member in shared.members]
         macs = [self._macs_together(shared, form.ranks) for form in forms]
         tried = [forms[i] for i in spread(macs)]
-        key = (SHARED, forms[0].storage, *(self._key(site, call) for site, call in zip(sites, calls, strict=True)))
+        edges = self._edges(calls, forms[0].storage)
+        key = (
+            SHARED,
+            forms[0].storage,
+            edges,
+            *(self._key(site, call) for site, call in zip(sites, calls, strict=True)),
+        )
         group = self._group(key, sites, calls, [factors[member, SHARED] for member in shared.members], tried)
         if isinstance(group, str):
             return [1.0] * len(forms)
@@ -245,13 +255,27 @@ class Stopwatch:
         """Return the times of calls by a scheme: measured now, or already for calls of the same shapes."""
         if key not in self.groups:
             try:
-                scene = Scene.of(self.model, calls, [site.weight for site in sites], self.captured)
+                edges = self._edges(calls, tried[0].storage)
+                scene = Scene.of(self.model, calls, [site.weight for site in sites], self.captured, edges)
                 chains = [self._written(sites, factors, form) for form in tried]
                 how, runtime = Form(factors[0].scheme, storage=tried[0].storage), self.options.runtime
                 self.groups[key] = measure_group(self.original, self.feed, scene, chains, how, runtime)
             except (ModelError, RuntimeProblem) as error:
                 self.groups[key] = str(error)
         return self.groups[key]
+
+    def _edges(self, calls: Sequence[Call], storage: str) -> Edges:
+        """Return whether calls in integers surely read floats, and give some; of other storage neither."""
+        if storage != INT8_STATIC.name:
+            return NO_EDGES
+        return self.edges.reads_floats(calls[0].data), any(self.edges.gives_floats(call.output) for call in calls)
+
+    @cached_property
+    def edges(self) -> IntegerEdges:
+        """Where convolutions that may compute in integers meet what does not."""
+        able = [site for site in self.inventory.sites if INT8_STATIC in self.inventory.arithmetic(site)]
+        calls = (call for site in able for call in self.inventory.calls[site.id])
+        return IntegerEdges(self.model, {call.output: call.data for call in calls})
 
     def _written(self, sites: Sequence[Site], factors: Sequence[Factors], form: Form) -> list[Chain]:
         """Return the chains as they are written in a form."""

@@ -228,3 +228,19 @@ def test_in_integers_a_convolution_is_among_neighbours_and_a_product_by_itself(m
         exact = run(chain_model(scene, [chain], replace(form, storage="own")) if not whole else dense_model(scene),
                     {DATA: scene.input})  # fmt: skip
         assert np.abs(outputs[FIRST] - exact[FIRST]).max() < 0.03 * np.abs(exact[FIRST]).max()
+
+
+@pytest.mark.parametrize(("rounds", "gives"), [(False, False), (True, False), (False, True), (True, True)])
+def test_at_edges_a_convolution_rounds_what_it_reads_and_gives_numbers(rounds, gives):
+    model, x = conv()
+    inventory = find_sites(model, multiple=1, rigid=True)
+    (site,) = inventory.sites
+    captured = capture(model, inventory, {"x": x}, OPTIONS.runtime)
+    scene = Scene.of(model, inventory.calls[site.id], [site.weight], captured, (rounds, gives))
+    (number,) = inventory.arithmetic(site)
+    micro = chain_model(scene, [inventory.whole(site)], Form(storage=number.name))
+    kinds = [each.op_type for each in micro.graph.node]
+    assert len(micro.graph.input) == (scene.copies if rounds else 1)
+    assert kinds.count("QuantizeLinear") == scene.copies + len(micro.graph.input)
+    outputs = run(micro, {each.name: scene.input for each in micro.graph.input})
+    assert outputs[FIRST].dtype == (np.float32 if gives else np.uint8)
