@@ -23,6 +23,9 @@ SCREENS, CLOSE = 7, 0.06
 """Plans measured on the way to where the answer is expected, by bisection; how close plans are there, by cost."""
 NET = 0.15
 """Of the decisions that change, the share by which more are lost than gained: typical of trained classifiers."""
+PRIOR = 20.0
+"""Changed decisions that this typical share weighs as much as, where bits are chosen: of two that were seen to change
+both may be lost, and that says little."""
 SURPRISE = 1 / 16
 """The first plan has to be milder than this share of the expected divergence, by measurement."""
 FARTHEST = 1e6
@@ -77,11 +80,12 @@ class Screening:
         return Screened(len(divergences), float(np.mean(divergences)), changed, drops)
 
 
-def expected_bounds(screened: Sequence[Screened], n: int, alpha: float) -> list[float]:
+def expected_bounds(screened: Sequence[Screened], n: int, alpha: float, prior: float = 0.0) -> list[float]:
     """Return, for every plan screened, the bound of its drop that `n` validation samples may be expected to certify.
 
     Decisions change as √divergence: the few changes seen are pooled over all plans by that law, and one more is added,
-    for none seen is not none. Where there are no decisions, the drops themselves are taken.
+    for none seen is not none. Where there are no decisions, the drops themselves are taken. prior: changed decisions
+    that the typical share of lost ones counts for, besides those that were seen.
     """
     roots = [math.sqrt(max(plan.divergence, 0.0)) for plan in screened]
     z = float(stats.norm.ppf(1 - alpha))
@@ -90,7 +94,11 @@ def expected_bounds(screened: Sequence[Screened], n: int, alpha: float) -> list[
         one_more = 1 / max(plan.samples for plan in screened)
         rate = (sum(share for share in changed if share is not None) + one_more) / sum(roots)
         lost = [float(plan.drops.mean()) for plan in screened if plan.drops is not None]
-        net = min(max(sum(lost) / sum(roots), NET * rate), rate) if len(lost) == len(screened) else NET * rate
+        net = NET * rate
+        if len(lost) == len(screened):
+            seen = max(plan.samples * (plan.changed or 0.0) for plan in screened)
+            net = (seen * sum(lost) / sum(roots) + prior * net) / (seen + prior) if seen + prior else net
+            net = min(max(net, NET * rate), rate)
         return [net * root + z * math.sqrt(rate * root / n) for root in roots]
     return [_bound_of(plan, n, z) for plan in screened]
 
@@ -125,10 +133,10 @@ def sequence_of(
     """
     losses = [max(plan.loss, 0.0) for plan in curve]
     if screening is None:
-        return [exact(curve[i]) for i in candidates(losses, costs, _middle(losses), aim.close)]
+        return [exact(curve[i]) for i in candidates(losses, costs, _middle(losses), aim.close, far=aim.dense)]
     at, screened, expected = _bisected(curve, screening, aim)
     divergences = interpolated(losses, at, [result.divergence for result in screened])
-    chosen = candidates(divergences, costs, expected, aim.close)
+    chosen = candidates(divergences, costs, expected, aim.close, far=aim.dense)
     while chosen[0] and screening.measure(exact(curve[chosen[0]])).divergence > SURPRISE * divergences[expected]:
         chosen.insert(0, chosen[0] // 2)  # what was predicted to be mild is not
     found = {plan.choices: (plan, costs[i]) for i, plan in ((i, exact(curve[i])) for i in chosen)}
@@ -149,7 +157,7 @@ def _bisected(curve: Sequence[Plan], screening: Screening, aim: Aim) -> tuple[li
         middle = (low + high) // 2
         at.append(middle)
         screened.append(screening.measure(curve[middle]))
-        if expected_bounds(screened, aim.n, aim.alpha)[-1] <= aim.allowed:
+        if expected_bounds(screened, aim.n, aim.alpha, PRIOR * aim.dense)[-1] <= aim.allowed:
             low = middle + 1
         else:
             high = middle

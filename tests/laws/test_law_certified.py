@@ -19,6 +19,7 @@ from onnx_lowrank.plan.sequence import candidates, interpolated, undominated
 from onnx_lowrank.statistics import betting_bound, difference_bound, difference_p_value, share_bound
 from onnx_lowrank.statistics.noninferiority import tango_statistic
 from onnx_lowrank.types import Plan
+from onnx_lowrank.validation.screening import Screened, expected_bounds
 
 
 def size(n: int, gained: float, drop: float, alpha: float) -> float:
@@ -158,6 +159,32 @@ def test_the_candidates_of_a_sequence_start_mild_and_lie_close_where_the_answer_
     for one, other in itertools.pairwise(found):  # close, or there is no plan between them that would be
         if 1.6 * costs[expected] >= costs[one] and costs[other] >= 0.4 * costs[expected]:
             assert other == one + 1 or costs[other - 1] > (1 - close) * costs[one]
+
+
+@given(st.integers(2, 80), st.floats(0, 0.99), st.floats(0.03, 0.2))
+def test_far_candidates_go_on_where_the_others_end(count: int, where: float, close: float):
+    """Up to 256 times the expected divergence, in steps of 12 % of the cost or single plans; the others stay."""
+    divergences, costs = np.geomspace(1e-6, 10, count), np.geomspace(100, 5, count)
+    expected = int(where * count)
+    near = candidates(divergences.tolist(), costs.tolist(), expected, close)
+    found = candidates(divergences.tolist(), costs.tolist(), expected, close, far=True)
+    assert set(near) <= set(found)
+    for one, other in itertools.pairwise(found):
+        if costs[one] <= costs[expected] and divergences[other] <= 256 * divergences[expected]:
+            assert other == one + 1 or costs[other - 1] > (1 - max(close, 0.12)) * costs[one]
+    more = set(found) - set(near)
+    assert all(divergences[i] <= 256 * divergences[expected] and costs[i] <= 0.4 * costs[expected] for i in more)
+
+
+def test_two_lost_decisions_say_little_where_a_prior_is_given():
+    """Two of 250 changed and both are lost: without a prior the drop is expected to be as large as what changes."""
+    seen = [Screened(250, 1e-4, 2 / 250, np.r_[np.ones(2), np.zeros(248)])]
+    alone, (bound,) = expected_bounds(seen, 10**9, 0.05), expected_bounds(seen, 10**9, 0.05, prior=20.0)
+    changed = 3 / 250
+    assert alone[0] == pytest.approx(2 / 250, rel=1e-2)
+    assert bound == pytest.approx((2 * 2 / 250 + 20 * 0.15 * changed) / 22, rel=1e-2)
+    many = [Screened(25_000, 1e-4, 2 / 250, np.r_[np.ones(200), np.zeros(24_800)])]
+    assert expected_bounds(many, 10**9, 0.05, prior=20.0)[0] == pytest.approx(2 / 250, rel=0.1)
 
 
 @given(st.lists(st.floats(1e-6, 1), min_size=1, max_size=30), st.floats(1e-6, 1))
