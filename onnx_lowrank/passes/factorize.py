@@ -24,7 +24,8 @@ from onnx_lowrank.passes.absorb_orders import absorb_orders
 from onnx_lowrank.passes.free_orders import FreeOrders
 from onnx_lowrank.passes.integer_arithmetic import in_integers
 from onnx_lowrank.passes.placement import Placed, placed, placed_together
-from onnx_lowrank.passes.unpack import InFormat, in_formats
+from onnx_lowrank.passes.rounded_tensor import InFormat
+from onnx_lowrank.passes.unpack import in_formats
 from onnx_lowrank.passes.unread_weights import remove_unread
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.types import (

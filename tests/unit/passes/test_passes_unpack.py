@@ -12,7 +12,8 @@ from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.model_io import main_opset
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.passes.factorize import rewrite
-from onnx_lowrank.passes.unpack import InFormat, in_formats, raised, refused
+from onnx_lowrank.passes.rounded_tensor import InFormat
+from onnx_lowrank.passes.unpack import in_formats, raised, refused
 from onnx_lowrank.types import FORMATS, INT2, INT4, INT8, Choice, Cost, Form, Option, Plan, Why
 from onnx_lowrank.weights.find import find_sites
 
