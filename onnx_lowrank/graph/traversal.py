@@ -87,3 +87,12 @@ def reads(node: NodeProto) -> list[str]:
                 names.extend(reads(inner))
             names.extend(value.name for value in graph.output)
     return names
+
+
+def readers_of(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
+    """Return tensor -> the nodes of the graph that read it, by themselves or in a body, in order."""
+    found: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in set(reads(node)):
+            found.setdefault(name, []).append(node)
+    return found

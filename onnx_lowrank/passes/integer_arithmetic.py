@@ -20,7 +20,7 @@ import onnx
 from onnx_lowrank.errors import ModelError, RuntimeProblem
 from onnx_lowrank.graph.constants import fixed_constants
 from onnx_lowrank.graph.names import Fresh, all_names
-from onnx_lowrank.graph.traversal import reads
+from onnx_lowrank.graph.traversal import readers_of, reads
 from onnx_lowrank.ops.nodes import attributes_of
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.passes.activation_ranges import ranges
@@ -144,10 +144,7 @@ class _Work:
         self.outputs = {value.name for value in self.graph.output}
         self.unpacking = {n.output[0]: n for n in self.graph.node if n.output and n.output[0] in self.weights}
         self.spare.update(name for node in self.unpacking.values() for name in node.input)
-        self.readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in self.graph.node:
-            for name in set(reads(node)):
-                self.readers.setdefault(name, []).append(node)
+        self.readers = readers_of(self.graph)
 
     def static(self, node: onnx.NodeProto) -> bool:
         """Return whether a node is a convolution that can have static ranges."""

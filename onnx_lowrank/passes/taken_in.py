@@ -17,7 +17,7 @@ import onnx
 from onnx_lowrank.graph.clean_up import leading_to
 from onnx_lowrank.graph.constants import fixed_constants
 from onnx_lowrank.graph.names import Fresh, all_names
-from onnx_lowrank.graph.traversal import reads
+from onnx_lowrank.graph.traversal import readers_of, reads
 from onnx_lowrank.ops.nodes import attributes_of
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
@@ -64,10 +64,7 @@ class _Work:
         self.constants |= _computed(self.model, pads - set(self.constants))
         self.outputs = {value.name for value in graph.output}
         self.producers = {name: node for node in graph.node for name in node.output}
-        self.readers: dict[str, list[onnx.NodeProto]] = {}
-        for node in graph.node:
-            for name in set(reads(node)):
-                self.readers.setdefault(name, []).append(node)
+        self.readers = readers_of(graph)
 
     def value(self, name: str) -> Array:
         """Return a constant as it is by now."""

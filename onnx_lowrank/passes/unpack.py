@@ -100,7 +100,7 @@ def in_formats(
 ) -> onnx.ModelProto:
     """Return the model with these initializers as integers and scales, and nodes that give floats of their names.
 
-    orders: initializers of whole numbers from 0 on, which few bits hold as well. packed_from: weights of so many
+    orders: initializers of whole numbers, which few bits hold as well. packed_from: weights of so many
     numbers stay packed when the model is loaded. It is raised to the opset that the formats need. Raises ModelError
     where onnx cannot do that.
     """
@@ -129,7 +129,9 @@ def in_formats(
         nodes.extend([node] if table is None else table.looked_up(node, fresh))
     others = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     kept = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in tensors]
-    for value in [value for value in model.graph.input if value.name in chosen]:  # before IR 4
+    stored = {tensor.name for tensor in kept}
+    replaced = ({*chosen} | {*orders}) - stored
+    for value in [value for value in model.graph.input if value.name in replaced]:  # before IR 4
         model.graph.input.remove(value)
     for entries, new in ((model.graph.node, others), (model.graph.initializer, kept)):
         del entries[:]
@@ -224,10 +226,10 @@ class _Unpacking:
         return self.shapes["power", (exponent,)]
 
     def whole_numbers(self, tensor: onnx.TensorProto) -> None:
-        """Write what gives a tensor of whole numbers from 0 on, of its old name, from shorter ones."""
+        """Write what gives a tensor of whole numbers of its old name: from shorter ones, where these hold them."""
         numbers = onnx.numpy_helper.to_array(tensor)
         kind = next((kind for kind in (np.uint8, np.uint16) if numbers.max(initial=0) <= np.iinfo(kind).max), None)
-        if kind is None or numbers.size <= MANY:
+        if kind is None or numbers.size <= MANY or numbers.min() < 0:
             self.tensors.append(tensor)
             return
         name = self.fresh(f"{tensor.name}.short")

@@ -112,7 +112,7 @@ def _bound_of(plan: Screened, n: int, z: float) -> float:
 @dataclass(frozen=True, slots=True)
 class Aim:
     """What a sequence is for: a drop below `allowed`, shown by n samples at alpha; `close`: see `candidates`. dense:
-    without gaps in cost.
+    without gaps in cost, and further on than expected (bits are chosen).
     """
 
     n: int
@@ -157,7 +157,7 @@ def _bisected(curve: Sequence[Plan], screening: Screening, aim: Aim) -> tuple[li
         middle = (low + high) // 2
         at.append(middle)
         screened.append(screening.measure(curve[middle]))
-        if expected_bounds(screened, aim.n, aim.alpha, PRIOR * aim.dense)[-1] <= aim.allowed:
+        if expected_bounds(screened, aim.n, aim.alpha, PRIOR if aim.dense else 0.0)[-1] <= aim.allowed:
             low = middle + 1
         else:
             high = middle

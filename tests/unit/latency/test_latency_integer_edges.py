@@ -52,6 +52,23 @@ def test_a_normalisation_behind_a_convolution_is_part_of_it():
     assert edges(model) == (True, False, False, True)
 
 
+@pytest.mark.parametrize("op", ["Mul", "Add"])
+def test_factors_and_terms_that_are_constant_are_part_of_a_convolution(op: str):
+    """Those that are computed are not, nor are any behind a Relu."""
+    model = chain(node("Identity", ["t"], ["u"]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight((1, 4, 1, 1), 3), "k"))
+
+    def written(*between: onnx.NodeProto) -> tuple[bool, bool, bool, bool]:
+        nodes = [node("Conv", ["x", "W"], ["c"]), *between, node("Conv", ["u", "V"], ["y"])]
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        return edges(model)
+
+    assert written(node(op, ["c", "k"], ["m"]), node("Relu", ["m"], ["u"])) == (True, False, False, True)
+    assert written(node("Sigmoid", ["x"], ["s"]), node(op, ["c", "s"], ["u"])) == (True, True, True, True)
+    assert written(node("Relu", ["c"], ["t"]), node(op, ["t", "k"], ["u"])) == (True, True, True, True)
+
+
 def test_a_sum_of_integers_is_one_and_a_sum_with_floats_is_none():
     inside = [node("Conv", ["t", "U"], ["d"]), node("Add", ["d", "t"], ["u"])]
     model = chain(*inside)

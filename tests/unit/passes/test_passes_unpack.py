@@ -176,6 +176,31 @@ def test_a_model_in_formats_says_that_its_weights_are_integers(number):
     assert {skips[name] for name in weights} == {told}
 
 
+@pytest.mark.parametrize(("order", "kind"), [(40, "UINT8"), (300, "UINT16"), (8, "INT64")])
+def test_orders_are_short_whole_numbers_in_the_file(order: int, kind: str):
+    """Few are left as they are, and so is what holds a number below 0; before IR 4 inputs list what is stored."""
+    w, places = weight((order, order), 1), np.arange(order)[::-1].copy()
+    nodes = [node("MatMul", ["x", "w"], ["h"]), node("Gather", ["h", "o"], ["y"], axis=1)]
+    model = build(nodes, [value("x", ["n", order])], [value("y", ["n", order])], {"w": w, "o": places})
+    model.ir_version = 3
+    for tensor in model.graph.initializer:
+        model.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    x = normal([3, order], 2)
+    how = {"w": InFormat(INT8, (1, 0))}
+
+    def copy() -> onnx.ModelProto:
+        return onnx.ModelProto.FromString(model.SerializeToString())
+
+    expected, made = run(in_formats(copy(), how), {"x": x}), in_formats(copy(), how, orders={"o"})
+    onnx.checker.check_model(made)
+    np.testing.assert_array_equal(run(made, {"x": x})["y"], expected["y"])
+    stored = {t.name: onnx.TensorProto.DataType.Name(t.data_type) for t in made.graph.initializer}
+    assert stored["o" if kind == "INT64" else "o.short"] == kind
+    below = copy()
+    below.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(places - order, "o"))
+    np.testing.assert_array_equal(run(in_formats(below, how, orders={"o"}), {"x": x})["y"], expected["y"])
+
+
 def test_a_weight_that_stays_packed_needs_outputs_that_are_multiples_of_four():
     assert INT2.takes((9, 70))
     assert not INT2.takes((2049, 2049))
