@@ -24,7 +24,9 @@ from benchmarks.workbench import Workbench
 from benchmarks.zoo import CLASSIFIERS
 from onnx_lowrank import ModelError, RuntimeProblem
 
-ROWS = tuple(name for name, row in MADE.items() if "weights" not in name and not row.certified and row.tool != INT4)
+ELSEWHERE = (INT4, *(name for name, row in MADE.items() if "weights" in name or row.certified or row.bits != (32,)))
+"""What stands in parts "quantize" and "bits": a tool, and rows."""
+ROWS = tuple(name for name, row in MADE.items() if name not in ELSEWHERE and row.tool not in ELSEWHERE)
 QUICK = ("int8 static", SLIM, OURS, "onnxslim of ours")
 SIZES = (1, 16)
 """Samples a call that latency is measured with."""

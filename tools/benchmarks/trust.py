@@ -16,11 +16,13 @@ import numpy as np
 
 from benchmarks import workbench as wb
 from benchmarks.lines import Line
+from benchmarks.made import BITS as BIT_WIDTHS
 from benchmarks.parts import Cell, Part
 from benchmarks.trust_kinds import ALPHA, KINDS, Kind
 from benchmarks.trust_page import (
     ALLOWED,
     BESIDE,
+    BITS,
     CERTIFIED,
     CHANGED,
     DEMO,
@@ -47,7 +49,12 @@ def cells(model: str, quick: bool) -> list[Cell]:
     if model == DEMO:
         draws = [(n, draw) for draw in range(DRAWS) for n in reversed(SIZES)]
         draws = [(SIZES[0], draw) for draw in range(QUICK_DRAWS)] if quick else draws
-        return [Cell(f"draw/{n}/{draw}", partial(_draw, n=n, draw=draw)) for n, draw in draws]
+        kinds = {"draw": _draw, "bits": _draw_with_bits}
+        return [
+            Cell(f"{kind}/{n}/{draw}", partial(function, n=n, draw=draw))
+            for kind, function in kinds.items()
+            for n, draw in draws
+        ]
     return [
         Cell(simulation_name(*cell), partial(_simulated, cell=cell))
         for cell in (*simulations(CHANGED, quick), *simulations((BESIDE,), quick))
@@ -80,21 +87,44 @@ def _truth(bench: Workbench) -> Any:
 
 def _draw(bench: Workbench, n: int, draw: int) -> Line:
     """Return what every rule does with one draw, all on one collection."""
-    (unseen, test), truth = bench.once(_images), bench.once(_truth)
-    chosen = np.random.default_rng([bench.options.seed, n, draw]).permutation(len(unseen))[: CALIBRATION + n]
-    sets = [unseen[part] for part in (chosen[:CALIBRATION], chosen[CALIBRATION:])]
-    data, validation = ({"image": unit_batch(s.images), "labels": s.labels.astype(np.int64)} for s in sets)
-    session = bench.opened(samples=DataSources(data=data, validation=validation), rank_multiple=RANK_MULTIPLE)
-    rules: dict[str, Line] = {}
-    for name, gate in GATES.items():
-        result = bench.goal(session, Compact(gate=gate))
-        kept = result.after.parameters / result.before.parameters if result else 1.0
-        rules[name] = {"saved": bool(result), "kept": kept, "tests": len(result.trials), "reason": result.reason}
-        rules[name]["true_drop"] = float((truth - _hits(bench, result.model)).mean()) if result else 0.0
+    session, truth = bench.opened(samples=_samples(bench, n, draw), rank_multiple=RANK_MULTIPLE), bench.once(_truth)
+    rules = {name: _ruled(bench, session, Compact(gate=gate)) for name, gate in GATES.items()}
     model, kept, tests = first_version(bench, session)
     drop = 0.0 if model is None else float((truth - _hits(bench, model)).mean())
     rules[FIRST] = {"saved": model is not None, "kept": kept, "true_drop": drop, "tests": tests, "reason": ""}
-    return {"calibration": CALIBRATION, "test": len(test), "top1": float(truth.mean()), "rules": rules}
+    return _about(bench) | {"rules": rules}
+
+
+def _draw_with_bits(bench: Workbench, n: int, draw: int) -> Line:
+    """Return what the certified rule does with one draw where bits are chosen with ranks: longer sequences."""
+    session = bench.opened(samples=_samples(bench, n, draw), rank_multiple=RANK_MULTIPLE, bits=BIT_WIDTHS)
+    rules = {BITS: _ruled(bench, session, Compact(resource="bytes", gate=GATES[CERTIFIED]))}
+    return _about(bench) | {"rules": rules}
+
+
+def _about(bench: Workbench) -> Line:
+    truth = bench.once(_truth)
+    return {"calibration": CALIBRATION, "test": len(truth), "top1": float(truth.mean())}
+
+
+def _samples(bench: Workbench, n: int, draw: int) -> DataSources:
+    """Return a draw's calibration and validation images, disjoint, in a random order."""
+    unseen, _ = bench.once(_images)
+    chosen = np.random.default_rng([bench.options.seed, n, draw]).permutation(len(unseen))[: CALIBRATION + n]
+    sets = [unseen[part] for part in (chosen[:CALIBRATION], chosen[CALIBRATION:])]
+    data, validation = ({"image": unit_batch(s.images), "labels": s.labels.astype(np.int64)} for s in sets)
+    return DataSources(data=data, validation=validation)
+
+
+def _ruled(bench: Workbench, session: Session, goal: Compact) -> Line:
+    """Return whether a goal's rule saves a model, the share of its resource that is left, and the true loss."""
+    result, truth = bench.goal(session, goal), bench.once(_truth)
+    sizes = [size.bytes if goal.resource == "bytes" else size.parameters for size in (result.after, result.before)]
+    return {
+        "saved": bool(result), "kept": sizes[0] / sizes[1] if result else 1.0, "tests": len(result.trials),
+        "reason": result.reason,
+        "true_drop": float((truth - _hits(bench, result.model)).mean()) if result else 0.0,
+    }  # fmt: skip
 
 
 def first_version(bench: Workbench, session: Session) -> tuple[Any, float, int]:
