@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from onnx_lowrank import pipeline
+from onnx_lowrank.cli import data_options
 from onnx_lowrank.cli.command import Command
 from onnx_lowrank.cli.console import NOTHING, one_line_errors, progress, say, show, watched
 from onnx_lowrank.cli.optimize_command import finish, optimize
@@ -83,21 +84,25 @@ def inspect(model: Path, everything: bool, report: Path | None, force: bool, qui
 @click.option("-o", "--out", "output", type=click.Path(path_type=Path), required=True, help="Where the new model goes.")
 @click.option("--data", help="Calibration samples, the same as the plan's; not needed after --sensitivity weights.")
 @click.option("--validation", help="Validation samples, if the plan's run was given some: they decide the split.")
+@data_options.FORMAT
 @click.option("--provider", default="auto", show_default=True, help="auto, cpu, cuda, or onnxruntime's own name.")
 @click.option("--threads", default=0, show_default=True, help="Threads for onnxruntime; 0: all cores.")
 @FORCE
 @QUIET
 @one_line_errors
-def apply(plan: Path, model: Path, output: Path, data: str | None, validation: str | None, **values: Any) -> None:
+def apply(plan: Path, model: Path, output: Path, validation: str | None, **values: Any) -> None:
     """Repeat a saved PLAN's schemes and ranks on the MODEL it was made for; judge the result with `compare`."""
-    samples = {"--data": data, "--validation": validation}
-    inputs = Inputs(models={"MODEL": model}, samples=samples, others={"PLAN": plan})
+    found = data_options.given(values)
+    paths = {"data": found and found[1], "validation": validation}
+    sets = data_options.sources(values, paths)
+    samples = {f"--{name}": path for name, path in paths.items()}
+    inputs = Inputs(models={"MODEL": model}, samples=samples, others={"PLAN": plan, **data_options.files(values)})
     outputs = watched(Outputs.of(inputs, {OUTPUT: output}, force=values["force"]))
     options = Options(runtime=runtime_of(values))
     bars = progress(quiet=values["quiet"])
     pipeline.apply(
-        plan, model, data, options,
-        output=output, validation=validation, progress=bars, before_writing=outputs.check(OUTPUT),
+        plan, model, sets["data"], options,
+        output=output, validation=sets["validation"], progress=bars, before_writing=outputs.check(OUTPUT),
     )  # fmt: skip
     say(f"wrote {output}; nothing was validated: onnx-lowrank compare {model} {output} --data …", quiet=values["quiet"])
 
@@ -107,6 +112,7 @@ def apply(plan: Path, model: Path, output: Path, data: str | None, validation: s
 @click.argument("second", type=click.Path(path_type=Path))
 @click.option("--data", help=f"Samples to judge on: {path_forms()}.")
 @click.option("--random-data", is_flag=True, help="Judge on invented samples: says nothing of real inputs.")
+@data_options.FORMAT
 @METRIC
 @GATE
 @RUNTIME
@@ -114,18 +120,21 @@ def apply(plan: Path, model: Path, output: Path, data: str | None, validation: s
 @FORCE
 @QUIET
 @one_line_errors
-def compare(
-    first: Path, second: Path, data: str | None, random_data: bool, report: Path | None, quiet: bool, **values: Any
-) -> None:
+def compare(first: Path, second: Path, random_data: bool, report: Path | None, quiet: bool, **values: Any) -> None:
     """Judge the model SECOND against FIRST; the last line is CERTIFIED, OBSERVED or FAILED (exit code 3)."""
-    if (data is None) == (not random_data):
-        raise click.UsageError("give either --data PATH or --random-data")
+    found = data_options.given(values)
+    if (found is None) == (not random_data):
+        raise data_options.missing()
     gate, options = gate_of(values), options_of(values)
     models = {"FIRST": first, "SECOND": second}
-    inputs = Inputs(models=models, samples={"--data": data}, code={"--metric": values["metric"]})
+    path = found and found[1]
+    others = data_options.files(values)
+    inputs = Inputs(models=models, samples={"--data": path}, code={"--metric": values["metric"]}, others=others)
     outputs = watched(Outputs.of(inputs, {"--report": report}, force=values["force"]))
-    samples = RANDOM if data is None else data
-    comparison = pipeline.compare(first, second, samples, gate, options, progress=progress(quiet=quiet))
+    samples = data_options.sources(values, {"data": path})["data"]
+    comparison = pipeline.compare(
+        first, second, RANDOM if samples is None else samples, gate, options, progress=progress(quiet=quiet)
+    )
     outputs.write("--report", lambda: comparison_json(comparison))
     show(render_comparison(comparison), quiet=quiet)
     say(comparison.verdict.word.upper(), quiet=quiet)

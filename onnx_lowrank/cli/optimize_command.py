@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from onnx_lowrank import pipeline
+from onnx_lowrank.cli import data_options
 from onnx_lowrank.cli.command import Command
 from onnx_lowrank.cli.console import NOTHING, one_line_errors, progress, say, show, watched
 from onnx_lowrank.cli.outputs import OUTPUT, Inputs, Outputs
@@ -37,20 +38,18 @@ from onnx_lowrank.pipeline.pareto import no_curve
 from onnx_lowrank.report import render_result, result_json
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.results.saved_plan import SavedPlan
-from onnx_lowrank.samples import RANDOM, path_forms
+from onnx_lowrank.samples import RANDOM
 from onnx_lowrank.sensitivity.modes import HELP as MODES_HELP
 from onnx_lowrank.sensitivity.modes import MODES
 from onnx_lowrank.version import __version__
 
 DATA = stacked(
-    click.option(
-        "--data",
-        help=f"Calibration samples: {path_forms()}. FILE.py is run; keys of an .npz are input names, and `labels`.",
-    ),
+    data_options.DATA,
     click.option("--validation", help="Samples that gate; without them, a fifth of --data is set aside."),
     click.option("--test", help="Samples that nothing is chosen on; measured once, at the end."),
     click.option("--random-data", is_flag=True, help="Invent samples. Says nothing of real inputs; a warning stays."),
     click.option("--force-overlap", is_flag=True, help="Allow the same samples in two of the sets."),
+    data_options.FORMAT,
 )
 GOAL = stacked(
     click.option(
@@ -229,22 +228,30 @@ def _outputs(model: Path, target: Path | None, values: dict[str, Any]) -> Output
     """Return what the run will write, checked before any work. Raises ModelError."""
     inputs = Inputs(
         models={"MODEL": model},
-        samples={f"--{name}": values[name] for name in ("data", "validation", "test")},
+        samples={f"--{name}": path for name, path in _paths(values).items()},
         code={f"--{name}": values[name] for name in ("metric", "loss")},
+        others=data_options.files(values),
     )
     sides = {f"--{name.replace('_', '-')}": values[name] for name in ("report", "save_plan", "pareto")}
     return watched(Outputs.of(inputs, {OUTPUT: target, **sides}, force=values["force"]))
 
 
 def _sources(values: dict[str, Any]) -> pipeline.DataSources:
-    if (values["data"] is None) == (not values["random_data"]):
-        raise click.UsageError("give either --data PATH or, to try the tool without any samples, --random-data")
+    if (data_options.given(values) is None) == (not values["random_data"]):
+        raise data_options.missing()
+    sets = data_options.sources(values, _paths(values))
     return pipeline.DataSources(
-        data=RANDOM if values["random_data"] else values["data"],
-        validation=values["validation"],
-        test=values["test"],
+        data=RANDOM if sets["data"] is None else sets["data"],
+        validation=sets["validation"],
+        test=sets["test"],
         force_overlap=values["force_overlap"],
     )
+
+
+def _paths(values: dict[str, Any]) -> dict[str, str | None]:
+    """Return the path of every set of samples."""
+    found = data_options.given(values)
+    return {"data": found and found[1], "validation": values["validation"], "test": values["test"]}
 
 
 def _goal(values: dict[str, Any]) -> Goal:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from onnx_lowrank.errors import GoalError
+from onnx_lowrank.errors import DataError, GoalError
 from onnx_lowrank.goals import CONFIDENCE, MAX_DROP, Gate
 from onnx_lowrank.metrics import METRICS, traits_of
 from onnx_lowrank.options import BITS, Options, Runtime
@@ -159,9 +159,9 @@ def runtime_of(values: dict[str, Any]) -> Runtime:
 T = TypeVar("T")
 
 
-def usage(make: Callable[[], T]) -> T:
-    """Return what `make` makes; a value out of range becomes a usage error (exit code 2)."""
+def usage(make: Callable[..., T], *values: Any) -> T:
+    """Return what `make` makes of the values; one out of range becomes a usage error (exit code 2)."""
     try:
-        return make()
-    except GoalError as error:
+        return make(*values)
+    except (GoalError, DataError) as error:
         raise click.UsageError(str(error)) from error

@@ -27,7 +27,7 @@ from onnx_lowrank.results.comparison import Comparison
 from onnx_lowrank.results.parts import Size
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.runtime.timing import interleaved
-from onnx_lowrank.samples import RandomData, Source, read
+from onnx_lowrank.samples import RandomData, Source, read, settled
 from onnx_lowrank.types import Feed
 from onnx_lowrank.validation.determinism import refuse_random, varies
 from onnx_lowrank.validation.metric_check import check_metric
@@ -51,7 +51,8 @@ def compare(
     original, candidate = (LoadedModel.of(model, options.runtime) for model in (first, second))
     same_interface(original.runner, candidate.runner)
     is_random = isinstance(samples, RandomData)
-    data = read(samples, original.runner.inputs, groups=options.groups, seed=options.seed)
+    (source,), guesses = settled([samples], original.runner)
+    data = read(source, original.runner.inputs, groups=options.groups, seed=options.seed)
     if is_random:
         gate = replace(gate, observed=True)
     metric, why = choose(options, data, first_outputs(original, data.feeds))
@@ -70,7 +71,7 @@ def compare(
     sizes = [_size(loaded, data.feeds, options) for loaded in (original, candidate)]
     warnings += [RANDOM_WARNING] if is_random else []
     standing = [note for loaded in (original, candidate) for note in standing_notes(loaded.standing, loaded.source)]
-    notes = (*standing, *data.notes)
+    notes = (*standing, *guesses, *data.notes)
     return Comparison(
         original.source, candidate.source, verdict, sizes[0], sizes[1], latency, why, notes, tuple(warnings)
     )

@@ -20,7 +20,7 @@ from onnx_lowrank.passes.prepare import prepared
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime.batching import batch_size
 from onnx_lowrank.runtime.runner import Runner
-from onnx_lowrank.samples import RandomData, Samples, Source, Split, make_split, read
+from onnx_lowrank.samples import RandomData, Samples, Source, Split, make_split, read, settled
 from onnx_lowrank.types import Feed, Outputs
 from onnx_lowrank.validation import Judge
 
@@ -111,6 +111,9 @@ def read_model(model: onnx.ModelProto | Path | str) -> ReadModel:
 def read_samples(loaded: LoadedModel, sources: DataSources, options: Options, progress: Progress) -> Split:
     """Return disjoint calibration, validation and test samples. Raises DataError."""
     inputs = loaded.runner.inputs
+    with progress.step("looking at the data", 1) as advance:
+        (data, validation, test), guesses = settled((sources.data, sources.validation, sources.test), loaded.runner)
+        advance(1)
 
     def take(source: Source | None, role: str) -> Samples | None:
         if source is None:
@@ -120,16 +123,17 @@ def read_samples(loaded: LoadedModel, sources: DataSources, options: Options, pr
             advance(1)
         return samples
 
-    data = take(sources.data, "calibration samples")
-    if data is None:
+    calibration = take(data, "calibration samples")
+    if calibration is None:
         raise DataError("no calibration samples: give --data, or --random-data to try the tool without any")
-    return make_split(
-        data,
-        take(sources.validation, "validation samples"),
-        take(sources.test, "test samples"),
+    split = make_split(
+        calibration,
+        take(validation, "validation samples"),
+        take(test, "test samples"),
         seed=options.seed,
         force=sources.force_overlap,
     )
+    return replace(split, notes=(*guesses, *split.notes))
 
 
 def first_outputs(loaded: LoadedModel, feeds: Sequence[Feed]) -> Outputs:

@@ -5,7 +5,9 @@ from onnx_lowrank.samples.iterables import DataReader
 from onnx_lowrank.samples.random_data import RANDOM, RandomData, random_samples
 from onnx_lowrank.samples.reader import Reader
 from onnx_lowrank.samples.sets import Samples, Split
+from onnx_lowrank.samples.settle import settled
 from onnx_lowrank.samples.splitting import halves, make_split
+from onnx_lowrank.samples.stored import StoredData, stored_forms
 
 __all__ = [
     "RANDOM",
@@ -16,10 +18,13 @@ __all__ = [
     "Samples",
     "Source",
     "Split",
+    "StoredData",
     "halves",
     "make_split",
     "path_forms",
     "place_of",
     "random_samples",
     "read",
+    "settled",
+    "stored_forms",
 ]

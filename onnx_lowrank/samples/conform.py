@@ -55,16 +55,17 @@ def check_names(given: Iterable[str], inputs: Sequence[TensorSpec], place: str) 
         if name not in keys:
             raise DataError(
                 f"{place}: nothing for the model's input {name!r}; the keys given are {listed(keys)}"
-                f"{_nearest(name, unknown)}; name each array after its input"
+                f"{nearest(name, unknown)}; name each array after its input"
             )
     for key in unknown:
         raise DataError(
             f"{place}: {key!r} is not an input of the model, which takes {listed(names)}"
-            f"{_nearest(key, [*names, LABELS])}; rename it or leave it out"
+            f"{nearest(key, [*names, LABELS])}; rename it or leave it out"
         )
 
 
-def _nearest(name: str, others: Sequence[str]) -> str:
+def nearest(name: str, others: Sequence[str]) -> str:
+    """Return " (did you mean …?)" where one of the others is spelt much alike."""
     folded = {other.lower(): other for other in others}
     close = difflib.get_close_matches(name.lower(), folded, n=1)
     return f" (did you mean {folded[close[0]]!r}?)" if close else ""

@@ -19,10 +19,11 @@ from onnx_lowrank.samples.reader import Reader
 from onnx_lowrank.samples.records import with_groups
 from onnx_lowrank.samples.script import SCRIPT
 from onnx_lowrank.samples.sets import Samples
+from onnx_lowrank.samples.stored import STORED, StoredData, takes_rows
 
-Source: TypeAlias = Samples | RandomData | str | Path | DataReader | Mapping[str, Any] | Iterable[Any]
+Source: TypeAlias = Samples | RandomData | StoredData | str | Path | DataReader | Mapping[str, Any] | Iterable[Any]
 
-READERS: tuple[Reader, ...] = (NUMPY, FOLDER, POLYGRAPHY, SCRIPT, PYTHON)
+READERS: tuple[Reader, ...] = (NUMPY, FOLDER, POLYGRAPHY, SCRIPT, STORED, PYTHON)
 """All forms in which samples come, in the order in which they are tried and told of."""
 
 
@@ -82,4 +83,6 @@ def _refusal(source: Any) -> str:
     if not path.exists():
         return f"{path}: no such file or directory; give {path_forms()}"
     hint = f"give its directory, {path.parent}" if path.suffix.lower() == ".pb" else f"give {path_forms()}"
+    if takes_rows(path):
+        hint = "give it with --text, --table, --images or --audio (onnx_lowrank.samples.StoredData in Python)"
     return f"{path} is of no form that can be read as samples; {hint}"

@@ -16,6 +16,7 @@ from onnx_lowrank.samples import polygraphy, protobuf
 from onnx_lowrank.samples.npz import open_npy, open_npz, readable
 from onnx_lowrank.samples.reader import Reader, is_folder
 from onnx_lowrank.samples.records import LABELS, Raw, Record, record
+from onnx_lowrank.samples.rows.folders import holds_media
 from onnx_lowrank.samples.sets import Lazy
 from onnx_lowrank.types import Array
 
@@ -34,6 +35,8 @@ def read_folder(source: str | Path, inputs: Sequence[TensorSpec]) -> Raw:
         return protobuf.read_test_sets(path, sets, inputs)
     files = [entry for entry in entries if entry.suffix.lower() in (".npz", ".npy") and entry.name != LABELS_FILE]
     files = files or [entry for entry in entries if entry.suffix.lower() == ".json"]
+    if not files and holds_media(path):
+        raise DataError(f"{path} holds images or sounds: give it with --images or --audio (StoredData in Python)")
     if not files:
         raise DataError(
             f"{path} holds no sample; every .npz or .npy in a directory is one,"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class Raw:
     """A set as its source holds it; `records` may be lazy.
 
     `labels` are those of all samples, where the source keeps them apart from the inputs; `files` are the places of
-    the samples, where each has its own; `notes` say what the reader did to the data.
+    the samples, where each has its own, `places` what errors call them; `notes` say what the reader did to the data.
     """
 
     source: str
@@ -44,6 +44,7 @@ class Raw:
     labels: Any = None
     files: Sequence[Path] | None = None
     notes: tuple[str, ...] = ()
+    places: Callable[[int], str] | None = None
 
     def name(self, index: int) -> str:
         """Return what a user can find a sample by; samples are counted from 0."""
@@ -51,6 +52,8 @@ class Raw:
 
     def place(self, index: int) -> str:
         """Return the beginning of an error about a sample."""
+        if self.places is not None:
+            return self.places(index)
         return str(self.files[index]) if self.files is not None else f"{self.source}: sample #{index}"
 
 

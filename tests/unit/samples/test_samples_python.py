@@ -124,8 +124,74 @@ def test_labels_for_some():
 def test_what_is_no_dict(item):
     assert refusal([feed(3), item]) == (
         f"the list given: sample #1 is a {type(item).__name__};"
-        " give a dict of input name -> array, or a pair (dict, label)"
+        " give a dict of input name -> array, a pair (dict, label), or a tuple of one array an input, and perhaps a"
+        " label"
     )
+
+
+NAMED = (TensorSpec("x", "tensor(float)", ("batch", 2)), TensorSpec("y", "tensor(float)", ("batch",)))
+
+
+class Loader:
+    """As torch's DataLoader: walked any number of times, a batch at a time."""
+
+    def __init__(self, batches, batch_size=2):
+        self.batches, self.batch_size = batches, batch_size
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+class Dataset:
+    """As torch's TensorDataset: a length and places, no iterator, and no end that it tells by IndexError."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return np.full(4, index, np.float32), np.int64(index)
+
+
+def test_tuples_are_inputs_in_order_and_then_a_label():
+    pair = (np.zeros((1, 2), np.float32), np.ones(1, np.float32))
+    assert read([pair], NAMED).labels is None
+    samples = read([(*pair, 7), (*pair, 8)], NAMED)
+    assert samples.labels.tolist() == [7, 8]
+    assert samples.feeds[1]["y"].tolist() == [1.0]
+
+
+def test_a_dataset_without_an_iterator():
+    samples = read(Dataset(), INPUTS)
+    assert [float(item["x"][0, 0]) for item in samples.feeds] == [0.0, 1.0, 2.0]
+    assert samples.labels.tolist() == [0, 1, 2]
+
+
+def test_batches_of_a_loader_are_taken_apart():
+    x = np.arange(10, dtype=np.float32).reshape(5, 2)
+    batches = [(x[:2], np.array([0, 1])), (x[2:4], np.array([2, 3])), (x[4:], np.array([4]))]
+    samples = read(Loader(batches), INPUTS)
+    assert len(samples) == 5
+    assert samples.labels.tolist() == [0, 1, 2, 3, 4]
+    assert [item["x"].shape for item in samples.feeds] == [(1, 2)] * 5
+    assert samples.notes == ("the Loader given: batches are taken apart, 3 items are 5 samples",)
+
+
+def test_batches_of_a_loader_without_labels_are_taken_apart():
+    assert len(read(Loader([{"x": np.zeros((2, 3), np.float32)}]), INPUTS)) == 2
+
+
+def test_a_batch_of_dicts_with_a_label_a_row_is_taken_apart_where_the_axis_is_called_so():
+    rows = {"x": np.zeros((3, 2), np.float32), "y": np.zeros(3, np.float32), "labels": np.arange(3)}
+    assert read([rows], NAMED).labels.tolist() == [0, 1, 2]
+    time = (TensorSpec("x", "tensor(float)", ("time", 2)), TensorSpec("y", "tensor(float)", ("time",)))
+    assert read([rows], time).labels.tolist() == [[0, 1, 2]]  # a sequence with a label a step is one sample
+    assert len(read([{"x": rows["x"], "y": rows["y"]}], NAMED)) == 1  # no label says that these are three
+
+
+def test_a_batch_stays_whole_where_the_model_takes_it_whole():
+    fixed = (TensorSpec("x", "tensor(float)", (2, 3)),)
+    samples = read([{"x": np.zeros((2, 3), np.float32), "labels": np.array([0, 1])}], fixed)
+    assert samples.labels.tolist() == [[0, 1]]
 
 
 def test_a_dict_of_arrays_and_an_array_hold_all_samples():
@@ -141,7 +207,8 @@ def test_samples_pass_as_they_are():
 @pytest.mark.parametrize("thing", [None, 3, 2.5])
 def test_what_samples_cannot_be(thing):
     assert refusal(thing) == (
-        f"samples cannot be a {type(thing).__name__}; give a path, an iterable of dicts or a CalibrationDataReader"
+        f"samples cannot be a {type(thing).__name__}; give a path, an onnx_lowrank.samples.StoredData, an iterable of"
+        " dicts or tuples, a DataLoader or a CalibrationDataReader"
     )
 
 
@@ -163,8 +230,15 @@ def test_a_path_that_is_not_there():
     assert text.endswith("a Polygraphy .json, or FILE.py[:load_data]")
 
 
-def test_a_file_of_no_known_form(tmp_path):
+def test_a_table_wants_a_format(tmp_path):
     (tmp_path / "data.csv").write_text("1,2")
-    assert refusal(tmp_path / "data.csv").startswith(
-        f"{tmp_path / 'data.csv'} is of no form that can be read as samples; give an .npz or .npy"
+    assert refusal(tmp_path / "data.csv").endswith(
+        "; give it with --text, --table, --images or --audio (onnx_lowrank.samples.StoredData in Python)"
+    )
+
+
+def test_a_file_of_no_known_form(tmp_path):
+    (tmp_path / "data.xls").write_text("1,2")
+    assert refusal(tmp_path / "data.xls").startswith(
+        f"{tmp_path / 'data.xls'} is of no form that can be read as samples; give an .npz or .npy"
     )

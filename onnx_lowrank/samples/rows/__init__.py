@@ -1,0 +1,1 @@
+"""Rows: what people store as data, as it is stored: pictures, texts, sounds and numbers, before they are tensors."""
