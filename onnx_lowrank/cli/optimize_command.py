@@ -144,9 +144,9 @@ BITS = click.option(
     "--bits",
     type=Bits(),
     help="Bits that a number of a weight or factor may take, chosen together with the ranks: 32 (its own type), 8,32,"
-    " 4,8,32, or auto (2, too; all that run here). int8: a scale a channel; int4 and int2: one for 32 inputs;"
-    " arithmetic stays float. With a goal of latency: 8,32, and operators multiply integers. Default: auto where the"
-    " goal is bytes, 8,32 where it is latency, else 32.",
+    " 4,8,32, or auto (2 and 16, too; all that run here). 16: half precision; 8: integers with a scale a channel, or"
+    " one for 32 inputs, as 4 and 2 have; arithmetic stays float. With a goal of latency: 8,32, and operators multiply"
+    " integers. Default: auto where the goal is bytes, 8,32 where it is latency, else 32.",
 )
 THEN = click.option(
     "--then",

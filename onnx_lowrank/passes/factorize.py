@@ -46,7 +46,7 @@ from onnx_lowrank.types import (
 from onnx_lowrank.types.number_formats import EACH
 from onnx_lowrank.weights.inventory import Inventory
 from onnx_lowrank.weights.storage import Storage, Stored, stored_axes
-from onnx_lowrank.weights.transforms import tensor_of
+from onnx_lowrank.weights.transforms import as_type, tensor_of
 
 SUBNORMAL_CUTOFF = 1e-20
 """Relative to the largest entry of a factor; far below the resolution of float64, let alone float32."""
@@ -196,12 +196,13 @@ def _stored(
     """Return a factor as the weight itself is stored; one of a number format is noted, to be rounded at the end."""
     call = new.inventory.calls[site.id][0]
     layout = partial(call.stored, position=position)
-    clean = replace(stage, weight=_without_subnormals(stage.weight))
-    stored = new.inventory.sources[site.id].storage.store(clean, layout, hint, new.names)
     number = stage_formats(form.storage, count)[index]
+    weight = as_type(stage.weight, onnx.TensorProto.FLOAT16) if number is not None and number.floating else stage.weight
+    clean = replace(stage, weight=_without_subnormals(weight))
+    stored = new.inventory.sources[site.id].storage.store(clean, layout, hint, new.names)
     if number is not None:
         order, looked_up = stored_axes(clean, layout), new.inventory.looks_up(site)
-        exact = bool(number.block) and new.inventory.compensates(site, form.storage)
+        exact = number.compensated and new.inventory.compensates(site, form.storage)
         rows = looked_up and index == 0
         if not number.takes(stage.weight.shape) and not rows:
             raise PlanError(

@@ -26,7 +26,7 @@ from onnx_lowrank.types import Array, NumberFormat
 from onnx_lowrank.types.number_formats import PACKED, SHORT
 from onnx_lowrank.weights.integer_grid import Grid
 from onnx_lowrank.weights.storage import Storage, packed
-from onnx_lowrank.weights.transforms import read
+from onnx_lowrank.weights.transforms import read, tensor_of
 
 LARGEST_OFF = 0.05
 """Some kernels round what they read to 8 bits as well; more than this is no rounding."""
@@ -104,7 +104,7 @@ def in_formats(
     numbers stay packed when the model is loaded. It is raised to the opset that the formats need. Raises ModelError
     where onnx cannot do that.
     """
-    tables = looked_up_alone(model, {name for name, how in chosen.items() if how.rows})
+    tables = looked_up_alone(model, {name for name, how in chosen.items() if how.rows and not how.number.floating})
     opset = max(ROWS_OPSET if name in tables else each.number.opset for name, each in chosen.items())
     model = raised(model, opset)
     fresh, tensors, rows = Fresh(all_names(model)), list[onnx.TensorProto](), dict[str, Rows]()
@@ -159,6 +159,13 @@ class _Unpacking:
 
     def unpack(self, tensor: onnx.TensorProto, how: InFormat) -> None:
         """Write what gives a tensor of the old name and type."""
+        if how.number.floating:
+            half = tensor_of(
+                read(tensor), int(onnx.TensorProto.FLOAT16), self.fresh(f"{tensor.name}.{how.number.name}")
+            )
+            self.tensors.append(half)
+            self._node("Cast", [half.name], tensor.name, to=tensor.data_type)
+            return
         weight = np.transpose(read(tensor), np.argsort(how.order))
         number, grid, integers = how.number, how.grid.at(weight.shape), how.integers(weight)
         storage, axis = Storage(int(tensor.data_type)).in_format(number), how.order.index(grid.axis or 0)

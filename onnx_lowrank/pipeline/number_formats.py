@@ -56,7 +56,7 @@ def with_compensation(
 ) -> Inventory:
     """Return the inventory that rounds weights as it was done when a plan was made; chosen: its number formats."""
     numbers = [number for number in FORMATS.values() if number.name in chosen]
-    if not any(number.block for number in numbers):
+    if not any(number.compensated for number in numbers):
         return inventory
     setup = _setup(loaded, inventory, options, calibrated)
     return replace(inventory, compensation=compensation_of(setup, numbers, progress))

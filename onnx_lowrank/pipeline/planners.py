@@ -31,6 +31,8 @@ EXPECTED, BEFORE = 7, 3
 """With continuation: where in a sequence the answer is expected; the plans tested before the last round."""
 QUANTIZED_SCREENS = (4, 0.15)
 """SCREENS and CLOSE where every plan has to be quantised first."""
+LEAST_SAVING, LEAST_OF_PART = 0.005, 0.1
+"""The share of the model that a plan has to save, or of what may be factored where that is less of it."""
 EQUAL = 1e-9
 """Measured divergences this close differ by rounding: the first of such plans is taken."""
 Proposals = Generator[Plan, bool, None]
@@ -167,10 +169,10 @@ def planner_of(goal: Goal) -> Planner:
 
 def sequence(search: Search) -> list[Plan]:
     """Return the plans to test for a compact goal, mildest first: fixed before any of them is validated."""
-    curve = [plan for plan in curve_plans(search.problem, fine=True) if plan.factored]
+    gate, resource = search.goal.gate, search.problem.resource
+    curve = [plan for plan in curve_plans(search.problem, fine=True) if plan.factored and _worth_it(plan, search)]
     if not curve:
         return []
-    gate, resource = search.goal.gate, search.problem.resource
     n, allowed = search.session.split.validation.units, allowed_drop(search.judge.metric, gate)
     screens = QUANTIZED_SCREENS if search.session.quantizer.active else (SCREENS, CLOSE)
     aim = Aim(n, gate.alpha, allowed, *screens, dense=search.session.options.rounds)
@@ -183,6 +185,13 @@ def sequence(search: Search) -> list[Plan]:
         plans = sequence_of(curve, costs, search.screening(advance), aim, exact)
     plans = list({plan.choices: plan for plan in plans if plan.factored}.values())
     return [replace(plan, origin=f"plan {number} of a sequence") for number, plan in enumerate(plans, 1)]
+
+
+def _worth_it(plan: Plan, search: Search) -> bool:
+    """Return whether a plan saves enough for a new file: of the model, or of the part that may be factored."""
+    resource, dense = search.problem.resource, search.problem.dense
+    least = min(LEAST_SAVING * amount(search.before.cost, resource), LEAST_OF_PART * dense)
+    return amount(plan.cost, resource) <= dense - least
 
 
 def _ground(search: Search, plans: Sequence[Plan], share: float) -> Plan | None:

@@ -34,7 +34,7 @@ def searched(
             trials = search.run(work.proposals, session.clock)
             ledger = ledger.trying(trials)
             refuse_unexplained([trial.verdict for trial in trials], weak=session.options.allow_weak_baseline)
-            best = planner.ranked(trials, search.problem)
+            best = [trial for trial in planner.ranked(trials, search.problem) if _smaller(trial, search)]
             held = [*((search, trial) for trial in best), *held]
         if ledger.ended(aim.gate):  # after a plan that was not certified no level is left for another
             break
@@ -46,6 +46,11 @@ def searched(
     if planner.stops:
         held.sort(key=lambda pair: amount(pair[1].plan.cost, aim.resource))
     return held, ledger
+
+
+def _smaller(trial: Trial, search: Search) -> bool:
+    """Return whether a plan's file is smaller than the original, where bytes count: nodes and names take some, too."""
+    return search.goal.resource != "bytes" or trial.size.bytes < search.before.bytes
 
 
 def _search(session: Session, aim: Goal, state: SensitivityState, ledger: Ledger) -> tuple[Search, Ledger]:

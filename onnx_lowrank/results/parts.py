@@ -12,7 +12,7 @@ from onnx_lowrank.metrics.divergence import DivergenceKind
 from onnx_lowrank.options import Options
 from onnx_lowrank.runtime.timing import Timing
 from onnx_lowrank.sensitivity.correction import PlanCheck
-from onnx_lowrank.types import Certificate, Curve, Plan, Site, Skip, Verdict
+from onnx_lowrank.types import Certificate, Cost, Curve, Plan, Site, Skip, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,11 @@ class Size:
     bytes: int
     macs: float = 0.0
     milliseconds: float = 0.0
+
+    @property
+    def cost(self) -> Cost:
+        """The same as what sites cost."""
+        return Cost(self.parameters, self.bytes, self.macs, self.milliseconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,7 @@ def _compensation(setup: CollectionSetup, numbers: Sequence[NumberFormat], progr
     inventory, memory, chosen = setup.inventory, setup.options.memory, list[Site]()
     for site in sorted(inventory.sites, key=lambda site: site.parameters):
         need = bytes_of(site, looked_up=inventory.looks_up(site))
-        offered = [number for number in inventory.formats(site) if number in numbers and number.block]
+        offered = [number for number in inventory.formats(site) if number in numbers and number.compensated]
         if offered and need <= memory // MEMORY:
             memory -= MEMORY * need
             chosen.append(site)

@@ -1,4 +1,4 @@
-"""How the numbers of a weight or its factors may be stored besides as they are: integers with scales."""
+"""How the numbers of a weight or its factors may be stored besides as they are: halves, or integers with scales."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from typing import Literal, TypeAlias
 from onnx_lowrank.types.chains import Layout
 from onnx_lowrank.types.forms import OWN
 
+HALF, WHOLE = 16, 8
+"""Bits of floats of half precision, and of integers that fill a byte."""
 SCALE_BYTES, ROW_SCALE_BYTES, BLOCK_SCALE_BYTES = 4, 2, 1
 """A scale is a float32; those of few bits have eight, as there are many, and those of a table that is looked up half
-precision: onnxruntime looks up nothing shorter but integers."""
+precision: onnxruntime looks up nothing shorter but integers. So have those of blocks of bytes: numbers that have been
+rounded to them are rounded to them again."""
 SCALE_DIGITS = 4
 """Significant binary digits of a scale of eight bits: float8e4m3fn, with one power of two for all of a weight."""
 SHORT = 32
@@ -30,7 +33,7 @@ Activations: TypeAlias = Literal["", "static", "dynamic"]
 
 @dataclass(frozen=True, slots=True)
 class NumberFormat:
-    """Integers of `bits`, one scale for every `block` inputs of an output; block 0: one for each output.
+    """Integers of `bits`, one scale for every `block` inputs of an output; block 0: one for each output; or halves.
 
     With no more inputs than a block has, an output has one scale for all taps. A table that is looked up, and its
     factors, have inputs and outputs the other way round: what is read is a row, and blocks of it are longer.
@@ -57,6 +60,16 @@ class NumberFormat:
         return shape[0] % self.outputs == 0 or math.prod(shape) < PACKED
 
     @property
+    def floating(self) -> bool:
+        """Whether numbers are floats of half precision, without scales."""
+        return self.bits == HALF
+
+    @property
+    def compensated(self) -> bool:
+        """Whether errors of rounding are made up for by other numbers: where they are large enough to be worth it."""
+        return self.block > 0 and self.bits < WHOLE
+
+    @property
     def high(self) -> int:
         """The largest integer."""
         return int(2 ** (self.bits - 1) - 1)
@@ -80,6 +93,8 @@ class NumberFormat:
         looked_up: of a table that is looked up, or of a factor of one. rows: the table itself, or the first of its
         factors, of which every row begins with a byte, and every column has the number of its block.
         """
+        if self.floating:
+            return math.prod(shape) * self.bits // 8
         axis, run = self.axis(looked_up=looked_up), self.run(rows=rows)
         if run and shape[axis] <= run:
             axis, run = 1 - axis, 0
@@ -90,14 +105,17 @@ class NumberFormat:
         if rows:
             integers = math.prod(shape[1:]) * math.ceil(shape[0] * self.bits / 8)
             integers += COLUMN_BYTES * shape[0] if run else 0
-        width = ROW_SCALE_BYTES if rows else SCALE_BYTES if scales < SHORT else BLOCK_SCALE_BYTES
+        short = ROW_SCALE_BYTES if self.bits == WHOLE else BLOCK_SCALE_BYTES
+        width = ROW_SCALE_BYTES if rows else SCALE_BYTES if scales < SHORT else short
         return integers + (width if self.block else SCALE_BYTES) * scales
 
 
-INT8 = NumberFormat("int8", 8, 0, 13)
+FLOAT16 = NumberFormat("float16", HALF, 0, 13)
+INT8 = NumberFormat("int8", WHOLE, 0, 13)
+INT8_BLOCKS = NumberFormat("int8-blocks", WHOLE, 32, 21)
 INT4 = NumberFormat("int4", 4, 32, 21)
 INT2 = NumberFormat("int2", 2, 32, 25, outputs=4)
-FORMATS = {each.name: each for each in (INT8, INT4, INT2)}
+FORMATS = {each.name: each for each in (FLOAT16, INT8, INT8_BLOCKS, INT4, INT2)}
 """By name, those of weights alone; the more bits the earlier."""
 INT8_STATIC = NumberFormat("int8-static", 8, 0, 13, activations="static")
 INT8_DYNAMIC = NumberFormat("int8-dynamic", 8, 0, 13, activations="dynamic")

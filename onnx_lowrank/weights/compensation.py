@@ -48,13 +48,13 @@ class Compensation:
 
     def knows(self, site: Site, storages: Sequence[Storage]) -> bool:
         """Return whether a weight is rounded so: some stage in few bits, with known moments."""
-        return site.id in self.grams and any(s.grid is not None and s.grid.block > 0 for s in storages)
+        return site.id in self.grams and any(s.grid is not None and s.grid.compensated for s in storages)
 
     def rounded(self, site: Site, storages: Sequence[Storage], chain: Chain, *, shared: bool = False) -> Chain:
         """Return a settled chain with the numbers that are stored, float64; rounded again to its grid they stay.
 
-        storages: of each stage; those without blocks are rounded to the nearest. shared: the first stage serves other
-        weights as well, so it is rounded by the inputs alone.
+        storages: of each stage; those of eight bits and more are rounded to the nearest. shared: the first stage serves
+        other weights as well, so it is rounded by the inputs alone.
         """
         alike = all(stage.groups == site.groups for stage in chain.stages)
         plain = site.groups == 1 or not any(stage.identity for stage in chain.stages)
@@ -100,7 +100,7 @@ class Compensation:
             for later in reversed(stages[index + 1 :]):
                 metric = _through(metric, np.swapaxes(later.full, 0, 1))
             grid = storages[index].grid
-            if grid is None or not grid.block:
+            if grid is None or not grid.compensated:
                 made.append(np.asarray(storages[index].rounded(stage.weight), np.float64))
             else:
                 whole = index == 0 and not stage.added

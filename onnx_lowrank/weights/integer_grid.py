@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from onnx_lowrank.types import Array, NumberFormat
-from onnx_lowrank.types.number_formats import SCALE_DIGITS
+from onnx_lowrank.types.number_formats import SCALE_DIGITS, WHOLE
 
 REDUCED = 64
 """Symmetric integers that go no further use seven bits: onnxruntime's `reduce_range`, for CPUs that saturate."""
@@ -59,9 +59,15 @@ class Grid:
     def symmetric(number: NumberFormat, *, looked_up: bool = False, rows: bool = False) -> Grid:
         """Return the grid of a number format; looked_up, rows: of a table, like `NumberFormat.bytes`."""
         axis, run = number.axis(looked_up=looked_up), number.run(rows=rows)
-        scale = np.float16 if rows and run else np.float32
-        digits = SCALE_DIGITS if run and not rows else 0
+        whole = number.bits == WHOLE
+        scale = np.float16 if run and (rows or whole) else np.float32
+        digits = SCALE_DIGITS if run and not rows and not whole else 0
         return Grid(number.low, number.high, 0, axis, scale, block=run, bare=True, digits=digits)
+
+    @property
+    def compensated(self) -> bool:
+        """Whether errors of rounding are made up for: see `NumberFormat`."""
+        return self.block > 0 and self.high < 2 ** (WHOLE - 1) - 1
 
     def at(self, shape: Sequence[int]) -> Grid:
         """Return the grid of a factor (out, in, *spatial): of no more numbers than a block, channels have a scale."""

@@ -14,6 +14,7 @@ from onnx_lowrank.options import Runtime
 from onnx_lowrank.types import (
     ARITHMETIC,
     FORMATS,
+    INT8_BLOCKS,
     OWN,
     Array,
     Chain,
@@ -123,10 +124,12 @@ class Inventory:
         own = self.sources[site.id].storage
         if own.grid is not None or site.body or site.id in self.bodies or self.sources[site.id].transposed:
             return ()
-        if self.looks_up(site):
-            return tuple(FORMATS.values()) if own.arrives == onnx.TensorProto.FLOAT else ()
+        shorter = [number for number in FORMATS.values() if not (number.floating and own.narrow)]
+        if self.looks_up(site):  # a row is a block of bytes already
+            tables = tuple(number for number in shorter if number != INT8_BLOCKS)
+            return tables if own.arrives == onnx.TensorProto.FLOAT else ()
         (stage,) = self.whole(site).stages
-        return tuple(FORMATS.values()) if stored_axes(stage, self.calls[site.id][0].stored) else ()
+        return tuple(shorter) if stored_axes(stage, self.calls[site.id][0].stored) else ()
 
     def arithmetic(self, site: Site) -> tuple[NumberFormat, ...]:
         """Return the formats in which a site's operators multiply integers: those of which all of them have kernels."""

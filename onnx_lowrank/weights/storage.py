@@ -80,8 +80,10 @@ class Storage:
         return ITEMSIZES[self.scale] + self.itemsize if self.grid is not None else 0
 
     def in_format(self, number: NumberFormat, *, looked_up: bool = False, rows: bool = False) -> Storage:
-        """Return the storage of the same weight as integers; looked_up, rows: of a table, like `NumberFormat.bytes`."""
+        """Return the storage of the same weight in a format; looked_up, rows: of a table, like `NumberFormat.bytes`."""
         single = int(onnx.TensorProto.FLOAT)
+        if number.floating:
+            return Storage(int(onnx.TensorProto.FLOAT16), (self.arrives,))
         elem = ELEMENTS[number.bits]
         casts = () if self.arrives == single else (self.arrives,)
         return Storage(elem, casts, Grid.symmetric(number, looked_up=looked_up, rows=rows), single)

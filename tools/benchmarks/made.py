@@ -22,7 +22,7 @@ INT4 = "onnxruntime-int4"
 STRICT, QUICK_DROP = 0.002, 0.1
 """A stricter gate, for a metric that is not the one of the tests: minilm's similarities beside human ones; and what a
 trial allows, whose few samples tell nothing smaller."""
-BITS, INTEGERS = (2, 4, 8, 32), (8, 32)
+BITS, INTEGERS = (2, 4, 8, 16, 32), (8, 32)
 DROPS = (0.005, 0.01)
 """What part "bits" allows."""
 PEER_SAMPLES = 300

@@ -19,6 +19,8 @@ from onnx_lowrank.weights.find import find_sites
 
 CPU = Runtime(provider="cpu", threads=1)
 
+INTEGERS = [number for number in FORMATS.values() if not number.floating]
+
 
 def stored_as(model: onnx.ModelProto, storage: str, *sites: int) -> onnx.ModelProto:
     found = found_in(model)
@@ -138,7 +140,7 @@ def test_small_weights_are_floats_once_a_model_is_loaded(number, inputs, tmp_pat
 
 
 @pytest.mark.parametrize("op", ["MatMul", "Gemm", "Gemm, turned"])
-@pytest.mark.parametrize("number", list(FORMATS.values()))
+@pytest.mark.parametrize("number", INTEGERS)
 def test_large_weights_stay_packed_where_they_are_multiplied_so(number, op, tmp_path):
     """onnxruntime takes the DequantizeLinear into the product; others would be unpacked at every call, so are not."""
     turned = op.endswith("turned")
@@ -166,7 +168,19 @@ def test_large_weights_stay_packed_where_they_are_multiplied_so(number, op, tmp_
     ]
 
 
-@pytest.mark.parametrize("number", list(FORMATS.values()))
+def test_halves_are_cast_and_can_be_factored_again():
+    model = mlp([48, 32, 8], [None, None], 1)
+    made = stored_as(model, "float16")
+    onnx.checker.check_model(made, full_check=True)
+    stored = {t.name: t for t in made.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16}
+    assert [n.op_type for n in made.graph.node].count("Cast") == len(stored) == 2
+    assert len(find_sites(made, multiple=1).sites) == 2
+    x = {model.graph.input[0].name: normal([3, 48], 2)}
+    (got,), (expected,) = (list(run(each, x).values()) for each in (made, model))
+    assert 0 < np.abs(got - expected).max() < 2e-3 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("number", INTEGERS)
 def test_a_model_in_formats_says_that_its_weights_are_integers(number):
     made = stored_as(mlp([48, 32, 8], [None, None], 1), number.name)
     skips = {skip.weight: (skip.why, skip.detail) for skip in find_sites(made, multiple=1).skips}
@@ -226,7 +240,7 @@ def test_a_large_model_is_asked_for_both(monkeypatch: pytest.MonkeyPatch):
     assert refused(large, INT8, CPU) == "it computes something else (100.0% off)"
 
 
-def test_both_formats_run_here():
+def test_all_formats_run_here():
     assert {name: refused(older(17), number, CPU) for name, number in FORMATS.items()} == dict.fromkeys(FORMATS, "")
 
 
@@ -254,4 +268,4 @@ def test_what_onnx_cannot_convert_is_one_line():
     with pytest.raises(ModelError, match=r"onnx cannot bring the model from opset 17 to 21: .*NoSuchOperator"):
         raised(model, 21)
     assert raised(model, 13) is model
-    assert [(each.low, each.high) for each in FORMATS.values()] == [(-127, 127), (-7, 7), (-2, 1)]
+    assert [(each.low, each.high) for each in INTEGERS] == [(-127, 127), (-127, 127), (-7, 7), (-2, 1)]

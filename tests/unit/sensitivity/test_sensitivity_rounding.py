@@ -36,15 +36,21 @@ def curves(bits: tuple[int, ...] = BITS) -> tuple[Curve, ...]:
     return session(bits).state.curves
 
 
+def mixed(*names: str) -> set[str]:
+    """Return formats, and those of pairs."""
+    return {*names, *(f"{first}/{last}" for first in names for last in names if first != last)}
+
+
 def test_only_what_is_allowed_is_offered():
     assert {o.form.storage for c in curves((32,)) for o in c.options} == {OWN}
-    assert {o.form.storage for c in curves((8, 32)) for o in c.options} == {OWN, "int8"}
+    assert {o.form.storage for c in curves((8, 32)) for o in c.options} <= {OWN, *mixed("int8", "int8-blocks")}
+    assert {o.form.storage for c in curves((16, 32)) for o in c.options} == {OWN, "float16"}
     every = {o.form.storage for c in curves() for o in c.options}
-    assert {OWN, "int8", "int4"} < every <= {OWN, "int8", "int4", "int8/int4", "int4/int8"}
+    assert {OWN, "int8", "int4"} < every <= {OWN, *mixed("int8", "int8-blocks", "int4")}
     assert all(len(o.ranks) == 1 for c in curves() for o in c.options if "/" in o.form.storage)
     for curve in curves():
         assert curve.options[0].dense
-        assert any(o.scheme == DENSE and o.form.storage == "int8" for o in curve.options)
+        assert any(o.scheme == DENSE and o.form.storage.startswith("int8") for o in curve.options)
         sizes = [(o.cost.bytes, -o.loss) for o in curve.options[1:]]
         assert sizes == sorted(sizes, reverse=True)
 
@@ -129,7 +135,7 @@ def test_what_no_scheme_factors_gets_another_number_format():
     curve = next(curve for curve in problem.curves if curve.site == site.id)
     assert site.rigid
     assert {o.scheme for o in curve.options} == {DENSE}
-    rounded = next(o for o in curve.options if o.form.storage == "int8")
+    rounded = next(o for o in curve.options if o.form.storage.startswith("int8"))
     feeds = one.state.calibrated.samples.feeds
     there = Substitutions.of(one.loaded.model, one.inventory, [site], feeds, kl, one.options.runtime)
     measured = there.loss(site, stored_weight(one.inventory, site, None, rounded))

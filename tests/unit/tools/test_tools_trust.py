@@ -87,7 +87,8 @@ def text_of(bench: Bench, wrong: int, kept: float) -> str:
     for cell in bench("benchmarks.trust").cells(trust.DEMO, False):
         drop = 0.02 if cell.name.endswith("/0") else 0.0
         row = {"saved": True, "kept": 0.2, "true_drop": drop, "tests": 4, "reason": ""}
-        rules = {**dict.fromkeys(trust.LIMITS, row), trust.CERTIFIED: {**row, "kept": kept}}
+        rules = {**dict.fromkeys(set(trust.LIMITS) - {trust.BITS}, row), trust.CERTIFIED: {**row, "kept": kept}}
+        rules = {trust.BITS: row} if cell.name.startswith("bits") else rules
         data = {"calibration": 512, "test": 10000, "top1": 0.92, "rules": rules}
         lines.append(raw("trust", trust.DEMO, cell.name, data))
     for kind, changed, n in trust.simulations(trust.CHANGED, False):
@@ -105,6 +106,7 @@ def test_the_page_counts_what_was_wrong(bench: Bench) -> None:
     assert "beside these, at 0.75 % changed | open | — |" in text
     assert "| met | 18.0 % and 20.0 % |" in text
     assert "| certified .01 | 2,000 | 20 | 20 | 1 [.00, .25] | .0010 | .180 [.180, .180] | 4.0 |" in text
+    assert "| certified .01, ranks and bits | 500 | 20 | 20 | 1 [.00, .25] | .0010 | .200 [.200, .200] | 4.0 |" in text
     assert "| right or wrong | 2.00 % | 2,000 | .0100 | .0550 | .0250 | .0000 | .0597 | .50 | .75 |" in text
     assert "--part trust --seed 0 --threads 1" in text
 
