@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
@@ -23,6 +25,9 @@ NOTHING = 3
 STOPPED = 130
 """Whatever the signal was."""
 WATCHED = "onnx_lowrank.outputs"
+
+EVERY = 10.0
+"""Seconds between two lines of progress where there is no terminal."""
 
 T = TypeVar("T")
 
@@ -49,9 +54,34 @@ class Bars:
             yield lambda units: bars.advance(task, units)
 
 
+class Lines:
+    """A line on standard error every EVERY seconds: which step it is, how far, and for how long the run goes on."""
+
+    def __init__(self) -> None:
+        self._start = self._told = time.monotonic()
+
+    @contextmanager
+    def step(self, title: str, total: int) -> Iterator[Advance]:
+        """Tell of one step, where it is not over before a line is due."""
+        done = 0
+
+        def advance(units: int) -> None:
+            nonlocal done
+            done += units
+            now = time.monotonic()
+            if now - self._told >= EVERY:
+                self._told = now
+                with suppress(OSError):
+                    click.echo(f"{now - self._start:5.0f} s  {title}: {done:,} of {total:,}", err=True)
+
+        yield advance
+
+
 def progress(*, quiet: bool) -> Steps:
-    """Return bars on a terminal, silence elsewhere."""
-    return Silent() if quiet or not sys.stderr.isatty() else Bars(Console(stderr=True))
+    """Return bars on a terminal, and elsewhere a line now and then."""
+    if quiet:
+        return Silent()
+    return Bars(Console(stderr=True)) if sys.stderr.isatty() else Lines()
 
 
 def show(parts: Iterable[RenderableType], *, quiet: bool) -> None:
@@ -63,10 +93,16 @@ def show(parts: Iterable[RenderableType], *, quiet: bool) -> None:
         console.print(part)
 
 
-def say(text: str, *, quiet: bool = False) -> None:
-    """Print one line of text as it is."""
+def terminal_width() -> int:
+    """Return the columns of the terminal; 80 where there is none."""
+    return Console().width
+
+
+def say(text: str, *, quiet: bool = False, color: str | None = None) -> None:
+    """Print one line of text as it is; in a colour on a terminal that shows colours."""
+    colored = color is not None and Console().color_system is not None and "NO_COLOR" not in os.environ
     if not quiet:
-        click.echo(text)
+        click.echo(click.style(text, fg=color, bold=True) if colored else text)
 
 
 def one_line_errors(command: Callable[..., T]) -> Callable[..., T]:

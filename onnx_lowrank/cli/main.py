@@ -12,7 +12,7 @@ import click
 from onnx_lowrank import pipeline
 from onnx_lowrank.cli import data_options
 from onnx_lowrank.cli.command import Command
-from onnx_lowrank.cli.console import NOTHING, one_line_errors, progress, say, show, watched
+from onnx_lowrank.cli.console import NOTHING, one_line_errors, progress, say, show, terminal_width, watched
 from onnx_lowrank.cli.optimize_command import finish, optimize
 from onnx_lowrank.cli.outputs import OUTPUT, Inputs, Outputs
 from onnx_lowrank.cli.process import tune_process
@@ -75,7 +75,7 @@ def inspect(model: Path, everything: bool, report: Path | None, force: bool, qui
         progress=progress(quiet=quiet),
     )
     outputs.write("--report", lambda: inspection_json(inspection))
-    show(render_inspection(inspection, everything=everything), quiet=quiet)
+    show(render_inspection(inspection, everything=everything, width=terminal_width()), quiet=quiet)
 
 
 @main.command(cls=Command)
@@ -137,7 +137,7 @@ def compare(first: Path, second: Path, random_data: bool, report: Path | None, q
     )
     outputs.write("--report", lambda: comparison_json(comparison))
     show(render_comparison(comparison), quiet=quiet)
-    say(comparison.verdict.word.upper(), quiet=quiet)
+    say(comparison.verdict.word.upper(), quiet=quiet, color="green" if comparison else "red")
     if not comparison:
         raise SystemExit(NOTHING)
 

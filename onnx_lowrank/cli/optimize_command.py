@@ -10,9 +10,9 @@ import click
 from click.core import ParameterSource
 
 from onnx_lowrank import pipeline
-from onnx_lowrank.cli import data_options
+from onnx_lowrank.cli import config, data_options
 from onnx_lowrank.cli.command import Command
-from onnx_lowrank.cli.console import NOTHING, one_line_errors, progress, say, show, watched
+from onnx_lowrank.cli.console import NOTHING, one_line_errors, progress, say, show, terminal_width, watched
 from onnx_lowrank.cli.outputs import OUTPUT, Inputs, Outputs
 from onnx_lowrank.cli.shared_options import (
     FORCE,
@@ -55,9 +55,8 @@ GOAL = stacked(
     click.option(
         "--algorithm",
         type=click.Choice(["compact", "lossless"]),
-        default="compact",
-        show_default=True,
-        help="compact: smallest model whose metric holds. lossless: most accurate model within a size; must hold, too.",
+        help="compact: smallest model whose metric holds. lossless: most accurate model within a size; must hold, too."
+        " Default: lossless with one of the targets below, else compact.",
     ),
     GATE,
     click.option("--keep", type=float, help="lossless: share of all the model's parameters to keep, 0.6 say."),
@@ -187,6 +186,9 @@ COMPANIONS = stacked(
     type=click.Path(path_type=Path),
     help="Write the curve of size against predicted loss, ten points measured: .csv or .json.",
 )
+@config.CONFIG
+@config.SAVE_CONFIG
+@click.option("--all", "everything", is_flag=True, help="List weights that stay as they are, too.")
 @click.option("--dry-run", is_flag=True, help="Do everything but write the model.")
 @FORCE
 @QUIET
@@ -221,7 +223,7 @@ def optimize(model: Path, output: Path | None, **values: Any) -> None:
     _write_side_files(result, outputs)
     if result.sites:
         outputs.write("--pareto", lambda: pipeline.points_text(pipeline.pareto(session, goal), values["pareto"]))
-    finish(result, quiet=values["quiet"], saved=target)
+    finish(result, quiet=values["quiet"], saved=target, everything=values["everything"])
 
 
 def _outputs(model: Path, target: Path | None, values: dict[str, Any]) -> Outputs:
@@ -232,7 +234,7 @@ def _outputs(model: Path, target: Path | None, values: dict[str, Any]) -> Output
         code={f"--{name}": values[name] for name in ("metric", "loss")},
         others=data_options.files(values),
     )
-    sides = {f"--{name.replace('_', '-')}": values[name] for name in ("report", "save_plan", "pareto")}
+    sides = {f"--{name.replace('_', '-')}": values[name] for name in ("report", "save_plan", "pareto", "save_config")}
     return watched(Outputs.of(inputs, {OUTPUT: target, **sides}, force=values["force"]))
 
 
@@ -258,14 +260,14 @@ def _goal(values: dict[str, Any]) -> Goal:
     gate = gate_of(values)
     targets = {name: values[name] for name in ("keep", "target_size", "target_macs", "target_latency")}
     speedup, resource = values["min_speedup"], values["minimize"]
-    if values["algorithm"] == "lossless":
+    set_targets = [name for name, value in targets.items() if value is not None]
+    if values["algorithm"] == "lossless" or (values["algorithm"] is None and set_targets):
         if resource != "parameters":
             raise click.UsageError(f"--minimize {resource} is a goal of the compact algorithm: give a target instead")
         return usage(lambda: Lossless(gate=gate, min_speedup=speedup, **targets))
-    set_targets = [name for name, value in targets.items() if value is not None]
     if set_targets:
         option = "--" + set_targets[0].replace("_", "-")
-        raise click.UsageError(f"{option} is a goal of the lossless algorithm: add --algorithm lossless")
+        raise click.UsageError(f"{option} is a goal of the lossless algorithm: leave --algorithm compact out")
     source = click.get_current_context().get_parameter_source("minimize")
     if values["bits"] is not None and min(values["bits"]) < 32 and source is ParameterSource.DEFAULT:
         resource = "bytes"
@@ -273,16 +275,17 @@ def _goal(values: dict[str, Any]) -> Goal:
 
 
 def _write_side_files(result: Result, outputs: Outputs) -> None:
+    outputs.write("--save-config", lambda: config.written(click.get_current_context()))
     outputs.write("--report", lambda: result_json(result))
     if result.plan is not None:
         tool = f"onnx-lowrank {__version__}"
         outputs.write("--save-plan", lambda: SavedPlan.of_result(result, tool).to_json())
 
 
-def finish(result: Result, *, quiet: bool, saved: Path | None) -> None:
+def finish(result: Result, *, quiet: bool, saved: Path | None, everything: bool = False) -> None:
     """Print a result; leave with exit code 3 where nothing was found."""
-    show(render_result(result), quiet=quiet)
+    show(render_result(result, everything=everything, width=terminal_width()), quiet=quiet)
     if not result:
-        say(f"NOTHING SAVED: {result.reason}", quiet=quiet)
+        say(f"NOTHING SAVED: {result.reason}", quiet=quiet, color="red")
         raise SystemExit(NOTHING)
     say(f"saved {saved}" if saved is not None else "not saved (dry run or demo)", quiet=quiet)

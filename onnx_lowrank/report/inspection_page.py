@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_lowrank.report import numbers
+from onnx_lowrank.report.labels import NARROW, label
 from onnx_lowrank.report.layout import titled
 from onnx_lowrank.report.tables import (
     NAME_WIDTH,
@@ -21,7 +22,9 @@ from onnx_lowrank.results.inspection import Inspection
 from onnx_lowrank.types import Skip
 
 
-def render_inspection(inspection: Inspection, *, everything: bool = False) -> Iterator[RenderableType]:
+def render_inspection(
+    inspection: Inspection, *, everything: bool = False, width: int = NARROW
+) -> Iterator[RenderableType]:
     """Yield every weight of a model; skipped ones below 0.1 % of the parameters in groups, unless `everything`."""
     numbers_of = {
         member: n for shared, n in number_of(f.members for f in inspection.shared_inputs).items() for member in shared
@@ -31,7 +34,7 @@ def render_inspection(inspection: Inspection, *, everything: bool = False) -> It
     table = titled("Factorable weights", *heads)
     for row in inspection.rows:
         table.add_row(
-            escape(numbers.shorten(row.site.weight, NAME_WIDTH)),
+            escape(label(row.site, width)),
             numbers.shape(row.site.shape),
             numbers.size(row.bytes),
             numbers.percent(row.site.parameters, inspection.parameters),
@@ -55,7 +58,8 @@ def render_inspection(inspection: Inspection, *, everything: bool = False) -> It
     yield from note_lines(inspection.notes)
     yield Text(
         f"{inspection.parameters:,} parameters, {numbers.size(inspection.bytes)}, opset {inspection.opset};"
-        f" {len(inspection.rows)} factorable weights hold {100 * inspection.share:.1f} %"
+        f" {numbers.counted(len(inspection.rows), 'factorable weight')}"
+        f" {'holds' if len(inspection.rows) == 1 else 'hold'} {100 * inspection.share:.1f} %"
     )
 
 

@@ -17,6 +17,11 @@ def count(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return '1 weight', '2 weights'."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def size(value: float) -> str:
     """Return bytes as '2.61 MB' (decimal)."""
     for unit, scale in (("B", 1.0), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9)):

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from onnx_lowrank.report import numbers
 from onnx_lowrank.report.accuracy_table import accuracy_tables
+from onnx_lowrank.report.labels import NARROW, label
 from onnx_lowrank.report.layout import titled
 from onnx_lowrank.report.quantized_steps import step_tables
 from onnx_lowrank.report.tables import (
@@ -28,10 +29,13 @@ from onnx_lowrank.results.result import Result
 from onnx_lowrank.types import DENSE, OWN, Curve, Option
 
 
-def render_result(result: Result) -> Iterator[RenderableType]:
-    """Yield what a user sees after `optimize`: what is claimed in the first line, then why."""
+def render_result(result: Result, *, everything: bool = False, width: int = NARROW) -> Iterator[RenderableType]:
+    """Yield what a user sees after `optimize`: what is claimed in the first line, then why.
+
+    everything: weights that stay as they are are listed, too; width: columns of the terminal.
+    """
     if result.changed:
-        yield Text(result.reason, style="bold")
+        yield Text(result.reason, style="bold green")
     yield from warning_lines(result.warnings)
     if result.changed or result.warnings:
         yield ""
@@ -40,7 +44,10 @@ def render_result(result: Result) -> Iterator[RenderableType]:
         yield ""
         yield from accuracy_tables(result)
         yield from step_tables(result)
-        yield _sites_table(result)
+        yield _sites_table(result, everything=everything, width=width)
+        if unchanged := [] if everything else _unchanged(result):
+            stays = f"{numbers.counted(len(unchanged), 'weight')} {'stays' if len(unchanged) == 1 else 'stay'}"
+            yield Text(f"{stays} unchanged though factorable (--all lists all)")
         yield Text("error: relative squared error at the weight's output; loss: what it adds;")
         yield Text("both predicted from calibration samples")
         if any(option.shared_input for _, option in _taken(result)):
@@ -75,15 +82,24 @@ def _before_after(result: Result) -> Table:
     return table
 
 
-def _sites_table(result: Result) -> Table:
-    table = titled("Factored weights", "weight", "shape", "scheme", "rank", "kept", "error", "loss")
+def _unchanged(result: Result) -> list[str]:
+    """Return the weights that a plan leaves as they are, by name."""
+    return [c.weight for c in (result.plan.choices if result.plan else ()) if c.option.dense]
+
+
+def _sites_table(result: Result, *, everything: bool, width: int) -> Table:
+    table = titled(
+        "Weights" if everything else "Changed weights", "weight", "shape", "scheme", "rank", "kept", "error", "loss"
+    )
     curves = {curve.site: curve for curve in result.curves}
     sites = {site.id: site for site in result.sites}
     numbered = number_of(option.shared_input for _, option in _taken(result) if option.shared_input)
     for choice in result.plan.choices if result.plan else ():
         site, option = sites[choice.site], choice.option
+        if option.dense and not everything:
+            continue
         table.add_row(
-            escape(numbers.shorten(site.weight, 21)),
+            escape(label(site, width)),
             numbers.shape(site.shape),
             _scheme(option, numbered),
             numbers.rank(option),
