@@ -36,6 +36,8 @@ from onnx_lowrank.errors import ModelError
 from onnx_lowrank.goals import Compact
 from onnx_lowrank.options import Options
 from onnx_lowrank.report import comparison_json, inspection_json, render_comparison, render_inspection
+from onnx_lowrank.report.html import html_page
+from onnx_lowrank.report.json_report import read_report
 from onnx_lowrank.samples import RANDOM, path_forms
 from onnx_lowrank.version import __version__
 
@@ -140,6 +142,20 @@ def compare(first: Path, second: Path, random_data: bool, report: Path | None, q
     say(comparison.verdict.word.upper(), quiet=quiet, color="green" if comparison else "red")
     if not comparison:
         raise SystemExit(NOTHING)
+
+
+@main.command(cls=Command)
+@click.argument("report", type=click.Path(path_type=Path))
+@click.option("-o", "--out", "output", type=click.Path(path_type=Path), help="Default: <stem>.html beside REPORT.")
+@FORCE
+@QUIET
+@one_line_errors
+def report(report: Path, output: Path | None, force: bool, quiet: bool) -> None:
+    """Write the page for a browser that belongs to a REPORT of `optimize --report`."""
+    target = output or report.with_suffix(".html")
+    outputs = watched(Outputs.of(Inputs(others={"REPORT": report}), {OUTPUT: target}, force=force))
+    outputs.write(OUTPUT, lambda: html_page(read_report(report)))
+    say(f"wrote {target}", quiet=quiet)
 
 
 @main.command(cls=Command)

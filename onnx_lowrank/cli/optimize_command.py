@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from onnx_lowrank.cli.outputs import OUTPUT, Inputs, Outputs
 from onnx_lowrank.cli.shared_options import (
     FORCE,
     GATE,
+    HTML,
     METRIC,
     MODEL,
     QUIET,
@@ -36,6 +39,7 @@ from onnx_lowrank.options import THEN as STEPS
 from onnx_lowrank.pipeline.fit_companions import wanted
 from onnx_lowrank.pipeline.pareto import no_curve
 from onnx_lowrank.report import render_result, result_json
+from onnx_lowrank.report.html import html_page, needed_for_html
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.results.saved_plan import SavedPlan
 from onnx_lowrank.samples import RANDOM
@@ -180,6 +184,7 @@ COMPANIONS = stacked(
 @SELECT
 @RUNTIME
 @REPORT
+@HTML
 @click.option("--save-plan", type=click.Path(path_type=Path), help="Write schemes and ranks, for `apply`.")
 @click.option(
     "--pareto",
@@ -213,6 +218,8 @@ def optimize(model: Path, output: Path | None, **values: Any) -> None:
         )
     if values["pareto"] is not None and (refusal := no_curve(options)):
         raise click.UsageError(refusal)
+    if values["html"] is not None:
+        needed_for_html()
     sources = _sources(values)
     target = None if values["dry_run"] else output or model.parent / f"{model.stem}.lowrank.onnx"
     outputs = _outputs(model, target, values)
@@ -234,7 +241,9 @@ def _outputs(model: Path, target: Path | None, values: dict[str, Any]) -> Output
         code={f"--{name}": values[name] for name in ("metric", "loss")},
         others=data_options.files(values),
     )
-    sides = {f"--{name.replace('_', '-')}": values[name] for name in ("report", "save_plan", "pareto", "save_config")}
+    sides = {
+        f"--{name.replace('_', '-')}": values[name] for name in ("report", "html", "save_plan", "pareto", "save_config")
+    }
     return watched(Outputs.of(inputs, {OUTPUT: target, **sides}, force=values["force"]))
 
 
@@ -276,7 +285,9 @@ def _goal(values: dict[str, Any]) -> Goal:
 
 def _write_side_files(result: Result, outputs: Outputs) -> None:
     outputs.write("--save-config", lambda: config.written(click.get_current_context()))
-    outputs.write("--report", lambda: result_json(result))
+    command = ["onnx-lowrank", *sys.argv[1:]]
+    outputs.write("--report", lambda: result_json(result, command))
+    outputs.write("--html", lambda: html_page(json.loads(result_json(result, command))))
     if result.plan is not None:
         tool = f"onnx-lowrank {__version__}"
         outputs.write("--save-plan", lambda: SavedPlan.of_result(result, tool).to_json())

@@ -70,6 +70,9 @@ def stacked(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 QUIET = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 REPORT = click.option("--report", type=click.Path(path_type=Path), help="Write everything as JSON to this file.")
+HTML = click.option(
+    "--html", type=click.Path(path_type=Path), help="Write everything as one page for a browser (extra `report`)."
+)
 FORCE = click.option("--force", is_flag=True, help="Replace what exists where something is to be written.")
 
 

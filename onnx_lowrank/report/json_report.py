@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Mapping
+import os
+import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from onnx_lowrank.errors import DataError
 from onnx_lowrank.results.comparison import Comparison
 from onnx_lowrank.results.inspection import Inspection
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.types import Curve, Option
 from onnx_lowrank.version import __version__
 
-FORMAT = 3
-"""3: what is shared is called shared_input and shared_inputs, provider and threads are in options.runtime.
+FORMAT = 4
+"""4: host, command and the hash of the output are new.
+3: what is shared is called shared_input and shared_inputs, provider and threads are in options.runtime.
 2: a verdict has a word and a bound with its confidence; warnings and a certificate are new."""
 LEFT_OUT = {"curves"}
 
@@ -47,8 +53,11 @@ def _text(kind: str, content: dict[str, Any]) -> str:
     return json.dumps(head | content, indent=2, ensure_ascii=False) + "\n"
 
 
-def result_json(result: Result) -> str:
-    """Return the report of `optimize`; `sensitivity` holds every site's probes and options."""
+def result_json(result: Result, command: Sequence[str] = ()) -> str:
+    """Return the report of `optimize`; `sensitivity` holds every site's probes and options.
+
+    command: the words of the command line, where it was one.
+    """
     original, request, findings = result.original, result.request, result.findings
     content: dict[str, Any] = {
         "changed": result.changed,
@@ -61,6 +70,9 @@ def result_json(result: Result) -> str:
         "after": plain(result.after),
         "plan": plain(result.plan),
         "output": plain(result.output),
+        "output_sha256": _sha256(result.output),
+        "command": list(command),
+        "host": host(),
         "held_to": plain(original.held_to),
         "certificate": plain(result.certificate),
         "divergence": request.divergence,
@@ -72,6 +84,44 @@ def result_json(result: Result) -> str:
     content["predicted_latency_ratio"] = plain(result.predicted_ratio)
     content["sensitivity"] = [_curve(curve) for curve in findings.curves]
     return _text("report", content)
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Return a report that was written. Raises DataError where the file cannot be read or is none."""
+    try:
+        report = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; give the file that --report wrote") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no report: it is not JSON; give the file that --report wrote") from error
+    if not isinstance(report, dict):
+        raise DataError(f"{path} is no report; give the file that --report wrote")
+    return report
+
+
+def host() -> dict[str, str]:
+    """Return what a run depends on besides its input: processor, system, and the versions of what computes."""
+    versions = {name: _version(name) for name in ("onnxruntime-gpu", "onnxruntime", "onnx", "numpy", "scipy")}
+    about = {"system": f"{platform.system()} {platform.machine()}", "cores": str(os.cpu_count() or 0)}
+    return about | {"python": platform.python_version()} | {name: v for name, v in versions.items() if v}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _sha256(path: Path | None) -> str | None:
+    """Return the hash of the file that was written, None where there is none."""
+    if path is None or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _curve(curve: Curve) -> dict[str, Any]:

@@ -35,7 +35,8 @@ class ImageFormat:
     """What is done to a picture: (pixel · scale − mean) / std, of its middle.
 
     size: (height, width) that the model takes; None: those of its input. resize: `shorter` makes the shorter side
-    size / crop and takes the middle of that size, `exact` stretches the whole picture. crop: in (0, 1]. mean, std: one
+    size / crop and takes the middle of that size, `exact` stretches the whole picture; one that has the size is taken
+    as it is. crop: in (0, 1]. mean, std: one
     number, or one a channel, in the order of `channels`. layout: None is what the input's shape says. Raises
     DataError for values out of range.
     """
@@ -211,6 +212,8 @@ def _plain(image: Any, mode: str, pillow: Any) -> Any:
 def _sized(image: Any, form: ImageFormat, pillow: Any) -> Any:
     assert form.size is not None
     height, width = form.size
+    if image.size == (width, height):
+        return image
     how = pillow.Resampling.BICUBIC if form.cubic else pillow.Resampling.BILINEAR
     if form.resize == "exact":
         return image.resize((width, height), how)

@@ -179,10 +179,11 @@ def test_random_data_warns_in_the_report_and_in_the_model(folder: Path) -> None:
     [
         ((), 2, "--random-data"),
         (("--random-data", "--data", "x.npz"), 2, "either --data"),
-        (("--random-data", "--keep", "0.5"), 2, "--algorithm lossless"),
+        (("--random-data", "--algorithm", "compact", "--keep", "0.5"), 2, "leave --algorithm compact out"),
         (("--random-data", "--algorithm", "lossless"), 1, "by labels: give them with the validation"),
         (("--random-data", "--algorithm", "lossless", "--target-size", "ten"), 2, "10MB"),
-        (("--random-data", "--target-latency", "0.7"), 2, "--algorithm lossless"),
+        (("--random-data", "--algorithm", "compact", "--target-latency", "0.7"), 2, "leave --algorithm compact out"),
+        (("--random-data", "--keep", "1.7"), 2, "--keep is a share"),
         (("--random-data", "--algorithm", "lossless", "--target-latency", "2"), 2, "--target-latency is a share"),
         (("--random-data", "--algorithm", "lossless", "--minimize", "latency"), 2, "goal of the compact"),
         (("--random-data", "--minimize", "latency", "--min-speedup", "0.5"), 2, "1 or more where latency"),

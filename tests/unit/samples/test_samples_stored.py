@@ -122,6 +122,12 @@ def test_the_middle_of_the_picture_is_taken(tmp_path):
     assert whole[:, 0].max() < 60  # half the size, of which 20 of 40 columns are seen
 
 
+def test_a_picture_of_the_models_size_is_taken_whole(tmp_path):
+    picture(gradient(4, 6)).save(tmp_path / "0.png")
+    got = read(StoredData(path=tmp_path, format=RAW), PICTURES).feeds[0]["x"][0]
+    np.testing.assert_array_equal(np.moveaxis(got, 0, -1), gradient(4, 6))
+
+
 def test_greys_palettes_transparency_sixteen_bits_and_turned_pictures(tmp_path):
     grey = (TensorSpec("x", "tensor(float)", ("N", 1, 4, 6)),)
     pixels = gradient(4, 6)[..., 1]

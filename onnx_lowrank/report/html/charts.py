@@ -1,0 +1,173 @@
+"""The charts, by Altair: specifications with their data; colours are variables of the page's style."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Content = Mapping[str, Any]
+COLOURS = {"certified": "var(--good)", "observed": "var(--fair)", "failed": "var(--bad)"}
+PALETTE = [f"var(--c{number})" for number in range(8)]
+HEIGHT = 260
+SHARE = {"format": "%", "tickCount": 10}
+LOG = {"format": "~e", "tickCount": 6}
+"""Axes of numbers over many powers of ten."""
+LARGEST = 25
+"""Layers whose losses are drawn."""
+
+
+def specs(altair: Any, content: Content) -> dict[str, Any]:
+    """Return a Vega-Lite specification for every chart there is data for."""
+    made = {
+        "size": _size(altair, content),
+        "loss": _predicted(altair, content),
+        "sensitivity": _sensitivity(altair, content),
+        "curve": _curve(altair, content),
+        "checks": _checks(altair, content),
+    }
+    return {name: _styled(altair, chart).to_dict() for name, chart in made.items() if chart is not None}
+
+
+def _styled(altair: Any, chart: Any) -> Any:
+    axis = {"labelColor": "var(--text)", "titleColor": "var(--text)", "gridColor": "var(--line)",
+            "domainColor": "var(--line)", "tickColor": "var(--line)", "titleFontWeight": "normal"}  # fmt: skip
+    legend = {"labelColor": "var(--text)", "titleColor": "var(--text)", "titleFontWeight": "normal", "orient": "top"}
+    font = {"font": "system-ui, sans-serif"}
+    return (
+        chart.configure(background="transparent", **font)
+        .configure_view(stroke=None)
+        .configure_axis(**axis)
+        .configure_legend(**legend, labelLimit=400)
+    )
+
+
+def _rows(altair: Any, rows: Any, name: str) -> Any:
+    return altair.Data(values=list(rows), name=name)
+
+
+def _size(altair: Any, content: Content) -> Any:
+    """Return the metric against size: measured plans with their intervals, the original, and the gate."""
+    gate, plans = content["gate"], content["plans"]
+    if not plans or gate is None:
+        return None
+    keys = list(content["resources"])
+    names = list(content["resources"].values())
+    wanted = altair.param(
+        name="axis", value="bytes", bind=altair.binding_select(options=keys, labels=names, name="share of ")
+    )
+    rows = [{k: v for k, v in plan.items() if k not in ("choices", "command")} for plan in plans]
+    base = altair.Chart(_rows(altair, rows, "plans")).transform_calculate(share="datum[axis]")
+    x = altair.X("share:Q", title="share of the original's, as chosen below", axis=altair.Axis(**SHARE))
+    y = altair.Y("value:Q", title=gate["metric"], scale=altair.Scale(zero=False))
+    shown = altair.Scale(domain=list(COLOURS), range=list(COLOURS.values()))
+    colour = altair.Color("word:N", scale=shown, title=None)
+    tips = [
+        "name:N",
+        "word:N",
+        "file:N",
+        altair.Tooltip("value:Q", format=".4f"),
+        altair.Tooltip("bound:Q", format=".4f"),
+    ]
+    whiskers = base.mark_rule().encode(x=x, y=altair.Y("low:Q", title=gate["metric"]), y2="high:Q", color=colour)
+    chosen = f"datum.number === {'null' if content['chosen'] is None else content['chosen']}"
+    points = base.mark_point(filled=True, size=90, opacity=1).encode(
+        x=x, y=y, color=colour, tooltip=tips,
+        stroke=altair.condition(chosen, altair.value("var(--text)"), altair.value(None)),
+    )  # fmt: skip
+    lines = [
+        {"y": gate["original"], "name": "original"},
+        {"y": gate["gate"], "name": "allowed"},
+    ]
+    ruler = altair.Chart(_rows(altair, lines, "lines"))
+    rules = ruler.mark_rule(strokeDash=[4, 3], color="var(--text)").encode(y="y:Q")
+    words = ruler.mark_text(align="left", baseline="bottom", dx=4, color="var(--text)").encode(
+        y="y:Q", text="name:N", x=altair.value(0)
+    )
+    return (rules + words + whiskers + points).add_params(wanted).properties(width="container", height=HEIGHT)
+
+
+def _predicted(altair: Any, content: Content) -> Any:
+    """Return the predicted loss against bytes, with the plans that were measured."""
+    if len(content["predicted"]) < 2:
+        return None
+    x = altair.X("bytes:Q", title="share of the original's bytes", axis=altair.Axis(**SHARE))
+    y = altair.Y(
+        "loss:Q", title=f"predicted loss ({content['unit']})", scale=altair.Scale(type="log"), axis=altair.Axis(**LOG)
+    )
+    line = altair.Chart(_rows(altair, content["predicted"], "predicted"))
+    curve = line.mark_line(strokeDash=[5, 4], color="var(--c0)").encode(x=x, y=y)
+    rows = [{k: p[k] for k in ("name", "word", "bytes", "loss", "file")} for p in content["plans"] if p["loss"] > 0]
+    shown = altair.Scale(domain=list(COLOURS), range=list(COLOURS.values()))
+    points = (
+        altair.Chart(_rows(altair, rows, "tried"))
+        .mark_point(filled=True, size=60, opacity=1)
+        .encode(x=x, y=y, color=altair.Color("word:N", scale=shown, title=None), tooltip=["name:N", "file:N", "loss:Q"])
+    )
+    return (curve + points).properties(width="container", height=HEIGHT)
+
+
+def _sensitivity(altair: Any, content: Content) -> Any:
+    """Return what every weight loses in the plan that is shown, with its standard error."""
+    if not content["plans"]:
+        return None
+    shown = content["plans"][content["chosen"] or 0]["choices"]
+    names = [layer["name"] for layer in content["layers"]]
+    largest = sorted((c for c in shown if c["loss"] > 0), key=lambda c: -c["loss"])[:LARGEST]
+    rows = [
+        {"name": names[c["layer"]], "form": c["form"], "loss": c["loss"], "deviation": c["deviation"],
+         "low": max(c["loss"] - c["deviation"], 0.0), "high": c["loss"] + c["deviation"]}
+        for c in largest
+    ]  # fmt: skip
+    if not rows:
+        return None
+    base = altair.Chart(_rows(altair, rows, "losses"))
+    y = altair.Y("name:N", sort=None, title=None, axis=altair.Axis(labelLimit=240))
+    x = altair.X("loss:Q", title=f"predicted loss ({content['unit']}), ± its standard error")
+    bars = base.mark_bar(color="var(--c0)").encode(x=x, y=y, tooltip=["name:N", "form:N", "loss:Q", "deviation:Q"])
+    errors = base.mark_rule(color="var(--text)").encode(x=altair.X("low:Q"), x2="high:Q", y=y)
+    return (bars + errors).properties(width="container", height=18 * len(rows) + 4)
+
+
+def _curve(altair: Any, content: Content) -> Any:
+    """Return the options of one weight: loss against bytes, and how much of the weight ranks leave out."""
+    if not content["options"]:
+        return None
+    layer = altair.param(name="layer", value=content["options"][0]["layer"])
+    base = altair.Chart(_rows(altair, content["options"], "options")).transform_filter("datum.layer === layer")
+    colour = altair.Color("form:N", scale=altair.Scale(range=PALETTE), title=None, legend=altair.Legend(columns=3))
+    tips = [
+        "form:N",
+        "ranks:N",
+        "bytes:Q",
+        altair.Tooltip("loss:Q", format=".3e"),
+        altair.Tooltip("error:Q", format=".3e"),
+    ]
+    x = altair.X("bytes:Q", title="bytes", axis=altair.Axis(format="~s"))
+    y = altair.Y(
+        "loss:Q", title=f"predicted loss ({content['unit']})", scale=altair.Scale(type="log"), axis=altair.Axis(**LOG)
+    )
+    points = base.mark_point(filled=True, size=30, opacity=0.9).encode(x=x, y=y, color=colour, tooltip=tips)
+    return points.add_params(layer).properties(width="container", height=HEIGHT)
+
+
+def _checks(altair: Any, content: Content) -> Any:
+    """Return predicted against measured losses of whole plans, with the band of a factor of 2."""
+    rows = [check for check in content["checks"] if check["predicted"] > 0 and (check["measured"] or 0) > 0]
+    if not rows:
+        return None
+    ends = [min(c["predicted"] for c in rows) / 2, max(c["predicted"] for c in rows) * 2]
+    band = [{"x": end, "low": end / 2, "high": end * 2} for end in ends]
+    log = altair.Scale(type="log")
+    x = altair.X("x:Q", title=f"predicted ({content['unit']})", scale=log, axis=altair.Axis(**LOG))
+    area = altair.Chart(_rows(altair, band, "band")).mark_area(color="var(--c0)", opacity=0.15)
+    points = (
+        altair.Chart(_rows(altair, rows, "checks"))
+        .mark_point(filled=True, size=70, color="var(--c0)", opacity=1)
+        .encode(
+            x=altair.X("predicted:Q", scale=log, axis=altair.Axis(**LOG)),
+            y=altair.Y("measured:Q", title="measured", scale=log, axis=altair.Axis(**LOG)),
+            tooltip=[altair.Tooltip("keep:Q", format=".0%"), "predicted:Q", "measured:Q"],
+        )
+    )
+    shaded = area.encode(x=x, y=altair.Y("low:Q", title="measured", scale=log, axis=altair.Axis(**LOG)), y2="high:Q")
+    return (shaded + points).properties(width="container", height=HEIGHT)
