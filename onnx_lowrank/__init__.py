@@ -3,7 +3,19 @@
 from onnx_lowrank.errors import DataError, GoalError, LowRankError, MetricError, ModelError, PlanError, RuntimeProblem
 from onnx_lowrank.goals import Compact, Gate, Goal, Lossless
 from onnx_lowrank.options import Options, Runtime
-from onnx_lowrank.pipeline import DataSources, Point, Session, apply, compare, inspect, meet_goal, optimize, pareto
+from onnx_lowrank.pipeline import (
+    DataSources,
+    Point,
+    Session,
+    analyze,
+    apply,
+    compare,
+    inspect,
+    meet_goal,
+    optimize,
+    pareto,
+)
+from onnx_lowrank.results.analysis import Analysis
 from onnx_lowrank.results.comparison import Comparison
 from onnx_lowrank.results.inspection import Inspection, WeightRow
 from onnx_lowrank.results.parts import Size, Step, Trial
@@ -15,6 +27,7 @@ from onnx_lowrank.version import __version__
 
 __all__ = [
     "RANDOM",
+    "Analysis",
     "Compact",
     "Comparison",
     "DataError",
@@ -48,6 +61,7 @@ __all__ = [
     "WeightRow",
     "Why",
     "__version__",
+    "analyze",
     "apply",
     "compare",
     "inspect",

@@ -11,6 +11,7 @@ import click
 
 from onnx_lowrank import pipeline
 from onnx_lowrank.cli import data_options
+from onnx_lowrank.cli.analyze_command import analyze
 from onnx_lowrank.cli.command import Command
 from onnx_lowrank.cli.console import NOTHING, one_line_errors, progress, say, show, terminal_width, watched
 from onnx_lowrank.cli.optimize_command import finish, optimize
@@ -55,6 +56,7 @@ def main() -> None:
 
 
 main.add_command(optimize)
+main.add_command(analyze)
 
 
 @main.command(cls=Command)

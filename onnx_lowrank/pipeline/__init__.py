@@ -1,5 +1,6 @@
 """The story: read, find, calibrate, score, plan, rewrite, validate, save; and the three commands around it."""
 
+from onnx_lowrank.pipeline.analyze import analyze
 from onnx_lowrank.pipeline.apply import apply
 from onnx_lowrank.pipeline.compare import compare
 from onnx_lowrank.pipeline.inspect import inspect
@@ -12,6 +13,7 @@ __all__ = [
     "DataSources",
     "Point",
     "Session",
+    "analyze",
     "apply",
     "compare",
     "inspect",

@@ -1,5 +1,6 @@
 """Results as people and programs read them. Formatting, no decisions."""
 
+from onnx_lowrank.report.analysis_page import render_analysis
 from onnx_lowrank.report.comparison_page import render_comparison
 from onnx_lowrank.report.inspection_page import render_inspection
 from onnx_lowrank.report.json_report import comparison_json, inspection_json, result_json
@@ -8,6 +9,7 @@ from onnx_lowrank.report.result_page import render_result
 __all__ = [
     "comparison_json",
     "inspection_json",
+    "render_analysis",
     "render_comparison",
     "render_inspection",
     "render_result",
