@@ -30,7 +30,7 @@ from onnx_lowrank.cli.shared_options import (
     usage,
 )
 from onnx_lowrank.goals import Compact
-from onnx_lowrank.report import render_analysis, result_json
+from onnx_lowrank.report import analysis_json, render_analysis
 from onnx_lowrank.report.html import html_page, needed_for_html
 from onnx_lowrank.samples import RANDOM
 
@@ -80,6 +80,6 @@ def analyze(model: Path, **values: Any) -> None:
     samples = pipeline.DataSources(data=RANDOM if sets["data"] is None else sets["data"], validation=sets["validation"])
     analysis = pipeline.analyze(model, samples, goal, options, progress=progress(quiet=values["quiet"]))
     command = ["onnx-lowrank", *sys.argv[1:]]
-    outputs.write("--report", lambda: result_json(analysis.result, command))
-    outputs.write("--html", lambda: html_page(json.loads(result_json(analysis.result, command))))
+    outputs.write("--report", lambda: analysis_json(analysis, command))
+    outputs.write("--html", lambda: html_page(json.loads(analysis_json(analysis, command))))
     show(render_analysis(analysis, everything=values["everything"], width=terminal_width()), quiet=values["quiet"])

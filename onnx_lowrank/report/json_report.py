@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from onnx_lowrank.errors import DataError
+from onnx_lowrank.results.analysis import Analysis
 from onnx_lowrank.results.comparison import Comparison
 from onnx_lowrank.results.inspection import Inspection
 from onnx_lowrank.results.result import Result
@@ -147,6 +148,16 @@ def _curve(curve: Curve) -> dict[str, Any]:
             for o in curve.options
         ],
     }
+
+
+def analysis_json(analysis: Analysis, command: Sequence[str] = ()) -> str:
+    """Return the report of `analyze`: that of a run that validated nothing, with what sizes and layers would lose."""
+    found = {
+        "resource": analysis.resource, "part": analysis.part, "unit": analysis.unit,
+        "points": [plain(point) for point in analysis.points],
+        "layers": [{**plain(layer), "site": layer.site.id} for layer in analysis.layers],
+    }  # fmt: skip
+    return json.dumps(json.loads(result_json(analysis.result, command)) | {"analysis": found}, indent=2) + "\n"
 
 
 def comparison_json(comparison: Comparison) -> str:

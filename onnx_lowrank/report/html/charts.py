@@ -103,15 +103,17 @@ def _predicted(altair: Any, content: Content) -> Any:
         .mark_point(filled=True, size=60, opacity=1)
         .encode(x=x, y=y, color=altair.Color("word:N", scale=shown, title=None), tooltip=["name:N", "file:N", "loss:Q"])
     )
-    return (curve + points).properties(width="container", height=HEIGHT)
+    return (curve + points if rows else curve).properties(width="container", height=HEIGHT)
 
 
 def _sensitivity(altair: Any, content: Content) -> Any:
     """Return what every weight loses in the plan that is shown, with its standard error."""
-    if not content["plans"]:
-        return None
-    shown = content["plans"][content["chosen"] or 0]["choices"]
     names = [layer["name"] for layer in content["layers"]]
+    alone = [
+        {"layer": place, "form": "", "loss": layer["loss"], "deviation": 0.0}
+        for place, layer in enumerate(content["layers"])
+    ]
+    shown = content["plans"][content["chosen"] or 0]["choices"] if content["plans"] else alone
     largest = sorted((c for c in shown if c["loss"] > 0), key=lambda c: -c["loss"])[:LARGEST]
     rows = [
         {"name": names[c["layer"]], "form": c["form"], "loss": c["loss"], "deviation": c["deviation"],

@@ -29,11 +29,15 @@ def content_of(report: Report) -> dict[str, Any]:
     """Return everything the template and the charts need. Raises KeyError and the like for another report."""
     layers = [_layer(site, number) for number, site in enumerate(report["sites"])]
     places = {layer["id"]: layer for layer in layers}
+    analysis = report.get("analysis")
+    for alone in analysis["layers"] if analysis else ():
+        places[alone["site"]] |= {"loss": alone["loss"], "error": alone["error"]}
     plans = [_plan(trial, number, report, places) for number, trial in enumerate(report["trials"])]
     chosen = _chosen(report, plans)
     options = [row for curve in report["sensitivity"] if curve["site"] in places for row in _options(curve, places)]
     return {
         "title": report["source"],
+        "analysis": analysis,
         "verdict": _verdict(report),
         "before_after": list(_before_after(report)),
         "layers": layers,
@@ -66,6 +70,8 @@ def _layer(site: Mapping[str, Any], number: int) -> dict[str, Any]:
         "shape": numbers.shape(tuple(site["shape"])),
         "parameters": int(np.prod(site["shape"], dtype=np.int64)),
         "ms": 0.0,
+        "loss": 0.0,
+        "error": 0.0,
     }
 
 
@@ -134,6 +140,8 @@ def _verdict(report: Report) -> dict[str, Any]:
     """Return what is claimed, in words, and how sure it is."""
     found = report["verdict"]
     word = found["word"] if report["changed"] and found else "nothing saved"
+    if report.get("analysis"):
+        return {"word": "analysis", "reason": report["reason"], "passed": None}
     about: dict[str, Any] = {"word": word, "reason": report["reason"], "passed": report["changed"]}
     if found:
         about |= {
@@ -146,6 +154,16 @@ def _verdict(report: Report) -> dict[str, Any]:
 
 def _before_after(report: Report) -> Iterator[tuple[str, str, str, str]]:
     before, after = report["before"], report["after"]
+    if report.get("analysis"):
+        for point in report["analysis"]["points"]:
+            measured, changed, bound = (point[key] for key in ("measured", "changed", "bound"))
+            yield (
+                f"{100 * point['kept']:.1f} %",
+                numbers.small(point["predicted"]),
+                "–" if measured is None else numbers.small(measured),
+                "–" if bound is None else f"below {numbers.metric(bound)} ({100 * (changed or 0.0):.1f} % changed)",
+            )
+        return
     yield ("file", numbers.size(before["bytes"]), numbers.size(after["bytes"]), _share(after, before, "bytes"))
     yield (
         "parameters", f"{before['parameters']:,}", f"{after['parameters']:,}", _share(after, before, "parameters"),

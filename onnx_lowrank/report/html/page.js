@@ -10,8 +10,8 @@
   function rows() {
     const plan = plans[state.plan];
     const own = new Map((plan ? plan.choices : []).map((choice) => [choice.layer, choice]));
-    return layers.map((layer) => ({ ...layer, form: "unchanged", ranks: "", kept: 1, bytes: null, loss: 0, deviation: 0,
-      ...(own.get(layer.number) || {}), number: layer.number, parameters: layer.parameters }));
+    return layers.map((layer) => ({ ...layer, form: "unchanged", ranks: "", kept: 1, bytes: null, deviation: 0,
+      loss: plans.length ? 0 : layer.loss, ...(own.get(layer.number) || {}), number: layer.number, parameters: layer.parameters }));
   }
 
   function table() {
@@ -74,7 +74,7 @@
   }
 
   function losses() {
-    if (!views.sensitivity) return;
+    if (!views.sensitivity || !plans.length) return;
     const top = rows().filter((row) => row.loss > 0).sort((a, b) => b.loss - a.loss).slice(0, 25);
     const data = top.map((row) => ({ name: row.name, form: row.form, loss: row.loss, deviation: row.deviation,
       low: Math.max(row.loss - row.deviation, 0), high: row.loss + row.deviation }));
