@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from onnx_lowrank.report import numbers
-from onnx_lowrank.report.labels import NARROW, label
+from onnx_lowrank.report.labels import NARROW, labels
 from onnx_lowrank.report.layout import titled
 from onnx_lowrank.report.tables import note_lines, skips_table, warning_lines
 from onnx_lowrank.results.analysis import Analysis
@@ -41,10 +41,11 @@ def render_analysis(analysis: Analysis, *, everything: bool = False, width: int 
         yield ""
     if analysis.layers:
         table = titled("Single layers", "weight", "shape", "share", "error", "loss")
+        names = labels([layer.site for layer in analysis.layers], width)
         shown = analysis.layers if everything else analysis.layers[:LAYERS]
         for layer in shown:
             table.add_row(
-                escape(label(layer.site, width)),
+                escape(names[layer.site.id]),
                 numbers.shape(layer.site.shape),
                 f"{100 * layer.share:.1f} %",
                 numbers.small(layer.error),

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_lowrank.report import numbers
-from onnx_lowrank.report.labels import NARROW, label
+from onnx_lowrank.report.labels import NARROW, labels
 from onnx_lowrank.report.layout import titled
 from onnx_lowrank.report.tables import (
     NAME_WIDTH,
@@ -32,9 +32,10 @@ def render_inspection(
     members_by_site = ["input"] if numbers_of else []
     heads = ("weight", "shape", "size", "share", "even", "full", "90 %", "99 %", *members_by_site)
     table = titled("Factorable weights", *heads)
+    names = labels([row.site for row in inspection.rows], width)
     for row in inspection.rows:
         table.add_row(
-            escape(label(row.site, width)),
+            escape(names[row.site.id]),
             numbers.shape(row.site.shape),
             numbers.size(row.bytes),
             numbers.percent(row.site.parameters, inspection.parameters),

@@ -1,8 +1,10 @@
-"""What a weight is called for people: by its own name, or its node's where an exporter made the name up."""
+"""What weights are called for people: by their own names, or their nodes' where an exporter made the names up."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from onnx_lowrank.report.numbers import shorten
 from onnx_lowrank.types import Site
@@ -13,16 +15,42 @@ NARROW, NAME = 80, 24
 """The columns that pages are made for, and of those a name's."""
 
 
-def label(site: Site, width: int = NARROW) -> str:
-    """Return the name to show in a terminal of so many columns, its end kept: where names differ."""
-    name = site.node if MADE_UP.fullmatch(site.weight) and site.node else site.weight
-    return ending(name, NAME + max(width - NARROW, 0))
+def full_name(weight: str, node: str) -> str:
+    """Return the name that a person may know: the weight's, or its node's."""
+    return node if MADE_UP.fullmatch(weight) and node else weight
 
 
-def ending(name: str, width: int) -> str:
-    """Return a name that fits, from its middle on; whole parts of it where there are any."""
-    if len(name) <= width:
-        return name
-    tail = name[len(name) - width + 1 :]
-    cut = re.search(r"[./]", tail[: width // 3])
-    return "…" + (tail[cut.end() :] if cut else tail) if len(tail) > 1 else shorten(name, width)
+def labels(sites: Sequence[Site], width: int = NARROW) -> Mapping[str, str]:
+    """Return site id -> the name to show in a terminal of so many columns, all different.
+
+    Where names are too long, what they begin with alike goes first, and an operator's name at the end.
+    """
+    names = {site.id: full_name(site.weight, site.node) for site in sites}
+    room = NAME + max(width - NARROW, 0)
+    short = shortened(names.values(), {names[site.id]: site.op for site in sites}, room)
+    return {site: short[name] for site, name in names.items()}
+
+
+def shortened(names: Iterable[str], operators: Mapping[str, str], room: int) -> dict[str, str]:
+    """Return name -> a name that fits, no two of them alike unless they were; whole where that is not possible."""
+    every = list(dict.fromkeys(names))
+    long = [name for name in every if len(name) > room]
+    start = _common_parts(long)
+    made = {}
+    for name in every:
+        end = f"/{operators.get(name, '')}"
+        body = name.removesuffix(end) if len(name) > room else name
+        body = "…" + body[len(start) :] if start and body.startswith(start) and len(body) > room else body
+        made[name] = shorten(body, room)
+    counts = Counter(made.values())
+    return {name: label if counts[label] == 1 else name for name, label in made.items()}
+
+
+def _common_parts(names: Sequence[str]) -> str:
+    """Return the parts, up to a slash or a dot, that all names begin with; none of a single name."""
+    if len(names) < 2:
+        return ""
+    least, most = min(names), max(names)  # what these two begin with, all between do
+    size = next((place for place, (a, b) in enumerate(zip(least, most, strict=False)) if a != b), len(least))
+    common = least[:size]
+    return common[: max(common.rfind("/"), common.rfind(".")) + 1]

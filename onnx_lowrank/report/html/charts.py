@@ -108,7 +108,7 @@ def _predicted(altair: Any, content: Content) -> Any:
 
 def _sensitivity(altair: Any, content: Content) -> Any:
     """Return what every weight loses in the plan that is shown, with its standard error."""
-    names = [layer["name"] for layer in content["layers"]]
+    names = [layer["label"] for layer in content["layers"]]
     alone = [
         {"layer": place, "form": "", "loss": layer["loss"], "deviation": 0.0}
         for place, layer in enumerate(content["layers"])

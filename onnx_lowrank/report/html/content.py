@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from onnx_lowrank.report import numbers
-from onnx_lowrank.report.labels import MADE_UP
+from onnx_lowrank.report.labels import full_name, shortened
 
 Report = Mapping[str, Any]
+LABEL = 36
+"""Letters of a layer's name on an axis."""
 OPTIONS = 80
 """Options of a weight that are drawn, at most: those that no other beats, then others spread over the bytes."""
 PREDICTED = 120
@@ -29,6 +31,9 @@ def content_of(report: Report) -> dict[str, Any]:
     """Return everything the template and the charts need. Raises KeyError and the like for another report."""
     layers = [_layer(site, number) for number, site in enumerate(report["sites"])]
     places = {layer["id"]: layer for layer in layers}
+    short = shortened([layer["name"] for layer in layers], {layer["name"]: layer["op"] for layer in layers}, LABEL)
+    for layer in layers:
+        layer["label"] = short[layer["name"]]
     analysis = report.get("analysis")
     for alone in analysis["layers"] if analysis else ():
         places[alone["site"]] |= {"loss": alone["loss"], "error": alone["error"]}
@@ -59,11 +64,10 @@ def content_of(report: Report) -> dict[str, Any]:
 
 
 def _layer(site: Mapping[str, Any], number: int) -> dict[str, Any]:
-    made_up = MADE_UP.fullmatch(site["weight"]) and site["node"]
     return {
         "number": number,
         "id": site["id"],
-        "name": site["node"] if made_up else site["weight"],
+        "name": full_name(site["weight"], site["node"]),
         "weight": site["weight"],
         "node": site["node"],
         "op": site["op"],

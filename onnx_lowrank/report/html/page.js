@@ -76,7 +76,7 @@
   function losses() {
     if (!views.sensitivity || !plans.length) return;
     const top = rows().filter((row) => row.loss > 0).sort((a, b) => b.loss - a.loss).slice(0, 25);
-    const data = top.map((row) => ({ name: row.name, form: row.form, loss: row.loss, deviation: row.deviation,
+    const data = top.map((row) => ({ name: row.label, form: row.form, loss: row.loss, deviation: row.deviation,
       low: Math.max(row.loss - row.deviation, 0), high: row.loss + row.deviation }));
     views.sensitivity.data("losses", data).runAsync();
   }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from onnx_lowrank.report.labels import ending, label
+from onnx_lowrank.report.labels import labels, shortened
 from onnx_lowrank.report.numbers import counted
 from onnx_lowrank.types import Site
 
@@ -26,15 +28,31 @@ def site(weight: str, node: str) -> Site:
     ],
 )
 def test_a_name_that_an_exporter_made_up_gives_way_to_the_nodes(weight: str, node: str, shown: str) -> None:
-    assert label(site(weight, node)) == shown
+    assert labels([site(weight, node)]) == {"y": shown}
 
 
-def test_the_end_of_a_long_name_is_kept_and_wide_terminals_show_more() -> None:
-    name = "bert.encoder.layer.11.attention.self.query.weight"
-    assert label(site(name, "")) == "…self.query.weight"
-    assert label(site(name, ""), width=120) == name
-    assert len(ending(name, 24)) <= 24
-    assert ending("x" * 30, 24) == "…" + "x" * 23
+LONG = [f"/bert/encoder/layer.{n}/{part}/dense/MatMul" for n in range(12) for part in ("intermediate", "output")]
+
+
+def test_long_names_lose_what_they_have_in_common_and_stay_different() -> None:
+    made = shortened([*LONG, "pooler"], dict.fromkeys(LONG, "MatMul"), 24)
+    assert made["pooler"] == "pooler"
+    assert made[LONG[-1]] == "…11/output/dense"
+    assert made[LONG[0]] == "…0/intermediate/dense"
+    assert len(set(made.values())) == len(made)
+    assert all(len(short) <= 24 for short in made.values())
+
+
+def test_wide_terminals_show_more_and_names_that_cannot_be_told_apart_stay_whole() -> None:
+    assert shortened(LONG, {}, 60) == dict(zip(LONG, LONG, strict=True))
+    alike = [f"{'a' * 20}{middle}{'b' * 20}" for middle in "xyz"]
+    assert set(shortened(alike, {}, 24).values()) == set(alike)
+
+
+@given(st.lists(st.text("ab/.1", min_size=1, max_size=60), unique=True, max_size=12), st.integers(8, 40))
+def test_no_two_labels_are_alike(names: list[str], room: int) -> None:
+    made = shortened(names, {}, room)
+    assert len(set(made.values())) == len(names)
 
 
 def test_one_is_singular() -> None:
