@@ -39,6 +39,7 @@ from onnx_lowrank.options import Options
 from onnx_lowrank.report import comparison_json, inspection_json, render_comparison, render_inspection
 from onnx_lowrank.report.html import html_page
 from onnx_lowrank.report.json_report import read_report
+from onnx_lowrank.runtime.installed import conflict, packages
 from onnx_lowrank.samples import RANDOM, path_forms
 from onnx_lowrank.version import __version__
 
@@ -53,6 +54,8 @@ def main() -> None:
     Exit codes: 0 saved and passed; 1 error; 2 wrong usage; 3 nothing acceptable found, no model written.
     """
     tune_process()
+    if wrong := conflict(packages()):
+        click.echo(f"warning: {wrong}", err=True)
 
 
 main.add_command(optimize)
