@@ -37,8 +37,11 @@ def why_nothing(trials: Sequence[Trial], gate: Gate, *, no_faster: bool = False)
         return "no weight gets faster: by measurement every rank of every weight takes at least the time it has"
     if not trials:
         return "no plan that saves anything could be formed"
-    if trials[0].verdict.passed and not gate.observed:
-        return "what holds saves too little: the new nodes and their names take as many bytes in the file"
+    if any(trial.verdict.passed for trial in trials):
+        return (
+            "what held in memory was not saved: its file is larger than was asked for, or no smaller than the original,"
+            " or was judged otherwise when it was read again"
+        )
     if gate.observed:
         return f"none of {len(trials)} plans passed; the nearest: {nearest(trials).verdict.reason}"
     return f"the mildest plan could not be certified: {trials[0].verdict.reason}"

@@ -16,7 +16,7 @@ from onnx_lowrank.goals import Goal, Lossless
 from onnx_lowrank.metrics import allowed_drop
 from onnx_lowrank.numerics.rounding import first_least, rounded
 from onnx_lowrank.pipeline.budget import FILE_BYTES, budget_of
-from onnx_lowrank.pipeline.post_quantize_size import plans_within, quantized_budget
+from onnx_lowrank.pipeline.post_quantize_size import plans_within, quantized_budget, rounded_within
 from onnx_lowrank.pipeline.search import Search
 from onnx_lowrank.plan import Problem, compact, fixed_sequence, lossless, paper_compact, paper_lossless
 from onnx_lowrank.plan.allocate import curve_plans, least_loss
@@ -134,6 +134,10 @@ class LosslessPlanner:
         if search.measures_files:
             alone = search.session.quantizer.alone().ByteSize() + FILE_BYTES
             plans = list(plans_within(goal.target_size or 0, search.problem, alone, search.quantized_bytes))
+        elif goal.target_size is not None and search.session.options.rounds:
+            plans = list(
+                rounded_within(goal.target_size, self._capped(search), self.budget(search), search.rounded_bytes)
+            )
         else:
             plans = list(lossless(self._capped(search), self.budget(search)))
         if len(plans) < 2:

@@ -1,4 +1,4 @@
-"""`--target-size` with post-quantisation: int8 files are measured, not predicted; the factors' budget follows."""
+"""`--target-size` with post-quantisation, or with bits: files are measured, not predicted; the budget follows."""
 
 from __future__ import annotations
 
@@ -34,6 +34,27 @@ def plans_within(target: int, problem: Problem, alone: int, measured: Measured) 
         for plan in lossless(problem, _largest_budget(target, problem, alone, measured)):
             if measured(plan) <= target:
                 yield plan
+
+
+def rounded_within(target: int, problem: Problem, budget: float, measured: Measured) -> Generator[Plan, bool, None]:
+    """Yield lossless plans whose files, with the nodes that unpack weights, are within `target` bytes.
+
+    budget: what the sites may cost if nothing had to be unpacked. Raises GoalError with the smallest file found where
+    that is too large.
+    """
+    for _ in range(TRIES):
+        over = _bytes(problem, budget, measured) - target
+        if over <= 0:
+            break
+        if budget <= problem.smallest:
+            raise GoalError(
+                f"--target-size {target:,} bytes cannot be reached: the smallest file has {target + over:,} bytes; ask"
+                " for that or more, or for a smaller --rank-multiple"
+            )
+        budget = max(budget - over, problem.smallest)
+    for plan in lossless(problem, budget):
+        if measured(plan) <= target:
+            yield plan
 
 
 def _largest_budget(target: int, problem: Problem, alone: int, measured: Measured) -> float:

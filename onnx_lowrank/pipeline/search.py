@@ -86,8 +86,15 @@ class Search:
 
     def quantized_bytes(self, plan: Plan) -> int:
         """Return the bytes of a plan's file, provenance included."""
+        return self._file_bytes(plan, self.candidate(plan))
+
+    def rounded_bytes(self, plan: Plan) -> int:
+        """Return the same where bits are chosen: with what unpacks weights."""
+        return self._file_bytes(plan, self.sketch(plan))
+
+    def _file_bytes(self, plan: Plan, candidate: onnx.ModelProto) -> int:
         names = sum(len(choice.weight) + RANK_BYTES for choice in plan.factored)
-        return int(self.candidate(plan).ByteSize()) + names + FILE_BYTES
+        return int(candidate.ByteSize()) + names + FILE_BYTES
 
     def trial(self, plan: Plan, progress: Callable[[int], None]) -> Trial:
         """Return a plan's trial on validation: measured now, or for an earlier goal."""

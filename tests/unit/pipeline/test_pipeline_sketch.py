@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from builders import mlp, normal, run
 
-from onnx_lowrank import Compact, DataSources, Options, Runtime, Session
+from onnx_lowrank import Compact, DataSources, Gate, GoalError, Lossless, Options, Runtime, Session, meet_goal
 from onnx_lowrank.pipeline.ledger import size_before
 from onnx_lowrank.pipeline.search import Search
 from onnx_lowrank.types import Plan
@@ -63,3 +65,16 @@ def test_a_sketch_without_bits_has_the_same_product() -> None:
     made = search((32,))
     for plan in plans(made):
         np.testing.assert_allclose(outputs(made.sketch(plan)), outputs(made.truncated(plan)), rtol=0, atol=1e-4)
+
+
+def test_a_target_size_in_bits_is_one_of_the_file_with_what_unpacks_weights(tmp_path: Path) -> None:
+    model = mlp([64, 256, 256, 10], [8, 8, None], 3)
+    options = Options(runtime=Runtime(threads=1, provider="cpu"), metric="relative-l2", bits=(4, 8, 16, 32))
+    session = Session.of(model, DataSources(data={model.graph.input[0].name: normal([160, 64], 5)}), options)
+    gate = Gate(max_drop=0.9, observed=True)
+    for target in (200_000, 60_000, 25_000):
+        result = meet_goal(session, Lossless(target_size=target, gate=gate), output=tmp_path / f"{target}.onnx")
+        assert result, result.reason
+        assert (tmp_path / f"{target}.onnx").stat().st_size <= target
+    with pytest.raises(GoalError, match="--target-size 5,000 bytes cannot be reached"):
+        meet_goal(session, Lossless(target_size=5_000, gate=gate), dry_run=True)
