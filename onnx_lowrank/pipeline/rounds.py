@@ -12,7 +12,6 @@ from onnx_lowrank.pipeline.session import Session
 from onnx_lowrank.plan.problem import amount
 from onnx_lowrank.results.parts import Trial
 from onnx_lowrank.sensitivity.calibrated import SensitivityState
-from onnx_lowrank.validation.metric_check import refuse_unexplained
 
 
 def searched(
@@ -33,7 +32,6 @@ def searched(
         if work.proposals is not None:
             trials = search.run(work.proposals, session.clock)
             ledger = ledger.trying(trials)
-            refuse_unexplained([trial.verdict for trial in trials], weak=session.options.allow_weak_baseline)
             best = [trial for trial in planner.ranked(trials, search.problem) if _smaller(trial, search)]
             held = [*((search, trial) for trial in best), *held]
         if ledger.ended(aim.gate):  # after a plan that was not certified no level is left for another

@@ -19,6 +19,7 @@ from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.sensitivity.calibrated import SensitivityState
 from onnx_lowrank.types import Cost, Plan
 from onnx_lowrank.validation import Judge
+from onnx_lowrank.validation.metric_check import refuse_unexplained
 from onnx_lowrank.validation.screening import Screening
 
 
@@ -169,6 +170,7 @@ class Search:
             while True:
                 with progress.step(f"validating plan {len(trials) + 1}", samples) as advance:
                     trials.append(self.trial(plan, advance))
+                refuse_unexplained([trials[-1].verdict], weak=self.session.options.allow_weak_baseline)
                 plan = proposals.send(trials[-1].verdict.passed)
         except StopIteration:
             return trials

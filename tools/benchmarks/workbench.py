@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from benchmarks.lines import Lines
-from benchmarks.zoo import CLASSIFIERS, Entry, Set
+from benchmarks.zoo import CLASSIFIERS, COARSE, Entry, Set
 from onnx_lowrank import (
     Compact,
     DataSources,
@@ -168,7 +168,9 @@ class Workbench:
     def options(self) -> Options:
         setting = self.lines.setting
         metric = "top1" if self.entry.name in CLASSIFIERS else self.entry.metric
-        return Options(metric=metric, seed=setting.seed, runtime=Runtime(threads=setting.threads, provider="cpu"))
+        runtime = Runtime(threads=setting.threads, provider="cpu")
+        coarse = self.entry.name in COARSE
+        return Options(metric=metric, seed=setting.seed, runtime=runtime, allow_weak_baseline=coarse)
 
     @cached_property
     def runs(self) -> Path:

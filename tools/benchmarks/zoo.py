@@ -14,6 +14,8 @@ TASKS = ("crepe", "minilm", "ppocr", "efficientnet")
 """Models with a metric of their own."""
 CLASSIFIERS = ("resnext50", "vgg", "vit", "text")
 """Models whose labels are class numbers."""
+COARSE = ("crepe",)
+"""Models whose metric is coarser than their classes: pitches within half a semitone are five classes of right ones."""
 MODELS = (*TASKS, *CLASSIFIERS)
 
 
