@@ -160,7 +160,11 @@ class Search:
         return [float("inf") if drop is None else float(drop.mean()) for drop in drops]
 
     def run(self, proposals: Generator[Plan, bool, None], progress: Progress) -> list[Trial]:
-        """Return every trial, in order. Raises GoalError where the budget cannot be reached at all."""
+        """Return every trial, in order.
+
+        Raises GoalError where the budget cannot be reached at all, MetricError where the metric holds although
+        decisions change.
+        """
         trials: list[Trial] = []
         samples = len(self.judge.reference.feeds)
         with progress.step("measuring the original", samples) as advance:
