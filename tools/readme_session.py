@@ -1,4 +1,4 @@
-"""Run the README's sessions for real, in an empty directory, and put their real output into the README."""
+"""Run the sessions of the README and the manual for real, in an empty directory, and put their output there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = {"session": ROOT / "README.md", "int8": ROOT / "docs" / "manual.md"}
 DEMO = "--data demo/calibration.npz \\\n      --validation demo/validation.npz --test demo/test.npz"
 SESSION = ("onnx-lowrank demo --files demo", f"onnx-lowrank optimize demo/demo.onnx {DEMO}")
 INT8 = f"onnx-lowrank optimize demo/demo.onnx {DEMO} \\\n      --then quantize -o demo/int8.onnx"
@@ -39,7 +40,7 @@ def int8(folder: Path) -> str:
 
 
 def put(text: str, name: str, block: str) -> str:
-    """Return the README with the block between the markers of this name."""
+    """Return a page with the block between the markers of this name."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     head, rest = text.split(begin)
     return f"{head}{begin}\n```console\n{block}\n```\n{end}{rest.split(end)[1]}"
@@ -48,15 +49,12 @@ def put(text: str, name: str, block: str) -> str:
 def main() -> None:
     """Rewrite the blocks, or only those named on the command line."""
     names = sys.argv[1:] or ["session", "int8"]
-    text = README.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as folder:
-        if "session" in names:
-            text = put(text, "session", session(Path(folder)))
-        else:
+        if "session" not in names:
             run(SESSION[0], Path(folder))
-        if "int8" in names:
-            text = put(text, "int8", int8(Path(folder)))
-    README.write_text(text, encoding="utf-8")
+        for name in names:
+            page, block = PAGES[name], {"session": session, "int8": int8}[name](Path(folder))
+            page.write_text(put(page.read_text(encoding="utf-8"), name, block), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from onnx_lowrank.cli import main
 
 ROOT = Path(__file__).resolve().parents[3]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+MANUAL = (ROOT / "docs" / "manual.md").read_text(encoding="utf-8")
 sys.path.insert(0, str(ROOT / "tools"))
 
 from readme_commands import command  # noqa: E402
@@ -40,7 +41,9 @@ def test_every_option_has_help() -> None:
 
 def test_every_option_in_the_readme_exists() -> None:
     known = {opt for each in main.commands.values() for p in each.params for opt in p.opts}
-    shown = re.findall(r"onnx-lowrank (?:optimize|apply|compare|inspect|demo)[^\n`]*(?:\\\n[^\n`]*)*", README)
+    shown = re.findall(
+        r"onnx-lowrank (?:optimize|analyze|apply|compare|inspect|report|demo)[^\n`]*(?:\\\n[^\n`]*)*", README + MANUAL
+    )
     used = {option for line in shown for option in re.findall(r"(?<!\w)--[a-z-]+", line)}
     assert used
     assert used <= known
@@ -54,6 +57,6 @@ def test_the_two_commands_are_one_line_each(purpose: str) -> None:
 
 
 def test_names_used_in_the_readme_are_public() -> None:
-    used = set(re.findall(r"\blr\.(\w+)", README))
+    used = set(re.findall(r"\blr\.(\w+)", README + MANUAL))
     assert used
     assert used <= set(onnx_lowrank.__all__)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/manual.md"))
 sys.path.insert(0, str(ROOT / "tools"))
 
 import readme_session  # noqa: E402
@@ -33,8 +33,8 @@ INT8 = (
 
 
 def shown(name: str) -> str:
-    """Return a session as the README has it."""
-    block = README.split(f"<!-- {name}: begin -->")[1].split(f"<!-- {name}: end -->")[0]
+    """Return a session as the README, or the manual, has it."""
+    block = PAGES.split(f"<!-- {name}: begin -->")[1].split(f"<!-- {name}: end -->")[0]
     return block.strip().removeprefix("```console\n").removesuffix("\n```")
 
 

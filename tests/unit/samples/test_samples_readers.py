@@ -1,4 +1,4 @@
-"""READERS is the one list of readers: README, --help and the errors follow it, and no source has two readers."""
+"""READERS is the one list of readers: the manual, --help and the errors follow it, and no source has two readers."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from onnx_lowrank.runtime.runner import TensorSpec
 from onnx_lowrank.samples import RANDOM, READERS, Reader, detect, place_of, read
 from onnx_lowrank.samples.records import Raw, Record
 
-README = Path(__file__).resolve().parents[3] / "README.md"
+MANUAL = Path(__file__).resolve().parents[3] / "docs" / "manual.md"
 INPUTS = (TensorSpec("x", "tensor(float)", ("N", 2)),)
 WORDS = re.compile(r"\.\w+|test_data_set_\*|FILE\.py\S*|Calibration\w+")
 """What a form names: suffixes, patterns of names, classes."""
 
 
-def said_by_the_readme():
-    section = README.read_text(encoding="utf-8").split("\n### Samples\n")[1].split("\n\nThree disjoint sets")[0]
+def said_by_the_manual():
+    section = MANUAL.read_text(encoding="utf-8").split("\n## Samples\n")[1].split("\n\nThree disjoint sets")[0]
     return " ".join(re.findall(r"`([^`]+)`", section))
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
-def test_the_readme_names_every_form(reader):
+def test_the_manual_names_every_form(reader):
     words = WORDS.findall(reader.form)
     assert words
-    assert not [word for word in words if word not in said_by_the_readme()]
+    assert not [word for word in words if word not in said_by_the_manual()]
 
 
-def test_the_readme_names_no_other_suffix():
+def test_the_manual_names_no_other_suffix():
     forms = " ".join(reader.form for reader in READERS) + " input_*.pb"
-    assert set(re.findall(r"\.\w+", said_by_the_readme())) <= set(re.findall(r"\.\w+", forms))
+    assert set(re.findall(r"\.\w+", said_by_the_manual())) <= set(re.findall(r"\.\w+", forms))
 
 
 @pytest.mark.parametrize("command", ["optimize", "compare"])
