@@ -106,7 +106,7 @@ def _with_times(there: Cells) -> Cells:
 def _best(model: str, there: Cells, drop: float) -> list[str]:
     """Return a model's row of the comparison at a drop."""
     holding = {name: d for name, d in there.items() if d["outcome"] == "made" and d["bound"] < drop}
-    together = [name for name in OURS[TOGETHER] if name in holding]
+    together = [name for name in (*OURS[TOGETHER], *SIZED.values()) if name in holding]
     peers = [n for n in PEERS if n in holding]
     groups = [[n for n in INT8 if n in holding], peers, together]
     sizes = [min((holding[n]["bytes"] / holding[n]["original_bytes"] for n in names), default=None) for names in groups]
