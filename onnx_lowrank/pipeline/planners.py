@@ -135,9 +135,8 @@ class LosslessPlanner:
             alone = search.session.quantizer.alone().ByteSize() + FILE_BYTES
             plans = list(plans_within(goal.target_size or 0, search.problem, alone, search.quantized_bytes))
         elif goal.target_size is not None and search.session.options.rounds:
-            plans = list(
-                rounded_within(goal.target_size, self._capped(search), self.budget(search), search.rounded_bytes)
-            )
+            problem, rest = self._capped(search), search.before.bytes - int(search.problem.dense)
+            plans = list(rounded_within(goal.target_size, problem, rest, search.rounded_bytes))
         else:
             plans = list(lossless(self._capped(search), self.budget(search)))
         if len(plans) < 2:

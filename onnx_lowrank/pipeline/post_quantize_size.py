@@ -36,22 +36,25 @@ def plans_within(target: int, problem: Problem, alone: int, measured: Measured) 
                 yield plan
 
 
-def rounded_within(target: int, problem: Problem, budget: float, measured: Measured) -> Generator[Plan, bool, None]:
+def rounded_within(target: int, problem: Problem, rest: int, measured: Measured) -> Generator[Plan, bool, None]:
     """Yield lossless plans whose files, with the nodes that unpack weights, are within `target` bytes.
 
-    budget: what the sites may cost if nothing had to be unpacked. Raises GoalError with the smallest file found where
-    that is too large.
+    rest: the bytes of the file that are no site's. Raises GoalError with the smallest file where that is too large.
     """
+    least = _bytes(problem, problem.smallest, measured)
+    if least > target:
+        raise GoalError(
+            f"--target-size {target:,} bytes cannot be reached: the smallest is {least:,} bytes; ask for that or more,"
+            " or for a smaller --rank-multiple"
+        )
+    budget = min(max(target - rest, problem.smallest), problem.dense)
     for _ in range(TRIES):
         over = _bytes(problem, budget, measured) - target
         if over <= 0:
             break
-        if budget <= problem.smallest:
-            raise GoalError(
-                f"--target-size {target:,} bytes cannot be reached: the smallest file has {target + over:,} bytes; ask"
-                " for that or more, or for a smaller --rank-multiple"
-            )
         budget = max(budget - over, problem.smallest)
+    else:
+        budget = problem.smallest
     for plan in lossless(problem, budget):
         if measured(plan) <= target:
             yield plan

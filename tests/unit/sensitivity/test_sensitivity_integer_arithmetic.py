@@ -85,7 +85,8 @@ def test_weights_alone_are_for_bytes_and_integers_for_time():
                    for o in curve.options}
         for resource in ("bytes", "latency")
     }  # fmt: skip
-    assert storages == {"bytes": {OWN, "int8"}, "latency": {OWN, "int8-dynamic"}}
+    assert storages["latency"] == {OWN, "int8-dynamic"}
+    assert {OWN, "int8"} < storages["bytes"] <= {OWN, "int8", "int8-blocks", "int8/int8-blocks", "int8-blocks/int8"}
     assert one.state is one.in_formats(one.collect(one.metric(ANYHOW)[0]), "latency")
 
 
