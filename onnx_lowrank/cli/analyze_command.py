@@ -13,9 +13,9 @@ from onnx_lowrank import pipeline
 from onnx_lowrank.cli import data_options
 from onnx_lowrank.cli.command import Command
 from onnx_lowrank.cli.console import one_line_errors, progress, show, terminal_width, watched
-from onnx_lowrank.cli.optimize_command import BITS
 from onnx_lowrank.cli.outputs import Inputs, Outputs
 from onnx_lowrank.cli.shared_options import (
+    BITS,
     FORCE,
     GATE,
     HTML,

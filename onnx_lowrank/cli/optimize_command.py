@@ -17,6 +17,7 @@ from onnx_lowrank.cli.command import Command
 from onnx_lowrank.cli.console import NOTHING, one_line_errors, progress, say, show, terminal_width, watched
 from onnx_lowrank.cli.outputs import OUTPUT, Inputs, Outputs
 from onnx_lowrank.cli.shared_options import (
+    BITS,
     FORCE,
     GATE,
     HTML,
@@ -26,7 +27,6 @@ from onnx_lowrank.cli.shared_options import (
     REPORT,
     RUNTIME,
     SELECT,
-    Bits,
     Bytes,
     gate_of,
     options_of,
@@ -142,14 +142,6 @@ SENSITIVITY = stacked(
     click.option(
         "--memory", type=Bytes(), default="1GB", show_default=True, help="What collection may hold at once, about."
     ),
-)
-BITS = click.option(
-    "--bits",
-    type=Bits(),
-    help="Bits that a number of a weight or factor may take, chosen together with the ranks: 32 (its own type), 8,32,"
-    " 4,8,32, or auto (2 and 16, too; all that run here). 16: half precision; 8: integers with a scale a channel, or"
-    " one for 32 inputs, as 4 and 2 have; arithmetic stays float. With a goal of latency: 8,32, and operators multiply"
-    " integers. Default: auto where the goal is bytes, 8,32 where it is latency, else 32.",
 )
 THEN = click.option(
     "--then",

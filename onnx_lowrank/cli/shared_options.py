@@ -12,7 +12,8 @@ import click
 from onnx_lowrank.errors import DataError, GoalError
 from onnx_lowrank.goals import CONFIDENCE, MAX_DROP, Gate
 from onnx_lowrank.metrics import METRICS, traits_of
-from onnx_lowrank.options import BITS, Options, Runtime
+from onnx_lowrank.options import BITS as ALL_BITS
+from onnx_lowrank.options import Options, Runtime
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[int]
@@ -49,7 +50,7 @@ class Bits(_ManyType):
         if isinstance(value, tuple):
             return value
         if value == "auto":
-            return BITS
+            return ALL_BITS
         parts = [part.strip() for part in str(value).split(",")]
         if not all(part.isdecimal() for part in parts):
             self.fail(f"{value!r} is no list of bits; write 8,32 or auto", param, ctx)
@@ -128,6 +129,14 @@ GATE = stacked(
     click.option(
         "--allow-random", is_flag=True, help="Judge a model that is not deterministic against its own spread."
     ),
+)
+BITS = click.option(
+    "--bits",
+    type=Bits(),
+    help="Bits that a number of a weight or factor may take, chosen together with the ranks: 32 (its own type), 8,32,"
+    " 4,8,32, or auto (2 and 16, too; all that run here). 16: half precision; 8: integers with a scale a channel, or"
+    " one for 32 inputs, as 4 and 2 have; arithmetic stays float. With a goal of latency: 8,32, and operators multiply"
+    " integers. Default: auto where the goal is bytes, 8,32 where it is latency, else 32.",
 )
 SELECT = stacked(
     click.option("--include", multiple=True, metavar="GLOB", help="Only weights or nodes of this name; repeatable."),
