@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.samples.npz import readable
 from onnx_lowrank.samples.rows.row import Columns, Rows, RowSource
@@ -54,7 +56,10 @@ def holds_media(path: Path) -> bool:
 
 
 def open_folder(path: Path, columns: Columns) -> Rows:
-    """Return the files of a folder. Raises DataError where some have a class and others none, or a class has none."""
+    """Return the files of a folder, those of classes in a random order, always the same.
+
+    Raises DataError where some have a class and others none, or a class has none.
+    """
     column, files, folders = _media_in(path)
     labels: list[str] | None = None
     if files and any(_files(_listed(folder))[column] for folder in folders):
@@ -70,6 +75,8 @@ def open_folder(path: Path, columns: Columns) -> Rows:
                 raise DataError(f"{folder} holds no {column} file, and a sub-folder is a class: fill or remove it")
             files += inside
             labels += [folder.name] * len(inside)
+        order = np.random.default_rng(0).permutation(len(files))  # class after class would not be samples as they come
+        files, labels = [files[i] for i in order], [labels[i] for i in order]
     many = f" in {len(folders)} classes" if labels is not None else ""
     rows = [{column: file} for file in files]
     source = f"{len(files)} file{'' if len(files) == 1 else 's'}{many} in {path}/"
