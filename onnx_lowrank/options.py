@@ -10,7 +10,7 @@ from onnx_lowrank.errors import GoalError
 
 Sensitivity: TypeAlias = Literal["joint", "inputs", "weights", "paper"]
 LossObjective: TypeAlias = Literal["original", "labels"]
-BITS = (2, 4, 8, 16, 32)
+BITS = (2, 4, 8, 12, 16, 32)
 SAVING: dict[str, tuple[int, ...]] = {"bytes": BITS, "latency": (8, 32)}
 """What a number may take, by the resource that it saves; of time, what operators multiply."""
 OBJECTIVES: tuple[LossObjective, ...] = ("original", "labels")
@@ -139,8 +139,8 @@ class Options:
         if set(self.bits) - set(BITS) or 32 not in self.bits:
             given = ",".join(map(str, self.bits))
             raise GoalError(
-                f"--bits lists what a number may take, of 2, 4, 8, 16 and 32; 32, its own type, is among them, for what"
-                f" fewer would harm: 4,8,32 or 8,32, not {given}"
+                "--bits lists what a number may take, of 2, 4, 8, 12, 16 and 32; 32, its own type, is among them, for"
+                f" what fewer would harm: 4,8,32 or 8,32, not {given}"
             )
         for name in self._beside_bits():
             if self.rounds:

@@ -23,7 +23,7 @@ from onnx_lowrank.passes.rounded_tensor import InFormat
 from onnx_lowrank.passes.table_rows import Rows, looked_up_alone
 from onnx_lowrank.runtime.runner import Runner, first_line
 from onnx_lowrank.types import Array, NumberFormat
-from onnx_lowrank.types.number_formats import PACKED, SHORT
+from onnx_lowrank.types.number_formats import PACKED, SHORT, WHOLE
 from onnx_lowrank.weights.integer_grid import Grid
 from onnx_lowrank.weights.storage import Storage, packed
 from onnx_lowrank.weights.transforms import read, tensor_of
@@ -172,15 +172,16 @@ class _Unpacking:
         q, scale = np.transpose(integers.q, how.order), np.asarray(integers.scale, np.float64)
         scale = np.ascontiguousarray(np.transpose(scale, how.order)) if grid.block else scale
         names = [self.fresh(f"{tensor.name}.{number.name}"), f"{tensor.name}.scale"]
-        self.tensors.append(packed(q, number.bits, names[0]))
         single = tensor.name if not storage.casts else self.fresh(f"{tensor.name}.single")
         packs = q.size >= self.packed_from and tensor.name in self.multiplied and not storage.casts
-        if number.activations or packs:
+        if number.activations or (packs and not number.split):
+            self.tensors.append(packed(q, number.bits, names[0]))
             names[1] = self._scales(scale, grid, names[1])
             attributes = {"axis": axis} | ({"block_size": grid.block} if grid.block else {})
             self._node("DequantizeLinear", names, single, f"{tensor.name}.unpacked", **attributes)
         else:
-            self._multiplied(q.shape, scale, axis, grid, names, single)
+            whole = self._floats(q, number, tensor.name, names[0])
+            self._multiplied(whole, q.shape, scale, axis, grid, names[1], single)
         for elem in storage.casts:
             self._node("Cast", [single], tensor.name, to=elem)
 
@@ -196,22 +197,34 @@ class _Unpacking:
         self.tensors.append(onnx.helper.make_tensor(name, EIGHT, eight.shape, eight.tobytes(), raw=True))
         return self._node("Mul", [self._node("Cast", [name], to=onnx.TensorProto.FLOAT), self._power(power)])
 
+    def _floats(self, q: Array, number: NumberFormat, of: str, name: str) -> str:
+        """Write integers, and return what has them as floats; where they fill more than a byte, of two parts."""
+        if not number.split:
+            self.tensors.append(packed(q, number.bits, name))
+            return self._node("Cast", [name], to=onnx.TensorProto.FLOAT)
+        high, low = np.divmod(q, 2**number.split)
+        rest = self.fresh(f"{of}.low.{number.name}")
+        self.tensors.append(packed(high, WHOLE, name))
+        self.tensors.append(packed(low, number.split, rest, elem=int(onnx.TensorProto.UINT4)))
+        parts = [self._node("Cast", [each], to=onnx.TensorProto.FLOAT) for each in (name, rest)]
+        return self._node("Add", [self._node("Mul", [parts[0], self._power(number.split)]), parts[1]])
+
     def _multiplied(
-        self, shape: Sequence[int], scale: Array, axis: int, grid: Grid, names: Sequence[str], output: str
+        self, whole: str, shape: Sequence[int], scale: Array, axis: int, grid: Grid, name: str, output: str
     ) -> None:
         """Write integers times their scales, of which each is for a channel, or for a block of neighbours."""
-        whole, block = self._node("Cast", [names[0]], to=onnx.TensorProto.FLOAT), grid.block
+        block = grid.block
         if not block:
             spread = scale.reshape(-1, *(1,) * (len(shape) - axis - 1))
-            self._node("Mul", [whole, self._scales(spread, grid, names[1])], output)
+            self._node("Mul", [whole, self._scales(spread, grid, name)], output)
             return
         if shape[axis] % block == 0:
-            step = self._scales(np.expand_dims(scale, axis + 1), grid, names[1])
+            step = self._scales(np.expand_dims(scale, axis + 1), grid, name)
             parts = self._known("shape", (*shape[:axis], shape[axis] // block, block, *shape[axis + 1 :]))
             product = self._node("Mul", [self._node("Reshape", [whole, parts]), step])
             self._node("Reshape", [product, self._known("shape", tuple(shape))], output)
             return
-        step = self._scales(scale, grid, names[1])
+        step = self._scales(scale, grid, name)
         of_block = self._known("block", tuple(place // block for place in range(shape[axis])))
         self._node("Mul", [whole, self._node("Gather", [step, of_block], axis=axis)], output)
 

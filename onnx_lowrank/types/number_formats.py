@@ -70,6 +70,11 @@ class NumberFormat:
         return self.block > 0 and self.bits < WHOLE
 
     @property
+    def split(self) -> int:
+        """The lowest bits that a second tensor holds, 0 for none: those of integers that fill more than a byte."""
+        return 0 if self.floating else max(self.bits - WHOLE, 0)
+
+    @property
     def high(self) -> int:
         """The largest integer."""
         return int(2 ** (self.bits - 1) - 1)
@@ -111,11 +116,12 @@ class NumberFormat:
 
 
 FLOAT16 = NumberFormat("float16", HALF, 0, 13)
+INT12 = NumberFormat("int12", 12, 0, 21)
 INT8 = NumberFormat("int8", WHOLE, 0, 13)
 INT8_BLOCKS = NumberFormat("int8-blocks", WHOLE, 32, 21)
 INT4 = NumberFormat("int4", 4, 32, 21)
 INT2 = NumberFormat("int2", 2, 32, 25, outputs=4)
-FORMATS = {each.name: each for each in (FLOAT16, INT8, INT8_BLOCKS, INT4, INT2)}
+FORMATS = {each.name: each for each in (FLOAT16, INT12, INT8, INT8_BLOCKS, INT4, INT2)}
 """By name, those of weights alone; the more bits the earlier."""
 INT8_STATIC = NumberFormat("int8-static", 8, 0, 13, activations="static")
 INT8_DYNAMIC = NumberFormat("int8-dynamic", 8, 0, 13, activations="dynamic")

@@ -15,6 +15,7 @@ from onnx_lowrank.types import (
     ARITHMETIC,
     FORMATS,
     INT8_BLOCKS,
+    INT12,
     OWN,
     Array,
     Chain,
@@ -125,8 +126,8 @@ class Inventory:
         if own.grid is not None or site.body or site.id in self.bodies or self.sources[site.id].transposed:
             return ()
         shorter = [number for number in FORMATS.values() if not (number.floating and own.narrow)]
-        if self.looks_up(site):  # a row is a block of bytes already
-            tables = tuple(number for number in shorter if number != INT8_BLOCKS)
+        if self.looks_up(site):  # a row is a block of bytes already, and is read from one tensor
+            tables = tuple(number for number in shorter if number not in (INT8_BLOCKS, INT12))
             return tables if own.arrives == onnx.TensorProto.FLOAT else ()
         (stage,) = self.whole(site).stages
         return tuple(shorter) if stored_axes(stage, self.calls[site.id][0].stored) else ()

@@ -23,16 +23,18 @@ ITEMSIZES = {
     int(onnx.TensorProto.DOUBLE): 8,
     int(onnx.TensorProto.FLOAT16): 2,
     int(onnx.TensorProto.BFLOAT16): 2,
+    int(onnx.TensorProto.INT16): 2,
     int(onnx.TensorProto.INT8): 1,
     int(onnx.TensorProto.UINT8): 1,
 }
 """Element type that can be stored -> its bytes."""
 ELEMENTS = {
+    12: int(onnx.TensorProto.INT16),
     8: int(onnx.TensorProto.INT8),
     4: int(onnx.TensorProto.INT4),
     2: int(onnx.TensorProto.INT2),
 }
-"""Bits of an integer -> the element type."""
+"""Bits of an integer -> the element type that holds it; of 12 bits two tensors have a part each."""
 Laying: TypeAlias = Callable[[Stage], Array]
 """Returns a stage's weight as the operator stores it."""
 NARROW = frozenset({int(onnx.TensorProto.FLOAT16), int(onnx.TensorProto.BFLOAT16)})
@@ -162,8 +164,8 @@ def stored_axes(stage: Stage, layout: Laying) -> tuple[int, ...] | None:
     return tuple(np.argsort(order).tolist())
 
 
-def packed(integers: Array, bits: int, name: str) -> onnx.TensorProto:
-    """Return a tensor of integers, several in a byte, the first in its lowest bits."""
+def packed(integers: Array, bits: int, name: str, *, elem: int = 0) -> onnx.TensorProto:
+    """Return a tensor of integers, several in a byte, the first in its lowest bits; elem: the type of unsigned ones."""
     whole = np.ascontiguousarray(integers).astype(np.int8)
     if bits == 8:
         return onnx.numpy_helper.from_array(whole, name)
@@ -171,7 +173,7 @@ def packed(integers: Array, bits: int, name: str) -> onnx.TensorProto:
     parts = np.append(whole.reshape(-1), np.zeros(-whole.size % count, np.int8)).view(np.uint8) & (2**bits - 1)
     shifted = parts.reshape(-1, count) << (bits * np.arange(count, dtype=np.uint8))
     raw = np.bitwise_or.reduce(shifted, axis=1).astype(np.uint8).tobytes()
-    return onnx.helper.make_tensor(name, ELEMENTS[bits], whole.shape, raw, raw=True)
+    return onnx.helper.make_tensor(name, elem or ELEMENTS[bits], whole.shape, raw, raw=True)
 
 
 def balanced(chain: Chain, first_share: float) -> Chain:

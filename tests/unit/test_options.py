@@ -62,7 +62,7 @@ def test_only_a_goal_of_latency_demands_a_speed_up_by_itself():
     [
         ("parameters", {}, (32,)),
         ("macs", {}, (32,)),
-        ("bytes", {}, (2, 4, 8, 16, 32)),
+        ("bytes", {}, (2, 4, 8, 12, 16, 32)),
         ("latency", {}, (8, 32)),
         ("bytes", {"bits": (32,)}, (32,)),
         ("latency", {"bits": (32,)}, (32,)),
