@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from onnx_lowrank.errors import GoalError
+from onnx_lowrank.types import Override
 
 Sensitivity: TypeAlias = Literal["joint", "inputs", "weights", "paper"]
 LossObjective: TypeAlias = Literal["original", "labels"]
@@ -72,7 +73,8 @@ class Options:
     temperature, logit_bias, last_layer: what labels of calibration samples do in closed form, judged apart from
     truncation; the last layer, where nothing is said, if it wins in the search for the most accurate model. bits: what
     a number of a weight or a factor may take, of BITS; 32 stands for its own type and is always among them. For a goal
-    of time 8 also means that operators may multiply integers. None: what `for_goal` says.
+    of time 8 also means that operators may multiply integers. None: what `for_goal` says. overrides: what some weights
+    become whatever the search says, GLOB=KEY:VALUE,… each (see `Override`); the last that names a weight counts.
     """
 
     sensitivity: Sensitivity = "joint"
@@ -101,6 +103,7 @@ class Options:
     logit_bias: bool = False
     last_layer: bool | None = None
     bits: tuple[int, ...] | None = None
+    overrides: tuple[str, ...] = ()
 
     @property
     def shares(self) -> bool:
@@ -131,6 +134,14 @@ class Options:
         if self.rank_multiple < 1:
             raise GoalError(f"the rank multiple must be 1 or more, not {self.rank_multiple}")
         self._check_switches()
+        for name in ("include", "exclude", "outputs", "overrides"):
+            if isinstance(getattr(self, name), str):
+                raise GoalError(f"{name} takes a tuple of texts: ({getattr(self, name)!r},)")
+        try:
+            for text in self.overrides:
+                Override.of(text)
+        except ValueError as error:
+            raise GoalError(str(error)) from error
 
     def _check_bits(self) -> None:
         """Raise GoalError for bits that there are not, and for what does not go with fewer than a number's own."""

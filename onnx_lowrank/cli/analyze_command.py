@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import click
 from onnx_lowrank import pipeline
 from onnx_lowrank.cli import data_options
 from onnx_lowrank.cli.command import Command
-from onnx_lowrank.cli.console import one_line_errors, progress, show, terminal_width, watched
+from onnx_lowrank.cli.console import command_line, one_line_errors, progress, show, terminal_width, watched
 from onnx_lowrank.cli.outputs import Inputs, Outputs
 from onnx_lowrank.cli.shared_options import (
     BITS,
@@ -25,6 +24,7 @@ from onnx_lowrank.cli.shared_options import (
     REPORT,
     RUNTIME,
     SELECT,
+    SET,
     gate_of,
     options_of,
     usage,
@@ -52,6 +52,7 @@ from onnx_lowrank.samples import RANDOM
 @GATE
 @BITS
 @SELECT
+@SET
 @RUNTIME
 @click.option("--all", "everything", is_flag=True, help="List all layers.")
 @REPORT
@@ -79,7 +80,7 @@ def analyze(model: Path, **values: Any) -> None:
     sets = data_options.sources(values, paths)
     samples = pipeline.DataSources(data=RANDOM if sets["data"] is None else sets["data"], validation=sets["validation"])
     analysis = pipeline.analyze(model, samples, goal, options, progress=progress(quiet=values["quiet"]))
-    command = ["onnx-lowrank", *sys.argv[1:]]
+    command = command_line()
     outputs.write("--report", lambda: analysis_json(analysis, command))
     outputs.write("--html", lambda: html_page(json.loads(analysis_json(analysis, command))))
     show(render_analysis(analysis, everything=values["everything"], width=terminal_width()), quiet=values["quiet"])

@@ -7,51 +7,32 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import wraps
+from functools import partial, wraps
 from typing import TypeVar
 
 import click
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from onnx_lowrank.cli.interrupts import stoppable
-from onnx_lowrank.cli.outputs import Outputs
+from onnx_lowrank.cli.outputs import REPORTED, STANDARD_OUTPUT, Outputs
+from onnx_lowrank.cli.whole_run import WholeRun
 from onnx_lowrank.errors import LowRankError
 from onnx_lowrank.progress import Advance, Silent
 from onnx_lowrank.progress import Progress as Steps
+from onnx_lowrank.report import error_json
 
 FAILED = 1
 NOTHING = 3
+SHORT = 4
+"""Something was saved, and it saves less than was asked for."""
 STOPPED = 130
 """Whatever the signal was."""
-WATCHED = "onnx_lowrank.outputs"
+WATCHED, DRAWN = "onnx_lowrank.outputs", "onnx_lowrank.bars"
 
 EVERY = 10.0
 """Seconds between two lines of progress where there is no terminal."""
 
 T = TypeVar("T")
-
-
-class Bars:
-    """Progress bars with an ETA, removed when their step is done."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-
-    @contextmanager
-    def step(self, title: str, total: int) -> Iterator[Advance]:
-        """Draw one step."""
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=self._console, transient=True) as bars:
-            task = bars.add_task(title, total=total)
-            yield lambda units: bars.advance(task, units)
 
 
 class Lines:
@@ -78,17 +59,30 @@ class Lines:
 
 
 def progress(*, quiet: bool) -> Steps:
-    """Return bars on a terminal, and elsewhere a line now and then."""
+    """Return bars on a terminal, until something is printed, and elsewhere a line now and then."""
     if quiet:
         return Silent()
-    return Bars(Console(stderr=True)) if sys.stderr.isatty() else Lines()
+    if not sys.stderr.isatty():
+        return Lines()
+    bars = WholeRun(Console(stderr=True))
+    click.get_current_context().meta[DRAWN] = bars
+    return bars
+
+
+def _put_away() -> None:
+    """Take bars from the terminal, before something is printed there."""
+    context = click.get_current_context(silent=True)
+    bars = None if context is None else context.meta.get(DRAWN)
+    if isinstance(bars, WholeRun):
+        bars.close()
 
 
 def show(parts: Iterable[RenderableType], *, quiet: bool) -> None:
     """Print tables and texts, as wide as the terminal, 80 columns elsewhere."""
     if quiet:
         return
-    console = Console(highlight=False)
+    _put_away()
+    console = Console(highlight=False, stderr=_reports_to_standard_output())
     for part in parts:
         console.print(part)
 
@@ -102,7 +96,9 @@ def say(text: str, *, quiet: bool = False, color: str | None = None) -> None:
     """Print one line of text as it is; in a colour on a terminal that shows colours."""
     colored = color is not None and Console().color_system is not None and "NO_COLOR" not in os.environ
     if not quiet:
-        click.echo(click.style(text, fg=color, bold=True) if colored else text)
+        _put_away()
+        styled = click.style(text, fg=color, bold=True) if colored else text
+        click.echo(styled, err=_reports_to_standard_output())
 
 
 def one_line_errors(command: Callable[..., T]) -> Callable[..., T]:
@@ -114,18 +110,24 @@ def one_line_errors(command: Callable[..., T]) -> Callable[..., T]:
             try:
                 return command(*args, **kwargs)
             except LowRankError as error:
+                _put_away()
                 written = f"; written before that: {done}" if (done := _done()) else ""
-                click.echo(f"error: {' '.join(str(error).split())}{written}", err=True)
+                message = " ".join(str(error).split())
+                click.echo(f"error: {message}{written}", err=True)
+                _report(type(error).__name__, message)
                 raise SystemExit(FAILED) from error
             except (KeyboardInterrupt, OSError) as error:
                 if isinstance(error, OSError) and not stop.asked:
                     raise  # after a hangup, the terminal itself fails
                 stop.over()
+                _put_away()
                 with suppress(OSError):
                     click.echo(
                         f"stopped; {f'written: {done}' if (done := _done()) else 'nothing was written'}", err=True
                     )
                 raise SystemExit(STOPPED) from error
+            finally:
+                _put_away()
 
     return guarded
 
@@ -134,6 +136,32 @@ def watched(outputs: Outputs) -> Outputs:
     """Remember what this command writes, so that an interrupted one can report what was written."""
     click.get_current_context().meta[WATCHED] = outputs
     return outputs
+
+
+def _report(kind: str, message: str) -> None:
+    """Write a report of an error, where one was asked for and there is none yet; what hinders it is not told."""
+    context = click.get_current_context()
+    content = partial(error_json, kind, message, command_line(), FAILED)
+    outputs = context.meta.get(WATCHED)
+    if _reports_to_standard_output():
+        click.echo(content(), nl=False)
+    elif isinstance(outputs, Outputs) and outputs.written.get(REPORTED) not in outputs.done():
+        with suppress(LowRankError, OSError):
+            outputs.write(REPORTED, content)
+
+
+def command_line() -> list[str]:
+    """Return the words of the command that runs."""
+    return ["onnx-lowrank", *sys.argv[1:]]
+
+
+def _reports_to_standard_output() -> bool:
+    """Return whether the report goes there, so that nothing else may."""
+    context = click.get_current_context(silent=True)
+    if context is None:
+        return False
+    names = (param.name for param in context.command.params if REPORTED in param.opts)
+    return any(context.params.get(name or "") == STANDARD_OUTPUT for name in names)
 
 
 def _done() -> str:

@@ -1,4 +1,4 @@
-"""The command group and the small commands: inspect, apply, compare, demo."""
+"""The command group and the small commands: inspect, apply, compare, diff, demo."""
 
 from __future__ import annotations
 
@@ -36,9 +36,16 @@ from onnx_lowrank.demo import demo_files, demo_samples
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.goals import Compact
 from onnx_lowrank.options import Options
-from onnx_lowrank.report import comparison_json, inspection_json, render_comparison, render_inspection
+from onnx_lowrank.report import (
+    comparison_json,
+    inspection_json,
+    render_comparison,
+    render_difference,
+    render_inspection,
+)
 from onnx_lowrank.report.html import html_page
 from onnx_lowrank.report.json_report import read_report
+from onnx_lowrank.results.saved_plan import read_plan
 from onnx_lowrank.runtime.installed import conflict, packages
 from onnx_lowrank.samples import RANDOM, path_forms
 from onnx_lowrank.version import __version__
@@ -51,7 +58,8 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 def main() -> None:
     """Make an exported ONNX model smaller and faster by low-rank factorization: no training, and proof that it holds.
 
-    Exit codes: 0 saved and passed; 1 error; 2 wrong usage; 3 nothing acceptable found, no model written.
+    Exit codes: 0 saved and passed; 1 error; 2 wrong usage; 3 nothing acceptable found, no model written; 4 saved, but
+    less than --fail-under.
     """
     tune_process()
     if wrong := conflict(packages()):
@@ -147,6 +155,16 @@ def compare(first: Path, second: Path, random_data: bool, report: Path | None, q
     say(comparison.verdict.word.upper(), quiet=quiet, color="green" if comparison else "red")
     if not comparison:
         raise SystemExit(NOTHING)
+
+
+@main.command(cls=Command)
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@one_line_errors
+def diff(first: Path, second: Path) -> None:
+    """Show which weights two saved plans, FIRST and SECOND, treat differently, and how else they differ."""
+    plans = (read_plan(path) for path in (first, second))
+    show(render_difference(*plans, width=terminal_width()), quiet=False)
 
 
 @main.command(cls=Command)

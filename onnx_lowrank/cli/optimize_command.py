@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,17 @@ from click.core import ParameterSource
 from onnx_lowrank import pipeline
 from onnx_lowrank.cli import config, data_options
 from onnx_lowrank.cli.command import Command
-from onnx_lowrank.cli.console import NOTHING, one_line_errors, progress, say, show, terminal_width, watched
+from onnx_lowrank.cli.console import (
+    NOTHING,
+    SHORT,
+    command_line,
+    one_line_errors,
+    progress,
+    say,
+    show,
+    terminal_width,
+    watched,
+)
 from onnx_lowrank.cli.outputs import OUTPUT, Inputs, Outputs
 from onnx_lowrank.cli.shared_options import (
     BITS,
@@ -27,6 +36,7 @@ from onnx_lowrank.cli.shared_options import (
     REPORT,
     RUNTIME,
     SELECT,
+    SET,
     Bytes,
     gate_of,
     options_of,
@@ -174,6 +184,7 @@ COMPANIONS = stacked(
 @THEN
 @COMPANIONS
 @SELECT
+@SET
 @RUNTIME
 @REPORT
 @HTML
@@ -186,6 +197,12 @@ COMPANIONS = stacked(
 @config.CONFIG
 @config.SAVE_CONFIG
 @click.option("--all", "everything", is_flag=True, help="List weights that stay as they are, too.")
+@click.option(
+    "--fail-under",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Leave with exit code 4 where what was saved is not at least so much smaller than MODEL's file, 0.3 say.",
+)
 @click.option("--dry-run", is_flag=True, help="Do everything but write the model.")
 @FORCE
 @QUIET
@@ -223,6 +240,15 @@ def optimize(model: Path, output: Path | None, **values: Any) -> None:
     if result.sites:
         outputs.write("--pareto", lambda: pipeline.points_text(pipeline.pareto(session, goal), values["pareto"]))
     finish(result, quiet=values["quiet"], saved=target, everything=values["everything"])
+    _hold_to(values["fail_under"], result)
+
+
+def _hold_to(least: float | None, result: Result) -> None:
+    """Leave with an exit code of its own where less than this share of the file's bytes is saved."""
+    share = 1 - result.after.bytes / result.before.bytes
+    if least is not None and share < least:
+        click.echo(f"error: {share:.1%} of the bytes are saved, and --fail-under asks for {least:.1%}", err=True)
+        raise SystemExit(SHORT)
 
 
 def _outputs(model: Path, target: Path | None, values: dict[str, Any]) -> Outputs:
@@ -277,7 +303,7 @@ def _goal(values: dict[str, Any]) -> Goal:
 
 def _write_side_files(result: Result, outputs: Outputs) -> None:
     outputs.write("--save-config", lambda: config.written(click.get_current_context()))
-    command = ["onnx-lowrank", *sys.argv[1:]]
+    command = command_line()
     outputs.write("--report", lambda: result_json(result, command))
     outputs.write("--html", lambda: html_page(json.loads(result_json(result, command))))
     if result.plan is not None:

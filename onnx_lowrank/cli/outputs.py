@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+import click
 import onnx
 from google.protobuf.message import DecodeError
 
@@ -19,6 +20,9 @@ from onnx_lowrank.samples import place_of
 
 State: TypeAlias = tuple[int, int, int, int] | None
 OUTPUT = "-o"
+REPORTED = "--report"
+STANDARD_OUTPUT = Path("-")
+"""What stands for standard output where a file is named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +87,8 @@ class Outputs:
     def of(inputs: Inputs, written: Mapping[str, Path | None], *, force: bool) -> Outputs:
         """Return the outputs that were asked for. Raises ModelError where one cannot or must not be written."""
         outputs = Outputs(inputs, {name: path for name, path in written.items() if path is not None}, force)
+        for option in (name for name, path in outputs.written.items() if path == STANDARD_OUTPUT and name != REPORTED):
+            raise ModelError(f"{option} - is no file: only {REPORTED} can go to standard output")
         for option, path in outputs.places():
             outputs._look(option, path, f"{path} exists")
             _check_place(option, path)
@@ -91,6 +97,8 @@ class Outputs:
     def places(self) -> Iterator[tuple[str, Path]]:
         """Yield option and path of every file; a model's weights may go to a second one."""
         for option, path in self.written.items():
+            if path == STANDARD_OUTPUT:
+                continue
             yield option, path
             if option == OUTPUT:
                 yield option, data_file(path)
@@ -111,6 +119,9 @@ class Outputs:
         if option not in self.written:
             return
         content = make()
+        if self.written[option] == STANDARD_OUTPUT:
+            click.echo(content, nl=False)
+            return
         self.ready(option)
         write_bytes(self.written[option], content.encode() if isinstance(content, str) else content)
 

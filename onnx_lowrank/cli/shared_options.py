@@ -70,7 +70,14 @@ def stacked(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 QUIET = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
-REPORT = click.option("--report", type=click.Path(path_type=Path), help="Write everything as JSON to this file.")
+REPORT = click.option(
+    "--report",
+    "--json",
+    "report",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help="Write everything as JSON to this file, also where nothing was found, or an error ended the run. -: to"
+    " standard output, and all else to standard error.",
+)
 HTML = click.option(
     "--html", type=click.Path(path_type=Path), help="Write everything as one page for a browser (extra `report`)."
 )
@@ -134,14 +141,23 @@ BITS = click.option(
     "--bits",
     type=Bits(),
     help="Bits that a number of a weight or factor may take, chosen together with the ranks: 32 (its own type), 8,32,"
-    " 4,8,32, or auto (2 and 16, too; all that run here). 16: half precision; 8: integers with a scale a channel, or"
-    " one for 32 inputs, as 4 and 2 have; arithmetic stays float. With a goal of latency: 8,32, and operators multiply"
-    " integers. Default: auto where the goal is bytes, 8,32 where it is latency, else 32.",
+    " 4,8,32, or auto (2, 12 and 16, too; all that run here). 16: half precision; 12 and 8: integers with a scale a"
+    " channel, or (8) one for 32 inputs, as 4 and 2 have; arithmetic stays float. With a goal of latency: 8,32, and"
+    " operators multiply integers. Default: auto where the goal is bytes, 8,32 where it is latency, else 32.",
 )
 SELECT = stacked(
     click.option("--include", multiple=True, metavar="GLOB", help="Only weights or nodes of this name; repeatable."),
     click.option("--exclude", multiple=True, metavar="GLOB", help="No weights or nodes of this name; repeatable."),
     click.option("--rank-multiple", default=8, show_default=True, help="Ranks are multiples of this."),
+)
+
+SET = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="GLOB=WHAT",
+    help="Decide for weights or nodes of this name: dense, rank:64 (rank:16x32), scheme:tucker-2, bits:8, or several"
+    " with commas; the last that names a weight counts. Repeatable.",
 )
 
 
@@ -153,7 +169,7 @@ def gate_of(values: dict[str, Any]) -> Gate:
 def options_of(values: dict[str, Any]) -> Options:
     """Return the run's options. Raises a usage error."""
     known = (
-        *("sensitivity", "metric", "include", "exclude", "rank_multiple", "seed"),
+        *("sensitivity", "metric", "include", "exclude", "rank_multiple", "seed", "overrides"),
         *("memory", "exponents", "objective", "signed", "inter_layer", "refit", "continuation", "gamma", "loss"),
         *("then", "shared_input", "bits"),
         *("outputs", "groups", "allow_weak_baseline", "allow_random"),

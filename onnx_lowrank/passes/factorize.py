@@ -23,6 +23,7 @@ from onnx_lowrank.ops import Call, StagePosition, first_output, write_chain
 from onnx_lowrank.passes.absorb_orders import absorb_orders
 from onnx_lowrank.passes.free_orders import FreeOrders
 from onnx_lowrank.passes.integer_arithmetic import in_integers
+from onnx_lowrank.passes.node_marks import mark
 from onnx_lowrank.passes.placement import Placed, placed, placed_together
 from onnx_lowrank.passes.rounded_tensor import InFormat
 from onnx_lowrank.passes.unpack import in_formats
@@ -79,6 +80,9 @@ def rewrite(
     for members, option in _shared_inputs(plan, inventory):
         chains = [factors[member, option.scheme].chain(option.ranks) for member in members]
         _write_shared([sites[m] for m in members], chains, new, option.form)
+    for choice in plan.factored:
+        for call, body in inventory.places(sites[choice.site]):
+            mark(new.nodes[body][call.output], choice, sites[choice.site])
     rewritten = onnx.ModelProto()
     rewritten.CopyFrom(model)
     for body, _, inner in reversed(list(bodies(rewritten.graph))):  # what is spliced is copied: innermost first
@@ -134,7 +138,7 @@ class _New:
 
 def _write(site: Site, chain: Chain, new: _New, form: Form) -> None:
     """Write the chain once for every node that shares the weight; the factors are stored once."""
-    calls, storage = new.inventory.calls[site.id], new.inventory.storage(site, form.storage)
+    storage = new.inventory.storage(site, form.storage)
     chain, free = _placed(site, chain, new, storage) if form.interpolative else Placed(chain, frozenset())
     named: list[tuple[Stage, str]] = []
     before: list[onnx.NodeProto] = []
@@ -156,7 +160,7 @@ def _write(site: Site, chain: Chain, new: _New, form: Form) -> None:
     if site.body:  # bodies read what the main graph makes
         new.first.extend(before)
         before = []
-    for call, body in zip(calls, new.inventory.bodies.get(site.id, ("",) * len(calls)), strict=True):
+    for call, body in new.inventory.places(site):
         bias = new.bias(call, body) if stages[-1].passed else None
         written = write_chain(call, named, new.names, bias=bias, free=free)
         new.orders.extend(written.orders)

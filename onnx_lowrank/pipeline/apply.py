@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.results.saved_plan import SavedChoice, SavedPlan, read_plan
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Source, Split
-from onnx_lowrank.schemes import Factors, by_name, ranks_of, shared_ranks
+from onnx_lowrank.schemes import Factors, among, by_name, ranks_of, shared_ranks
 from onnx_lowrank.sensitivity import Decomposed, decompose_plain
 from onnx_lowrank.sensitivity.decompose import shared_input_of
 from onnx_lowrank.sensitivity.measure import calibrate
@@ -184,25 +184,16 @@ def _choice(
     if {*choice.storage.split(EACH)} - {OWN, *(number.name for number in possible)}:
         raise PlanError(f"the plan stores {choice.weight!r} as {choice.storage!r}, which is not possible here")
     curve = next((c for c in decomposed.curves if c.site == choice.site), None)
+    cost = Cost(parameters=choice.parameters)
     if choice.scheme == DENSE and choice.storage != OWN and (site.rigid or curve is not None):
-        cost = Cost() if curve is None else curve.dense.cost
-        return Choice(choice.site, choice.weight, Option(Form(storage=choice.storage), cost))
+        return Choice(choice.site, choice.weight, Option(Form(storage=choice.storage), cost, loss=choice.loss))
     if curve is None or (choice.site, choice.scheme) not in decomposed.factors:
         raise PlanError(f"the plan factors {choice.weight!r} by {choice.scheme!r}, which is not possible here")
-    if not _among(choice.ranks, _ranks(choice, site, inventory, multiple)):
+    if not among(choice.ranks, _ranks(choice, site, inventory, multiple)):
         rank = "x".join(map(str, choice.ranks))
         raise PlanError(f"the plan gives {choice.weight!r} rank {rank}, which is none of those that save here")
-    cost = curve.dense.cost
     form = Form(choice.scheme, choice.ranks, choice.storage, interpolative=choice.interpolative)
-    return Choice(choice.site, choice.weight, Option(form, cost, shared_input=choice.shared_input))
-
-
-def _among(ranks: Ranks, offered: Sequence[Ranks]) -> bool:
-    """Return whether factors go to these ranks: those of older plans need not be on today's grid."""
-    return any(
-        len(ranks) == len(other) and all(0 < rank <= most for rank, most in zip(ranks, other, strict=True))
-        for other in offered
-    )
+    return Choice(choice.site, choice.weight, Option(form, cost, loss=choice.loss, shared_input=choice.shared_input))
 
 
 def _ranks(choice: SavedChoice, site: Site, inventory: Inventory, multiple: int) -> list[Ranks]:

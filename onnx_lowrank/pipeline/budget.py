@@ -9,8 +9,8 @@ from onnx_lowrank.results.parts import Size
 
 NODE_BYTES = 700
 """What a factored site adds to a file besides weights: a node, names, provenance. High, as a target must be met."""
-FILE_BYTES, RANK_BYTES = 3072, 48
-"""What provenance adds to a file, and to it for every factored weight besides its name."""
+FILE_BYTES, RANK_BYTES = 3072, 192
+"""What provenance adds to a file, and to it and its nodes for every factored weight besides its name."""
 
 
 def budget_of(goal: Lossless, problem: Problem, before: Size) -> float:

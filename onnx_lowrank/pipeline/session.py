@@ -28,6 +28,7 @@ from onnx_lowrank.pipeline.loaded_model import (
 )
 from onnx_lowrank.pipeline.notes import inventory_notes, loading_notes, narrow_notes, untimed_note
 from onnx_lowrank.pipeline.number_formats import in_arithmetic, with_formats
+from onnx_lowrank.pipeline.overrides import imposed, with_overrides
 from onnx_lowrank.pipeline.post_quantize import PostQuantizer
 from onnx_lowrank.pipeline.refit_check import repaired
 from onnx_lowrank.pipeline.session_values import Checked, Judges, Priced, Repaired
@@ -53,7 +54,7 @@ COLLECTED = ("state", "divergence", "metric")
 """What does not hang on the validation samples."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Session:
     """What is measured once and used for every goal: each value is computed on first use, whatever the order.
 
@@ -71,6 +72,11 @@ class Session:
     label_fits: LabelFits
     trials: dict[tuple[tuple[Choice, ...], Gate], Trial] = field(default_factory=dict)
     _known: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        weights, split = len(self.inventory.sites), self.split
+        samples = f"{len(split.calibration)} calibration and {len(split.validation)} validation samples"
+        return f"<Session: {self.loaded.source or 'a model in memory'}; {weights} weights; {samples}>"
 
     @staticmethod
     def of(
@@ -90,6 +96,7 @@ class Session:
             loaded.model, include=options.include, exclude=options.exclude, multiple=options.rank_multiple,
             rigid=options.rounds,
         ).sharing(options.shares)  # fmt: skip
+        found = with_overrides(found, options)
         inventory = replace(found, ranged=RangeSamples(split.calibration.feeds, options.runtime))
         quantizer = PostQuantizer(loaded, split.calibration.feeds, options, clock)
         fits = LabelFits(loaded, split.calibration, options, clock, next(iter(options.outputs), None))
@@ -271,12 +278,13 @@ class Session:
         tails = state.calibrated.tails if self.options.inter_layer and not state.calibrated.fallback else None
         weights = {site.id: site.weight for site in self.inventory.sites}
         if resource != "latency":
-            return Priced(Problem(state.curves, weights, resource, tails, blend=state.selection.blend))
+            priced = Problem(state.curves, weights, resource, tails, blend=state.selection.blend)
+            return Priced(imposed(priced, self.inventory.sites))
         timed = self.stopwatch(state).timed(state.curves, state.calibrated.decomposed.factors, self.clock)
         tails = {site: t[:, list(timed.kept[site])] for site, t in tails.items()} if tails is not None else None
         notes = tuple(untimed_note(weight, why) for weight, why in timed.untimed.items())
         problem = Problem(timed.curves, weights, resource, tails, blend=state.selection.blend)
-        return Priced(problem, timed.original, notes)
+        return Priced(imposed(problem, self.inventory.sites), timed.original, notes)
 
     def stopwatch(self, state: SensitivityState) -> Stopwatch:
         """Return what times options, made once."""

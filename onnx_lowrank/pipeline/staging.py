@@ -13,12 +13,12 @@ import onnx
 
 from onnx_lowrank.graph.model_io import Level, StagedModel, check, load, staged
 from onnx_lowrank.options import Options, Runtime
+from onnx_lowrank.passes.node_marks import METADATA_KEY, told
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.runtime.runner import Runner
-from onnx_lowrank.types import OWN, Certificate, Feed, Form, Plan, Verdict
+from onnx_lowrank.types import Certificate, Feed, Plan, Verdict
 from onnx_lowrank.validation import Judge
 
-METADATA_KEY = "onnx_lowrank"
 SWITCHES = (
     *("exponents", "objective", "signed", "inter_layer", "refit", "continuation"),
     *("temperature", "logit_bias", "last_layer"),
@@ -47,7 +47,7 @@ def stamp(
         "switches": [name for name in SWITCHES if getattr(options, name) not in (False, getattr(Options(), name))],
         "seed": options.seed,
         "source_sha256": sha256,
-        "ranks": {c.weight: _said(c.option.form) for c in plan.factored},
+        "ranks": {c.weight: told(c.option.form) for c in plan.factored},
     }
     if certificate is not None:
         record["certificate"] = asdict(certificate)
@@ -59,12 +59,6 @@ def stamp(
         model.metadata_props.remove(entry)
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, json.dumps(record, sort_keys=True)
-
-
-def _said(form: Form) -> str:
-    """Return scheme, ranks and, where it is another, the number format: 'svd 64 int8'."""
-    ranks, storage = "x".join(map(str, form.ranks)), "" if form.storage == OWN else form.storage
-    return " ".join(part for part in (form.scheme, ranks, storage) if part)
 
 
 @contextmanager

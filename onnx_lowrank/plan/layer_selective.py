@@ -31,7 +31,7 @@ def single_cuts(problem: Problem) -> Iterator[Plan]:
                 chosen.setdefault(option.form, option)
         for option in chosen.values():
             picks = tuple(
-                Choice(each.site, problem.weights[each.site], option if each is curve else each.dense)
+                Choice(each.site, problem.weights[each.site], option if each is curve else each.options[0])
                 for each in problem.curves
             )
             yield Plan(picks, "single layer")

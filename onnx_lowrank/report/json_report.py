@@ -22,8 +22,9 @@ from onnx_lowrank.results.result import Result
 from onnx_lowrank.types import Curve, Option
 from onnx_lowrank.version import __version__
 
-FORMAT = 4
-"""4: host, command and the hash of the output are new.
+FORMAT = 5
+"""5: exit_code is new, and a run that an error ended has a report.
+4: host, command and the hash of the output are new.
 3: what is shared is called shared_input and shared_inputs, provider and threads are in options.runtime.
 2: a verdict has a word and a bound with its confidence; warnings and a certificate are new."""
 LEFT_OUT = {"curves"}
@@ -61,6 +62,7 @@ def result_json(result: Result, command: Sequence[str] = ()) -> str:
     """
     original, request, findings = result.original, result.request, result.findings
     content: dict[str, Any] = {
+        "exit_code": 0 if result.changed else 3,
         "changed": result.changed,
         "reason": result.reason,
         "goal": plain(request.goal),
@@ -85,6 +87,12 @@ def result_json(result: Result, command: Sequence[str] = ()) -> str:
     content["predicted_latency_ratio"] = plain(result.predicted_ratio)
     content["sensitivity"] = [_curve(curve) for curve in findings.curves]
     return _text("report", content)
+
+
+def error_json(kind: str, message: str, command: Sequence[str], exit_code: int) -> str:
+    """Return the report of a run that an error ended; kind: the name of the exception."""
+    content = {"exit_code": exit_code, "error": kind, "reason": message, "command": list(command), "host": host()}
+    return _text("error", content)
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -157,14 +165,15 @@ def analysis_json(analysis: Analysis, command: Sequence[str] = ()) -> str:
         "points": [plain(point) for point in analysis.points],
         "layers": [{**plain(layer), "site": layer.site.id} for layer in analysis.layers],
     }  # fmt: skip
-    return json.dumps(json.loads(result_json(analysis.result, command)) | {"analysis": found}, indent=2) + "\n"
+    content = json.loads(result_json(analysis.result, command)) | {"exit_code": 0, "analysis": found}
+    return json.dumps(content, indent=2) + "\n"
 
 
 def comparison_json(comparison: Comparison) -> str:
     """Return the report of `compare`."""
-    return _text("comparison", plain(comparison))
+    return _text("comparison", {"exit_code": 0 if comparison else 3, **plain(comparison)})
 
 
 def inspection_json(inspection: Inspection) -> str:
     """Return the report of `inspect`."""
-    return _text("inspection", plain(inspection) | {"share": inspection.share})
+    return _text("inspection", {"exit_code": 0} | plain(inspection) | {"share": inspection.share})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from onnx_lowrank.results.brief import html, line
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.types import Site
 
@@ -33,7 +34,7 @@ class LayerLoss:
     error: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Analysis:
     """What compressing a model would cost, before anything is validated. layers: the largest losses first.
 
@@ -48,3 +49,19 @@ class Analysis:
     resource: str
     result: Result
     part: float = 0.5
+
+    def __repr__(self) -> str:
+        return line("Analysis", self.reason)
+
+    def _repr_html_(self) -> str:
+        rows = (
+            (
+                f"{point.kept:.1%}",
+                f"{point.predicted:.2g}",
+                "" if point.measured is None else f"{point.measured:.2g}",
+                "" if point.bound is None else f"{point.bound:.4f}",
+            )
+            for point in self.points
+        )
+        heads = (f"{self.resource} kept", f"predicted loss, {self.unit}", "measured", "expected bound of the drop")
+        return html(self.reason, heads, rows)

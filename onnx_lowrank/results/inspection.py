@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from onnx_lowrank.results.brief import html, line, megabytes
 from onnx_lowrank.types import SharedInput, Site, Skip
 
 
@@ -24,7 +25,7 @@ class WeightRow:
     rank_for: Mapping[float, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Inspection:
     """What a model holds: factorable weights, largest first, and the others with their reasons.
 
@@ -44,3 +45,14 @@ class Inspection:
     def share(self) -> float:
         """Share of all parameters in factorable weights."""
         return sum(row.site.parameters for row in self.rows) / max(self.parameters, 1)
+
+    def __repr__(self) -> str:
+        held = f"{len(self.rows)} factorable weights hold {self.share:.1%} of {self.parameters:,} parameters"
+        return line("Inspection", held, megabytes(self.bytes))
+
+    def _repr_html_(self) -> str:
+        rows = (
+            (row.site.weight, "×".join(map(str, row.site.shape)), megabytes(row.bytes), f"{row.share:.1%}")
+            for row in self.rows
+        )
+        return html(repr(self).strip("<>"), ("weight", "shape", "size", "share"), rows)

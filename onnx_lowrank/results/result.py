@@ -10,12 +10,13 @@ import onnx
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.files import spare
 from onnx_lowrank.graph.model_io import Level, check, staged
+from onnx_lowrank.results.brief import html, line, size_rows, sizes
 from onnx_lowrank.results.parts import Findings, Made, Measured, Original, Request, Size, Step, Trial
 from onnx_lowrank.runtime.timing import Timing
 from onnx_lowrank.types import Certificate, Curve, Plan, Site, Skip, Verdict
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Result:
     """Outcome of `optimize`. Truthy when a smaller model passed (`made`); otherwise `model` is the original.
 
@@ -32,6 +33,17 @@ class Result:
 
     def __bool__(self) -> bool:
         return self.made is not None
+
+    def __repr__(self) -> str:
+        return line("Result", self.reason, sizes(self.before, self.after) if self else "")
+
+    def _repr_html_(self) -> str:
+        rows = size_rows(self.before, self.after)
+        if self.verdict is not None:
+            metric, drop = self.verdict, self.verdict.drop
+            values = (f"{value.estimate:.4f}" for value in (metric.original, metric.candidate))
+            rows.append((metric.metric, *values, f"drop {drop.estimate:.4f} [{drop.low:.4f}, {drop.high:.4f}]"))  # type: ignore[arg-type]
+        return html(self.reason, ("", "original", "compressed", ""), rows)
 
     @property
     def changed(self) -> bool:

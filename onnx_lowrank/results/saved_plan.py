@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ class SavedChoice:
     """One factored weight; `shared_input`: the ids of all weights that share its first factor.
 
     interpolative, storage: see `Form`; older plans say nothing of them, and are repeated with plain factors as stored
-    as the weight.
+    as the weight. parameters, loss: what the choice cost and was predicted to lose, to be read; 0: not told.
     """
 
     site: str
@@ -38,14 +39,17 @@ class SavedChoice:
     shared_input: tuple[str, ...] = ()
     interpolative: bool = False
     storage: str = OWN
+    parameters: int = 0
+    loss: float = 0.0
 
     @staticmethod
     def of(choice: Choice, shape: tuple[int, ...]) -> SavedChoice:
         """Return the saved form of a choice for a weight of that shape."""
-        form, together = choice.option.form, choice.option.shared_input
+        form, together, loss = choice.option.form, choice.option.shared_input, float(choice.option.loss)
         return SavedChoice(
-            choice.site, choice.weight, shape, form.scheme, form.ranks, together, form.interpolative, form.storage
-        )
+            choice.site, choice.weight, shape, form.scheme, form.ranks, together, form.interpolative, form.storage,
+            int(choice.option.cost.parameters), loss if math.isfinite(loss) else 0.0,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +169,8 @@ def _choice_json(choice: SavedChoice) -> dict[str, object]:
         content["interpolative"] = True
     if choice.storage != OWN:
         content["storage"] = choice.storage
+    if choice.parameters:
+        content |= {"parameters": choice.parameters, "loss": choice.loss}
     return content | ({"shared_input": list(choice.shared_input)} if choice.shared_input else {})
 
 
@@ -191,6 +197,8 @@ def read_plan(path: Path) -> SavedPlan:
                 tuple(str(member) for member in c.get("shared_input", ())),
                 bool(c.get("interpolative", False)),
                 str(c.get("storage", OWN)),
+                int(c.get("parameters", 0)),
+                float(c.get("loss", 0.0)),
             )
             for c in content["choices"]
         )

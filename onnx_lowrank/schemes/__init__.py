@@ -6,6 +6,7 @@ from onnx_lowrank.schemes.kernel_last import KernelLast
 from onnx_lowrank.schemes.nested_pair import NestedPair
 from onnx_lowrank.schemes.offered import (
     SCHEMES,
+    among,
     by_name,
     fitting,
     form_of,
@@ -38,6 +39,7 @@ __all__ = [
     "Separable",
     "Svd",
     "Tucker2",
+    "among",
     "by_name",
     "cut_shared",
     "factor_shared",

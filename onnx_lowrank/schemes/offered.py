@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 
 from onnx_lowrank.cost import own_layout
 from onnx_lowrank.schemes.channelwise import Channelwise
@@ -35,10 +36,27 @@ def fitting(site: Site, multiple: int) -> list[tuple[Scheme, list[Ranks]]]:
 
 
 def ranks_of(scheme: Scheme, site: Site, multiple: int) -> list[Ranks]:
-    """Return the ranks that a scheme offers a site, all of which cost fewer parameters; empty where it does not fit."""
+    """Return the ranks that a scheme offers a site, all of which cost fewer parameters; empty where it does not fit.
+
+    Of a site for which a user decided it, those ranks alone, where they are not above the others.
+    """
     if scheme.splits and site.whole:
         return []
-    return list(cached_ranks(scheme.name, site.shape, site.groups, site.identity, multiple))
+    offered = list(cached_ranks(scheme.name, site.shape, site.groups, site.identity, multiple))
+    fixed = site.fixed
+    if fixed is None or not fixed.factored or not offered:
+        return offered
+    if fixed.scheme not in (None, scheme.name):
+        return []
+    return offered if fixed.ranks is None else [fixed.ranks] if among(fixed.ranks, offered) else []
+
+
+def among(ranks: Ranks, offered: Sequence[Ranks]) -> bool:
+    """Return whether ranks are not above some that are offered: a grid is for the search, and not for who decides."""
+    return any(
+        len(ranks) == len(other) and all(0 < rank <= most for rank, most in zip(ranks, other, strict=True))
+        for other in offered
+    )
 
 
 @functools.lru_cache(maxsize=4096)

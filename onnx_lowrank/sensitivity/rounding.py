@@ -221,6 +221,8 @@ class _Work:
             mixtures = product_of(offered, repeat=PAIR if self.pair(site, option) else 1)
             more += [made for each in mixtures if (made := self._in_formats(site, option, each, known)) is not None]
         options = [*curve.options[1:], *more]
+        if site.fixed is not None:  # before what is not allowed beats what is
+            options = [option for option in options if site.fixed.stores(option.form.storage)]
         apart = [option for option in options if option.shared_input]
         best = undominated([curve.dense, *(option for option in options if not option.shared_input)])
         return replace(curve, options=(curve.dense, *(o for o in best if not o.dense), *apart))

@@ -16,6 +16,7 @@ from onnx_lowrank.types.number_formats import (
     formats_in,
     stage_formats,
 )
+from onnx_lowrank.types.overrides import Override
 from onnx_lowrank.types.plans import Choice, Cost, Curve, Option, Plan, Probe
 from onnx_lowrank.types.sites import Extent, Moments, Positions, SharedInput, SideName, Site, Skip, Why
 from onnx_lowrank.types.verdicts import Bound, Certificate, Interval, OutputDifference, OutputVerdict, Verdict, Word
@@ -52,6 +53,7 @@ __all__ = [
     "OutputDifference",
     "OutputVerdict",
     "Outputs",
+    "Override",
     "Plan",
     "Positions",
     "Probe",

@@ -95,18 +95,20 @@ class Curve:
     """All options of a site, dense first, then by falling cost; `probes` is what their losses were measured on.
 
     `trust_range` is the largest relative error at which prediction and measurement of the site alone agreed; beyond it
-    options carry the measured loss. None where the site was not measured alone, or nothing was predicted.
+    options carry the measured loss. None where the site was not measured alone, or nothing was predicted. `original`:
+    the dense option where a user does not allow it, so that the options are without it.
     """
 
     site: str
     options: tuple[Option, ...]
     probes: tuple[Probe, ...] = ()
     trust_range: float | None = None
+    original: Option | None = None
 
     @property
     def dense(self) -> Option:
         """The option that changes nothing."""
-        return self.options[0]
+        return self.original or self.options[0]
 
 
 @dataclass(frozen=True, slots=True)

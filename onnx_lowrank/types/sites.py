@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from onnx_lowrank.types.arrays import Array
+from onnx_lowrank.types.overrides import Override
 
 Extent: TypeAlias = Literal["after", "before", "nowhere"]
 """Where a stage multiplies along the axes that it owns: a convolution at its outputs, a transposed one at its inputs; a
@@ -69,7 +70,7 @@ class Site:
     `scale_bytes` are those of a scale and its zero point, one for each channel of `scale_axis` (None: one for the whole
     weight). `body`: the If, Loop or Scan body whose nodes use it, empty in the main graph. `identity`: the sides on
     which its operators can do without an identity block of a factor (interpolative factors). `rigid`: no scheme factors
-    it, and another number format is all that it may get.
+    it, and another number format is all that it may get. `fixed`: what a user decided instead of the search.
     """
 
     id: str
@@ -87,6 +88,7 @@ class Site:
     body: str = ""
     identity: tuple[SideName, ...] = ()
     rigid: bool = False
+    fixed: Override | None = None
 
     @property
     def parameters(self) -> int:

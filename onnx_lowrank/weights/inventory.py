@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from weakref import WeakValueDictionary
 
@@ -111,6 +111,11 @@ class Inventory:
     def whole(self, site: Site) -> Chain:
         """Return a site's weight as a chain of one stage."""
         return Chain((Stage(self.stored(site), tuple(range(len(site.shape) - 2)), site.groups),))
+
+    def places(self, site: Site) -> Iterator[tuple[Call, str]]:
+        """Yield a site's calls, each with the body that it is in."""
+        calls = self.calls[site.id]
+        yield from zip(calls, self.bodies.get(site.id, ("",) * len(calls)), strict=True)
 
     def looks_up(self, site: Site) -> bool:
         """Return whether the weight, or its first factor, is a table of which rows are looked up."""

@@ -13,7 +13,7 @@ from functools import partial
 from benchmarks import workbench as wb
 from benchmarks.bits_prediction import measure_prediction, prediction_section
 from benchmarks.lines import Cells, Line, Setting, cells_of
-from benchmarks.made import BITS, DROPS, ROWS, make, path_of
+from benchmarks.made import DROPS, ROWS, make, path_of
 from benchmarks.parts import Cell, Part
 from benchmarks.peers import SIZES, WORDS, latency
 from benchmarks.wording import NONE, changed, megabytes, number, percent, table, with_interval
@@ -159,7 +159,7 @@ def _cells(model: str, quick: bool) -> list[Cell]:
     names = (PEERS[2], OURS[TOGETHER][1]) if quick else everywhere
     return [
         *(Cell(name, partial(_measure, name=name), lambda data: data["outcome"] == "absent") for name in names),
-        Cell(PREDICTED, partial(measure_prediction, bits=BITS)),
+        Cell(PREDICTED, partial(measure_prediction, bits=wb.BITS)),
         *(Cell(TIME.format(name), partial(_timed, name=name), lambda data: not data) for name in names),
     ]
 

@@ -22,7 +22,7 @@ INT4 = "onnxruntime-int4"
 STRICT, QUICK_DROP = 0.002, 0.1
 """A stricter gate, for a metric that is not the one of the tests: minilm's similarities beside human ones; and what a
 trial allows, whose few samples tell nothing smaller."""
-BITS, INTEGERS = (2, 4, 8, 16, 32), (8, 32)
+INTEGERS = (8, 32)
 DROPS = (0.005, 0.01)
 """What part "bits" allows."""
 PEER_SAMPLES = 300
@@ -78,10 +78,10 @@ ROWS = {
     "int4 blocks": Row(INT4),
     **_certified("factors"),
     **_certified("factors, then int8", then="quantize-weights"),
-    **_certified("ranks and bits", bits=BITS),
+    **_certified("ranks and bits", bits=wb.BITS),
     **_certified("ranks and integers", "latency", bits=INTEGERS),
-    "ranks and bits, drop 0": Row(resource="bytes", allowed=0.0, bits=BITS),
-    "ranks and bits, 15 %": Row(resource="bytes", allowed=QUICK_DROP, bits=BITS, size=0.15),
+    "ranks and bits, drop 0": Row(resource="bytes", allowed=0.0, bits=wb.BITS),
+    "ranks and bits, 15 %": Row(resource="bytes", allowed=QUICK_DROP, bits=wb.BITS, size=0.15),
 }
 
 

@@ -16,7 +16,6 @@ import numpy as np
 
 from benchmarks import workbench as wb
 from benchmarks.lines import Line
-from benchmarks.made import BITS as BIT_WIDTHS
 from benchmarks.parts import Cell, Part
 from benchmarks.trust_kinds import ALPHA, KINDS, Kind
 from benchmarks.trust_page import (
@@ -97,7 +96,7 @@ def _draw(bench: Workbench, n: int, draw: int) -> Line:
 
 def _draw_with_bits(bench: Workbench, n: int, draw: int) -> Line:
     """Return what the certified rule does with one draw where bits are chosen with ranks: longer sequences."""
-    session = bench.opened(samples=_samples(bench, n, draw), rank_multiple=RANK_MULTIPLE, bits=BIT_WIDTHS)
+    session = bench.opened(samples=_samples(bench, n, draw), rank_multiple=RANK_MULTIPLE, bits=wb.BITS)
     rules = {BITS: _ruled(bench, session, Compact(resource="bytes", gate=GATES[CERTIFIED]))}
     return _about(bench) | {"rules": rules}
 

@@ -64,7 +64,7 @@ from onnx_lowrank.metrics import (
 from onnx_lowrank.metrics.class_scores import log_probabilities, probable
 from onnx_lowrank.numerics.kronecker_metric import SHRINK, bases
 from onnx_lowrank.numerics.linalg import Workers
-from onnx_lowrank.options import Runtime, Then
+from onnx_lowrank.options import BITS, Runtime, Then
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline import refit
 from onnx_lowrank.pipeline.accuracy_search import claimed, compete, folds_of, parts_of, runner_of

@@ -74,7 +74,8 @@ def test_an_option_after_an_unset_variable_is_no_value(folder: Path) -> None:
     for option, follows in (("--report", "--force"), ("--validation", "--random-data"), ("--data", "-q")):
         done = run("optimize", "m.onnx", "--data", "cal.npz", option, follows)
         assert done.exit_code == 2
-        assert f"{option} has no value: {follows} follows" in done.output.splitlines()[-1]
+        assert option in done.output.splitlines()[-1]
+        assert f" has no value: {follows} follows" in done.output.splitlines()[-1]
     assert run("optimize", "m.onnx", "--data").exit_code == 2
     assert sorted(p.name for p in folder.iterdir()) == ["cal.npz", "m.onnx", "val"]
 
