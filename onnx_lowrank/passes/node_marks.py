@@ -10,6 +10,8 @@ import onnx
 from onnx_lowrank.types import OWN, Choice, Form, Site
 
 METADATA_KEY = "onnx_lowrank"
+ORDER = ".order"
+"""What tensors are called that say in which order channels are."""
 
 
 def mark(nodes: Sequence[onnx.NodeProto], choice: Choice, site: Site) -> None:
@@ -18,7 +20,8 @@ def mark(nodes: Sequence[onnx.NodeProto], choice: Choice, site: Site) -> None:
     At the last of the nodes that a weight became which reads a factor: what only orders channels may go.
     """
     option = choice.option
-    reading = [node for node in nodes if any(name.startswith(f"{site.weight}.") for name in node.input)]
+    start = f"{site.weight}."
+    reading = [n for n in nodes if any(i.startswith(start) and not i.endswith(ORDER) for i in n.input)]
     node = (reading or nodes)[-1]
     said = {"form": told(option.form)}
     if option.cost.parameters:

@@ -155,7 +155,7 @@ def test_large_weights_stay_packed_where_they_are_multiplied_so(number, op, tmp_
     how = {"w": InFormat(number, (0, 1) if turned else (1, 0))}
     made = in_formats(onnx.ModelProto.FromString(model.SerializeToString()), how, packed_from=1000)
     small = in_formats(model, how)
-    assert [n.op_type for n in made.graph.node].count("DequantizeLinear") == (not turned)
+    assert [n.op_type for n in made.graph.node].count("DequantizeLinear") == (not turned and not number.split)
     x = normal([3, 64], 2)
     got, expected = (next(iter(run(each, {"x": x}).values())) for each in (made, small))
     assert np.abs(got - expected).max() < 0.02 * np.abs(expected).max()
@@ -164,7 +164,7 @@ def test_large_weights_stay_packed_where_they_are_multiplied_so(number, op, tmp_
     settings.log_severity_level = 4
     ort.InferenceSession(made.SerializeToString(), settings, providers=["CPUExecutionProvider"])
     assert [n.op_type for n in onnx.load(str(tmp_path / "loaded.onnx")).graph.node] == [
-        "Gemm" if turned else "MatMulNBits"
+        made.graph.node[-1].op_type if turned or number.split else "MatMulNBits"
     ]
 
 
@@ -186,7 +186,7 @@ def test_a_model_in_formats_says_that_its_weights_are_integers(number):
     skips = {skip.weight: (skip.why, skip.detail) for skip in find_sites(made, multiple=1).skips}
     told = (Why.QUANTISED, "integers, unpacked by a product: give the float model that it was made from")
     weights = [name for name in skips if name.endswith(number.name)]
-    assert len(weights) == 2
+    assert len(weights) == 2 * (1 + bool(number.split))
     assert {skips[name] for name in weights} == {told}
 
 
@@ -268,4 +268,4 @@ def test_what_onnx_cannot_convert_is_one_line():
     with pytest.raises(ModelError, match=r"onnx cannot bring the model from opset 17 to 21: .*NoSuchOperator"):
         raised(model, 21)
     assert raised(model, 13) is model
-    assert [(each.low, each.high) for each in INTEGERS] == [(-127, 127), (-127, 127), (-7, 7), (-2, 1)]
+    assert [(each.low, each.high) for each in INTEGERS] == [(-2047, 2047), (-127, 127), (-127, 127), (-7, 7), (-2, 1)]
