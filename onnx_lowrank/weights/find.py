@@ -24,6 +24,7 @@ from onnx_lowrank.weights.tied_embedding import tied_embedding_of
 from onnx_lowrank.weights.transforms import read
 from onnx_lowrank.weights.unsuitable import leads_nowhere, not_finite, useful_nodes
 
+INTEGERS = {*ELEMENTS.values(), int(onnx.TensorProto.UINT4)}
 INDEX_TYPES = {"INT64", "INT32", "INT16", "UINT16", "UINT32", "UINT64", "BOOL", "STRING", "UNDEFINED"}
 EMBEDDING = {"GatherElements", "GatherND", "EmbedLayerNormalization"}
 QUANTISED_OPS: Mapping[str, tuple[int, ...]] = {
@@ -160,7 +161,7 @@ def _unusable(
         return Why.OUTPUT, "the graph returns it"
     if name in interface.inputs:
         return Why.OVERRIDABLE, "also listed as a graph input; remove it there to have it factored"
-    if tensor.data_type in ELEMENTS.values() and uses and all(use.node.op_type == "Mul" for use in uses):
+    if tensor.data_type in INTEGERS and uses and all(use.node.op_type in ("Mul", "Add") for use in uses):
         return Why.QUANTISED, "integers, unpacked by a product: give the float model that it was made from"
     refusals = [refusal for use in uses if (refusal := _operator(use, tuple(tensor.dims), interface.outputs))]
     if refusals and len(refusals) < len(uses):
