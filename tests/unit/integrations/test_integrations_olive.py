@@ -1,4 +1,4 @@
-"""The pass of Olive, without Olive: what its package config names is there. `tests/e2e/test_e2e_installs.py` runs it."""
+"""The pass of Olive, without Olive: what its package config names is there. test_e2e_installs.py runs it."""
 
 from __future__ import annotations
 
