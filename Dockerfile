@@ -1,4 +1,4 @@
-# docker build -t onnx-lowrank . && docker run --rm -u "$(id -u):$(id -g)" -v "$PWD:/work" onnx-lowrank --help
+# docker build -t onnx-lowrank . && docker run --rm -u "$(id -u):$(id -g)" -v "$PWD:/data" onnx-lowrank --help
 FROM python:3.11-slim AS build
 # EXTRAS: of the package, "[images,text]" say, for samples that are to be decoded.
 ARG VENV=/opt/onnx-lowrank
@@ -13,5 +13,5 @@ RUN python -m venv "$VENV" \
 FROM python:3.11-slim
 COPY --from=build /opt/onnx-lowrank /opt/onnx-lowrank
 USER 65534:65534
-WORKDIR /work
+WORKDIR /data
 ENTRYPOINT ["/opt/onnx-lowrank/bin/onnx-lowrank"]
