@@ -1,4 +1,4 @@
-"""The command group and the small commands: inspect, apply, compare, diff, demo."""
+"""The command group and the small commands: inspect, apply, compare, diff, schema, report, demo."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ from onnx_lowrank.report import (
     render_comparison,
     render_difference,
     render_inspection,
+    schema_kinds,
 )
+from onnx_lowrank.report import schema as schema_text
 from onnx_lowrank.report.html import html_page
 from onnx_lowrank.report.json_report import read_report
 from onnx_lowrank.results.saved_plan import read_plan
@@ -165,6 +167,13 @@ def diff(first: Path, second: Path) -> None:
     """Show which weights two saved plans, FIRST and SECOND, treat differently, and how else they differ."""
     plans = (read_plan(path) for path in (first, second))
     show(render_difference(*plans, width=terminal_width()), quiet=False)
+
+
+@main.command(cls=Command)
+@click.argument("kind", type=click.Choice(schema_kinds()))
+def schema(kind: str) -> None:
+    """Print the JSON Schema of what --report and --save-plan write."""
+    click.echo(schema_text(kind), nl=False)
 
 
 @main.command(cls=Command)

@@ -49,7 +49,7 @@ GOAL = (
     *TARGETS,
     Setting("min_speedup", float, "Save only what is measured to be so many times as fast as the original."),
 )
-LISTS = ("bits", "include", "exclude", "outputs")
+LISTS = ("bits", "include", "exclude", "outputs", "set")
 WAYS = (
     Setting("metric", str, "top1, agreement, ..., name@output, or FILE.py:function; chosen from labels and outputs."),
     Setting("bits", list[int], "Bits that a number may take, chosen together with the ranks: [8, 32], say."),
@@ -57,6 +57,7 @@ WAYS = (
     Setting("sensitivity", Sensitivity, "What a factorization is to keep: joint, inputs, weights or paper."),
     Setting("include", list[str], "Only weights or nodes of these names (globs)."),
     Setting("exclude", list[str], "No weights or nodes of these names (globs)."),
+    Setting("set", list[str], "What weights of some names become: GLOB=dense, rank:64, scheme:tucker-2 or bits:8."),
     Setting("outputs", list[str], "Outputs of the model that count, for the loss and the gate: all."),
     Setting("groups", str, "A key in the data, equal where samples share a source."),
     Setting("rank_multiple", int, "Ranks are multiples of this: 8."),
@@ -95,6 +96,8 @@ def request(values: Mapping[str, Any]) -> Request:
     ways |= {name: tuple(ways[name]) for name in LISTS if name in ways}
     if "bits" in ways:
         ways["bits"] = tuple(sorted(set(ways["bits"])))
+    if "set" in ways:
+        ways["overrides"] = ways.pop("set")
     goal = _goal(given)
     options = Options(runtime=Runtime(**_of(RUNTIME, given)), **ways).for_goal(goal.resource)
     return Request(DataSources(**_of(SAMPLES, given)), goal, options)

@@ -4,7 +4,15 @@ from onnx_lowrank.report.analysis_page import render_analysis
 from onnx_lowrank.report.comparison_page import render_comparison
 from onnx_lowrank.report.difference_page import render_difference
 from onnx_lowrank.report.inspection_page import render_inspection
-from onnx_lowrank.report.json_report import analysis_json, comparison_json, error_json, inspection_json, result_json
+from onnx_lowrank.report.json_report import (
+    analysis_json,
+    comparison_json,
+    error_json,
+    inspection_json,
+    result_json,
+    schema,
+    schema_kinds,
+)
 from onnx_lowrank.report.result_page import render_result
 
 __all__ = [
@@ -18,4 +26,6 @@ __all__ = [
     "render_inspection",
     "render_result",
     "result_json",
+    "schema",
+    "schema_kinds",
 ]

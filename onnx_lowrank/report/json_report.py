@@ -50,6 +50,20 @@ def plain(value: Any) -> Any:
     return value
 
 
+SCHEMAS = Path(__file__).parent / "schemas"
+"""JSON Schemas of everything that is written, one file a kind."""
+
+
+def schema_kinds() -> list[str]:
+    """Return the kinds of files that have a schema."""
+    return sorted(path.stem for path in SCHEMAS.glob("*.json"))
+
+
+def schema(kind: str) -> str:
+    """Return the JSON Schema of a kind of file. Raises OSError for one that there is not."""
+    return (SCHEMAS / f"{kind}.json").read_text("utf-8")
+
+
 def _text(kind: str, content: dict[str, Any]) -> str:
     head = {"format": f"onnx-lowrank {kind}", "version": FORMAT, "tool": __version__}
     return json.dumps(head | content, indent=2, ensure_ascii=False) + "\n"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import onnx
 import pytest
 from builders import build, node, value, weight
 from click.testing import CliRunner, Result
+from jsonschema import Draft202012Validator, ValidationError
 
 from onnx_lowrank import DataSources, Gate, Options, Runtime, compare, inspect
 from onnx_lowrank import optimize as optimize_model
@@ -44,11 +47,17 @@ def optimize(folder: Path, *more: object) -> Result:
     return run("optimize", folder / "model.onnx", *data, "--threads", 1, "--observed", "--max-drop", 0, *more)
 
 
+def check(kind: str, report: object) -> None:
+    """Hold a file to its published schema."""
+    Draft202012Validator(json.loads(run("schema", kind).output)).validate(report)
+
+
 def test_a_report_on_standard_output_is_all_that_is_there(folder: Path):
     done = optimize(folder, "--json", "-")
     assert done.exit_code == 0, done.stderr
     report = json.loads(done.stdout)
     assert (report["exit_code"], report["changed"]) == (0, True)
+    check("report", report)
     assert "Before and after" in done.stderr
     assert not (folder / "-").exists()
 
@@ -58,7 +67,9 @@ def test_other_commands_report_there_as_well(folder: Path, arguments: tuple[str,
     command, *models = arguments
     data = ("--data", folder / "val.npz", "--threads", 1, "--observed") if command == "compare" else ()
     done = run(command, *(folder / model for model in models), *data, "--report", "-")
-    assert json.loads(done.stdout)["exit_code"] == done.exit_code == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["exit_code"] == done.exit_code == 0, done.stderr
+    check({"compare": "comparison", "inspect": "inspection"}[command], report)
 
 
 def test_nothing_else_goes_to_standard_output(folder: Path):
@@ -72,6 +83,7 @@ def test_an_error_has_a_report_too(folder: Path):
     assert done.exit_code == 1
     report = json.loads((folder / "r.json").read_text())
     assert report["format"] == "onnx-lowrank error"
+    check("error", report)
     assert (report["exit_code"], report["error"]) == (1, "ModelError")
     assert f"error: {report['reason']}" == done.stderr.strip()
     assert report["command"][0] == "onnx-lowrank"
@@ -87,6 +99,7 @@ def test_nothing_found_has_a_report_with_its_exit_code(folder: Path):
     assert done.exit_code == 3
     report = json.loads(done.stdout)
     assert (report["exit_code"], report["changed"]) == (3, False)
+    check("report", report)
 
 
 def test_less_than_was_asked_for_has_an_exit_code_of_its_own(folder: Path):
@@ -103,6 +116,7 @@ def test_plans_are_compared_weight_by_weight(folder: Path):
     for name, more in (("a", ("--set", "W1=rank:5")), ("b", ("--set", "W1=rank:7", "--seed", 3)), ("c", ())):
         done = optimize(folder, "--max-drop", 0.9, *more, "--save-plan", folder / f"{name}.json", "--dry-run")
         assert done.exit_code == 0, done.output
+    check("plan", json.loads((folder / "a.json").read_text()))
     done = run("diff", folder / "a.json", folder / "b.json")
     assert done.exit_code == 0, done.output
     (row,) = [line for line in done.output.splitlines() if "W1" in line]
@@ -127,6 +141,18 @@ def test_nodes_say_what_became_of_their_weight(folder: Path):
     done = run("apply", folder / "p.json", folder / "model.onnx", "-o", folder / "again.onnx", *data)
     assert done.exit_code == 0, done.output
     assert onnx.load(str(folder / "again.onnx")).graph == made.graph
+
+
+def test_schemas_are_those_of_the_types_and_hold_what_is_wrong_off():
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, root / "tools" / "report_schema.py", "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert run("schema", "nothing").exit_code == 2
+    for kind in ("report", "plan", "error", "comparison", "inspection"):
+        with pytest.raises(ValidationError):
+            check(kind, {"format": f"onnx-lowrank {kind}"})
 
 
 def test_results_show_themselves_in_one_line_and_in_a_table(folder: Path):

@@ -210,7 +210,7 @@ def test_help_says_something_of_every_option():
     for option in given:
         assert option.help
         assert all(name in text for name in option.opts)
-    assert "1GB" in text
+    assert "1GiB" in text
     assert "[default: 0.1]" in text
 
 

@@ -27,7 +27,7 @@ ALIKE: dict[str, dict[str, Any]] = {
     "bits imply bytes": {"bits": [32, 8]},
     "bits of their own type": {"bits": [32]},
     "int8 behind it": {"then": "quantize-dynamic", "sensitivity": "inputs", "rank_multiple": 4},
-    "names": {"include": ["a*", "b*"], "exclude": ["c"], "groups": "note"},
+    "names": {"include": ["a*", "b*"], "exclude": ["c"], "groups": "note", "set": ["d=dense", "e=rank:8"]},
     "a machine": {"provider": "cpu", "threads": 2, "memory": 2**29, "seed": 3},
 }
 
@@ -49,8 +49,7 @@ def words(settings: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("settings", ALIKE.values(), ids=ALIKE.keys())
 def test_the_run_is_that_of_the_command_line(settings: dict[str, Any]) -> None:
     asked = request(DATA | settings)
-    memory = {} if "memory" in settings else {"memory": 2**30}  # the library's; the command line's is 1GB
-    with optimize.make_context("optimize", ["m.onnx", *words(DATA | settings | memory)]) as context:
+    with optimize.make_context("optimize", ["m.onnx", *words(DATA | settings)]) as context:
         goal = _goal(context.params)
         options = options_of(context.params).for_goal(goal.resource)
     assert asked.goal == goal
