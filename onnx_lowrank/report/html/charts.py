@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ def specs(altair: Any, content: Content) -> dict[str, Any]:
         "loss": _predicted(altair, content),
         "sensitivity": _sensitivity(altair, content),
         "curve": _curve(altair, content),
+        "spectrum": _spectrum(altair, content),
+        "time": _time(altair, content),
         "checks": _checks(altair, content),
     }
     return {name: _styled(altair, chart).to_dict() for name, chart in made.items() if chart is not None}
@@ -150,6 +153,51 @@ def _curve(altair: Any, content: Content) -> Any:
     )
     points = base.mark_point(filled=True, size=30, opacity=0.9).encode(x=x, y=y, color=colour, tooltip=tips)
     return points.add_params(layer).properties(width="container", height=HEIGHT)
+
+
+def _spectrum(altair: Any, content: Content) -> Any:
+    """Return what ranks of one weight leave out of its output, against the share of its numbers that they keep."""
+    least: dict[tuple[object, ...], Any] = {}  # of one rank in several number formats the one that loses least
+    for row in content["options"]:
+        key = tuple(row[name] for name in ("layer", "scheme", "ranks"))
+        if row["ranks"] and 0 < row["error"] < least.get(key, {"error": math.inf})["error"]:
+            least[key] = row
+    rows = list(least.values())
+    if not rows:
+        return None
+    layer = altair.param(name="layer", value=content["options"][0]["layer"])
+    base = altair.Chart(_rows(altair, rows, "spectrum")).transform_filter("datum.layer === layer")
+    colour = altair.Color("scheme:N", scale=altair.Scale(range=PALETTE), title=None, legend=altair.Legend(columns=3))
+    x = altair.X("kept:Q", title="share of the weight's numbers kept", axis=altair.Axis(**SHARE))
+    title = "relative squared error at its output"
+    y = altair.Y("error:Q", title=title, scale=altair.Scale(type="log"), axis=altair.Axis(**LOG))
+    tips = ["scheme:N", "ranks:N", altair.Tooltip("kept:Q", format=".1%"), altair.Tooltip("error:Q", format=".2e")]
+    lines = base.mark_line(point=True).encode(x=x, y=y, color=colour, tooltip=tips)
+    return lines.add_params(layer).properties(width="container", height=HEIGHT)
+
+
+def _time(altair: Any, content: Content) -> Any:
+    """Return the milliseconds of every weight as it was and in the plan, where time was measured weight by weight."""
+    rows = timed_rows(content, content["plans"][content["chosen"] or 0]) if content["plans"] else []
+    if not rows:
+        return None
+    base = altair.Chart(_rows(altair, rows, "times"))
+    y = altair.Y("name:N", sort=None, title=None, axis=altair.Axis(labelLimit=240))
+    was = base.mark_bar(color="var(--line)").encode(x=altair.X("was:Q", title="milliseconds of a sample"), y=y)
+    tips = ["name:N", "form:N", altair.Tooltip("was:Q", format=".3f"), altair.Tooltip("ms:Q", format=".3f")]
+    now = base.mark_bar(color="var(--c0)", size=6).encode(x=altair.X("ms:Q"), y=y, tooltip=tips)
+    return (was + now).properties(width="container", height=18 * len(rows) + 4)
+
+
+def timed_rows(content: Content, plan: Content) -> list[dict[str, Any]]:
+    """Return the weights that take the most time, those first."""
+    layers = content["layers"]
+    rows = [
+        {"name": layers[c["layer"]]["label"], "form": c["form"], "ms": c["ms"], "was": layers[c["layer"]]["ms"]}
+        for c in plan["choices"]
+        if layers[c["layer"]]["ms"]
+    ]
+    return sorted(rows, key=lambda row: -row["was"])[:LARGEST]
 
 
 def _checks(altair: Any, content: Content) -> Any:

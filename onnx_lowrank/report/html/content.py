@@ -18,6 +18,7 @@ OPTIONS = 80
 """Options of a weight that are drawn, at most: those that no other beats, then others spread over the bytes."""
 PREDICTED = 120
 """Points of the curve that is predicted."""
+UNITS = {"kl": "nats of KL", "bernoulli-kl": "nats of KL", "relative-l2": "relative squared error"}
 RESOURCES = {
     "bytes": "bytes",
     "parameters": "parameters",
@@ -58,8 +59,9 @@ def content_of(report: Report) -> dict[str, Any]:
         "warnings": report["warnings"],
         "stages": sorted(_stages(report["seconds"]).items(), key=lambda pair: -pair[1]),
         "repeat": dict(_repeat(report)),
-        "unit": report["divergence"],
+        "unit": UNITS.get(report["divergence"], report["divergence"]),
         "timed": any(layer["ms"] for layer in layers),
+        "spectrum": any(row["ranks"] and row["error"] > 0 for row in options),
     }
 
 
@@ -219,6 +221,7 @@ def _options(curve: Mapping[str, Any], places: Mapping[str, Any]) -> Iterator[di
         yield {
             "layer": layer["number"], "bytes": option["bytes"], "loss": max(option["loss"], 1e-12),
             "form": " ".join(p for p in (option["scheme"], option["storage"]) if p != "own"),
+            "kept": option["parameters"] / layer["parameters"],
             "scheme": option["scheme"], "ranks": "×".join(map(str, option["ranks"])), "error": option["error"],
         }  # fmt: skip
 

@@ -81,9 +81,17 @@
     views.sensitivity.data("losses", data).runAsync();
   }
 
+  function times() {
+    if (!views.time || !plans.length) return;
+    const data = rows().filter((row) => layers[row.number].ms).map((row) => ({ name: row.label, form: row.form, ms: row.ms,
+      was: layers[row.number].ms })).sort((a, b) => b.was - a.was).slice(0, 25);
+    views.time.data("times", data).runAsync();
+  }
+
   function curve() {
     document.getElementById("layer-name").textContent = layers.length ? layers[state.layer].name : "";
     if (views.curve) views.curve.signal("layer", state.layer).runAsync();
+    if (views.spectrum) views.spectrum.signal("layer", state.layer).runAsync();
   }
 
   function plan() {
@@ -95,6 +103,7 @@
     }
     table();
     losses();
+    times();
   }
 
   function drop() {
@@ -146,5 +155,5 @@
       if (item && item.datum && Number.isInteger(item.datum.number)) { state.plan = item.datum.number; plan(); }
     });
   });
-  Promise.all(drawn).then(() => { losses(); curve(); document.body.dataset.drawn = "1"; });
+  Promise.all(drawn).then(() => { losses(); times(); curve(); document.body.dataset.drawn = "1"; });
 })();
