@@ -17,11 +17,12 @@ README = ROOT / "README.md"
 LINES = "tools/results/2026-11-30/bits.jsonl"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 HEADS = ("model", "int8", "best peer", "ours, .005", "ours, .01", "fastest peer", "ours")
-ABOUT = """Bytes and time as shares of the original's, of files that are *certified*, all by the
-same test on the same validation samples. int8 and the best peer (int8 and int4
-of onnxruntime, NNCF) may lose {drop:g}; ours, with ranks and number formats chosen
-together, at two drops. Time is of one sample on one thread at a drop of {drop:g}. A
-dash: none is certified, or it was not measured. [All rows]({page}).
+ABOUT = """Bytes and time as shares of the original's, of files that are *certified*, all
+by the same test on the same validation samples. int8 and the best peer (int8
+and int4 of onnxruntime, NNCF) may lose {drop:g}; ours, with ranks and number
+formats chosen together, at two drops. Time is of one sample on one thread at a
+drop of {drop:g}. A dash: none is certified, or it was not measured.
+[All rows]({page}).
 """
 
 
