@@ -6,10 +6,11 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = {"session": ROOT / "README.md", "int8": ROOT / "docs" / "manual.md"}
+PAGES = {"session": ROOT / "README.md", "report": ROOT / "docs" / "report.md", "int8": ROOT / "docs" / "bits.md"}
 DEMO = "--data demo/calibration.npz \\\n      --validation demo/validation.npz --test demo/test.npz"
 SESSION = ("onnx-lowrank demo --files demo", f"onnx-lowrank optimize demo/demo.onnx {DEMO}")
 INT8 = f"onnx-lowrank optimize demo/demo.onnx {DEMO} \\\n      --then quantize -o demo/int8.onnx"
@@ -27,9 +28,15 @@ def run(command: str, folder: Path) -> list[str]:
 
 
 def session(folder: Path) -> str:
-    """Return the first session, whole."""
+    """Return the first session, whole, as the manual has it."""
     lines = [line for command in SESSION for line in (f"$ {command}", *run(command, folder), "")]
     return "\n".join(lines).rstrip()
+
+
+def cut(whole: str) -> str:
+    """Return what the README has of it: the commands, what is claimed, the first table and the last line."""
+    lines = whole.splitlines()
+    return "\n".join([*"\n".join(lines[: lines.index(UNTIL)]).rstrip().splitlines(), "…", lines[-1]])
 
 
 def int8(folder: Path) -> str:
@@ -46,16 +53,30 @@ def put(text: str, name: str, block: str) -> str:
     return f"{head}{begin}\n```console\n{block}\n```\n{end}{rest.split(end)[1]}"
 
 
-def main() -> None:
-    """Rewrite the blocks, or only those named on the command line."""
-    names = sys.argv[1:] or ["session", "int8"]
+def shown(name: str) -> str:
+    """Return a session as its page has it."""
+    block = PAGES[name].read_text(encoding="utf-8").split(f"<!-- {name}: begin -->")[1].split(f"<!-- {name}: end -->")
+    return block[0].strip().removeprefix("```console\n").removesuffix("\n```")
+
+
+def main(names: Sequence[str] = ("session", "int8")) -> None:
+    """Rewrite the blocks, or only those that are named; `session` also writes the whole one of the manual.
+
+    `cut` takes the README's from the manual's, and runs nothing.
+    """
+    blocks: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        if "session" not in names:
+        if "cut" not in names and "session" not in names:
             run(SESSION[0], Path(folder))
-        for name in names:
-            page, block = PAGES[name], {"session": session, "int8": int8}[name](Path(folder))
-            page.write_text(put(page.read_text(encoding="utf-8"), name, block), encoding="utf-8")
+        if "session" in names:
+            blocks["report"] = session(Path(folder))
+        if "session" in names or "cut" in names:
+            blocks["session"] = cut(blocks.get("report", shown("report")))
+        if "int8" in names:
+            blocks["int8"] = int8(Path(folder))
+    for name, block in blocks.items():
+        PAGES[name].write_text(put(PAGES[name].read_text(encoding="utf-8"), name, block), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] or ("session", "int8"))

@@ -9,7 +9,7 @@ import onnx_lowrank
 
 UNIT = Path(__file__).resolve().parent
 PACKAGE = Path(onnx_lowrank.__file__).resolve().parent
-OUTSIDE = {"models", "tools"}
+OUTSIDE = {"docs", "models", "tools"}
 """Folders of tests/unit for what lies beside the package."""
 
 

@@ -84,13 +84,11 @@ def _timed(bench: Workbench, name: str) -> Line:
 
 
 def _body(lines: Sequence[Line], setting: Setting) -> list[str]:
-    every = cells_of(lines, "bits")
-    cells = {model: _with_times(there) for model, there in every.items()}
-    cells = {model: there for model, there in cells.items() if there}
+    every, cells = cells_of(lines, "bits"), rows_by_model(lines)
     sizes = " and ".join(map(str, SIZES))
     text = [ABOUT.format(diverged=DIVERGED, sizes=sizes), "", "## The smallest and the fastest", "", ABOUT_BEST, ""]
     heads = ("model", "drop", "int8", "best peer", "ours", "over int8", "over best", "fastest peer", "ours", "over it")
-    rows = [_best(model, there, drop) for model, there in cells.items() for drop in DROPS]
+    rows = [best(model, there, drop) for model, there in cells.items() for drop in DROPS]
     text += table(heads, rows)
     for model, there in cells.items():
         text += [f"## {model}", "", *_section(there)]
@@ -98,12 +96,18 @@ def _body(lines: Sequence[Line], setting: Setting) -> list[str]:
     return text
 
 
+def rows_by_model(lines: Sequence[Line]) -> dict[str, Cells]:
+    """Return model -> its rows with their times, of models that have any; the README's table is made of them, too."""
+    cells = {model: _with_times(there) for model, there in cells_of(lines, "bits").items()}
+    return {model: there for model, there in cells.items() if there}
+
+
 def _with_times(there: Cells) -> Cells:
     """Return the rows, each with its times: {} where it has none."""
     return {name: there[name] | {"latency": there.get(TIME.format(name), {})} for name in NAMES if name in there}
 
 
-def _best(model: str, there: Cells, drop: float) -> list[str]:
+def best(model: str, there: Cells, drop: float) -> list[str]:
     """Return a model's row of the comparison at a drop."""
     holding = {name: d for name, d in there.items() if d["outcome"] == "made" and d["bound"] < drop}
     together = [name for name in (*OURS[TOGETHER], *SIZED.values()) if name in holding]

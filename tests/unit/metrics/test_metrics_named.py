@@ -24,7 +24,7 @@ from onnx_lowrank.metrics import (
 )
 from onnx_lowrank.metrics.traits import Fit, Traits
 
-MANUAL = Path(__file__).resolve().parents[3] / "docs" / "manual.md"
+MANUAL = Path(__file__).resolve().parents[3] / "docs" / "samples.md"
 
 
 def test_names_are_unique():
@@ -32,7 +32,7 @@ def test_names_are_unique():
     assert len(set(names)) == len(names)
 
 
-def test_the_readme_lists_every_metric_and_no_other():
+def test_the_manual_lists_every_metric_and_no_other():
     section = MANUAL.read_text(encoding="utf-8").split("\n## Metrics\n")[1].split("\n## ")[0]
     sentence = section.split("`name@output`")[0]
     assert set(re.findall(r"`([^`]+)`", sentence)) == {metric.name for metric in METRICS}

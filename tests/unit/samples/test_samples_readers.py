@@ -14,7 +14,7 @@ from onnx_lowrank.runtime.runner import TensorSpec
 from onnx_lowrank.samples import RANDOM, READERS, Reader, detect, place_of, read
 from onnx_lowrank.samples.records import Raw, Record
 
-MANUAL = Path(__file__).resolve().parents[3] / "docs" / "manual.md"
+MANUAL = Path(__file__).resolve().parents[3] / "docs" / "samples.md"
 INPUTS = (TensorSpec("x", "tensor(float)", ("N", 2)),)
 WORDS = re.compile(r"\.\w+|test_data_set_\*|FILE\.py\S*|Calibration\w+")
 """What a form names: suffixes, patterns of names, classes."""

@@ -1,4 +1,4 @@
-"""The README's sessions, run again: every line is what the program prints, but for what differs between machines.
+"""The sessions of README and manual, run again: lines are as the program prints them, but for what machines change.
 
 That is time, in both; and in the one with int8 what was chosen and measured, for integers move it more than the last
 digits (docs/reproducibility.md). A session that has changed is written anew by `python tools/readme_session.py`.
@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGES = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/manual.md"))
 sys.path.insert(0, str(ROOT / "tools"))
 
 import readme_session  # noqa: E402
+from readme_session import shown  # noqa: E402
 
 WIDTH = 80
 INTERVAL = r"\d+\.\d+ \[\d+\.\d+, \d+\.\d+\]"
@@ -30,12 +30,6 @@ INT8 = (
     (re.compile(rf" +\S+ kB +0\.\d{{4}} +[−-]?0\.\d{{4}} \[[−\d., ]+\] +{INTERVAL}$", re.MULTILINE), " # kB # # #"),
     (re.compile(r" +0\.\d{4} +[−-]?0\.\d{4} \[[−\d., ]+\]$", re.MULTILINE), " # #"),
 )
-
-
-def shown(name: str) -> str:
-    """Return a session as the README, or the manual, has it."""
-    block = PAGES.split(f"<!-- {name}: begin -->")[1].split(f"<!-- {name}: end -->")[0]
-    return block.strip().removeprefix("```console\n").removesuffix("\n```")
 
 
 def masked(text: str, patterns: tuple[tuple[re.Pattern[str], str], ...]) -> list[str]:
@@ -52,14 +46,18 @@ def _this_tree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
-@pytest.mark.parametrize("name", ["session", "int8"])
+@pytest.mark.parametrize("name", list(readme_session.PAGES))
 def test_a_session_fits_the_page(name: str) -> None:
     assert max(map(len, shown(name).splitlines())) <= WIDTH
 
 
 @pytest.mark.usefixtures("_this_tree")
 def test_the_session_is_what_the_program_prints(tmp_path: Path) -> None:
-    assert masked(readme_session.session(tmp_path), TIMES) == masked(shown("session"), TIMES)
+    assert masked(readme_session.session(tmp_path), TIMES) == masked(shown("report"), TIMES)
+
+
+def test_the_readme_has_the_beginning_of_the_manuals() -> None:
+    assert readme_session.cut(shown("report")) == shown("session")
 
 
 @pytest.mark.usefixtures("_this_tree")
