@@ -7,12 +7,15 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+
+import onnx_lowrank
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<text>.*?)^ *```$", re.MULTILINE | re.DOTALL)
-NOT_RUN = re.compile(r"<!-- (?:parsed|command): ([^>]+) -->\s*\Z")
-"""Before a block that is not run: why; or what CI runs it for."""
+NOT_RUN = re.compile(r"<!-- (?:parsed|command|run|olive): ([^>]+) -->\s*\Z")
+"""Before a block that is not run with its page: why; what CI runs it for; or in which test it is run."""
 MADE = re.compile(r"<!-- \w+: begin -->\s*\Z")
 """Before a session that a tool writes and a test runs again."""
 
@@ -49,7 +52,7 @@ class Block:
 def _calls(line: str) -> Iterator[list[str]]:
     words = shlex.split(line, comments=True)
     while words:
-        end = words.index("&&") if "&&" in words else len(words)
+        end = next((place for place, word in enumerate(words) if word in ("&&", "||", "|")), len(words))
         if words[0].rpartition("/")[2] == "onnx-lowrank":
             yield words[1:end]
         words = words[end + 1 :]
@@ -68,5 +71,7 @@ def blocks(page: Path) -> list[Block]:
     return found
 
 
+PUBLIC = {n for n, of in vars(onnx_lowrank).items() if not (n.startswith("_") or isinstance(of, ModuleType))}
+"""What a user may take from the package: more than what `import *` gives."""
 BLOCKS = tuple(block for page in PAGES for block in blocks(page))
 EVERYTHING = "".join(page.read_text(encoding="utf-8") for page in PAGES)

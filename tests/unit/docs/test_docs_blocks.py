@@ -23,7 +23,7 @@ import onnx_lowrank as lr
 from onnx_lowrank.cli import main
 from onnx_lowrank.demo import MODEL, demo_samples
 
-LANGUAGES = {"sh", "console", "python", "toml", ""}
+LANGUAGES = {"sh", "console", "python", "toml", "yaml", "json", ""}
 COUNTS = {"calibration": 40, "validation": 512, "test": 320}
 WEIGHT = "7.weight"
 SHORT = {"include": (WEIGHT,), "rank_multiple": 160, "refit": False}
