@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
+LOGGER = logging.getLogger("onnx_lowrank")
+"""Every step that is over, at level INFO; nothing is shown unless the user of the library asks for it."""
 Advance = Callable[[int], None]
 """Called with the number of units done since the last call."""
 
@@ -42,4 +45,6 @@ class Clock:
             with self._inner.step(title, total) as advance:
                 yield advance
         finally:
-            self.seconds[title] = self.seconds.get(title, 0.0) + time.perf_counter() - start
+            spent = time.perf_counter() - start
+            self.seconds[title] = self.seconds.get(title, 0.0) + spent
+            LOGGER.info("%s: %.2f s", title, spent)

@@ -32,7 +32,6 @@ from onnx_lowrank.cli.shared_options import (
 from onnx_lowrank.goals import Compact
 from onnx_lowrank.report import analysis_json, render_analysis
 from onnx_lowrank.report.html import html_page, needed_for_html
-from onnx_lowrank.samples import RANDOM
 
 
 @click.command(cls=Command)
@@ -40,6 +39,7 @@ from onnx_lowrank.samples import RANDOM
 @data_options.DATA
 @click.option("--validation", help="Samples that would gate; without them, a fifth of --data is set aside.")
 @click.option("--random-data", is_flag=True, help="Invent samples. Says nothing of real inputs.")
+@data_options.INPUT_SHAPE
 @data_options.FORMAT
 @click.option(
     "--minimize",
@@ -65,6 +65,7 @@ def analyze(model: Path, **values: Any) -> None:
     found = data_options.given(values)
     if (found is None) == (not values["random_data"]):
         raise data_options.missing()
+    data_options.refuse_shapes(values)
     paths = {"data": found and found[1], "validation": values["validation"]}
     goal, options = usage(lambda: Compact(gate=gate_of(values), resource=values["minimize"])), options_of(values)
     inputs = Inputs(
@@ -78,7 +79,8 @@ def analyze(model: Path, **values: Any) -> None:
     if values["html"] is not None:
         needed_for_html()
     sets = data_options.sources(values, paths)
-    samples = pipeline.DataSources(data=RANDOM if sets["data"] is None else sets["data"], validation=sets["validation"])
+    data = data_options.invented(values) if sets["data"] is None else sets["data"]
+    samples = pipeline.DataSources(data=data, validation=sets["validation"])
     analysis = pipeline.analyze(model, samples, goal, options, progress=progress(quiet=values["quiet"]))
     command = command_line()
     outputs.write("--report", lambda: analysis_json(analysis, command))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnx_lowrank.cli.shared_options import stacked, usage
-from onnx_lowrank.samples import Source, StoredData, path_forms, stored_forms
+from onnx_lowrank.samples import RandomData, Source, StoredData, path_forms, stored_forms
 from onnx_lowrank.samples.formats import PRESETS, AnyImageFormat, AudioFormat, FeatureFormat, Format, TextFormat
 from onnx_lowrank.samples.formats.images import CHANNELS, LAYOUTS, RESIZES
 from onnx_lowrank.samples.rows.row import Columns
@@ -174,6 +174,32 @@ def _text(values: Mapping[str, Any]) -> Format:
         raise click.UsageError(f"--text takes one --column, or two for pairs, not {len(columns)}")
     pair = (columns[0], columns[1]) if len(columns) == 2 else None
     return TextFormat(tokenizer=values["tokenizer"], length=values["max_length"], pair=pair)
+
+
+INPUT_SHAPE = click.option(
+    "--input-shape",
+    "input_shapes",
+    multiple=True,
+    metavar="NAME:1,3,224,224",
+    help="With --random-data: the shape of an input whose dimensions are free. Repeatable.",
+)
+
+
+def invented(values: Mapping[str, Any]) -> RandomData:
+    """Return the source of invented samples. Raises a usage error for a shape that is none."""
+    shapes = []
+    for text in values["input_shapes"]:
+        name, _, sizes = text.rpartition(":")
+        if not name or not all(part.strip().isdecimal() for part in sizes.split(",")):
+            raise click.UsageError(f"--input-shape {text!r}: write NAME:1,3,224,224")
+        shapes.append((name, tuple(int(part) for part in sizes.split(","))))
+    return RandomData(shapes=tuple(shapes))
+
+
+def refuse_shapes(values: Mapping[str, Any]) -> None:
+    """Raise a usage error for --input-shape beside samples, which have shapes of their own."""
+    if values["input_shapes"] and not values["random_data"]:
+        raise click.UsageError("--input-shape goes with --random-data: samples have shapes of their own")
 
 
 _FORMATS: Mapping[str, Callable[[Mapping[str, Any]], Format]] = {

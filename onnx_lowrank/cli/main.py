@@ -49,7 +49,7 @@ from onnx_lowrank.report.html import html_page
 from onnx_lowrank.report.json_report import read_report
 from onnx_lowrank.results.saved_plan import read_plan
 from onnx_lowrank.runtime.installed import conflict, packages
-from onnx_lowrank.samples import RANDOM, path_forms
+from onnx_lowrank.samples import path_forms
 from onnx_lowrank.version import __version__
 
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -129,6 +129,7 @@ def apply(plan: Path, model: Path, output: Path, validation: str | None, **value
 @click.argument("second", type=click.Path(path_type=Path))
 @click.option("--data", help=f"Samples to judge on: {path_forms()}.")
 @click.option("--random-data", is_flag=True, help="Judge on invented samples: says nothing of real inputs.")
+@data_options.INPUT_SHAPE
 @data_options.FORMAT
 @METRIC
 @GATE
@@ -142,6 +143,7 @@ def compare(first: Path, second: Path, random_data: bool, report: Path | None, q
     found = data_options.given(values)
     if (found is None) == (not random_data):
         raise data_options.missing()
+    data_options.refuse_shapes({**values, "random_data": random_data})
     gate, options = gate_of(values), options_of(values)
     models = {"FIRST": first, "SECOND": second}
     path = found and found[1]
@@ -150,8 +152,9 @@ def compare(first: Path, second: Path, random_data: bool, report: Path | None, q
     outputs = watched(Outputs.of(inputs, {"--report": report}, force=values["force"]))
     samples = data_options.sources(values, {"data": path})["data"]
     comparison = pipeline.compare(
-        first, second, RANDOM if samples is None else samples, gate, options, progress=progress(quiet=quiet)
-    )
+        first, second, data_options.invented(values) if samples is None else samples, gate, options,
+        progress=progress(quiet=quiet),
+    )  # fmt: skip
     outputs.write("--report", lambda: comparison_json(comparison))
     show(render_comparison(comparison), quiet=quiet)
     say(comparison.verdict.word.upper(), quiet=quiet, color="green" if comparison else "red")

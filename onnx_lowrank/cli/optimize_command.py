@@ -52,7 +52,6 @@ from onnx_lowrank.report import render_result, result_json
 from onnx_lowrank.report.html import html_page, needed_for_html
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.results.saved_plan import SavedPlan
-from onnx_lowrank.samples import RANDOM
 from onnx_lowrank.sensitivity.modes import HELP as MODES_HELP
 from onnx_lowrank.sensitivity.modes import MODES
 from onnx_lowrank.version import __version__
@@ -62,6 +61,7 @@ DATA = stacked(
     click.option("--validation", help="Samples that gate; without them, a fifth of --data is set aside."),
     click.option("--test", help="Samples that nothing is chosen on; measured once, at the end."),
     click.option("--random-data", is_flag=True, help="Invent samples. Says nothing of real inputs; a warning stays."),
+    data_options.INPUT_SHAPE,
     click.option("--force-overlap", is_flag=True, help="Allow the same samples in two of the sets."),
     data_options.FORMAT,
 )
@@ -268,9 +268,10 @@ def _outputs(model: Path, target: Path | None, values: dict[str, Any]) -> Output
 def _sources(values: dict[str, Any]) -> pipeline.DataSources:
     if (data_options.given(values) is None) == (not values["random_data"]):
         raise data_options.missing()
+    data_options.refuse_shapes(values)
     sets = data_options.sources(values, _paths(values))
     return pipeline.DataSources(
-        data=RANDOM if sets["data"] is None else sets["data"],
+        data=data_options.invented(values) if sets["data"] is None else sets["data"],
         validation=sets["validation"],
         test=sets["test"],
         force_overlap=values["force_overlap"],

@@ -45,9 +45,10 @@ def analyze(
     goal: the resource and the gate that a run would have. Raises LowRankError, one line for a user; GoalError for a
     goal of latency, whose curve has to be timed.
 
-    >>> from onnx_lowrank import analyze
+    >>> from onnx_lowrank import Options, analyze
     >>> from onnx_lowrank.demo import MODEL, demo_samples
-    >>> found = analyze(MODEL, demo_samples()["calibration"])
+    >>> options = Options(bits=(32,), include=("7.weight",))  # all weights, and fewer bits, by default
+    >>> found = analyze(MODEL, demo_samples()["calibration"], options=options)
     >>> found.points[0].predicted < found.points[-1].predicted
     True
     """

@@ -51,6 +51,15 @@ def apply(
     here: `compare` judges the result. The input is never overwritten; `before_writing` is called right before `output`
     is written, and what it raises leaves it as it was. Raises PlanError where plan and model do not belong together,
     DataError, ModelError.
+
+    >>> from onnx_lowrank import Lossless, Gate, Options, SavedPlan, apply, optimize
+    >>> from onnx_lowrank.demo import MODEL, demo_samples
+    >>> goal = Lossless(keep=0.6, gate=Gate(max_drop=0.1))
+    >>> options = Options(sensitivity="weights", refit=False, include=("7.weight",))
+    >>> result = optimize(MODEL, demo_samples()["calibration"], goal, options)
+    >>> again = apply(SavedPlan.of_result(result), MODEL)
+    >>> again.graph == result.model.graph
+    True
     """
     saved = plan if isinstance(plan, SavedPlan) else read_plan(Path(plan))
     options = _as_saved(saved, options or Options())

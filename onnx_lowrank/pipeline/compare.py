@@ -46,6 +46,12 @@ def compare(
     """Return how `second` does against `first` on `samples`. Raises LowRankError, one line for a user.
 
     A metric that compares with the first model itself (cosine, say) needs a gate with `max_drop` above 0 to pass.
+
+    >>> from onnx_lowrank import compare
+    >>> from onnx_lowrank.demo import MODEL, demo_samples
+    >>> same = compare(MODEL, MODEL, demo_samples()["test"])
+    >>> bool(same), same.verdict.drop.estimate
+    (True, 0.0)
     """
     gate, options, progress = gate or Gate(), options or Options(), progress or Silent()
     original, candidate = (LoadedModel.of(model, options.runtime) for model in (first, second))

@@ -31,7 +31,14 @@ def inspect(
     rank_multiple: int = 8,
     progress: Progress | None = None,
 ) -> Inspection:
-    """Return every weight of the model, factorable or not and why not. Raises ModelError."""
+    """Return every weight of the model, factorable or not and why not. Raises ModelError.
+
+    >>> from onnx_lowrank import inspect
+    >>> from onnx_lowrank.demo import MODEL
+    >>> found = inspect(MODEL)
+    >>> found.rows[0].site.weight, found.rows[0].site.shape
+    ('7.weight', (320, 1152))
+    """
     read = read_model(model)
     ready = prepared(read.model)
     inventory = find_sites(ready.model, include=include, exclude=exclude, multiple=rank_multiple)

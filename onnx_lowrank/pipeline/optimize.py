@@ -50,6 +50,15 @@ def optimize(
     the model is written there, atomically, after it has passed as reloaded from disk; with `dry_run` it is not. The
     input is never overwritten. Raises LowRankError (ModelError, DataError, MetricError, GoalError, RuntimeProblem),
     each one line for a user.
+
+    >>> from onnx_lowrank import Compact, DataSources, Gate, Options, optimize
+    >>> from onnx_lowrank.demo import MODEL, demo_samples
+    >>> sets = demo_samples()
+    >>> samples = DataSources(data=sets["calibration"], validation=sets["validation"])
+    >>> options = Options(sensitivity="weights", include=("7.weight",))  # all weights, and joint, by default
+    >>> result = optimize(MODEL, samples, Compact(gate=Gate(max_drop=0.02)), options)
+    >>> result.verdict.word, result.after.bytes < result.before.bytes / 2
+    ('certified', True)
     """
     goal = goal or Compact()
     session = Session.of(model, samples, (options or Options()).for_goal(goal.resource), progress=progress)

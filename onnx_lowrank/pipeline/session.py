@@ -86,7 +86,14 @@ class Session:
         *,
         progress: Progress | None = None,
     ) -> Session:
-        """Read model and samples and find the sites; nothing is run yet."""
+        """Read model and samples and find the sites; nothing is run yet.
+
+        >>> from onnx_lowrank import Options, Session
+        >>> from onnx_lowrank.demo import MODEL, demo_samples
+        >>> session = Session.of(MODEL, demo_samples()["calibration"], Options(rank_multiple=16))
+        >>> len(session.inventory.sites)
+        5
+        """
         options = options or Options()
         clock = Clock(progress or Silent())
         sources = samples if isinstance(samples, DataSources) else DataSources(data=samples)  # type: ignore[arg-type]

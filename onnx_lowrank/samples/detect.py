@@ -46,7 +46,7 @@ def read(
     if isinstance(source, Samples):
         return source
     if isinstance(source, RandomData):
-        return random_samples(inputs, source.count, seed)
+        return random_samples(inputs, source.count, seed, dict(source.shapes))
     check_inputs(inputs)
     reader = _reader_of(source)
     if reader is None:

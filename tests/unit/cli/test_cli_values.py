@@ -145,3 +145,22 @@ def test_in_python_random_is_a_path_and_the_constant_invents(folder: Path) -> No
 def test_an_empty_path_is_not_the_current_directory(folder: Path) -> None:
     with pytest.raises(lr.DataError, match="is empty"):
         lr.Session.of("m.onnx", lr.DataSources(data=""))
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "said"),
+    [
+        (("--random-data", "--input-shape", "x:3,32"), 0, ""),
+        (("--random-data", "--input-shape", "x:3,31"), 1, "3x31 does not fit, the model has nx32"),
+        (("--random-data", "--input-shape", "y:3"), 1, "no input is called so; the inputs are x"),
+        (("--random-data", "--input-shape", "x"), 2, "write NAME:1,3,224,224"),
+        (("--data", "cal.npz", "--input-shape", "x:3,32"), 2, "samples have shapes of their own"),
+    ],
+)
+def test_the_shape_of_invented_samples_can_be_given(
+    folder: Path, more: tuple[str, ...], code: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    done = run("optimize", "m.onnx", *more, "--observed", "--dry-run", "--sensitivity", "weights", "--threads", 1)
+    assert done.exit_code in (code, 3 if code == 0 else code), done.output
+    assert said in done.output

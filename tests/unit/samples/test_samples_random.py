@@ -59,3 +59,28 @@ def test_too_few():
 def test_a_type_numpy_lacks():
     with pytest.raises(DataError, match=r"input 'x' is tensor\(bfloat16\), which numpy cannot hold"):
         random_samples([TensorSpec("x", "tensor(bfloat16)", (1,))], 1, seed=0)
+
+
+def test_a_shape_that_is_given_holds_for_dimensions_of_its_names_too():
+    given = {"ids": (2, 7)}
+    (feed,) = random_samples([MASK, TOKENS], 1, 0, given).feeds
+    assert {name: array.shape for name, array in feed.items()} == {"mask": (2, 1, 7, 7), "ids": (2, 7)}
+    (feed,) = random_samples([IMAGE], 1, 0, {"image": (1, 3, 20, 30)}).feeds
+    assert feed["image"].shape == (1, 3, 20, 30)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"x": (1,)}, "no input is called so; the inputs are mask, ids"),
+        ({"ids": (1, 2, 3)}, "1x2x3 does not fit, the model has NxT"),
+        ({"mask": (1, 5, 4, 4)}, "1x5x4x4 does not fit, the model has Nx1xTxT"),
+        ({"ids": (1, 0)}, "1x0 does not fit"),
+        ({"mask": (1, 1, 4, 5)}, "the dimension 'T' is 4 and 5"),
+        ({"ids": (1, 4), "mask": (1, 1, 5, 5)}, "the dimension 'T' is 4 and 5"),
+    ],
+)
+def test_a_shape_that_is_no_inputs_is_one_line(given, said):
+    with pytest.raises(DataError) as caught:
+        random_samples([MASK, TOKENS], 1, 0, given)
+    assert said in str(caught.value)
