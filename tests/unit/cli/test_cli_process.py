@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
+
+from onnx_lowrank.demo import MODEL
 
 WATCHED = """
 import ctypes, os, sys
@@ -53,3 +56,15 @@ def test_the_process_is_touched_by_the_command_line_alone(script: str, calls: st
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == calls
+
+
+@pytest.mark.parametrize(("encoding", "size"), [("ascii", "320x1152"), ("cp1252", "320×1152"), ("utf-8", "320×1152")])
+def test_an_output_that_has_few_letters_gets_plain_ones(encoding: str, size: str) -> None:
+    words = [sys.executable, "-m", "onnx_lowrank", "inspect", str(MODEL)]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "COLUMNS": "80"}
+    done = subprocess.run(words, capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode(encoding)
+    assert size in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+    assert "?" not in text
