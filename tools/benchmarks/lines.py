@@ -35,21 +35,21 @@ class Lines:
 
     def __init__(self, folder: Path, setting: Setting) -> None:
         self.folder, self.setting = folder, setting
-        self._key = {"seed": setting.seed, "quick": setting.quick, "version": onnx_lowrank.__version__}
+        self._key = {"seed": setting.seed, "quick": setting.quick}
         self._source, self._machine = source_digest(), machine()
         texts = (text for file in sorted(folder.glob("*.jsonl")) for text in file.read_text("utf-8").splitlines())
         lines = [line for line in map(json.loads, texts) if self._key.items() <= line.items()]
         self._lines: dict[tuple[str, str, str], Line] = {(e["part"], e["model"], e["cell"]): e for e in lines}
 
     def get(self, part: str, model: str, cell: str, sha256: str) -> Line | None:
-        """Return what a cell gave on this very model by this version of the tool, None where it was not measured."""
+        """Return what a cell gave on this very model, by any version; None where it was not measured."""
         line = self._lines.get((part, model, cell))
         return dict(line["data"]) if line is not None and line["sha256"] == sha256 else None
 
     def add(self, part: str, model: str, cell: str, sha256: str, data: Line) -> None:
         line = {
             "part": part, "model": model, "cell": cell, "sha256": sha256, **self._key,
-            "threads": self.setting.threads, "source": self._source, "machine": self._machine,
+            "version": onnx_lowrank.__version__, "threads": self.setting.threads, "source": self._source, "machine": self._machine,
             "load": round(os.getloadavg()[0], 2), "data": data,
         }  # fmt: skip
         self.folder.mkdir(parents=True, exist_ok=True)
