@@ -49,8 +49,8 @@ class Lines:
     def add(self, part: str, model: str, cell: str, sha256: str, data: Line) -> None:
         line = {
             "part": part, "model": model, "cell": cell, "sha256": sha256, **self._key,
-            "version": onnx_lowrank.__version__, "threads": self.setting.threads, "source": self._source, "machine": self._machine,
-            "load": round(os.getloadavg()[0], 2), "data": data,
+            "version": onnx_lowrank.__version__, "threads": self.setting.threads, "source": self._source,
+            "machine": self._machine, "load": round(os.getloadavg()[0], 2), "data": data,
         }  # fmt: skip
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / f"{part}.jsonl").open("a", encoding="utf-8") as file:
