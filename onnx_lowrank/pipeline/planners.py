@@ -31,6 +31,8 @@ EXPECTED, BEFORE = 7, 3
 """With continuation: where in a sequence the answer is expected; the plans tested before the last round."""
 QUANTIZED_SCREENS = (4, 0.15)
 """SCREENS and CLOSE where every plan has to be quantised first."""
+SCREENS_IN_BITS = 3
+"""So many times as many plans are looked at where bits are chosen, for the progress that is shown."""
 LEAST_SAVING, LEAST_OF_PART = 0.005, 0.1
 """The share of the model that a plan has to save, or of what may be factored where that is less of it."""
 EQUAL = 1e-9
@@ -184,7 +186,8 @@ def sequence(search: Search) -> list[Plan]:
     def exact(plan: Plan) -> Plan:
         return least_loss(search.problem, amount(plan.cost, resource), "") or plan
 
-    with search.session.clock.step("screening plans", aim.steps + len(MILD)) as advance:
+    expected = (aim.steps + len(MILD)) * (SCREENS_IN_BITS if aim.dense else 1)
+    with search.session.clock.step("screening plans", expected) as advance:
         plans = sequence_of(curve, costs, search.screening(advance), aim, exact)
     plans = list({plan.choices: plan for plan in plans if plan.factored}.values())
     return [replace(plan, origin=f"plan {number} of a sequence") for number, plan in enumerate(plans, 1)]

@@ -112,7 +112,7 @@ def test_on_the_command_line(tmp_path: Path):
         main, [*asked, "--report", str(tmp_path / "r.json"), "--save-plan", str(tmp_path / "p.json")]
     )
     assert done.exit_code == 0, done.output
-    assert done.output.startswith("certified better: top1 is better by")
+    assert done.stdout.startswith("certified better: top1 is better by")
     assert "Accuracy against size, on the samples that choose" in done.output
     report = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
     assert report["expected_gain"] > 0.05
