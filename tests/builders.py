@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -399,3 +400,21 @@ def settled_chain(chain: Chain, able: Sequence[SideName]) -> Chain:
     for side in sides_of(chain, able):
         chain = interpolated(chain, side) or chain
     return chain
+
+
+def classifier_folder(place: Path) -> Path:
+    """Write a classifier whose first weight has rank 8, and samples labelled by the model itself; return the place."""
+    weights = {"W1": weight((32, 64), 1, rank=8).astype(np.float32), "W2": weight((64, 4), 2).astype(np.float32)}
+    nodes = [
+        node("MatMul", ["x", "W1"], ["h"], "first"),
+        node("Relu", ["h"], ["r"]),
+        node("MatMul", ["r", "W2"], ["y"], "second"),
+    ]
+    model = build(nodes, [value("x", ["n", 32])], [value("y", ["n", 4])], weights)
+    onnx.save(model, str(place / "model.onnx"))
+    rng = np.random.default_rng(0)
+    for name, count in (("cal", 64), ("val", 80)):
+        x = rng.normal(size=(count, 32)).astype(np.float32)
+        y = np.maximum(x @ weights["W1"], 0) @ weights["W2"]
+        np.savez(place / f"{name}.npz", x=x, labels=y.argmax(1))
+    return place

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
-from builders import build, node, value, weight
+from builders import classifier_folder
 from click.testing import CliRunner, Result
 
 from onnx_lowrank import __version__
@@ -24,21 +23,7 @@ def run(*arguments: object) -> Result:
 
 @pytest.fixture
 def folder(tmp_path: Path, no_timing: None) -> Path:
-    """A directory with a classifier whose first weight has rank 8, and samples labelled by the model itself."""
-    weights = {"W1": weight((32, 64), 1, rank=8).astype(np.float32), "W2": weight((64, 4), 2).astype(np.float32)}
-    nodes = [
-        node("MatMul", ["x", "W1"], ["h"], "first"),
-        node("Relu", ["h"], ["r"]),
-        node("MatMul", ["r", "W2"], ["y"], "second"),
-    ]
-    model = build(nodes, [value("x", ["n", 32])], [value("y", ["n", 4])], weights)
-    onnx.save(model, str(tmp_path / "model.onnx"))
-    rng = np.random.default_rng(0)
-    for name, count in (("cal", 64), ("val", 80)):
-        x = rng.normal(size=(count, 32)).astype(np.float32)
-        y = np.maximum(x @ weights["W1"], 0) @ weights["W2"]
-        np.savez(tmp_path / f"{name}.npz", x=x, labels=y.argmax(1))
-    return tmp_path
+    return classifier_folder(tmp_path)
 
 
 def optimize(folder: Path, *more: object) -> Result:
