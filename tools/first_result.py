@@ -26,13 +26,18 @@ EXTRAS = ("", "[images]", "[text]", "[report]")
 def main(out: Path) -> None:
     """Measure, and write the page."""
     out.mkdir(parents=True, exist_ok=True)
-    rows = []
+    rows, load = [], f"{os.getloadavg()[0]:.1f}"
     with tempfile.TemporaryDirectory() as folder:
         for extra in EXTRAS:
             place = Path(folder) / (extra.strip("[]") or "core")
             rows.append(_installed(place, extra))
         runs = _runs(Path(folder) / "core" / "bin" / "onnx-lowrank", Path(folder))
-    about = {"python": platform.python_version(), "system": platform.system(), "cores": str(os.cpu_count())}
+    about = {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "cores": str(os.cpu_count()),
+        "load": load,
+    }
     lines = [{"install": rows, "runs": runs, "host": about}]
     (out / "first.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
     (out / "first.md").write_text(_page(rows, runs, about), "utf-8")
