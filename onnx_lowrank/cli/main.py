@@ -12,7 +12,7 @@ import click
 from onnx_lowrank import pipeline
 from onnx_lowrank.cli import data_options
 from onnx_lowrank.cli.analyze_command import analyze
-from onnx_lowrank.cli.command import Command
+from onnx_lowrank.cli.command import HELP, Command
 from onnx_lowrank.cli.console import NOTHING, one_line_errors, progress, say, show, terminal_width, watched
 from onnx_lowrank.cli.optimize_command import finish, optimize
 from onnx_lowrank.cli.outputs import OUTPUT, Inputs, Outputs
@@ -52,7 +52,7 @@ from onnx_lowrank.runtime.installed import conflict, packages
 from onnx_lowrank.samples import path_forms
 from onnx_lowrank.version import __version__
 
-SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+SETTINGS = {**HELP, "max_content_width": 100}
 
 
 @click.group(context_settings=SETTINGS)

@@ -14,7 +14,7 @@ from onnx_lowrank import __version__
 from onnx_lowrank.cli import main
 from onnx_lowrank.cli.shared_options import Bytes
 
-COMMANDS = ("optimize", "inspect", "apply", "compare", "demo")
+COMMANDS = tuple(main.commands)
 
 
 def run(*arguments: object) -> Result:
@@ -29,6 +29,14 @@ def folder(tmp_path: Path, no_timing: None) -> Path:
 def optimize(folder: Path, *more: object) -> Result:
     data = ("--data", folder / "cal.npz", "--validation", folder / "val.npz")
     return run("optimize", folder / "model.onnx", *data, "--threads", 1, "--observed", "--max-drop", 0, *more)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_does_not_hang_on_who_parsed_a_command_first(command: str) -> None:
+    made = main.commands[command]
+    made._help_option = None  # as in a new process
+    made.get_help_option(click.Context(made, info_name=command))  # a context without the group's settings
+    assert run(command, "-h").output.startswith("Usage:")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
