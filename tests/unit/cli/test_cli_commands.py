@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import click
 import onnx
 import pytest
 from builders import classifier_folder
