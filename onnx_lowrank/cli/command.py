@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-HELP = {"help_option_names": ["-h", "--help"]}
+HELP = ("-h", "--help")
 
 
 class Command(click.Command):
     """A command none of whose options and arguments takes an empty text, or another option's name, as its value.
 
-    It has -h by itself: click keeps the help option of the first context that a command is parsed in, and one without a
-    parent knows no settings of the group.
+    It has -h by itself: click keeps the help option of the first context that a command is seen in, and one without
+    a parent knows no settings of the group.
     """
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        settings["context_settings"] = {**HELP, **(settings.get("context_settings") or {})}
-        super().__init__(*args, **settings)
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:
+        """Return the names that no other option has."""
+        taken = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
+        return [name for name in HELP if name not in taken]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse, after a check of the values as they were typed: the type of a path makes "." of an empty text."""

@@ -52,7 +52,7 @@ from onnx_lowrank.runtime.installed import conflict, packages
 from onnx_lowrank.samples import path_forms
 from onnx_lowrank.version import __version__
 
-SETTINGS = {**HELP, "max_content_width": 100}
+SETTINGS = {"help_option_names": list(HELP), "max_content_width": 100}
 
 
 @click.group(context_settings=SETTINGS)
