@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import importlib
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from onnx_lowrank.quantization import onnxruntime_int8 as quantize
-from onnx_lowrank.runtime.timing import Timing
+from onnx_lowrank.runtime.timing import Timing, interleaved
 from onnx_lowrank.types import Interval
 
 settings.register_profile(
@@ -33,12 +34,26 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+STILL = Timing(first_ms=1.0, second_ms=1.0, ratio=Interval(1.0, 1.0, 1.0), pairs=1)
+TIMED = ("onnx_lowrank.pipeline.speed_goal", "onnx_lowrank.pipeline.compare")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _a_still_clock() -> Iterator[None]:
+    """Leave out the seconds that latency measurement takes, where a test does not ask for `real_clock`."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in TIMED:
+            patch.setattr(importlib.import_module(name), "interleaved", lambda *a, **k: STILL)
+        yield
+
+
 @pytest.fixture
-def no_timing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out the seconds that latency measurement takes; what it says decides nothing."""
-    timing = Timing(first_ms=1.0, second_ms=1.0, ratio=Interval(1.0, 1.0, 1.0), pairs=1)
-    for name in ("onnx_lowrank.pipeline.speed_goal", "onnx_lowrank.pipeline.compare"):
-        monkeypatch.setattr(importlib.import_module(name), "interleaved", lambda *a, **k: timing)
+def real_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure latency, for a fifth of a second."""
+    for name in TIMED:
+        monkeypatch.setattr(
+            importlib.import_module(name), "interleaved", lambda *a, **k: interleaved(*a, **{**k, "seconds": 0.2})
+        )
 
 
 @pytest.fixture(params=[None, False], ids=["own width", "7 bits"])

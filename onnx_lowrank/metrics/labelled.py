@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +13,9 @@ from onnx_lowrank.metrics.class_scores import class_count, log_probabilities, pr
 from onnx_lowrank.metrics.metric import IGNORED, Labels, floating, full_name, output_samples, require_labels
 from onnx_lowrank.metrics.traits import Fit
 from onnx_lowrank.types import Array, Outputs
+
+LOT, SMALL = 256, 4096
+"""Samples that are looked at together, at most, where each has at most so many scores: a call costs more than they."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,30 @@ class Top:
 
     def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None = None) -> Array:
         """Return (n,) shares."""
-        return np.array([self._share(*pair) for pair in _pairs(self.name, self.output, outputs, labels)], np.float64)
+        pairs = list(_pairs(self.name, self.output, outputs, labels))
+        lots = [pairs[start : start + LOT] for start in range(0, len(pairs), LOT)]
+        return np.array([share for lot in lots for share in self._shares(lot)], np.float64)
+
+    def _shares(self, pairs: Sequence[tuple[Array, Array]]) -> Iterable[float]:
+        """Return the shares of samples at once where they are small and alike, else of one after the other."""
+        scores = [scores for scores, _ in pairs]
+        shape = scores[0].shape
+        alike = all(each.shape == shape and each.dtype == scores[0].dtype for each in scores)
+        if len(pairs) > 1 and alike and len(shape) > 1 and scores[0].size <= SMALL and scores[0].dtype.kind == "f":
+            positions = len(rows(scores[0]))
+            truths = [label.reshape(-1) for _, label in pairs]
+            if all(len(truth) == positions and (truth != IGNORED).any() for truth in truths):
+                right, counted = self._right(np.concatenate(scores), np.concatenate(truths))
+                return ((right & counted).reshape(-1, positions).sum(1) / counted.reshape(-1, positions).sum(1)).tolist()
+        return [self._share(*pair) for pair in pairs]
+
+    def _right(self, array: Array, label: Array) -> tuple[Array, Array]:
+        """Return (positions,) whether the label is among the largest scores, and which positions count."""
+        counted, truth = class_numbers(array, label, self.name)
+        classes = class_count(array)
+        if classes <= self.k > 1:
+            raise MetricError(f"{self.name} is always 1 with {classes} classes; take top1")
+        return ranks_of_labels(array, truth) < self.k, counted
 
     def _share(self, array: Array, label: Array) -> float:
         if array.dtype.kind != "f" and self.k == 1:
@@ -63,11 +89,8 @@ class Top:
                 raise MetricError(f"{self.name}: {truth.size} labels for the {array.size} class numbers of a sample")
             counted = _counting(truth, self.name)
             return float(np.mean(array.reshape(-1)[counted] == truth[counted]))
-        counted, truth = class_numbers(array, label, self.name)
-        classes = class_count(array)
-        if classes <= self.k > 1:
-            raise MetricError(f"{self.name} is always 1 with {classes} classes; take top1")
-        return float(np.mean(ranks_of_labels(array, truth)[counted] < self.k))
+        right, counted = self._right(array, label)
+        return float(np.mean(right[counted]))
 
 
 @dataclass(frozen=True, slots=True)

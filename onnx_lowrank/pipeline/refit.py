@@ -249,7 +249,8 @@ def _seen(
     if len(v) != len(y):  # shapes that depend on values: nothing to compare
         return RidgeSums(np.full((v.shape[1],) * 2, np.nan), np.full(last.shape, np.nan))
     with np.errstate(all="ignore"):  # what is not finite is seen in the sums
-        return RidgeSums(v.T @ v, (y - v @ last.T).T @ v)
+        own = v.T @ v
+        return RidgeSums(own, y.T @ v - last @ own)  # (y − v lastᵀ)ᵀ v, without a product as large as y's
 
 
 def _nothing(last: Array) -> RidgeSums:

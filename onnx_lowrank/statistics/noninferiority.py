@@ -55,7 +55,7 @@ def difference_p_value(lost: int, gained: int, n: int, difference: float) -> flo
     pairs = np.arange(min(longest, n) + 1)
     most = _most_lost(pairs, n, difference, observed)
     gains = np.linspace(math.sqrt(low), math.sqrt(high), NUISANCES) ** 2
-    return min(max(_tail(pairs, most, n, difference, float(gain)) for gain in gains) + GAMMA, 1.0)
+    return min(float(_tails(pairs, most, n, difference, gains).max()) + GAMMA, 1.0)
 
 
 def _differing(pairs: int, n: int) -> tuple[float, float]:
@@ -79,13 +79,13 @@ def _most_lost(pairs: Array, n: int, difference: float, observed: float) -> Arra
     return low
 
 
-def _tail(pairs: Array, most: Array, n: int, difference: float, gain: float) -> float:
-    """Return P(statistic as low as observed) where P(gained) is `gain`: a sum over the pairs of binomial tails."""
-    either = min(2 * gain + difference, 1.0)
-    if either <= 0:
-        return float(most[0] >= 0)
-    weights = stats.binom.pmf(pairs, n, either)
-    return float(weights @ stats.binom.cdf(most, pairs, min((gain + difference) / either, 1.0)))
+def _tails(pairs: Array, most: Array, n: int, difference: float, gains: Array) -> Array:
+    """Return (gains,) P(statistic as low as observed) where P(gained) is that: sums over the pairs of binomial tails."""
+    either = np.minimum(2 * gains + difference, 1.0)[:, None]
+    lost = np.divide(gains[:, None] + difference, either, out=np.zeros_like(either), where=either > 0)
+    weights = stats.binom.pmf(pairs, n, either)  # where nothing differs: all on 0 pairs
+    tails: Array = (weights * stats.binom.cdf(most, pairs, np.clip(lost, 0.0, 1.0))).sum(1)
+    return tails
 
 
 def difference_bound(lost: int, gained: int, n: int, alpha: float, at: float | None = None) -> float:

@@ -16,7 +16,6 @@ from onnx_lowrank.pipeline import DataSources, Session, pareto
 from onnx_lowrank.plan import joint_rise, paper_lossless
 from onnx_lowrank.plan.allocate import POINTS, curve_plans
 
-pytestmark = pytest.mark.usefixtures("no_timing")
 GOAL = Compact(gate=Gate(max_drop=10.0, observed=True))
 MODEL = mlp([24, 32, 32, 10], [None] * 3, 11)
 MODEL.graph.node[-1].output[0] = MODEL.graph.output[0].name = "logits"

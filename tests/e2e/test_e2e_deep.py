@@ -46,7 +46,7 @@ def short_stack() -> Iterator[None]:
     sys.setrecursionlimit(before)
 
 
-@pytest.mark.usefixtures("no_timing", "short_stack")
+@pytest.mark.usefixtures("short_stack")
 def test_more_layers_than_frames_go_the_whole_way(monkeypatch: pytest.MonkeyPatch):
     """A weight that is measured takes a run of all layers, so their number counts as a square here."""
     model, groups, real = deep(), [], CollectionSetup.groups

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import numpy as np
@@ -54,10 +53,8 @@ def checked(result: Result, path: Path) -> None:
         assert verdict.drop.estimate == pytest.approx(accuracy(MODEL, name) - accuracy(path, name), abs=1e-9)
 
 
-def test_compact_halves_the_demo_model_at_the_same_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    module = importlib.import_module("onnx_lowrank.pipeline.speed_goal")
-    real = module.interleaved
-    monkeypatch.setattr(module, "interleaved", lambda *a, **k: real(*a, **{**k, "seconds": 0.2}))
+@pytest.mark.usefixtures("real_clock")
+def test_compact_halves_the_demo_model_at_the_same_accuracy(tmp_path: Path):
     result = optimize(
         MODEL,
         sources(),
@@ -75,7 +72,6 @@ def test_compact_halves_the_demo_model_at_the_same_accuracy(tmp_path: Path, monk
     checked(result, tmp_path / "demo.onnx")
 
 
-@pytest.mark.usefixtures("no_timing")
 def test_lossless_keeps_its_share_of_the_demo_model(tmp_path: Path):
     goal = Lossless(keep=0.3, gate=Gate(max_drop=0.05, observed=True))
     result = optimize(MODEL, sources(), goal, options(rank_multiple=8), output=tmp_path / "demo.onnx")
@@ -97,9 +93,6 @@ def test_what_inspect_says_of_the_demo_model():
 
 def test_ranks_and_bits_together_are_small_and_repeated_by_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A quarter of the bytes that ranks alone leave (8.6 %); rounding is made up for by samples that are not scored."""
-    module = importlib.import_module("onnx_lowrank.pipeline.speed_goal")
-    real = module.interleaved
-    monkeypatch.setattr(module, "interleaved", lambda *a, **k: real(*a, **{**k, "seconds": 0.2}))
     monkeypatch.setitem(COUNTS, "calibration", 240)
     gate, path = Gate(max_drop=0.05, observed=True), tmp_path / "small.onnx"
     asked = options(rank_multiple=8, bits=(4, 8, 32))

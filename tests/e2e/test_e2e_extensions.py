@@ -30,8 +30,6 @@ from onnx_lowrank.samples.records import Raw, Record
 from onnx_lowrank.schemes import offered
 from onnx_lowrank.types import Form, Positions, Why
 
-pytestmark = pytest.mark.usefixtures("no_timing")
-
 SAMPLES, SHAPE, CHANNELS, HIDDEN, CLASSES = 100, (4, 4, 4), 16, 32, 6
 ALPHA, BETA, BIAS = 0.5, 0.75, 2.0
 

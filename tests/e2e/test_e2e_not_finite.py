@@ -11,7 +11,6 @@ from onnx import TensorProto
 from onnx_lowrank import Compact, DataSources, Gate, Goal, Lossless, Result, inspect, optimize
 from onnx_lowrank.types import Array, Why
 
-pytestmark = pytest.mark.usefixtures("no_timing")
 SENSITIVITIES = ("joint", "inputs", "weights")
 
 

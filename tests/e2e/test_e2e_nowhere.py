@@ -12,7 +12,6 @@ from builders import build, constant, correlated, found_in, mlp, node, options, 
 from onnx_lowrank import DataSources, Gate, Goal, Lossless, Result, Session, compare, inspect, optimize, pareto
 from onnx_lowrank.types import Array, Why
 
-pytestmark = pytest.mark.usefixtures("no_timing")
 NODES = {
     "one": [node("MatMul", ["r0", "D"], ["d"], "nowhere")],
     "of an input": [node("MatMul", ["x", "E"], ["d"], "nowhere")],

@@ -28,7 +28,6 @@ from onnx_lowrank.results.result import Result
 from onnx_lowrank.results.saved_plan import SavedPlan, read_plan
 from onnx_lowrank.types import UNCHANGED, Cost, Curve, Form, Option, Plan
 
-pytestmark = pytest.mark.usefixtures("no_timing")
 MODEL = mlp([64, 96, 96, 8], [6, 10, 8], 11)
 LOOSE, STRICT = Gate(max_drop=0.1, observed=True), Gate(max_drop=0.0, observed=True)
 THEN = ("quantize", "quantize-dynamic", "quantize-weights")

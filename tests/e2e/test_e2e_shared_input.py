@@ -25,7 +25,6 @@ from onnx_lowrank.report import inspection_json, render_inspection, render_resul
 from onnx_lowrank.results.saved_plan import SavedPlan, read_plan
 from onnx_lowrank.types import SHARED
 
-pytestmark = pytest.mark.usefixtures("no_timing")
 WIDTH, RANK = 32, 12
 X = normal([240, WIDTH], 1)
 GOAL = Lossless(keep=0.65, gate=Gate(max_drop=1.0, observed=True))

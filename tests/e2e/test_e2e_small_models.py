@@ -20,7 +20,6 @@ from onnx_lowrank.results.result import Result
 from onnx_lowrank.results.saved_plan import SavedChoice, SavedPlan
 from onnx_lowrank.types import Why
 
-pytestmark = pytest.mark.usefixtures("no_timing")
 LOOSE = Gate(max_drop=10.0, observed=True)
 SAME = Gate(max_drop=0.0, observed=True)
 confirm_module = importlib.import_module("onnx_lowrank.pipeline.confirm")

@@ -52,7 +52,6 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-@pytest.mark.usefixtures("no_timing")
 def test_from_file_to_file(name: str, tmp_path: Path):
     source, data = tmp_path / "model.onnx", {"x": X.astype(np.float16) if name == "fp16" else X}
     onnx.save(MODELS[name](), source)

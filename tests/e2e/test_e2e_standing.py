@@ -17,8 +17,6 @@ from onnx_lowrank.pipeline import staging as finish
 from onnx_lowrank.results.saved_plan import SavedPlan
 from onnx_lowrank.types import Array
 
-pytestmark = pytest.mark.usefixtures("no_timing")
-
 
 def goal() -> Goal:
     """Return what every model here reaches: nothing is asked of its outputs."""

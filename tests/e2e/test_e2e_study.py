@@ -24,7 +24,6 @@ from onnx_lowrank.plan.allocate import curve_plans
 from onnx_lowrank.results.parts import Size
 from onnx_lowrank.types import Plan
 
-pytestmark = pytest.mark.usefixtures("no_timing")
 study_module = importlib.import_module("onnx_lowrank.pipeline.session")
 LOOSE = Gate(max_drop=10.0, observed=True)
 NET = mlp([24, 32, 32, 16], [None] * 3, 11)

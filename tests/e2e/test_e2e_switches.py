@@ -24,7 +24,6 @@ from onnx_lowrank.plan.signed import agreed
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.results.saved_plan import SavedPlan
 
-pytestmark = pytest.mark.usefixtures("no_timing")
 LOOSE = Gate(max_drop=10.0, observed=True)
 CONV = convnet([4, 16, 16], [None, None], 5, 3)
 IMAGES = {"x": normal([40, 4, 8, 8], 1)}

@@ -18,8 +18,6 @@ from onnx_lowrank.demo import MODEL, demo_samples
 from onnx_lowrank.graph.model_io import load
 from onnx_lowrank.pipeline import compare
 
-pytestmark = pytest.mark.usefixtures("no_timing")
-
 
 @pytest.fixture(scope="module")
 def sets() -> dict[str, dict[str, np.ndarray]]:

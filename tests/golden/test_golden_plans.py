@@ -21,7 +21,6 @@ from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.results.result import Result
 
 HERE = Path(__file__).parent
-pytestmark = pytest.mark.usefixtures("no_timing")
 EXACT = Gate(max_drop=1e-4, observed=True)
 """Far from all there is: factors of the true rank move an output by about 1e-7 of it, one rank less by 1e-3 or more."""
 MARGIN = 0.05

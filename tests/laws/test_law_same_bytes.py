@@ -21,8 +21,6 @@ MODELS = {
     "conv": lambda: (convnet([3, 12, 16], [3, 4], 8, 5), {"x": normal([40, 3, 8, 8], 2)}),
 }
 
-pytestmark = pytest.mark.usefixtures("no_timing")
-
 
 @pytest.mark.parametrize("sensitivity", ["joint", "refit", "inputs", "weights"])
 @pytest.mark.parametrize("name", sorted(MODELS))

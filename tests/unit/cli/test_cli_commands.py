@@ -23,7 +23,7 @@ def run(*arguments: object) -> Result:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, no_timing: None) -> Path:
+def folder(tmp_path: Path) -> Path:
     return classifier_folder(tmp_path)
 
 

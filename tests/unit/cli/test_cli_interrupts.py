@@ -29,7 +29,7 @@ def run(*arguments: object) -> Result:
 
 
 @pytest.fixture
-def model(tmp_path: Path, no_timing: None) -> Path:
+def model(tmp_path: Path) -> Path:
     store(mlp([32, 64, 8], [4, None], 1), tmp_path / "m.onnx")
     return tmp_path / "m.onnx"
 

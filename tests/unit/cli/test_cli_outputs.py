@@ -31,7 +31,7 @@ def optimize(folder: Path, *more: object) -> Result:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, no_timing: None) -> Path:
+def folder(tmp_path: Path) -> Path:
     """A directory with a model whose weights lie in w.bin, samples as a file and as a directory, and a metric."""
     weights = {"W1": weight((32, 64), 1, rank=8).astype(np.float32), "W2": weight((64, 4), 2).astype(np.float32)}
     nodes = [node("MatMul", ["x", "W1"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "W2"], ["y"])]

@@ -21,7 +21,6 @@ from onnx_lowrank.errors import GoalError
 from onnx_lowrank.options import LEAST_MEMORY, Options, Runtime
 from onnx_lowrank.pipeline import Session
 
-pytestmark = pytest.mark.usefixtures("no_timing")
 SWITCHES = ("sensitivity", "exponents", "objective", "loss", "signed", "inter_layer", "refit", "continuation")
 BOUNDS = ("gamma", "memory")
 

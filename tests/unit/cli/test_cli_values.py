@@ -34,7 +34,7 @@ def run(*arguments: object) -> Result:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, no_timing: None, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current directory: a model with labels of its own in cal.npz and, one sample a file, in val/."""
     weights = {"W1": weight((32, 64), 1, rank=8).astype(np.float32), "W2": weight((64, 4), 2).astype(np.float32)}
     nodes = [node("MatMul", ["x", "W1"], ["h"]), node("Relu", ["h"], ["r"]), node("MatMul", ["r", "W2"], ["y"])]

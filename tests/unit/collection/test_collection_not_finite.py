@@ -37,7 +37,6 @@ def data(bad: list[int]) -> Array:
     return x
 
 
-@pytest.mark.usefixtures("no_timing")
 @pytest.mark.parametrize(
     ("bad", "note"),
     [

@@ -88,7 +88,7 @@ def test_the_options_of_every_command_exist(block: Block, tmp_path: Path, monkey
         command.make_context(name, rest)
 
 
-@pytest.mark.usefixtures("_here", "no_timing")
+@pytest.mark.usefixtures("_here")
 @pytest.mark.parametrize(
     "page", [p for p in PAGES if any(not b.reason and not b.made for b in blocks(p))], ids=lambda page: page.name
 )

@@ -18,7 +18,6 @@ CALLED = {
 }
 
 
-@pytest.mark.usefixtures("no_timing")
 @pytest.mark.parametrize("name", CALLED)
 def test_an_example_runs(name: str) -> None:
     (found,) = (t for t in doctest.DocTestFinder(recurse=False).find(CALLED[name], name, globs={}) if t.examples)

@@ -25,7 +25,6 @@ def test_the_notebook_is_stored_without_outputs() -> None:
     assert [cell for cell in CELLS if cell.get("outputs") or cell.get("execution_count")] == []
 
 
-@pytest.mark.usefixtures("no_timing")
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = {name: {k: v[: COUNTS[name]] for k, v in arrays.items()} for name, arrays in demo.demo_samples().items()}
     monkeypatch.setattr(demo, "demo_samples", lambda: few)

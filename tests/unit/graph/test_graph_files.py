@@ -72,9 +72,7 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-def test_in_python_the_original_is_never_overwritten(
-    model: Path, no_timing: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_in_python_the_original_is_never_overwritten(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(model.parent)
     before = {path.name: path.read_bytes() for path in model.parent.iterdir()}
     session = lr.Session.of("m.onnx", lr.RANDOM, OPTIONS)
@@ -96,7 +94,7 @@ def test_in_python_the_original_is_never_overwritten(
     lr.apply(plan, model, output=model.parent / "other.onnx")
 
 
-def test_a_link_made_meanwhile_is_seen_at_the_moment_of_writing(model: Path, no_timing: None) -> None:
+def test_a_link_made_meanwhile_is_seen_at_the_moment_of_writing(model: Path) -> None:
     target = model.parent / "late"
     session = lr.Session.of(model, lr.RANDOM, OPTIONS)
     with pytest.raises(lr.ModelError, match="never overwritten"):
@@ -104,7 +102,7 @@ def test_a_link_made_meanwhile_is_seen_at_the_moment_of_writing(model: Path, no_
     assert target.is_symlink()
 
 
-def test_before_writing_may_stop_it(model: Path, no_timing: None) -> None:
+def test_before_writing_may_stop_it(model: Path) -> None:
     def no() -> None:
         raise lr.ModelError("not now")
 
@@ -117,7 +115,7 @@ def test_before_writing_may_stop_it(model: Path, no_timing: None) -> None:
 
 
 def test_the_weights_of_a_big_model_do_not_go_over_the_original_either(
-    model: Path, no_timing: None, monkeypatch: pytest.MonkeyPatch
+    model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_io, "PROTOBUF_LIMIT", 1000)
     (model.parent / "w.onnx.data").symlink_to("w.bin")

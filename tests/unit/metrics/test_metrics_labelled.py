@@ -120,3 +120,28 @@ def test_what_does_not_fit_is_said_in_one_line(metric, outputs, labels, message)
 def test_labels_may_be_of_any_whole_type():
     for labels in (np.array([True, False]), np.array([1, 0], np.uint8), [1.0, 0.0], np.array([[1], [0]])):
         assert Top(1).values(LOGITS, labels).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("shape", [(6,), (1, 6), (2, 6), (1, 5, 6), (1, 6, 2, 3)], ids=str)
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_samples_count_together_as_they_do_alone(k: int, shape: tuple[int, ...], dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    scores = [rng.integers(0, 4, shape).astype(dtype) for _ in range(300)]
+    scores[7].flat[0] = np.nan
+    if len(shape) > 1:
+        scores[299] = np.concatenate([scores[299], scores[299]])  # another shape
+    positions = [each.size // 6 for each in scores]
+    labels = [rng.choice([IGNORED, *range(6)], count).astype(np.int64) for count in positions]
+    for label in labels:
+        label[0] = max(label[0], 0)
+    alone = [Top(k).values({"y": [one]}, [label])[0] for one, label in zip(scores, labels, strict=True)]
+    assert Top(k).values({"y": scores}, labels).tolist() == alone
+    assert 0 < np.mean(alone) < 1
+
+
+@pytest.mark.parametrize("wrong", [[6], [-1], [IGNORED], [1, 2], ["1"], [0.5]], ids=str)
+def test_one_wrong_label_among_many_is_found(wrong: list[object]) -> None:
+    labels = [np.array([1])] * 5 + [np.array(wrong)]
+    with pytest.raises(MetricError):
+        Top().values({"y": [np.eye(1, 6)] * 6}, labels)

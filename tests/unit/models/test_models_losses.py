@@ -93,7 +93,6 @@ def test_the_custom_form_takes_a_line_with_its_batch_axis_and_a_label_filled_up(
     np.testing.assert_allclose(found["y"][0], gradient / 8, rtol=1e-5)
 
 
-@pytest.mark.usefixtures("no_timing")
 @pytest.mark.parametrize("changes", [{"signed": True}, {"sensitivity": "paper", "gamma": 1.0}], ids=["signed", "paper"])
 def test_a_small_reader_goes_the_whole_way_with_it(changes: dict[str, Any]):
     nodes = [

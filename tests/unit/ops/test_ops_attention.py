@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import pytest
 from builders import build, factored, found_in, node, normal, ops, options, run, value, weight
 
 from onnx_lowrank.goals import Compact, Gate
 from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.types import Why
 
-pytestmark = pytest.mark.usefixtures("no_timing")
 WIDTH, HIDDEN, TOKENS = 12, 8, 5
 
 

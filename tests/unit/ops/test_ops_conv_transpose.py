@@ -13,8 +13,6 @@ from onnx_lowrank.ops import call_of, write_chain
 from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.types import Stage, Why
 
-pytestmark = pytest.mark.usefixtures("no_timing")
-
 
 def one(shape: tuple[int, ...], **attributes: object) -> onnx.ModelProto:
     """x (1, in, 3 …) -> one ConvTranspose with a kernel stored as `shape`, (in, out / group, …)."""

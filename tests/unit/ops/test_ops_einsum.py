@@ -12,8 +12,6 @@ from onnx_lowrank.ops import Einsum
 from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.types import Why
 
-pytestmark = pytest.mark.usefixtures("no_timing")
-
 
 def one(equation: str, x: list[int], W: tuple[int, ...], axes: int) -> onnx.ModelProto:
     nodes = [node("Einsum", ["x", "W"], ["y"], "e", equation=equation)]

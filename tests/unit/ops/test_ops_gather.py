@@ -30,7 +30,6 @@ from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.pipeline.notes import inventory_notes
 from onnx_lowrank.types import Why
 
-pytestmark = pytest.mark.usefixtures("no_timing")
 ROWS, WIDTH, CLASSES = 60, 16, 5
 
 

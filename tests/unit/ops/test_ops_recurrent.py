@@ -28,7 +28,6 @@ from onnx_lowrank.pipeline import optimize
 from onnx_lowrank.schemes import by_name
 from onnx_lowrank.types import Why
 
-pytestmark = pytest.mark.usefixtures("no_timing")
 STEPS, WIDTH, HIDDEN, CLASSES = 5, 12, 6, 4
 
 

@@ -103,7 +103,6 @@ def test_a_function_of_another_operator_set_stays():
     assert (skip.why, skip.detail) == (Why.SUBGRAPH, "lives in function Newer")
 
 
-@pytest.mark.usefixtures("no_timing")
 def test_the_report_says_so_and_the_original_is_returned_where_nothing_holds():
     before = MODELS["nested"][0]()
     data = {"x": correlated(50, 16, 3)}

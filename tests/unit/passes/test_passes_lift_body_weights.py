@@ -168,7 +168,6 @@ def test_what_cannot_be_factored_in_there_is_told(then: list[onnx.NodeProto], wh
     ("shared by both", {"sensitivity": "inputs", "refit": True}),
     ("stored inside", {"continuation": 2}),
 ])  # fmt: skip
-@pytest.mark.usefixtures("no_timing")
 def test_the_whole_way(name: str, switches: dict):
     make, weights, _ = MODELS[name]
     model = make()
@@ -185,7 +184,6 @@ def test_the_whole_way(name: str, switches: dict):
     assert inspect(model, rank_multiple=1).share > 0.9
 
 
-@pytest.mark.usefixtures("no_timing")
 def test_the_papers_rule_leaves_them_as_they_are():
     goal = Lossless(keep=0.9, gate=Gate(max_drop=9.0, observed=True))
     chosen = options(metric="kl", sensitivity="paper", gamma=0.9)

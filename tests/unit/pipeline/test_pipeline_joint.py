@@ -116,7 +116,6 @@ def test_sites_above_an_operator_without_a_rule_fall_back_and_the_others_stay_jo
         assert all(option.loss > 0 for option in curve.options[1:])
 
 
-@pytest.mark.usefixtures("no_timing")
 @pytest.mark.parametrize("on", [{}, {"inter_layer": True}, {"continuation": 2}], ids=str)
 def test_the_whole_pipeline_names_the_operator_without_a_rule(on: dict[str, object]):
     result = optimize(without_a_rule(), feeds_of(normal([40, 4, 8, 8], 1)),

@@ -239,7 +239,6 @@ def test_the_twin_reaches_into_nodes_subgraphs_and_what_they_read_from_outside()
     np.testing.assert_array_equal(got, 2 * x.astype(np.float32))
 
 
-@pytest.mark.usefixtures("no_timing")
 def test_the_joint_collection_runs_on_the_twin():
     model = halved(mlp([16, 32, 8], [4, None], 1))
     data = {"x": X.astype(np.float16)}
@@ -255,7 +254,6 @@ def test_the_joint_collection_runs_on_the_twin():
     assert 2 * saved == 2 * (32 * 16) - choice.option.cost.bytes
 
 
-@pytest.mark.usefixtures("no_timing")
 def test_gradients_beyond_the_range_of_half_precision_count():
     """The loss's gradient is one over the outputs' size, 1e5 here: without the twin no sample would be left."""
     model = halved(mlp([16, 32, 8], [4, None], 1))
@@ -276,7 +274,6 @@ def test_gradients_beyond_the_range_of_half_precision_count():
 @pytest.mark.parametrize("switches", [
     {"sensitivity": "inputs", "refit": True}, {"sensitivity": "weights"}, {"continuation": 2},
 ])  # fmt: skip
-@pytest.mark.usefixtures("no_timing")
 def test_every_way_to_factor_works_in_half_precision(make, switches: dict):
     model = make()
     half = model.graph.input[0].type.tensor_type.elem_type == F16

@@ -324,7 +324,6 @@ def test_a_cut_activation_has_the_gradient_of_the_cut():
 
 @pytest.mark.parametrize("activations", [{}, {"x": 0.02, "r0": 0.02, "r1": 0.02}])
 @pytest.mark.parametrize("switches", [{}, {"sensitivity": "inputs", "refit": True}, {"continuation": 2}])
-@pytest.mark.usefixtures("no_timing")
 def test_the_whole_way(activations: dict[str, float], switches: dict):
     plain = mlp([16, 64, 64, 8], [4, 6, None], 1)
     model = quantised(plain, {"fc0": 0, "fc1": 0, "fc2": 0}, activations=activations)

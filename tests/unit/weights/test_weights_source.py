@@ -184,7 +184,6 @@ def test_a_shape_that_others_read_stays():
 @pytest.mark.parametrize(("name", "switches"), [
     ("Transpose", {}), ("a chain", {"sensitivity": "inputs", "refit": True}), ("a chain", {"continuation": 2}),
 ])  # fmt: skip
-@pytest.mark.usefixtures("no_timing")
 def test_the_whole_way(name: str, switches: dict):
     model = chain_model(name, out="h")
     result = optimize(model, {"x": correlated(50, 16, 3)}, Lossless(keep=0.6, gate=Gate(max_drop=0.1, observed=True)),

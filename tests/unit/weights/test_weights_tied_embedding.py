@@ -45,7 +45,6 @@ from onnx_lowrank.sensitivity.measure import calibrate, kind_of
 from onnx_lowrank.sensitivity.substitution import stored_weight
 from onnx_lowrank.types import Array, Cost, Form, Option, Why
 
-pytestmark = pytest.mark.usefixtures("no_timing")
 WORDS, WIDTH, LENGTH = 96, 24, 6
 
 
