@@ -17,7 +17,7 @@ from onnx_lowrank.metrics.estimate import Measured, best_of, drop_of, interval_o
 from onnx_lowrank.metrics.evidence import class_evidence
 from onnx_lowrank.metrics.labelled import CrossEntropy, SquaredError, Top
 from onnx_lowrank.metrics.metric import IGNORED, Labels, Metric, numeric, taken
-from onnx_lowrank.metrics.paired import Agreement, Cosine, Divergence, RelativeL2, agreement
+from onnx_lowrank.metrics.paired import Agreement, Cosine, Divergence, RelativeL2, agreement, agreements
 from onnx_lowrank.metrics.selection import METRICS, MetricSpec, choose_metric, parse_metric, unjudged
 from onnx_lowrank.metrics.traits import Fit, Traits, allowed_drop, bounds_of, traits_of
 from onnx_lowrank.metrics.wording import certified_drop, impossible_goal, more_samples, number, reason
@@ -44,6 +44,7 @@ __all__ = [
     "Top",
     "Traits",
     "agreement",
+    "agreements",
     "allowed_drop",
     "best_of",
     "bound_of",

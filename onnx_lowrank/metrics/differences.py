@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
+from onnx_lowrank.metrics.lots import alike, lots
 from onnx_lowrank.types import Array, OutputDifference
 
 
@@ -21,19 +23,33 @@ class Difference:
         self.broken = self.reshaped = self.unfit = self.void = 0
         self._apart = self._original = self._candidate = self._product = self._largest = 0.0
 
-    def add(self, original: Array, candidate: Array) -> None:
-        """Take one sample into account; both are real numbers of any shape."""
+    def add_all(self, originals: Sequence[Array], candidates: Sequence[Array]) -> None:
+        """Take samples into account, at once where they are small and alike."""
+        for pairs in lots(zip(originals, candidates, strict=True)):
+            first, second = ([pair[place] for pair in pairs] for place in range(2))
+            if alike([*first, *second]):
+                self.add(*(np.stack(samples).reshape(len(pairs), -1) for samples in (first, second)), rows=len(pairs))
+            else:
+                for pair in pairs:
+                    self.add(*pair)
+
+    def add(self, original: Array, candidate: Array, *, rows: int = 1) -> None:
+        """Take one sample into account, or as many `rows`; both are real numbers of any shape."""
         first, second = np.asarray(original, np.float64), np.asarray(candidate, np.float64)
-        sound = np.isfinite(first)
-        self.unfit += int(not sound.all())
-        self.void += int(sound.size > 0 and not sound.any())
+        sound = np.isfinite(first).reshape(rows, -1)
+        self.unfit += int((~sound.all(1)).sum())
+        self.void += int((~sound.any(1)).sum()) if sound.size else 0
         if first.shape != second.shape:
             self.reshaped += 1
             self.broken += int(sound.all() and not np.isfinite(second).all())
             return
-        self.broken += int((~np.isfinite(second) & ~np.isnan(first) & (first != second)).any())
-        kept = sound & np.isfinite(second)
-        first, second = first[kept], second[kept]
+        first, second = first.reshape(rows, -1), second.reshape(rows, -1)
+        finite = np.isfinite(second)
+        self.broken += int((~finite & ~np.isnan(first) & (first != second)).any(1).sum())
+        kept = sound & finite
+        if not kept.all():
+            first, second = first[kept], second[kept]
+        first, second = first.reshape(-1), second.reshape(-1)
         with np.errstate(over="ignore"):
             apart = second - first
             self._apart += float(apart @ apart)

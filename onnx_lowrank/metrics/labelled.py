@@ -10,12 +10,10 @@ import numpy as np
 
 from onnx_lowrank.errors import MetricError
 from onnx_lowrank.metrics.class_scores import class_count, log_probabilities, probable, ranks_of_labels, rows
+from onnx_lowrank.metrics.lots import alike, lots
 from onnx_lowrank.metrics.metric import IGNORED, Labels, floating, full_name, output_samples, require_labels
 from onnx_lowrank.metrics.traits import Fit
 from onnx_lowrank.types import Array, Outputs
-
-LOT, SMALL = 256, 4096
-"""Samples that are looked at together, at most, where each has at most so many scores: a call costs more than they."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +55,19 @@ class Top:
 
     def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None = None) -> Array:
         """Return (n,) shares."""
-        pairs = list(_pairs(self.name, self.output, outputs, labels))
-        lots = [pairs[start : start + LOT] for start in range(0, len(pairs), LOT)]
-        return np.array([share for lot in lots for share in self._shares(lot)], np.float64)
+        pairs = lots(_pairs(self.name, self.output, outputs, labels))
+        return np.array([share for lot in pairs for share in self._shares(lot)], np.float64)
 
     def _shares(self, pairs: Sequence[tuple[Array, Array]]) -> Iterable[float]:
         """Return the shares of samples at once where they are small and alike, else of one after the other."""
         scores = [scores for scores, _ in pairs]
-        shape = scores[0].shape
-        alike = all(each.shape == shape and each.dtype == scores[0].dtype for each in scores)
-        if len(pairs) > 1 and alike and len(shape) > 1 and scores[0].size <= SMALL and scores[0].dtype.kind == "f":
+        if len(pairs) > 1 and alike(scores):
             positions = len(rows(scores[0]))
             truths = [label.reshape(-1) for _, label in pairs]
             if all(len(truth) == positions and (truth != IGNORED).any() for truth in truths):
                 right, counted = self._right(np.concatenate(scores), np.concatenate(truths))
-                return ((right & counted).reshape(-1, positions).sum(1) / counted.reshape(-1, positions).sum(1)).tolist()
+                hits, counts = (each.reshape(-1, positions).sum(1) for each in (right & counted, counted))
+                return list(hits / counts)
         return [self._share(*pair) for pair in pairs]
 
     def _right(self, array: Array, label: Array) -> tuple[Array, Array]:

@@ -12,6 +12,7 @@ from onnx_lowrank.errors import MetricError
 from onnx_lowrank.goals import TOLERANCE
 from onnx_lowrank.metrics.class_scores import BROKEN, class_count, decisions, log_probabilities, probable
 from onnx_lowrank.metrics.evidence import class_evidence, unit_rows
+from onnx_lowrank.metrics.lots import alike, lots
 from onnx_lowrank.metrics.metric import Labels, floating, full_name, output_samples, require_reference
 from onnx_lowrank.metrics.traits import Fit
 from onnx_lowrank.types import Array, Outputs
@@ -71,7 +72,8 @@ class Agreement:
 
     def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None) -> Array:
         """Return (n,) shares; 0 where shapes differ."""
-        return np.array([agreement(*pair) for pair in _pairs(self.name, self.output, reference, outputs)], np.float64)
+        pairs = list(_pairs(self.name, self.output, reference, outputs))
+        return np.array(agreements(*([pair[place] for pair in pairs] for place in range(2))), np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,20 @@ def agreement(original: Array, candidate: Array) -> float:
     if original.dtype.kind == "f":
         equal = equal & (first != BROKEN)
     return float(np.mean(equal))
+
+
+def agreements(originals: Sequence[Array], candidates: Sequence[Array]) -> list[float]:
+    """Return the `agreement` of every sample, of many at once where they are small and alike."""
+    found: list[float] = []
+    for pairs in lots(zip(originals, candidates, strict=True)):
+        first, second = ([pair[place] for pair in pairs] for place in range(2))
+        if len(pairs) > 1 and alike([*first, *second]):
+            _scored(first[0], "agreement")
+            ours, theirs = decisions(np.concatenate(first)), decisions(np.concatenate(second))
+            found += ((ours == theirs) & (ours != BROKEN)).reshape(len(pairs), -1).mean(1).tolist()
+        else:
+            found += [agreement(*pair) for pair in pairs]
+    return found
 
 
 def relative_l2(original: Array, candidate: Array) -> float:

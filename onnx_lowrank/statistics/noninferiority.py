@@ -80,11 +80,11 @@ def _most_lost(pairs: Array, n: int, difference: float, observed: float) -> Arra
 
 
 def _tails(pairs: Array, most: Array, n: int, difference: float, gains: Array) -> Array:
-    """Return (gains,) P(statistic as low as observed) where P(gained) is that: sums over the pairs of binomial tails."""
+    """Return (gains,) P(statistic as low as observed) where P(gained) is that: sums of binomial tails."""
     either = np.minimum(2 * gains + difference, 1.0)[:, None]
     lost = np.divide(gains[:, None] + difference, either, out=np.zeros_like(either), where=either > 0)
     weights = stats.binom.pmf(pairs, n, either)  # where nothing differs: all on 0 pairs
-    tails: Array = (weights * stats.binom.cdf(most, pairs, np.clip(lost, 0.0, 1.0))).sum(1)
+    tails: Array = np.sum(weights * stats.binom.cdf(most, pairs, np.clip(lost, 0.0, 1.0)), axis=1)
     return tails
 
 

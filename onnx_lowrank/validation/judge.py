@@ -14,7 +14,7 @@ from onnx_lowrank.metrics import (
     Labels,
     Measured,
     Metric,
-    agreement,
+    agreements,
     allowed_drop,
     bound_of,
     class_output,
@@ -175,12 +175,12 @@ class Judge:
                 name: Collector(metric, None, self.seed, original=known, groups=self.groups)
                 for name, metric in self._others.items()
             }
-            for expected, got in zip(reference, outputs, strict=True):
-                for name, tally in moved.items():
-                    if numeric(expected[name]) and numeric(got[name]):
-                        tally.add(expected[name], got[name])
-                if self._classes:
-                    agreed.append(agreement(expected[self._classes], got[self._classes]))
+            expected, got = listed(reference), listed(outputs)
+            for name, tally in moved.items():
+                if all(map(numeric, (*expected[name], *got[name]))):
+                    tally.add_all(expected[name], got[name])
+            if self._classes:
+                agreed += agreements(expected[self._classes], got[self._classes])
             for collector in (main, *others.values()):
                 collector.add(outputs, reference)
             if watch:
