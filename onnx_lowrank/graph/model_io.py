@@ -218,11 +218,16 @@ def _objection(model: onnx.ModelProto | Path, level: Level) -> str:
     return ""
 
 
-def content_hash(model: onnx.ModelProto) -> str:
-    """Return the SHA-256 of the model's content, wherever its weights are stored (weights in memory)."""
+def content_hash(model: onnx.ModelProto, *, metadata: bool = True) -> str:
+    """Return the SHA-256 of the model's content, wherever its weights are stored (weights in memory).
+
+    Without `metadata` that of the model as a whole is left out, in which tools leave notes.
+    """
     digest = hashlib.sha256()
     skeleton = onnx.ModelProto()
     skeleton.CopyFrom(model)
+    if not metadata:
+        del skeleton.metadata_props[:]
     for tensor in onnx.external_data_helper._get_all_tensors(skeleton):
         data = onnx.numpy_helper.to_array(tensor) if tensor.data_type != onnx.TensorProto.STRING else None
         if data is None:

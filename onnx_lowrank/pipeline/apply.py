@@ -15,8 +15,9 @@ from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline.loaded_model import DataSources, LoadedModel, read_samples
 from onnx_lowrank.pipeline.number_formats import with_compensation
 from onnx_lowrank.pipeline.post_quantize import PostQuantizer, settings_of
+from onnx_lowrank.pipeline.provenance import stamp
 from onnx_lowrank.pipeline.refit import refitted
-from onnx_lowrank.pipeline.staging import checked, on_disk, publish, stamp
+from onnx_lowrank.pipeline.staging import checked, on_disk, publish
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.results.saved_plan import SavedChoice, SavedPlan, read_plan
 from onnx_lowrank.runtime.runner import Runner

@@ -10,9 +10,10 @@ import onnx
 
 from onnx_lowrank.pipeline.loaded_model import RANDOM_WARNING
 from onnx_lowrank.pipeline.post_quantize import settings_of
+from onnx_lowrank.pipeline.provenance import stamp
 from onnx_lowrank.pipeline.search import Search
 from onnx_lowrank.pipeline.speed_goal import Slow, final_timing, too_slow
-from onnx_lowrank.pipeline.staging import on_disk, publish, reopen, stamp
+from onnx_lowrank.pipeline.staging import on_disk, publish, reopen
 from onnx_lowrank.results.parts import BOTH, Measured, Size, Step, Trial
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.types import Certificate, Plan, Verdict

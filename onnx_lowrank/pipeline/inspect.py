@@ -13,6 +13,7 @@ from onnx_lowrank.numerics import linalg
 from onnx_lowrank.passes.prepare import prepared
 from onnx_lowrank.pipeline.loaded_model import read_model
 from onnx_lowrank.pipeline.notes import preparation_notes
+from onnx_lowrank.pipeline.provenance import provenance
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.results.inspection import Inspection, WeightRow
 from onnx_lowrank.types import Array, Site
@@ -53,7 +54,10 @@ def inspect(
     storages = {key: source.storage for key, source in inventory.sources.items()}
     notes += unshared_notes(inventory.sites, inventory.calls, storages, inventory.shared_inputs)
     opset, shared = model_io.main_opset(ready.model), inventory.shared_inputs
-    return Inspection(read.source, opset, inventory.parameters, read.bytes, tuple(rows), skips, tuple(notes), shared)
+    return Inspection(
+        read.source, opset, inventory.parameters, read.bytes, tuple(rows), skips, tuple(notes), shared,
+        provenance(read.model),
+    )  # fmt: skip
 
 
 def _row(inventory: Inventory, site: Site) -> WeightRow:

@@ -2,63 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
 from onnx_lowrank.graph.model_io import Level, StagedModel, check, load, staged
-from onnx_lowrank.options import Options, Runtime
-from onnx_lowrank.passes.node_marks import METADATA_KEY, told
+from onnx_lowrank.options import Runtime
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.runtime.runner import Runner
-from onnx_lowrank.types import Certificate, Feed, Plan, Verdict
+from onnx_lowrank.types import Feed, Verdict
 from onnx_lowrank.validation import Judge
 
-SWITCHES = (
-    *("exponents", "objective", "signed", "inter_layer", "refit", "continuation"),
-    *("temperature", "logit_bias", "last_layer"),
-)
 TIMED = 32
 """Samples that latency is measured on."""
-
-
-def stamp(
-    model: onnx.ModelProto,
-    plan: Plan,
-    *,
-    version: str,
-    goal: str,
-    options: Options,
-    sha256: str,
-    warning: str,
-    then: Mapping[str, str],
-    certificate: Certificate | None = None,
-) -> None:
-    """Write provenance into the model's metadata: no time, no path, so equal runs give equal bytes."""
-    record: dict[str, object] = {
-        "tool": f"onnx-lowrank {version}",
-        "algorithm": goal,
-        "sensitivity": options.sensitivity,
-        "switches": [name for name in SWITCHES if getattr(options, name) not in (False, getattr(Options(), name))],
-        "seed": options.seed,
-        "source_sha256": sha256,
-        "ranks": {c.weight: told(c.option.form) for c in plan.factored},
-    }
-    if certificate is not None:
-        record["certificate"] = asdict(certificate)
-    if then:
-        record["quantised"] = dict(then)
-    if warning:
-        record["warning"] = warning
-    for entry in [p for p in model.metadata_props if p.key == METADATA_KEY]:
-        model.metadata_props.remove(entry)
-    entry = model.metadata_props.add()
-    entry.key, entry.value = METADATA_KEY, json.dumps(record, sort_keys=True)
 
 
 @contextmanager

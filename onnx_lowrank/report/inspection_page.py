@@ -26,6 +26,9 @@ def render_inspection(
     inspection: Inspection, *, everything: bool = False, width: int = NARROW
 ) -> Iterator[RenderableType]:
     """Yield every weight of a model; skipped ones below 0.1 % of the parameters in groups, unless `everything`."""
+    if (made := inspection.provenance) is not None:
+        yield Text(made.line, style="bold red" if made.unchanged is False else "")
+        yield Text("")
     numbers_of = {
         member: n for shared, n in number_of(f.members for f in inspection.shared_inputs).items() for member in shared
     }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from onnx_lowrank.results.brief import html, line, megabytes
-from onnx_lowrank.types import SharedInput, Site, Skip
+from onnx_lowrank.types import Provenance, SharedInput, Site, Skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Inspection:
     """What a model holds: factorable weights, largest first, and the others with their reasons.
 
     shared_inputs: weights that read the same tensor and may share their first factor, in the order of the graph.
+    provenance: what the file says of how it was made, where it was made here.
     """
 
     source: str
@@ -40,6 +41,7 @@ class Inspection:
     skips: tuple[Skip, ...]
     notes: tuple[str, ...] = ()
     shared_inputs: tuple[SharedInput, ...] = ()
+    provenance: Provenance | None = None
 
     @property
     def share(self) -> float:

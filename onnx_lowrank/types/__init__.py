@@ -18,6 +18,7 @@ from onnx_lowrank.types.number_formats import (
 )
 from onnx_lowrank.types.overrides import Override
 from onnx_lowrank.types.plans import Choice, Cost, Curve, Option, Plan, Probe
+from onnx_lowrank.types.provenance import Provenance
 from onnx_lowrank.types.sites import Extent, Moments, Positions, SharedInput, SideName, Site, Skip, Why
 from onnx_lowrank.types.verdicts import Bound, Certificate, Interval, OutputDifference, OutputVerdict, Verdict, Word
 
@@ -57,6 +58,7 @@ __all__ = [
     "Plan",
     "Positions",
     "Probe",
+    "Provenance",
     "Ranks",
     "SharedInput",
     "SideName",

@@ -23,7 +23,7 @@ from action import ROOT, run_step
 
 from onnx_lowrank.demo import MODEL, demo_files
 from onnx_lowrank.integrations import OLIVE_PACKAGE_CONFIG
-from onnx_lowrank.pipeline.staging import METADATA_KEY
+from onnx_lowrank.passes.node_marks import METADATA_KEY
 
 pytestmark = pytest.mark.installs
 OLIVE = ("olive-ai==0.13.0", "requests")
