@@ -52,8 +52,9 @@ class Lines:
             now = time.monotonic()
             if now - self._told >= EVERY:
                 self._told = now
+                far = f"{done:,} of {total:,}" if done <= total else f"{done:,}, {total:,} were expected"
                 with suppress(OSError):
-                    click.echo(f"{now - self._start:5.0f} s  {title}: {done:,} of {total:,}", err=True)
+                    click.echo(f"{now - self._start:5.0f} s  {title}: {far}", err=True)
 
         yield advance
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from onnx_lowrank.cli import console
 from onnx_lowrank.cli.whole_run import USUAL, Forecast, WholeRun
 
 
@@ -97,3 +98,18 @@ def test_bars_are_drawn_and_taken_away():
     bars.close()
     assert text.getvalue().rstrip().endswith("\x1b[2K")  # the lines are cleared, nothing is left behind
     assert max(len(line) for line in text.getvalue().replace("\r", "\n").split("\n") if "\x1b" not in line) <= 80
+
+
+def test_lines_elsewhere_say_how_far_it_is_also_where_it_takes_more_than_expected(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "EVERY", 0.0)
+    with console.Lines().step("screening plans", 2) as advance:
+        for _ in range(3):
+            advance(1)
+    said = [line.split("  ")[-1] for line in capsys.readouterr().err.splitlines()]
+    assert said == [
+        "screening plans: 1 of 2",
+        "screening plans: 2 of 2",
+        "screening plans: 3, 2 were expected",
+    ]
