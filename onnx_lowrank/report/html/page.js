@@ -26,7 +26,7 @@
       const order = typeof x === "string" ? x.localeCompare(y, undefined, { numeric: true }) : x - y;
       return (state.down ? -order : order) || a.number - b.number;
     });
-    body.replaceChildren(...grouped(few).flatMap(([title, group]) => [...(title ? [head(title, group)] : []), ...group.map(line)]));
+    body.replaceChildren(...grouped(few).flatMap(([title, group]) => [...(title && group.length > 1 ? [head(title, group)] : []), ...group.map(line)]));
     document.getElementById("count").textContent = `${few.length} of ${all.length}`;
     document.querySelectorAll("#layers th button").forEach((button) => {
       const on = button.dataset.key === state.key;
@@ -38,7 +38,9 @@
     if (few.length <= 60 || state.key !== "number") return [["", few]];
     const groups = new Map();
     for (const row of few) {
-      const prefix = row.name.split(/[./]/).filter(Boolean).slice(0, 2).join(".");
+      const parts = row.name.split(/[./]/).filter(Boolean);
+      const number = parts.findIndex((part) => /^\d+$/.test(part)); // of a block, as in encoder.layer.3
+      const prefix = parts.slice(0, number < 0 ? 2 : number + 1).join(".");
       groups.set(prefix, [...(groups.get(prefix) || []), row]);
     }
     return [...groups];

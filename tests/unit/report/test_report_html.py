@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -104,13 +105,46 @@ def test_a_file_that_is_no_report(tmp_path: Path, text: str) -> None:
     assert not (tmp_path / "r.html").exists()
 
 
+def with_layers(report: dict[str, Any], count: int) -> dict[str, Any]:
+    """Return a report of a network of `count` layers, each with all that was found of one."""
+
+    def copies(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [
+            {**item, **{key: f"block.{i // 3}.{i % 3}.{item[key]}" for key in ("id", "site", "weight", "node") if key in item}}
+            for i in range(count // len(report["sites"]))
+            for item in items
+        ]
+
+    def plan(one: dict[str, Any] | None) -> dict[str, Any] | None:
+        return one and {**one, "choices": copies(one["choices"])}
+
+    changed = {"sites": copies(report["sites"]), "sensitivity": copies(report["sensitivity"])}
+    trials = [{**trial, "plan": plan(trial["plan"])} for trial in report["trials"]]
+    return {**report, **changed, "trials": trials, "plan": plan(report["plan"])}
+
+
+def browser(page: Path, profile: Path, width: int, *more: str) -> subprocess.CompletedProcess[str]:
+    words = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    words += ["--virtual-time-budget=8000", f"--window-size={width},4000", f"--user-data-dir={profile}"]
+    return subprocess.run([*words, *more, f"file://{page}"], capture_output=True, text=True, timeout=120, check=True)
+
+
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium")
-@pytest.mark.parametrize(("width", "scheme"), [(390, "0"), (1200, "1")])
-def test_a_browser_draws_it_without_a_message(folder: Path, tmp_path: Path, width: int, scheme: str) -> None:
-    words = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
-    words += ["--virtual-time-budget=8000", f"--window-size={width},2000", f"--user-data-dir={tmp_path}"]
-    words += [f"--blink-settings=preferredColorScheme={scheme}", f"file://{folder / 'r.html'}"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
+@pytest.mark.parametrize("layers", [2, 300])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1200, "light")])
+def test_a_browser_draws_it_without_a_message(
+    folder: Path, tmp_path: Path, width: int, scheme: str, layers: int
+) -> None:
+    """Pictures are kept in the folder that `ONNX_LOWRANK_PICTURES` names."""
+    report, page = report_of(folder), tmp_path / "page.html"
+    page.write_text(html_page(report if layers == 2 else with_layers(report, layers)), encoding="utf-8")
+    colors = f"--blink-settings=preferredColorScheme={int(scheme == 'light')}"
+    done = browser(page, tmp_path / "profile", width, colors, "--dump-dom")
     assert "CONSOLE" not in done.stderr
     assert 'data-drawn="1"' in done.stdout
     assert done.stdout.count("<svg") >= 3
+    if kept := os.environ.get("ONNX_LOWRANK_PICTURES"):
+        Path(kept).mkdir(parents=True, exist_ok=True)
+        picture = Path(kept).resolve() / f"report-{layers}-layers-{width}-{scheme}.png"
+        browser(page, tmp_path / "profile", width, colors, f"--screenshot={picture}")
+        assert picture.stat().st_size > 10_000
