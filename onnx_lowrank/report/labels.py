@@ -20,14 +20,18 @@ def full_name(weight: str, node: str) -> str:
     return node if MADE_UP.fullmatch(weight) and node else weight
 
 
+def room(width: int) -> int:
+    """Return the letters that a name may have in a terminal of so many columns."""
+    return NAME + max(width - NARROW, 0)
+
+
 def labels(sites: Sequence[Site], width: int = NARROW) -> Mapping[str, str]:
     """Return site id -> the name to show in a terminal of so many columns, all different.
 
     Where names are too long, what they begin with alike goes first, and an operator's name at the end.
     """
     names = {site.id: full_name(site.weight, site.node) for site in sites}
-    room = NAME + max(width - NARROW, 0)
-    short = shortened(names.values(), {names[site.id]: site.op for site in sites}, room)
+    short = shortened(names.values(), {names[site.id]: site.op for site in sites}, room(width))
     return {site: short[name] for site, name in names.items()}
 
 

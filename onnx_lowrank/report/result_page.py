@@ -11,7 +11,7 @@ from rich.text import Text
 
 from onnx_lowrank.report import numbers
 from onnx_lowrank.report.accuracy_table import accuracy_tables
-from onnx_lowrank.report.labels import NARROW, labels
+from onnx_lowrank.report.labels import NARROW, labels, room
 from onnx_lowrank.report.layout import titled
 from onnx_lowrank.report.quantized_steps import step_tables
 from onnx_lowrank.report.tables import (
@@ -94,6 +94,7 @@ def _sites_table(result: Result, *, everything: bool, width: int) -> Table:
     curves = {curve.site: curve for curve in result.curves}
     sites = {site.id: site for site in result.sites}
     names = labels(result.sites, width)
+    table.columns[0].no_wrap = max(map(len, names.values()), default=0) <= room(width)  # long schemes give way
     numbered = number_of(option.shared_input for _, option in _taken(result) if option.shared_input)
     for choice in result.plan.choices if result.plan else ():
         site, option = sites[choice.site], choice.option

@@ -110,7 +110,14 @@ def with_layers(report: dict[str, Any], count: int) -> dict[str, Any]:
 
     def copies(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [
-            {**item, **{key: f"block.{i // 3}.{i % 3}.{item[key]}" for key in ("id", "site", "weight", "node") if key in item}}
+            {
+                **item,
+                **{
+                    key: f"block.{i // 3}.{i % 3}.{item[key]}"
+                    for key in ("id", "site", "weight", "node")
+                    if key in item
+                },
+            }
             for i in range(count // len(report["sites"]))
             for item in items
         ]

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from builders import mlp, normal, options
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from onnx_lowrank import Compact, Gate, optimize
+from onnx_lowrank.report import result_page
 from onnx_lowrank.report.labels import labels, shortened
 from onnx_lowrank.report.numbers import counted
 from onnx_lowrank.types import Site
@@ -57,3 +63,18 @@ def test_no_two_labels_are_alike(names: list[str], room: int) -> None:
 
 def test_one_is_singular() -> None:
     assert (counted(1, "weight"), counted(1200, "weight")) == ("1 weight", "1,200 weights")
+
+
+def test_long_forms_give_way_to_names_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(result_page, "_scheme", lambda *_: "kernel-first int12/float16")
+    model = mlp([24, 32, 40, 10], [6, 6, None], 3)
+    model.graph.node[0].input[1] = model.graph.initializer[0].name = "a.name.of.24.letters.abc"
+    goal, data = Compact(gate=Gate(max_drop=0.9, observed=True)), {model.graph.input[0].name: normal([200, 24], 5)}
+    result = optimize(model, data, goal, options(metric="relative-l2"))
+    assert result.changed, result.reason
+    console = Console(width=80, file=io.StringIO())
+    for part in result_page.render_result(result):
+        console.print(part)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= 80
+    assert any(line.strip().startswith("a.name.of.24.letters.abc ") for line in lines)
