@@ -48,7 +48,7 @@ from onnx_lowrank.options import OBJECTIVES
 from onnx_lowrank.options import THEN as STEPS
 from onnx_lowrank.pipeline.fit_companions import wanted
 from onnx_lowrank.pipeline.pareto import no_curve
-from onnx_lowrank.report import render_result, result_json
+from onnx_lowrank.report import ending, render_result, result_json
 from onnx_lowrank.report.html import html_page, needed_for_html
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.results.saved_plan import SavedPlan
@@ -318,4 +318,4 @@ def finish(result: Result, *, quiet: bool, saved: Path | None, everything: bool 
     if not result:
         say(f"NOTHING SAVED: {result.reason}", quiet=quiet, color="red")
         raise SystemExit(NOTHING)
-    say(f"saved {saved}" if saved is not None else "not saved (dry run or demo)", quiet=quiet)
+    say(ending(result, saved), quiet=quiet)

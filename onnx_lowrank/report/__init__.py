@@ -13,11 +13,12 @@ from onnx_lowrank.report.json_report import (
     schema,
     schema_kinds,
 )
-from onnx_lowrank.report.result_page import render_result
+from onnx_lowrank.report.result_page import ending, render_result
 
 __all__ = [
     "analysis_json",
     "comparison_json",
+    "ending",
     "error_json",
     "inspection_json",
     "render_analysis",

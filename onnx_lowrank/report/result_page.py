@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from rich.console import RenderableType
 from rich.markup import escape
@@ -80,6 +81,13 @@ def _before_after(result: Result) -> Table:
         if result.predicted_ratio is not None:
             table.add_row("  ratio predicted", "", "", f"{result.predicted_ratio:.2f}")
     return table
+
+
+def ending(result: Result, saved: Path | None) -> str:
+    """Return the last line, for screens from which the first has gone: what was saved where, and what is claimed."""
+    where = "not saved (dry run or demo)" if saved is None else f"saved {saved}"
+    word = result.verdict.word if result.verdict else "not judged"
+    return f"{where}: {word}, {numbers.percent(result.after.bytes, result.before.bytes)} of the bytes"
 
 
 def _unchanged(result: Result) -> list[str]:

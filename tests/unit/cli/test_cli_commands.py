@@ -59,6 +59,8 @@ def test_the_default_output_stands_beside_the_model_and_passes(folder: Path) -> 
     saved = folder / "model.lowrank.onnx"
     assert saved.stat().st_size < (folder / "model.onnx").stat().st_size
     assert "svd" in done.output
+    share = 100 * saved.stat().st_size / (folder / "model.onnx").stat().st_size
+    assert done.output.splitlines()[-1] == f"saved {saved}: observed, {share:.1f} % of the bytes"
     assert max(len(line) for line in done.output.splitlines() if str(folder) not in line) <= 80
     assert sorted(p.name for p in folder.iterdir()) == ["cal.npz", "model.lowrank.onnx", "model.onnx", "val.npz"]
 
