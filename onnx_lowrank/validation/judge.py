@@ -61,6 +61,7 @@ class Judge:
         *,
         seed: int = 0,
         limit: int = KEPT_BYTES,
+        disk: int | None = None,
         groups: Array | None = None,
         outputs: Sequence[str] | None = None,
         spread: bool = False,
@@ -74,7 +75,7 @@ class Judge:
         self.metric, self.gate, self.rule, self.seed = metric, gate, rule_of(gate), seed
         self.allowed = allowed_drop(metric, gate)
         self.labels, self.groups, self.spread = labels, groups, spread
-        self.reference = Reference(original, feeds, limit=limit)
+        self.reference = Reference(original, feeds, limit=limit, disk=disk)
         self._wanted = outputs
         self._others: dict[str, Metric] = {}
         self._baseline: Comparison | None = None

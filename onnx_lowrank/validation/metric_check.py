@@ -100,7 +100,7 @@ def _tried(metric: Metric, samples: Samples, runner: Runner, seed: int, wanted: 
     size = sum(getattr(array, "nbytes", 0) for array in sample.values())
     count = min(wanted, max(KEPT_BYTES // max(size, 1), FEWEST))
     indices = np.linspace(0, len(samples) - 1, count).round().astype(int)
-    reference = Reference(runner, pick(samples.feeds, [int(i) for i in indices]), limit=0)
+    reference = Reference(runner, pick(samples.feeds, [int(i) for i in indices]), limit=0, disk=0)
     outputs = listed([sample for _, run in reference.batches() for sample in run])
     labels = taken(samples.labels, indices)
     try:
