@@ -9,7 +9,7 @@ import click
 import onnx
 import pytest
 from builders import classifier_folder
-from click.testing import CliRunner, Result
+from cli_runs import optimize, run
 
 from onnx_lowrank import __version__
 from onnx_lowrank.cli import main
@@ -18,18 +18,9 @@ from onnx_lowrank.cli.shared_options import Bytes
 COMMANDS = tuple(main.commands)
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments])
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return classifier_folder(tmp_path)
-
-
-def optimize(folder: Path, *more: object) -> Result:
-    data = ("--data", folder / "cal.npz", "--validation", folder / "val.npz")
-    return run("optimize", folder / "model.onnx", *data, "--threads", 1, "--observed", "--max-drop", 0, *more)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

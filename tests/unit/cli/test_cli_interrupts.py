@@ -13,19 +13,14 @@ from pathlib import Path
 
 import pytest
 from builders import linear, mlp, weight
-from click.testing import CliRunner, Result
+from cli_runs import run
 
-from onnx_lowrank.cli import main
 from onnx_lowrank.cli.interrupts import SIGNALS, stoppable
 from onnx_lowrank.graph.model_io import store
 
 BYTES_PER_ACTIVATION = ("--random-data", "--metric", "cosine", "--max-drop", 0.5, "--threads", 1, "--observed")
 """Options with which `optimize` finds something to save here."""
 STOPPED = 130
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
 @pytest.fixture

@@ -13,16 +13,11 @@ import numpy as np
 import onnx
 import pytest
 from builders import build, node, value, weight
-from click.testing import CliRunner, Result
-
-from onnx_lowrank.cli import main
+from cli_runs import run
+from click.testing import Result
 
 BYTES_PER_ACTIVATION = ("--threads", 1, "--observed")
 """Options with which `optimize` finds something to save here."""
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
 def optimize(folder: Path, *more: object) -> Result:

@@ -10,27 +10,17 @@ from pathlib import Path
 import onnx
 import pytest
 from builders import classifier_folder
-from click.testing import CliRunner, Result
+from cli_runs import optimize, run
 from jsonschema import Draft202012Validator, ValidationError
 
 from onnx_lowrank import DataSources, Gate, Options, Runtime, compare, inspect
 from onnx_lowrank import optimize as optimize_model
-from onnx_lowrank.cli import main
 from onnx_lowrank.goals import Compact
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return classifier_folder(tmp_path)
-
-
-def optimize(folder: Path, *more: object) -> Result:
-    data = ("--data", folder / "cal.npz", "--validation", folder / "val.npz")
-    return run("optimize", folder / "model.onnx", *data, "--threads", 1, "--observed", "--max-drop", 0, *more)
 
 
 def check(kind: str, report: object) -> None:

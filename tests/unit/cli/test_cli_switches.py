@@ -8,6 +8,7 @@ import math
 from dataclasses import fields
 from pathlib import Path
 
+import cli_runs
 import click
 import numpy as np
 import onnx
@@ -47,8 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 def optimize(folder: Path, *more: object) -> Result:
     data = ("--data", folder / "cal.npz", "--validation", folder / "val.npz", "--threads", 1, "--rank-multiple", 2)
-    data = (*data, "--observed", "--max-drop", 0)
-    return CliRunner().invoke(main, [str(a) for a in ("optimize", folder / "model.onnx", *data, *more)])
+    return cli_runs.run("optimize", folder / "model.onnx", *data, "--observed", "--max-drop", 0, *more)
 
 
 def refused(done: Result, code: int, text: str) -> None:

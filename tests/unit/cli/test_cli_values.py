@@ -8,10 +8,9 @@ import numpy as np
 import onnx
 import pytest
 from builders import build, node, value, weight
-from click.testing import CliRunner, Result
+from cli_runs import run
 
 import onnx_lowrank as lr
-from onnx_lowrank.cli import main
 
 BYTES_PER_ACTIVATION = ("--threads", 1, "--observed")
 """Options with which `optimize` finds something to save here."""
@@ -27,10 +26,6 @@ EMPTY = {
     "demo": ("-o", "--files", "--provider"),
 }
 PLACES = {"optimize": ("m.onnx",), "inspect": ("m.onnx",), "apply": ("p.json", "m.onnx"), "compare": ("a", "b")}
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
 @pytest.fixture
