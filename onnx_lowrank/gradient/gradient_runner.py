@@ -11,7 +11,7 @@ import onnx
 
 from onnx_lowrank.gradient.build import GradientGraph
 from onnx_lowrank.gradient.forward_backward_split import split_gradient
-from onnx_lowrank.graph.model_io import PROTOBUF_LIMIT
+from onnx_lowrank.graph.large import fits_protobuf
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import DEFAULT, Runner, array_of
 from onnx_lowrank.types import Array, Feed
@@ -85,4 +85,4 @@ class GradientRunner:
 
 def _bytes(model: onnx.ModelProto) -> onnx.ModelProto | bytes:
     """Return the model as the bytes that a session reads, where protobuf can write so many."""
-    return model.SerializeToString() if model.ByteSize() < PROTOBUF_LIMIT else model
+    return model.SerializeToString() if fits_protobuf(model) else model

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -18,9 +19,8 @@ from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_m
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.files import refuse_special, spare
+from onnx_lowrank.graph.large import fits_protobuf, without_data, without_initializers, write_apart
 
-PROTOBUF_LIMIT = 2**31 - 2**20
-"""Bytes above which weights go to a file of their own: protobuf ends at 2 GiB."""
 OLDEST_OPSET = 7
 """Older operators broadcast and pad by other rules than the ones this package writes."""
 
@@ -89,14 +89,11 @@ def store(model: onnx.ModelProto, path: Path) -> list[Path]:
 
     Not atomic: for temporary places; a user's file comes from `staged`.
     """
-    if model.ByteSize() < PROTOBUF_LIMIT:
+    if fits_protobuf(model):
         onnx.save(model, str(path), format="protobuf")  # whatever its suffix: the only form onnxruntime reads
         return [path]
-    data = data_file(path).name
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    onnx.save(copy, str(path), format="protobuf", save_as_external_data=True, location=data, size_threshold=1024)
-    return [path, path.parent / data]
+    write_apart(model, path, data_file(path))
+    return [path, data_file(path)]
 
 
 def data_file(path: Path) -> Path:
@@ -189,7 +186,7 @@ class Standing:
 
 def standing(model: onnx.ModelProto | Path) -> Standing:
     """Return how far a model that onnxruntime loads passes onnx.checker, in its file or in memory."""
-    if isinstance(model, onnx.ModelProto) and model.ByteSize() >= PROTOBUF_LIMIT:
+    if isinstance(model, onnx.ModelProto) and not fits_protobuf(model):
         with tempfile.TemporaryDirectory(prefix="onnx-lowrank-") as folder:
             return standing(store(model, Path(folder) / "model.onnx")[0])
     why = _objection(model, Level.FULL)
@@ -224,23 +221,27 @@ def content_hash(model: onnx.ModelProto, *, metadata: bool = True) -> str:
     Without `metadata` that of the model as a whole is left out, in which tools leave notes.
     """
     digest = hashlib.sha256()
-    skeleton = onnx.ModelProto()
-    skeleton.CopyFrom(model)
+    skeleton, heads = without_initializers(model), []
     if not metadata:
         del skeleton.metadata_props[:]
+    for tensor in model.graph.initializer:  # from where they are: one is copied at a time
+        heads.append(tensor if tensor.data_type == onnx.TensorProto.STRING else without_data(tensor))
+        _digest(tensor, digest)
     for tensor in onnx.external_data_helper._get_all_tensors(skeleton):
-        data = onnx.numpy_helper.to_array(tensor) if tensor.data_type != onnx.TensorProto.STRING else None
-        if data is None:
-            continue
-        digest.update(f"{tensor.name}|{tensor.data_type}|{list(tensor.dims)}|".encode())
-        digest.update(data.tobytes())
-        del tensor.external_data[:]
-        for field in ("raw_data", "data_location"):
-            tensor.ClearField(field)
-        for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
-            tensor.ClearField(field)
+        if _digest(tensor, digest):
+            tensor.CopyFrom(without_data(tensor))
+    skeleton.graph.initializer.extend(heads)
     digest.update(skeleton.SerializeToString(deterministic=True))
     return digest.hexdigest()
+
+
+def _digest(tensor: onnx.TensorProto, digest: Any) -> bool:
+    """Take a tensor's name, type, shape and numbers into a digest. Return whether it has numbers."""
+    if tensor.data_type == onnx.TensorProto.STRING:
+        return False
+    digest.update(f"{tensor.name}|{tensor.data_type}|{list(tensor.dims)}|".encode())
+    digest.update(onnx.numpy_helper.to_array(tensor).tobytes())
+    return True
 
 
 def file_bytes(path: Path) -> int:

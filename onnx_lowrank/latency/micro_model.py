@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.errors import ModelError
+from onnx_lowrank.graph.large import proto_bytes
 from onnx_lowrank.latency.node_inputs import Captured
 from onnx_lowrank.ops import Call
 from onnx_lowrank.passes.factorize import rewrite
@@ -76,7 +77,7 @@ class Scene:
                 raise ModelError(f"{call.name or call.output} is no node of the main graph")
             nodes.append(node)
             transforms |= {transform.output[0]: transform for transform in _transforms(model, node, captured)}
-        copies = copies_of(sum(captured[weight].nbytes for weight in weights), model.ByteSize())
+        copies = copies_of(sum(captured[weight].nbytes for weight in weights), proto_bytes(model))
 
         return Scene(
             model=model,

@@ -12,7 +12,7 @@ import onnx
 import onnx.inliner
 
 from onnx_lowrank.graph.constants import constant_value
-from onnx_lowrank.graph.model_io import PROTOBUF_LIMIT
+from onnx_lowrank.graph.large import fits_protobuf
 from onnx_lowrank.graph.traversal import Function, function_calls
 from onnx_lowrank.graph.view import read_graph
 from onnx_lowrank.ops import by_type
@@ -26,7 +26,7 @@ Bodies: TypeAlias = dict[Function, onnx.FunctionProto]
 def inlined(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Return the model with such functions inlined, and their names; the model itself where there are none."""
     names: list[str] = []
-    while model.functions and model.ByteSize() < PROTOBUF_LIMIT:
+    while model.functions and fits_protobuf(model):
         chosen = _chosen(model)
         if not chosen:
             break

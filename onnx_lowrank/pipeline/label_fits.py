@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
+from onnx_lowrank.graph.large import proto_bytes
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline.fit_companions import Companion, companions, wanted
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
@@ -64,7 +65,7 @@ class LabelFits:
         """Return what labels alone do to the original."""
         model, _ = self.alone()
         verdict = judge.judge(Runner(model, runtime=self.options.runtime))
-        return Step(LABELS, replace(before, bytes=model.ByteSize()), verdict)
+        return Step(LABELS, replace(before, bytes=proto_bytes(model)), verdict)
 
     @property
     def notes(self) -> tuple[str, ...]:

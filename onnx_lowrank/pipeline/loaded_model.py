@@ -13,6 +13,7 @@ from onnx_lowrank import metrics
 from onnx_lowrank.errors import DataError, GoalError, MetricError, ModelError
 from onnx_lowrank.goals import Gate
 from onnx_lowrank.graph import model_io
+from onnx_lowrank.graph.large import proto_bytes
 from onnx_lowrank.graph.model_io import Standing
 from onnx_lowrank.metrics import Metric, choose_metric, impossible_goal
 from onnx_lowrank.options import Options, Runtime
@@ -101,7 +102,7 @@ class ReadModel:
 def read_model(model: onnx.ModelProto | Path | str) -> ReadModel:
     """Read a model from a file, or take it as it is. Raises ModelError."""
     if isinstance(model, onnx.ModelProto):
-        return ReadModel(model, "the model given", model.ByteSize())
+        return ReadModel(model, "the model given", proto_bytes(model))
     path = Path(model)
     return ReadModel(
         model_io.load(path), str(model), model_io.file_bytes(path), tuple(model_io.model_files(path.absolute()))

@@ -13,6 +13,7 @@ import numpy as np
 
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.goals import Goal, Lossless
+from onnx_lowrank.graph.large import proto_bytes
 from onnx_lowrank.metrics import allowed_drop
 from onnx_lowrank.numerics.rounding import first_least, rounded
 from onnx_lowrank.pipeline.budget import FILE_BYTES, budget_of
@@ -123,7 +124,7 @@ class LosslessPlanner:
         """Return what the sites may cost. Raises GoalError like `budget_of`; what int8 attains shows later."""
         goal = _lossless(search.goal)
         if search.measures_files:
-            alone = search.session.quantizer.alone().ByteSize()
+            alone = proto_bytes(search.session.quantizer.alone())
             return quantized_budget(goal.target_size or 0, search.problem, alone)
         return budget_of(goal, search.problem, search.before)
 
@@ -134,7 +135,7 @@ class LosslessPlanner:
         """
         goal = _lossless(search.goal)
         if search.measures_files:
-            alone = search.session.quantizer.alone().ByteSize() + FILE_BYTES
+            alone = proto_bytes(search.session.quantizer.alone()) + FILE_BYTES
             plans = list(plans_within(goal.target_size or 0, search.problem, alone, search.quantized_bytes))
         elif goal.target_size is not None and search.session.options.rounds:
             problem, rest = self._capped(search), search.before.bytes - int(search.problem.dense)

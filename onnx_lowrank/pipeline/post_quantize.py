@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import onnx
 
 from onnx_lowrank.errors import ModelError, RuntimeProblem
+from onnx_lowrank.graph.large import proto_bytes
 from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.progress import Progress
@@ -80,12 +81,12 @@ class PostQuantizer:
 
     def int8(self, judge: Judge, before: Size) -> Step:
         """Return what the step does to the original by itself."""
-        size = Size(before.parameters, self.alone().ByteSize(), before.macs)
+        size = Size(before.parameters, proto_bytes(self.alone()), before.macs)
         return Step(INT8, size, self.judged(self.alone(), judge))
 
     def factored(self, model: onnx.ModelProto, trial: Trial, judge: Judge) -> Step:
         """Return what a plan's factors do before the step."""
-        return Step(FACTORED, replace(trial.size, bytes=model.ByteSize()), self.judged(model, judge))
+        return Step(FACTORED, replace(trial.size, bytes=proto_bytes(model)), self.judged(model, judge))
 
     def judged(self, model: onnx.ModelProto, judge: Judge) -> Verdict:
         """Return a judge's verdict on a model in memory."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import onnx
 
 from onnx_lowrank.goals import Goal
+from onnx_lowrank.graph.large import proto_bytes
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline.budget import FILE_BYTES, RANK_BYTES
 from onnx_lowrank.pipeline.session import Session
@@ -95,7 +96,7 @@ class Search:
 
     def _file_bytes(self, plan: Plan, candidate: onnx.ModelProto) -> int:
         names = sum(len(choice.weight) + RANK_BYTES for choice in plan.factored)
-        return int(candidate.ByteSize()) + names + FILE_BYTES
+        return proto_bytes(candidate) + names + FILE_BYTES
 
     def trial(self, plan: Plan, progress: Callable[[int], None]) -> Trial:
         """Return a plan's trial on validation: measured now, or for an earlier goal."""
@@ -109,14 +110,14 @@ class Search:
         """Return a plan's trial on validation, measured on the model in memory."""
         candidate = self.factored(plan)
         runner = self._runner(candidate)
-        hopeless = self._preview(runner, plan, candidate.ByteSize())
+        hopeless = self._preview(runner, plan, proto_bytes(candidate))
         if hopeless is None and self.session.quantizer.active:  # a preview costs less than quantising in vain
             candidate = self.session.quantizer.on(candidate, plan.choices)
             runner = self._runner(candidate)
-            hopeless = self._preview(runner, plan, candidate.ByteSize())
+            hopeless = self._preview(runner, plan, proto_bytes(candidate))
         if hopeless is not None:
             return hopeless
-        return Trial(plan, self.judge.judge(runner, progress), self.size(plan, candidate.ByteSize()))
+        return Trial(plan, self.judge.judge(runner, progress), self.size(plan, proto_bytes(candidate)))
 
     def _preview(self, runner: Runner, plan: Plan, file_bytes: int) -> Trial | None:
         """Return the trial of a candidate that a part of the samples shows to be hopeless, None of any other."""

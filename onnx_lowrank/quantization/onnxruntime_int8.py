@@ -13,7 +13,8 @@ import onnxruntime as ort
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.graph.model_io import PROTOBUF_LIMIT, main_opset, store
+from onnx_lowrank.graph.large import fits_protobuf, proto_bytes
+from onnx_lowrank.graph.model_io import main_opset, store
 from onnx_lowrank.graph.traversal import all_nodes
 from onnx_lowrank.options import Runtime, Then
 from onnx_lowrank.quantization.quantizer_calls import guarded
@@ -60,8 +61,8 @@ def refusal(model: onnx.ModelProto) -> str:
     """Return why a model cannot be quantised, "" where it can be tried."""
     if present := quantised_ops(model):
         return f"the model is quantised already (it has {present[0]}): give the float model it was made from"
-    if model.ByteSize() >= PROTOBUF_LIMIT:
-        return f"the model has {model.ByteSize() / 1e9:.1f} GB, and onnxruntime quantises models below 2 GB"
+    if not fits_protobuf(model):
+        return f"the model has {proto_bytes(model) / 1e9:.1f} GB, and onnxruntime quantises models below 2 GB"
     return ""
 
 

@@ -20,7 +20,8 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from onnx_lowrank.errors import ModelError, RuntimeProblem
-from onnx_lowrank.graph.model_io import PROTOBUF_LIMIT, store
+from onnx_lowrank.graph.large import fits_protobuf
+from onnx_lowrank.graph.model_io import store
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.types import Array, Feed
 
@@ -223,7 +224,7 @@ def _open(model: onnx.ModelProto | Path | bytes, settings: Any, providers: list[
             return ort.InferenceSession(model, settings, providers=providers)
         if isinstance(model, Path):
             return ort.InferenceSession(str(model), settings, providers=providers)
-        if model.ByteSize() < PROTOBUF_LIMIT:
+        if fits_protobuf(model):
             return ort.InferenceSession(model.SerializeToString(), settings, providers=providers)
         with tempfile.TemporaryDirectory(prefix="onnx-lowrank-") as folder:
             path = Path(folder) / "model.onnx"

@@ -147,6 +147,6 @@ def test_a_result_below_its_original_is_refused(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_large_model_is_looked_at_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_io, "PROTOBUF_LIMIT", 1000)
+    monkeypatch.setattr("onnx_lowrank.graph.large.PROTOBUF_LIMIT", 1000)
     assert model_io.standing(plain()) == Standing()
     assert model_io.standing(unlisted()) == Standing(Level.LOADS, KINDS["initializers not listed"][2])

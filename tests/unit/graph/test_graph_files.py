@@ -117,7 +117,7 @@ def test_before_writing_may_stop_it(model: Path) -> None:
 def test_the_weights_of_a_big_model_do_not_go_over_the_original_either(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_io, "PROTOBUF_LIMIT", 1000)
+    monkeypatch.setattr("onnx_lowrank.graph.large.PROTOBUF_LIMIT", 1000)
     (model.parent / "w.onnx.data").symlink_to("w.bin")
     before = (model.parent / "w.bin").read_bytes()
     result = lr.meet_goal(lr.Session.of(model, lr.RANDOM, OPTIONS), GOAL)

@@ -121,7 +121,7 @@ def test_external_data_outside_the_models_directory_is_refused(tmp_path: Path):
 
 
 def test_a_large_model_is_written_with_a_file_of_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(model_io, "PROTOBUF_LIMIT", 1000)
+    monkeypatch.setattr("onnx_lowrank.graph.large.PROTOBUF_LIMIT", 1000)
     model = mlp([64, 64, 8], [None, None], 1)
     before = model.SerializeToString()
     with model_io.staged(model, tmp_path / "m.onnx") as stage:

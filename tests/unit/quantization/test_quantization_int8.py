@@ -129,7 +129,7 @@ def test_a_model_with_nothing_to_quantise_is_refused():
 
 
 def test_a_model_over_the_limit_is_refused(monkeypatch):
-    monkeypatch.setattr(quantize, "PROTOBUF_LIMIT", 1000)
+    monkeypatch.setattr("onnx_lowrank.graph.large.PROTOBUF_LIMIT", 1000)
     with pytest.raises(ModelError, match="onnxruntime quantises models below 2 GB"):
         quantised(MLP, STATIC, VECTORS)
 

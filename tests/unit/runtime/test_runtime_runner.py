@@ -94,6 +94,5 @@ def test_a_large_model_goes_through_a_file(monkeypatch: pytest.MonkeyPatch):
     model = mlp([64, 64, 8], [None, None], 1)
     x = normal([2, 64], 0)
     expected = run(model, {"x": x})["y"]
-    monkeypatch.setattr(runtime, "PROTOBUF_LIMIT", 100)
-    monkeypatch.setattr("onnx_lowrank.graph.model_io.PROTOBUF_LIMIT", 100)
+    monkeypatch.setattr("onnx_lowrank.graph.large.PROTOBUF_LIMIT", 100)
     np.testing.assert_array_equal(run(model, {"x": x})["y"], expected)

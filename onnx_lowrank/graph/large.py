@@ -1,0 +1,134 @@
+"""Models beyond 2 GiB, where protobuf ends: counted by parts, and written with their weights in a file of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import onnx
+from google.protobuf.message import EncodeError
+
+from onnx_lowrank.errors import ModelError
+
+PROTOBUF_LIMIT = 2**31 - 2**20
+"""Bytes above which weights go to a file of their own: protobuf ends at 2 GiB."""
+SMALL = 1024
+"""Bytes of a weight that stays in the model's own file."""
+PAGE = 4096
+"""Where weights begin, so that they can be mapped into memory."""
+DATA = {"raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data"}
+STORAGE = {*DATA, "external_data", "data_location"}
+
+
+def proto_bytes(model: onnx.ModelProto) -> int:
+    """Return the bytes of the model as one file, also where it is too large for protobuf to count them."""
+    weights = sum(_entry(_tensor_bytes(tensor)) for tensor in model.graph.initializer)
+    if weights < PROTOBUF_LIMIT // 2:
+        with suppress(EncodeError):
+            return int(model.ByteSize())
+    head = without_initializers(model)
+    graph = head.graph.ByteSize()
+    rest: int = head.ByteSize() - _entry(graph)
+    return rest + _entry(graph + weights)
+
+
+def fits_protobuf(model: onnx.ModelProto) -> bool:
+    """Return whether the model can be one file, or one string of bytes."""
+    return proto_bytes(model) < PROTOBUF_LIMIT
+
+
+def _entry(size: int) -> int:
+    """Return the bytes of a message of this size within another: a tag below 16 and the length go before it."""
+    return 1 + max((size.bit_length() + 6) // 7, 1) + size
+
+
+def _tensor_bytes(tensor: onnx.TensorProto) -> int:
+    try:
+        return int(tensor.ByteSize())
+    except EncodeError:
+        return int(without_data(tensor).ByteSize()) + _entry(len(tensor.raw_data))
+
+
+def without_data(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """Return the tensor's name, type, dims and notes."""
+    head: onnx.TensorProto = _but(tensor, STORAGE)
+    return head
+
+
+def without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy of everything but the weights of the main graph."""
+    copy: onnx.ModelProto = _but(model, {"graph"})
+    copy.graph.CopyFrom(_but(model.graph, {"initializer"}))
+    return copy
+
+
+def _but(message: Any, left_out: set[str]) -> Any:
+    """Return a copy of a message without some of its fields."""
+    copy = type(message)()
+    for field, content in message.ListFields():
+        if field.name in left_out:
+            continue
+        if hasattr(content, "extend"):
+            getattr(copy, field.name).extend(content)
+        elif field.type == field.TYPE_MESSAGE:
+            getattr(copy, field.name).CopyFrom(content)
+        else:
+            setattr(copy, field.name, content)
+    return copy
+
+
+def write_apart(model: onnx.ModelProto, path: Path, data: Path) -> None:
+    """Write the model with the weights of its main graph in another file beside it, one weight at a time.
+
+    Raises ModelError where what is left is too large as well: weights in nodes or in bodies; OSError.
+    """
+    head = without_initializers(model)
+    with data.open("wb") as file:
+        head.graph.initializer.extend(_written(tensor, file, data.name) for tensor in model.graph.initializer)
+    try:
+        content = _serialized(head)
+    except EncodeError as error:
+        raise ModelError(
+            f"{path.name}: more than 2 GiB of weights lie in nodes or in bodies of loops, which a file cannot hold:"
+            " export the model with its weights as initializers"
+        ) from error
+    path.write_bytes(content)
+
+
+def _serialized(model: onnx.ModelProto) -> bytes:
+    return bytes(model.SerializeToString())
+
+
+def _written(tensor: onnx.TensorProto, file: BinaryIO, name: str) -> onnx.TensorProto:
+    """Return a weight that lies in the file from now on; a small one, or one of strings, as it is."""
+    raw = _raw(tensor)
+    if raw is None or len(raw) < SMALL:
+        return tensor
+    file.seek(-(-file.tell() // PAGE) * PAGE)
+    entry = without_data(tensor)
+    entry.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", name), ("offset", file.tell()), ("length", len(raw))):
+        entry.external_data.add(key=key, value=str(value))
+    file.write(raw)
+    return entry
+
+
+def _raw(tensor: onnx.TensorProto) -> bytes | None:
+    """Return a tensor's bytes as a file holds them, None where it has none: strings, types that are packed in words."""
+    if tensor.HasField("raw_data"):
+        return bytes(tensor.raw_data)
+    if tensor.data_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED) or not any(_words(tensor)):
+        return None
+    array = onnx.numpy_helper.to_array(tensor)
+    return array.tobytes() if array.dtype.kind in "fiu" and array.dtype.itemsize >= 2 else None
+
+
+def _words(tensor: onnx.TensorProto) -> Iterator[bool]:
+    """Yield whether numbers lie in each of the fields for them."""
+    for field in ("float_data", "double_data", "int64_data", "uint64_data"):
+        yield len(getattr(tensor, field)) > 0
+
+
+__all__ = ["PROTOBUF_LIMIT", "fits_protobuf", "proto_bytes", "without_data", "without_initializers", "write_apart"]
