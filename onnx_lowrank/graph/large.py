@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,11 +22,11 @@ STORAGE = {*DATA, "external_data", "data_location"}
 
 
 def proto_bytes(model: onnx.ModelProto) -> int:
-    """Return the bytes of the model as one file, also where it is too large for protobuf to count them."""
+    """Return the bytes of the model as one file, also where it is too large for protobuf to count them.
+
+    By parts: protobuf counts by writing, which would take the model's size in memory once more.
+    """
     weights = sum(_entry(_tensor_bytes(tensor)) for tensor in model.graph.initializer)
-    if weights < PROTOBUF_LIMIT // 2:
-        with suppress(EncodeError):
-            return int(model.ByteSize())
     head = without_initializers(model)
     graph = head.graph.ByteSize()
     rest: int = head.ByteSize() - _entry(graph)
