@@ -45,9 +45,23 @@ def shortened(names: Iterable[str], operators: Mapping[str, str], room: int) -> 
         end = f"/{operators.get(name, '')}"
         body = name.removesuffix(end) if len(name) > room else name
         body = "…" + body[len(start) :] if start and body.startswith(start) and len(body) > room else body
-        made[name] = shorten(body, room)
-    counts = Counter(made.values())
-    return {name: label if counts[label] == 1 else name for name, label in made.items()}
+        made[name] = body
+    for way in (shorten, _initials):
+        labelled = {name: way(body, room) for name, body in made.items()}
+        if len(set(labelled.values())) == len(labelled):
+            return labelled
+    counts = Counter(labelled.values())
+    return {name: label if counts[label] == 1 else name for name, label in labelled.items()}
+
+
+def _initials(text: str, width: int) -> str:
+    """Return text with its parts as initials, from the first on, until it fits: '/b/e/l.0/a/self/query'."""
+    parts = re.split(r"([/.])", text)
+    for place in range(0, len(parts) - 1, 2):
+        if sum(map(len, parts)) <= width:
+            break
+        parts[place] = parts[place] if parts[place].isdecimal() else parts[place][:1]
+    return shorten("".join(parts), width)
 
 
 def _common_parts(names: Sequence[str]) -> str:

@@ -49,6 +49,24 @@ def test_long_names_lose_what_they_have_in_common_and_stay_different() -> None:
     assert all(len(short) <= 24 for short in made.values())
 
 
+def test_parts_become_initials_where_a_cut_in_the_middle_makes_names_alike() -> None:
+    ends = (
+        "attention/self/query",
+        "attention/self/key",
+        "attention/output/dense",
+        "intermediate/dense",
+        "output/dense",
+    )
+    deep = [f"/bert/encoder/layer.{n}/{end}/MatMul" for n in range(12) for end in ends]
+    names = ["bert.embeddings.word_embeddings.weight", *deep]
+    made = shortened(names, dict.fromkeys(deep, "MatMul"), 24)
+    assert made["/bert/encoder/layer.0/attention/self/query/MatMul"] == "/b/e/l.0/a/self/query"
+    assert made["/bert/encoder/layer.11/intermediate/dense/MatMul"] == "/b/e/l.11/i/dense"
+    assert made["bert.embeddings.word_embeddings.weight"] == "b.e.w.weight"
+    assert len(set(made.values())) == len(names)
+    assert all(len(short) <= 24 for short in made.values())
+
+
 def test_wide_terminals_show_more_and_names_that_cannot_be_told_apart_stay_whole() -> None:
     assert shortened(LONG, {}, 60) == dict(zip(LONG, LONG, strict=True))
     alike = [f"{'a' * 20}{middle}{'b' * 20}" for middle in "xyz"]
