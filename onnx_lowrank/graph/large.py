@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +18,8 @@ PAGE = 4096
 """Where weights begin, so that they can be mapped into memory."""
 DATA = {"raw_data", "float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data"}
 STORAGE = {*DATA, "external_data", "data_location"}
+WORDS = ("float_data", "double_data", "int64_data", "uint64_data")
+"""Where a tensor's numbers may lie, each in a word of its own."""
 
 
 def proto_bytes(model: onnx.ModelProto) -> int:
@@ -118,16 +119,12 @@ def _raw(tensor: onnx.TensorProto) -> bytes | None:
     """Return a tensor's bytes as a file holds them, None where it has none: strings, types that are packed in words."""
     if tensor.HasField("raw_data"):
         return bytes(tensor.raw_data)
-    if tensor.data_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED) or not any(_words(tensor)):
+    if tensor.data_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED) or not any(
+        len(getattr(tensor, f)) for f in WORDS
+    ):
         return None
     array = onnx.numpy_helper.to_array(tensor)
     return array.tobytes() if array.dtype.kind in "fiu" and array.dtype.itemsize >= 2 else None
-
-
-def _words(tensor: onnx.TensorProto) -> Iterator[bool]:
-    """Yield whether numbers lie in each of the fields for them."""
-    for field in ("float_data", "double_data", "int64_data", "uint64_data"):
-        yield len(getattr(tensor, field)) > 0
 
 
 __all__ = ["PROTOBUF_LIMIT", "fits_protobuf", "proto_bytes", "without_data", "without_initializers", "write_apart"]
