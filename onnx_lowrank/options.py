@@ -75,6 +75,8 @@ class Options:
     a number of a weight or a factor may take, of BITS; 32 stands for its own type and is always among them. For a goal
     of time 8 also means that operators may multiply integers. None: what `for_goal` says. overrides: what some weights
     become whatever the search says, GLOB=KEY:VALUE,… each (see `Override`); the last that names a weight counts.
+    cache_dir: a folder where what was collected and measured is kept, for other goals, other processes, and a run that
+    is cut off; None: nothing is kept. cache_limit: bytes that it may hold; what was used longest ago goes first.
     """
 
     sensitivity: Sensitivity = "joint"
@@ -104,6 +106,26 @@ class Options:
     last_layer: bool | None = None
     bits: tuple[int, ...] | None = None
     overrides: tuple[str, ...] = ()
+    cache_dir: str | None = None
+    cache_limit: int = 10 * 10**9
+
+    @property
+    def cache(self) -> tuple[str, int] | None:
+        """Folder and bytes at most of what is kept; None: nothing is."""
+        return None if self.cache_dir is None else (self.cache_dir, self.cache_limit)
+
+    @property
+    def result(self) -> Options:
+        """What results depend on but for rounding: without where they are kept, and the count of threads."""
+        return replace(self, cache_dir=None, cache_limit=0, runtime=replace(self.runtime, threads=0))
+
+    @property
+    def collecting(self) -> Options:
+        """What curves depend on but for rounding, before they have number formats."""
+        return replace(
+            self.result, metric=None, then=None, temperature=False, logit_bias=False, last_layer=None, bits=None,
+            refit=None, allow_weak_baseline=False, allow_random=False,
+        )  # fmt: skip
 
     @property
     def shares(self) -> bool:

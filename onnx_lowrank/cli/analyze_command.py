@@ -15,6 +15,7 @@ from onnx_lowrank.cli.console import command_line, one_line_errors, progress, sh
 from onnx_lowrank.cli.outputs import Inputs, Outputs
 from onnx_lowrank.cli.shared_options import (
     BITS,
+    CACHE,
     FORCE,
     GATE,
     HTML,
@@ -54,6 +55,7 @@ from onnx_lowrank.report.html import html_page, needed_for_html
 @SELECT
 @SET
 @RUNTIME
+@CACHE
 @click.option("--all", "everything", is_flag=True, help="List all layers.")
 @REPORT
 @HTML

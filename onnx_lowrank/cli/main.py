@@ -12,6 +12,7 @@ import click
 from onnx_lowrank import pipeline
 from onnx_lowrank.cli import data_options
 from onnx_lowrank.cli.analyze_command import analyze
+from onnx_lowrank.cli.cache_command import cache
 from onnx_lowrank.cli.command import HELP, Command
 from onnx_lowrank.cli.console import NOTHING, one_line_errors, progress, say, show, terminal_width, watched
 from onnx_lowrank.cli.optimize_command import finish, optimize
@@ -70,6 +71,7 @@ def main() -> None:
 
 main.add_command(optimize)
 main.add_command(analyze)
+main.add_command(cache)
 
 
 @main.command(cls=Command)

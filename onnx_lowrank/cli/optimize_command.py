@@ -27,6 +27,7 @@ from onnx_lowrank.cli.console import (
 from onnx_lowrank.cli.outputs import OUTPUT, Inputs, Outputs
 from onnx_lowrank.cli.shared_options import (
     BITS,
+    CACHE,
     FORCE,
     GATE,
     HTML,
@@ -186,6 +187,7 @@ COMPANIONS = stacked(
 @SELECT
 @SET
 @RUNTIME
+@CACHE
 @REPORT
 @HTML
 @click.option("--save-plan", type=click.Path(path_type=Path), help="Write schemes and ranks, for `apply`.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -151,6 +153,26 @@ SELECT = stacked(
     click.option("--rank-multiple", default=8, show_default=True, help="Ranks are multiples of this."),
 )
 
+CACHE_DIR = click.option(
+    "--cache-dir", type=click.Path(path_type=Path, file_okay=False), help="The same in this folder.", metavar="DIR"
+)
+CACHE = stacked(
+    click.option(
+        "--cache",
+        is_flag=True,
+        help="Keep what is collected and measured for other goals, and go on where a run was cut off. In"
+        " $XDG_CACHE_HOME/onnx-lowrank; `onnx-lowrank cache` shows and clears it.",
+    ),
+    CACHE_DIR,
+    click.option(
+        "--cache-limit",
+        type=Bytes(),
+        default="10GB",
+        show_default=True,
+        help="What the cache may hold; what was used longest ago goes first.",
+    ),
+)
+
 SET = click.option(
     "--set",
     "overrides",
@@ -176,7 +198,21 @@ def options_of(values: dict[str, Any]) -> Options:
         *("temperature", "logit_bias", "last_layer"),
     )
     asked = {name: values[name] for name in known if name in values}
+    if values.get("cache") or values.get("cache_dir") is not None:
+        asked |= {"cache_dir": str(values["cache_dir"] or cache_folder()), "cache_limit": values["cache_limit"]}
     return usage(lambda: Options(runtime=runtime_of(values), **asked))
+
+
+def cache_folder() -> Path:
+    """Return the user's folder for what can be made again (the XDG base directory specification; on Windows its own).
+
+    A relative $XDG_CACHE_HOME is ignored, as that specification asks for.
+    """
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "onnx-lowrank"
 
 
 def runtime_of(values: dict[str, Any]) -> Runtime:

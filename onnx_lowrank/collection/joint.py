@@ -33,12 +33,12 @@ def joint_scores_of(setups: Sequence[CollectionSetup], progress: Advance = lambd
     """
     totals = [JointScores() for _ in setups]
     for sites in setups[0].groups():
-        group = _group_scores(setups, sites, progress)
+        group = group_scores(setups, sites, progress)
         totals = [total + one for total, one in zip(totals, group, strict=True)]
     return totals
 
 
-def _group_scores(setups: Sequence[CollectionSetup], sites: Sequence[Site], progress: Advance) -> list[JointScores]:
+def group_scores(setups: Sequence[CollectionSetup], sites: Sequence[Site], progress: Advance) -> list[JointScores]:
     """Return one group scored; collected once more without those sites that break every sample of a fold."""
     left_out: dict[str, str] = {}
     while True:

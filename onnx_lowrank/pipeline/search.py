@@ -11,6 +11,7 @@ from onnx_lowrank.goals import Goal
 from onnx_lowrank.graph.large import proto_bytes
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline.budget import FILE_BYTES, RANK_BYTES
+from onnx_lowrank.pipeline.kept import forms_of
 from onnx_lowrank.pipeline.session import Session
 from onnx_lowrank.pipeline.session_values import Judges
 from onnx_lowrank.plan import Problem
@@ -18,10 +19,10 @@ from onnx_lowrank.progress import Progress
 from onnx_lowrank.results.parts import Size, Trial
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.sensitivity.calibrated import SensitivityState
-from onnx_lowrank.types import Cost, Plan
+from onnx_lowrank.types import Cost, Plan, Verdict
 from onnx_lowrank.validation import Judge
 from onnx_lowrank.validation.metric_check import refuse_unexplained
-from onnx_lowrank.validation.screening import Screening
+from onnx_lowrank.validation.screening import Screened, Screening
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,31 +104,39 @@ class Search:
         key, whole = (plan.choices, self.judge.gate), len(self.judge.reference.feeds)
         known = self.session.trials.get(key)
         if known is None or (self.judges.preview is None and known.verdict.samples < whole):
-            known = self.session.trials[key] = self.measure(plan, progress)  # a preview is no measurement of a curve
+            known = self.session.trials[key] = self._kept(plan, progress)  # a preview is no measurement of a curve
         return replace(known, plan=plan)
 
-    def measure(self, plan: Plan, progress: Callable[[int], None]) -> Trial:
-        """Return a plan's trial on validation, measured on the model in memory."""
+    def _kept(self, plan: Plan, progress: Callable[[int], None]) -> Trial:
+        """Return a plan's trial, of an earlier run where there was one."""
+        validation, gate = self.session.split.validation.identity, self.judge.gate
+        verdict, file_bytes = self.session.kept.beneath(
+            "validating",
+            (validation, gate, self.judges.preview is None, forms_of(plan.choices)),
+            lambda: self.measure(plan, progress),
+        )
+        return Trial(plan, verdict, self.size(plan, file_bytes))
+
+    def measure(self, plan: Plan, progress: Callable[[int], None]) -> tuple[Verdict, int]:
+        """Return a plan's verdict on validation, of the model in memory, and the bytes of its file."""
         candidate = self.factored(plan)
         runner = self._runner(candidate)
-        hopeless = self._preview(runner, plan, proto_bytes(candidate))
+        hopeless = self._preview(runner)
         if hopeless is None and self.session.quantizer.active:  # a preview costs less than quantising in vain
             candidate = self.session.quantizer.on(candidate, plan.choices)
             runner = self._runner(candidate)
-            hopeless = self._preview(runner, plan, proto_bytes(candidate))
-        if hopeless is not None:
-            return hopeless
-        return Trial(plan, self.judge.judge(runner, progress), self.size(plan, proto_bytes(candidate)))
+            hopeless = self._preview(runner)
+        return hopeless or self.judge.judge(runner, progress), proto_bytes(candidate)
 
-    def _preview(self, runner: Runner, plan: Plan, file_bytes: int) -> Trial | None:
-        """Return the trial of a candidate that a part of the samples shows to be hopeless, None of any other."""
+    def _preview(self, runner: Runner) -> Verdict | None:
+        """Return the verdict on a candidate that a part of the samples shows to be hopeless, None of any other."""
         if self.judges.preview is None:
             return None
         preview = self.judges.preview.judge(runner)
         if preview.drop.low <= preview.allowed:
             return None
         reason = f"{preview.reason}; hopeless after {preview.samples} samples"
-        return Trial(plan, replace(preview, word="failed", reason=reason), self.size(plan, file_bytes))
+        return replace(preview, word="failed", reason=reason)
 
     def _runner(self, candidate: onnx.ModelProto) -> Runner:
         return Runner(candidate, runtime=self.session.options.runtime)
@@ -143,7 +152,17 @@ class Search:
             return self._runner(self.sketch(plan))
 
         judge, labelled = held_back
-        return Screening(judge, self.state.calibrated.objective.probing, runner_of, labelled)
+        keep = self._keeping("metric")
+        return Screening(judge, self.state.calibrated.objective.probing, runner_of, labelled, keep)
+
+    def _keeping(self, what: str) -> Callable[[Plan, Callable[[], Screened]], Screened]:
+        """Return what keeps measurements of plans on the samples held back. what: by which they are judged."""
+
+        def keep(plan: Plan, make: Callable[[], Screened]) -> Screened:
+            parts = (what, self.problem.resource, forms_of(plan.choices))
+            return self.session.kept.beneath("screening", parts, make)
+
+        return keep
 
     def screened(self, plans: Sequence[Plan], advance: Callable[[int], None]) -> list[float] | None:
         """Return what plans lose on the samples held back: their divergence, or where the objective is the labels' the
@@ -156,7 +175,7 @@ class Search:
             return None
         if judge is None:
             return [screening.measure(plan).divergence for plan in plans]
-        screening = replace(screening, judge=judge, labelled=True, known={})
+        screening = replace(screening, judge=judge, labelled=True, known={}, keep=self._keeping("labels"))
         drops = [screening.measure(plan).drops for plan in plans]
         return [float("inf") if drop is None else float(drop.mean()) for drop in drops]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from onnx_lowrank.metrics import Metric
 from onnx_lowrank.metrics.divergence import DivergenceKind
 from onnx_lowrank.options import Options, Then
 from onnx_lowrank.pipeline.held_back_judges import labelled_judge, screening_judge
+from onnx_lowrank.pipeline.kept import Kept, forms_of
 from onnx_lowrank.pipeline.label_fits import LabelFits
 from onnx_lowrank.pipeline.loaded_model import (
     DataSources,
@@ -31,7 +33,7 @@ from onnx_lowrank.pipeline.number_formats import in_arithmetic, with_formats
 from onnx_lowrank.pipeline.overrides import imposed, with_overrides
 from onnx_lowrank.pipeline.post_quantize import PostQuantizer
 from onnx_lowrank.pipeline.refit_check import repaired
-from onnx_lowrank.pipeline.session_values import Checked, Judges, Priced, Repaired
+from onnx_lowrank.pipeline.session_values import Checked, Formatted, Judges, Priced, Repaired
 from onnx_lowrank.pipeline.staging import timed_feeds
 from onnx_lowrank.plan import Problem, signed
 from onnx_lowrank.progress import Clock, Progress, Silent
@@ -58,8 +60,8 @@ COLLECTED = ("state", "divergence", "metric")
 class Session:
     """What is measured once and used for every goal: each value is computed on first use, whatever the order.
 
-    trials: (choices, gate) -> what was measured. Make one with `Session.of`. Raises LowRankError (ModelError,
-    DataError, MetricError, GoalError, RuntimeProblem).
+    trials: (choices, gate) -> what was measured. told: step -> how many of its results the cache had. Make one with
+    `Session.of`. Raises LowRankError (ModelError, DataError, MetricError, GoalError, RuntimeProblem).
     """
 
     loaded: LoadedModel
@@ -71,6 +73,7 @@ class Session:
     quantizer: PostQuantizer
     label_fits: LabelFits
     trials: dict[tuple[tuple[Choice, ...], Gate], Trial] = field(default_factory=dict)
+    told: Counter[str] = field(default_factory=Counter)
     _known: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
@@ -248,13 +251,25 @@ class Session:
         """
         if not self.options.rounds:
             return state
-        extend = in_arithmetic if resource == "latency" else with_formats
-        made, notes = self._once(
-            ("formats", resource),
-            lambda: extend(self.loaded, self.inventory, self.options, state, self.clock),
-        )
+        made, notes = self._once(("formats", resource), lambda: self._formatted(state, resource))
         self._known.update(formats=notes, current=made)
         return made
+
+    def _formatted(self, state: SensitivityState, resource: Resource) -> tuple[SensitivityState, tuple[str, ...]]:
+        extend = in_arithmetic if resource == "latency" else with_formats
+
+        def make() -> Formatted:
+            return Formatted.of(*extend(self.loaded, self.inventory, self.options, state, self.clock))
+
+        formatted = self.kept.once("number formats", (resource,), make)
+        return formatted.on(state), formatted.notes
+
+    @property
+    def kept(self) -> Kept:
+        """What keeps results for other runs."""
+        metric: tuple[Metric, str] | None = self._known.get("metric")
+        loaded, split, inventory, options = self.loaded, self.split, self.inventory, self.options
+        return Kept.of(loaded, split, inventory, options, metric and metric[0], self.divergence, self.clock, self.told)
 
     def collected_together(self, many: Sequence[Options], metric: Metric) -> list[Session]:
         """Return sessions with other options, collected at once: see `calibrate_together`."""
@@ -327,7 +342,13 @@ class Session:
         return 0 if repaired is None else repaired.refitted_on
 
     def _repaired(self, plan: Plan, state: SensitivityState) -> Repaired:
-        return self._once(("repaired", plan.plain.choices), lambda: self._refitted(plan.plain, state))
+        factors = state.calibrated.decomposed.factors
+        given = {f"{site} {scheme}": made for (site, scheme), made in factors.items()}
+        parts = (*forms_of(plan.plain.choices), len(self.split.validation))
+        return self._once(
+            ("repaired", plan.plain.choices),
+            lambda: self.kept.beneath("refitting", parts, lambda: self._refitted(plan.plain, state), given),
+        )
 
     def _refitted(self, plan: Plan, state: SensitivityState) -> Repaired:
         decomposed, inventory = dict(state.calibrated.decomposed.factors), self.inventory_of(state)
@@ -337,7 +358,7 @@ class Session:
     @property
     def notes(self) -> tuple[str, ...]:
         """The notes to the user on model and samples, as far as they were checked."""
-        loading = (*self.split.notes, *loading_notes(self.loaded, self.inventory))
+        loading = (*self.split.notes, *loading_notes(self.loaded, self.inventory), *self.kept.notes)
         if self.state is None:
             return loading
         narrow = narrow_notes(self.inventory, self.state.calibrated)

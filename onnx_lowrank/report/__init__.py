@@ -1,6 +1,7 @@
 """Results as people and programs read them. Formatting, no decisions."""
 
 from onnx_lowrank.report.analysis_page import render_analysis
+from onnx_lowrank.report.cache_page import render_cache
 from onnx_lowrank.report.comparison_page import render_comparison
 from onnx_lowrank.report.difference_page import render_difference
 from onnx_lowrank.report.inspection_page import render_inspection
@@ -22,6 +23,7 @@ __all__ = [
     "error_json",
     "inspection_json",
     "render_analysis",
+    "render_cache",
     "render_comparison",
     "render_difference",
     "render_inspection",

@@ -97,6 +97,15 @@ class Samples:
         return len(self) if self.groups is None else len(set(self.groups))
 
     @property
+    def identity(self) -> str:
+        """The hash of the set in its order: of inputs, labels and groups."""
+        labels = [None] * len(self) if self.labels is None else [np.asarray(label).tolist() for label in self.labels]
+        digest = hashlib.sha256()
+        for each in zip(self.hashes, labels, self.groups or [None] * len(self), strict=True):
+            digest.update(repr(each).encode())
+        return digest.hexdigest()
+
+    @property
     def fingerprint(self) -> str:
         """The hash of the set, whatever its order: of all inputs and labels."""
         labels = [None] * len(self) if self.labels is None else [np.asarray(label).tolist() for label in self.labels]

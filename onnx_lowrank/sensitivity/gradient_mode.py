@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from onnx_lowrank.collection.folds import Folds
-from onnx_lowrank.collection.joint import joint_scores_of
+from onnx_lowrank.collection.kept_groups import kept_scores
 from onnx_lowrank.collection.sample_axis import tells_samples_apart
 from onnx_lowrank.collection.scores import JointScores
-from onnx_lowrank.collection.setup import CollectionSetup, passes
+from onnx_lowrank.collection.setup import CollectionSetup
 from onnx_lowrank.gradient import observed_ranks, straightened, widened
 from onnx_lowrank.numerics.kronecker_metric import TwoSidedMetric
 from onnx_lowrank.options import Options
@@ -51,8 +51,7 @@ class GradientMode:
             return [self.fallback.calibrated(setup, progress) for setup in setups]
         shared = collection_setup(first, self.metric)
         collections = [replace(shared, objective=setup.objective, options=setup.options) for setup in setups]
-        with progress.step("calibrating", passes(collections)) as advance:
-            scores = joint_scores_of(collections, advance)
+        scores = kept_scores(collections, progress)
         done = [_calibrated(*pair, shared.folds) for pair in zip(setups, scores, strict=True)]
         return self._with_fallback(first, done, progress) if scores[0].unreached else done
 

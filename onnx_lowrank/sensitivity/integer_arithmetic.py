@@ -10,20 +10,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from onnx_lowrank.collection.responses import InIntegers, groups, responses
+from onnx_lowrank.collection.setup import CollectionSetup
 from onnx_lowrank.cost import chain_cost, format_bytes
 from onnx_lowrank.numerics.kronecker_metric import rises
 from onnx_lowrank.passes.activation_ranges import ranges
-from onnx_lowrank.progress import Progress
+from onnx_lowrank.progress import Advance, Progress, Silent
 from onnx_lowrank.schemes import layout_of, product, shared_layout
 from onnx_lowrank.sensitivity.calibrated import CalibrationSetup, SensitivityState
 from onnx_lowrank.sensitivity.decompose import shared_input_of
 from onnx_lowrank.sensitivity.gradient_mode import collection_setup
+from onnx_lowrank.sensitivity.kept_parts import parts_of_setup, place_of
 from onnx_lowrank.sensitivity.rounding import Rounded, between, measured_options, rigid_curves
 from onnx_lowrank.sensitivity.substitution import stored_chain
+from onnx_lowrank.store import remembered
 from onnx_lowrank.types import SHARED, Array, Curve, Form, Layout, NumberFormat, Option, Site
 
 HELD = 4
@@ -47,12 +51,16 @@ def with_arithmetic(
     batches = list(groups(collection, {site: HELD * len(options) for site, options in chosen.items()}))
     measured: dict[str, list[tuple[Option, Rounded]]] = {}
     scored = sum(map(len, collection.folds.scored))
+    place = place_of(setup.options, setup.objective)
+
+    def parts(picks: Mapping[str, Sequence[Option]]) -> Sequence[object]:
+        return *parts_of_setup(setup), picks, spans
+
     with progress.step("integer arithmetic", max(len(batches), 1) * scored) as advance:
         for group in batches:
-            changes = {site.id: [work.change(site, option, spans) for option in chosen[site.id]] for site in group}
-            for site, rows in responses(collection, changes, advance).items():
-                if np.isfinite(rows).all():
-                    measured[site] = list(zip(chosen[site], work.lost(site, changes[site], rows), strict=True))
+            picks = {site.id: chosen[site.id] for site in group}
+            measure = partial(work.measured, picks, spans, collection, advance)
+            measured |= remembered(place, Silent(), "integer arithmetic", partial(parts, picks), measure)
     made = [
         _extended(curve, _complete(offered[curve.site], measured.keys()), measured[curve.site])
         if curve.site in measured
@@ -96,6 +104,21 @@ class _Work:
                 cost = chain_cost(site, layout, calibrated.observed.positions[site.id])
                 if option.dense or option.shared_input or cost.parameters < site.parameters:
                     yield replace(option, form=form, cost=replace(cost, bytes=format_bytes(layout, number)))
+
+    def measured(
+        self,
+        picks: Mapping[str, Sequence[Option]],
+        spans: Mapping[str, float],
+        collection: CollectionSetup,
+        advance: Advance,
+    ) -> dict[str, list[tuple[Option, Rounded]]]:
+        """Return site id -> what was measured of a group of sites; none of those that are not finite."""
+        found = {}
+        changes = {site: [self.change(self.sites[site], option, spans) for option in picks[site]] for site in picks}
+        for site, rows in responses(collection, changes, advance).items():
+            if np.isfinite(rows).all():
+                found[site] = list(zip(picks[site], self.lost(site, changes[site], rows), strict=True))
+        return found
 
     def _layout(self, site: Site, form: Form) -> Layout:
         """Return what a plain form stores of a site."""

@@ -20,7 +20,9 @@ from onnx_lowrank.samples import Samples
 from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup, OpenModel, ProbeSetup, SensitivityState
 from onnx_lowrank.sensitivity.curves import merged
 from onnx_lowrank.sensitivity.decompose import decompose_plain
+from onnx_lowrank.sensitivity.kept_parts import parts_of, place_of
 from onnx_lowrank.sensitivity.modes import JOINT, mode_of
+from onnx_lowrank.store import remembered
 from onnx_lowrank.types import Feed
 from onnx_lowrank.weights.inventory import Inventory
 
@@ -144,6 +146,12 @@ def probe(
 ) -> SensitivityState:
     """Return the curves with predicted losses. held_back: samples that nothing was fitted on, to check them with."""
     mode, unit = mode_of(options), calibrated.objective.unit
-    probed = mode.probed(ProbeSetup(opened.model, inventory, calibrated, options, held_back), progress)
+    probed = remembered(
+        place_of(options, calibrated.objective),
+        progress,
+        "probing",
+        lambda: parts_of(opened, inventory, calibrated.samples, calibrated.objective, options, held_back),
+        lambda: mode.probed(ProbeSetup(opened.model, inventory, calibrated, options, held_back), progress),
+    )
     note = f"predicted rise of the loss: {unit}, {mode.source_of_losses(probed)}"
     return SensitivityState(calibrated, probed.curves, unit, probed.checks, probed.selection, note)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product as product_of
 from typing import TypeAlias
 
@@ -21,12 +22,14 @@ from onnx_lowrank.collection.side_grams import bytes_of, side_grams
 from onnx_lowrank.cost import format_bytes, unchanged_cost
 from onnx_lowrank.numerics.kronecker_metric import rises
 from onnx_lowrank.numerics.rounding import not_above
-from onnx_lowrank.progress import Progress
+from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.schemes import Factors, layout_of, product, shared_layout
 from onnx_lowrank.sensitivity.calibrated import CalibrationSetup, SensitivityState
 from onnx_lowrank.sensitivity.decompose import shared_input_of
 from onnx_lowrank.sensitivity.gradient_mode import collection_setup
+from onnx_lowrank.sensitivity.kept_parts import parts_of_setup, place_of
 from onnx_lowrank.sensitivity.substitution import stored_chain
+from onnx_lowrank.store import remembered
 from onnx_lowrank.types import (
     DENSE,
     OWN,
@@ -84,7 +87,14 @@ def in_formats(
     them, too. Terms between sites are left out.
     """
     collection = collection_setup(setup, "joint")
-    compensation = _compensation(collection, numbers, progress)
+    place, names = place_of(setup.options, setup.objective), [number.name for number in numbers]
+
+    def parts(*more: object) -> Sequence[object]:
+        return *parts_of_setup(setup), *names, more
+
+    compensation = remembered(
+        place, progress, "moments for rounding", parts, lambda: _compensation(collection, numbers, progress)
+    )
     inventory = replace(setup.inventory, compensation=compensation)
     work = _Work(inventory, state.calibrated.decomposed.factors, shared_input_of(setup.inventory))
     sites = {site.id: site for site in setup.inventory.sites}
@@ -96,17 +106,19 @@ def in_formats(
     for curve in reached:
         site = sites[curve.site]
         offered[curve.site] = [number for number in setup.inventory.formats(site) if number in numbers]
-        picks = [
+        every = [
             pick for option in measured_options(curve) for pick in work.measurable(site, option, offered[curve.site])
         ]
-        if picks:
-            chosen[curve.site] = picks
+        if every:
+            chosen[curve.site] = every
     batches = list(groups(collection, {site: len(picks) for site, picks in chosen.items()}))
     rounded: dict[str, Lost] = {}
     scored = sum(map(len, collection.folds.scored))
     with progress.step("rounding weights", max(len(batches), 1) * scored) as advance:
         for group in batches:
-            rounded |= work.measured({site.id: chosen[site.id] for site in group}, sites, collection, advance)
+            picks = {site.id: chosen[site.id] for site in group}
+            measure = partial(work.measured, picks, sites, collection, advance)
+            rounded |= remembered(place, Silent(), "rounding weights", partial(parts, picks), measure)
     made = [
         work.extended(curve, sites[curve.site], offered[curve.site], rounded[curve.site])
         if curve.site in rounded

@@ -46,19 +46,21 @@ class Screened:
 class Screening:
     """Measures plans on the samples held back. runner_of: a plan -> its model in onnxruntime, after all steps.
 
-    judge: of the run's own metric, or (`labelled` False) of one that needs no labels where these have none.
+    judge: of the run's own metric, or (`labelled` False) of one that needs no labels where these have none. keep: gives
+    a plan's measurement, made now or in an earlier run.
     """
 
     judge: Judge
     divergence: Probing
     runner_of: Callable[[Plan], Runner]
     labelled: bool
+    keep: Callable[[Plan, Callable[[], Screened]], Screened] = lambda plan, make: make()
     known: dict[object, Screened] = field(default_factory=dict)
 
     def measure(self, plan: Plan) -> Screened:
         """Return a plan's measurement on the samples, made once."""
         if plan.choices not in self.known:
-            self.known[plan.choices] = self._measured(self.runner_of(plan))
+            self.known[plan.choices] = self.keep(plan, lambda: self._measured(self.runner_of(plan)))
         return self.known[plan.choices]
 
     def _measured(self, candidate: Runner) -> Screened:

@@ -61,6 +61,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _here(files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Stand in that folder; BLAS has one thread, for on a busy machine several wait for each other."""
     monkeypatch.chdir(files)
+    for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(variable, str(files / "kept"))
     with threadpool_limits(1):
         yield
 

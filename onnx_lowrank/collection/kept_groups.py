@@ -1,0 +1,52 @@
+"""Groups of sites scored once: what was finished is read from the cache, and a run that was cut off goes on there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from onnx_lowrank.collection.joint import group_scores
+from onnx_lowrank.collection.scores import JointScores
+from onnx_lowrank.collection.setup import CollectionSetup, passes
+from onnx_lowrank.progress import Progress, Silent
+from onnx_lowrank.store import recalled, remembered
+from onnx_lowrank.types import Site
+
+STEP = "calibrating"
+
+
+def kept_scores(setups: Sequence[CollectionSetup], progress: Progress) -> list[JointScores]:
+    """Return every site scored for each of several setups, as `joint_scores_of` does, those of the cache not again.
+
+    Nothing is kept of a loss of the user's own, as what its code imports is not seen.
+    """
+    first, groups = setups[0], list(setups[0].groups())
+    place = None if any(setup.objective.custom is not None for setup in setups) else first.options.cache
+    done: dict[int, list[JointScores]] = {}
+    for number, sites in enumerate(groups):
+        found = recalled(place, progress, STEP, partial(_parts, setups, sites))
+        if found is not None:
+            done[number] = found
+    rest = [number for number in range(len(groups)) if number not in done]
+    if rest:
+        with progress.step(STEP, passes(setups) // len(groups) * len(rest)) as advance:
+            for number in rest:
+                sites = groups[number]
+                make, parts = partial(group_scores, setups, sites, advance), partial(_parts, setups, sites)
+                done[number] = remembered(place, Silent(), STEP, parts, make)
+    totals = [JointScores() for _ in setups]
+    for number in range(len(groups)):
+        totals = [total + one for total, one in zip(totals, done.pop(number), strict=True)]
+    return totals
+
+
+def _parts(setups: Sequence[CollectionSetup], sites: Sequence[Site]) -> list[object]:
+    """Return all that the scores of a group depend on: what is collected, and how each setup fits and scores it."""
+    first = setups[0]
+    each = [
+        (setup.options.collecting, setup.objective.identity, setup.objective.signed, setup.metric, setup.score)
+        for setup in setups
+    ]
+    labels = first.samples.identity if any(setup.objective.labels is not None for setup in setups) else ""
+    shared = first.inventory.shared_inputs
+    return [first.key(first.group(sites), first.folds).text, tuple(sites), shared, tuple(each), labels]

@@ -1,0 +1,6 @@
+"""Results that are kept from run to run, by the content of what they came from."""
+
+from onnx_lowrank.store.entries import Entry, Store
+from onnx_lowrank.store.remember import RECALLED, Place, key_of, recalled, remembered
+
+__all__ = ["RECALLED", "Entry", "Place", "Store", "key_of", "recalled", "remembered"]
