@@ -77,6 +77,7 @@ class Options:
     become whatever the search says, GLOB=KEY:VALUE,… each (see `Override`); the last that names a weight counts.
     cache_dir: a folder where what was collected and measured is kept, for other goals, other processes, and a run that
     is cut off; None: nothing is kept. cache_limit: bytes that it may hold; what was used longest ago goes first.
+    time_budget: seconds until a model is saved, about: the best that is certified by then.
     """
 
     sensitivity: Sensitivity = "joint"
@@ -108,6 +109,7 @@ class Options:
     overrides: tuple[str, ...] = ()
     cache_dir: str | None = None
     cache_limit: int = 10 * 10**9
+    time_budget: float | None = None
 
     @property
     def cache(self) -> tuple[str, int] | None:
@@ -117,7 +119,7 @@ class Options:
     @property
     def result(self) -> Options:
         """What results depend on but for rounding: without where they are kept, and the count of threads."""
-        return replace(self, cache_dir=None, cache_limit=0, runtime=replace(self.runtime, threads=0))
+        return replace(self, cache_dir=None, cache_limit=0, time_budget=None, runtime=replace(self.runtime, threads=0))
 
     @property
     def collecting(self) -> Options:
@@ -153,6 +155,8 @@ class Options:
             raise GoalError(unknown_sensitivity(self.sensitivity))
         if self.memory < LEAST_MEMORY:
             raise GoalError(f"the memory bound must be at least {LEAST_MEMORY // 2**20} MiB, not {self.memory} bytes")
+        if self.time_budget is not None and not self.time_budget > 0:
+            raise GoalError(f"the time budget must be more than 0 seconds (10m, say), not {self.time_budget:g}")
         if self.rank_multiple < 1:
             raise GoalError(f"the rank multiple must be 1 or more, not {self.rank_multiple}")
         self._check_switches()

@@ -13,7 +13,7 @@ from typing import TypeVar
 import click
 from rich.console import Console, RenderableType
 
-from onnx_lowrank.cli.interrupts import stoppable
+from onnx_lowrank.cli.interrupts import Stop, stoppable
 from onnx_lowrank.cli.outputs import REPORTED, STANDARD_OUTPUT, Outputs
 from onnx_lowrank.cli.whole_run import WholeRun
 from onnx_lowrank.errors import LowRankError
@@ -27,7 +27,7 @@ SHORT = 4
 """Something was saved, and it saves less than was asked for."""
 STOPPED = 130
 """Whatever the signal was."""
-WATCHED, DRAWN = "onnx_lowrank.outputs", "onnx_lowrank.bars"
+WATCHED, DRAWN, STOP = "onnx_lowrank.outputs", "onnx_lowrank.bars", "onnx_lowrank.stop"
 
 EVERY = 10.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -108,6 +108,7 @@ def one_line_errors(command: Callable[..., T]) -> Callable[..., T]:
     @wraps(command)
     def guarded(*args: object, **kwargs: object) -> T:
         with stoppable() as stop:
+            click.get_current_context().meta[STOP] = stop
             try:
                 return command(*args, **kwargs)
             except LowRankError as error:
@@ -131,6 +132,13 @@ def one_line_errors(command: Callable[..., T]) -> Callable[..., T]:
                 _put_away()
 
     return guarded
+
+
+def ending_well(ask: Callable[[], bool]) -> None:
+    """Let the first signal ask the search to end with what it has; `ask` says whether it will."""
+    stop = click.get_current_context().meta.get(STOP)
+    if isinstance(stop, Stop):
+        stop.ask = ask
 
 
 def watched(outputs: Outputs) -> Outputs:

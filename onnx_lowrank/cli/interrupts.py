@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import atexit
+import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
+WELL = b"\nstopping: the best plan that is certified so far is tested and written; once more stops at once\n"
+
+
 class Stop:
-    """What the signals have asked for so far."""
+    """What the signals have asked for so far.
+
+    ask: asks the work to end by itself with what it has, once; returns whether it will. Such a signal does not count.
+    """
 
     def __init__(self) -> None:
         self.asked = 0
         self.ended = False
+        self.ask: Callable[[], bool] | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Unwind at the first signal; the second is left to the cleanup that it falls into, the next ones are not."""
+        ask, self.ask = self.ask, None
+        if ask is not None and ask():
+            with suppress(OSError):
+                os.write(2, WELL)  # print may be what was interrupted
+            return
         self.asked += 1
         if self.asked != 2 and not self.ended:
             raise KeyboardInterrupt

@@ -17,6 +17,7 @@ from onnx_lowrank.cli.console import (
     NOTHING,
     SHORT,
     command_line,
+    ending_well,
     one_line_errors,
     progress,
     say,
@@ -39,6 +40,7 @@ from onnx_lowrank.cli.shared_options import (
     SELECT,
     SET,
     Bytes,
+    Seconds,
     gate_of,
     options_of,
     stacked,
@@ -187,6 +189,12 @@ COMPANIONS = stacked(
 @SELECT
 @SET
 @RUNTIME
+@click.option(
+    "--time-budget",
+    type=Seconds(),
+    help="Save the best that is certified by then: 90s, 10m, 1h30m. Default: as long as it takes. Ctrl-C and SIGTERM do"
+    " the same at once, where anything is certified.",
+)
 @CACHE
 @REPORT
 @HTML
@@ -235,6 +243,7 @@ def optimize(model: Path, output: Path | None, **values: Any) -> None:
     target = None if values["dry_run"] else output or model.parent / f"{model.stem}.lowrank.onnx"
     outputs = _outputs(model, target, values)
     session = pipeline.Session.of(model, sources, options, progress=progress(quiet=values["quiet"]))
+    ending_well(session.clock.ending.ask)
     result = pipeline.meet_goal(
         session, goal, output=target, dry_run=values["dry_run"], before_writing=outputs.check(OUTPUT)
     )

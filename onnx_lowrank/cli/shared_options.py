@@ -19,9 +19,10 @@ from onnx_lowrank.options import Options, Runtime
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[int]
+    _FloatType = click.ParamType[float]
     _ManyType = click.ParamType[tuple[int, ...]]
 else:
-    _ParamType = _ManyType = click.ParamType  # generic only in recent versions
+    _ParamType = _FloatType = _ManyType = click.ParamType  # generic only in recent versions
 
 F = TypeVar("F", bound=Callable[..., Any])
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -40,6 +41,22 @@ class Bytes(_ParamType):
         if match is None or match[2].upper() not in UNITS or match[1].count(".") > 1 or match[1] == ".":
             self.fail(f"{value!r} is not a size; write 10MB, 800kB or 1.5GiB", param, ctx)
         return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+class Seconds(_FloatType):
+    """A time: 90s, 10m, 1h30m, or a plain number of seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return seconds."""
+        if isinstance(value, (int, float)):
+            return float(value)
+        text = str(value).strip()
+        match = re.fullmatch(r"(?:(\d+(?:\.\d*)?)h)?(?:(\d+(?:\.\d*)?)m)?(?:(\d+(?:\.\d*)?)s?)?", text)
+        if match is None or not text:
+            self.fail(f"{value!r} is not a time; write 90s, 10m or 1h30m", param, ctx)
+        return sum(float(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True))
 
 
 class Bits(_ManyType):
@@ -195,7 +212,7 @@ def options_of(values: dict[str, Any]) -> Options:
         *("memory", "exponents", "objective", "signed", "inter_layer", "refit", "continuation", "gamma", "loss"),
         *("then", "shared_input", "bits"),
         *("outputs", "groups", "allow_weak_baseline", "allow_random"),
-        *("temperature", "logit_bias", "last_layer"),
+        *("temperature", "logit_bias", "last_layer", "time_budget"),
     )
     asked = {name: values[name] for name in known if name in values}
     if values.get("cache") or values.get("cache_dir") is not None:

@@ -64,6 +64,11 @@ def confirm(search: Search, trial: Trial, tests: int, target: Target) -> Confirm
 
     The file's metadata say what was measured on the file. Raises ModelError where it does not pass the checker.
     """
+    with search.session.clock.ending.paused():
+        return _confirmed(search, trial, tests, target)
+
+
+def _confirmed(search: Search, trial: Trial, tests: int, target: Target) -> Confirmed | Refuted | Slow | Unconfirmed:
     session, goal = search.session, search.goal
     candidate = search.candidate(trial.plan)
     claim = _claim(search, trial.verdict, tests)

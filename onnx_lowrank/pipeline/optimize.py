@@ -23,7 +23,7 @@ from onnx_lowrank.pipeline.rounds import searched
 from onnx_lowrank.pipeline.session import Session
 from onnx_lowrank.pipeline.speed_goal import CORRECTIONS, corrected, fastest, none_fast_enough
 from onnx_lowrank.plan import Problem
-from onnx_lowrank.progress import Progress
+from onnx_lowrank.progress import EndedError, Progress
 from onnx_lowrank.results.parts import Measured
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.sensitivity import cost_curves
@@ -31,6 +31,9 @@ from onnx_lowrank.sensitivity.calibrated import SensitivityState
 from onnx_lowrank.sensitivity.modes import mode_of
 from onnx_lowrank.types import INT8
 
+FORMATS_BY = 0.6
+"""The share of a time budget by which what number formats lose has to be known; the rest is for plans."""
+NO_TIME = f"number formats are left out: {FORMATS_BY:.0%} of the time budget was over before their losses were known"
 NO_SITES = "no weight of this model can be factored; the reasons are listed with the weights"
 
 
@@ -79,6 +82,16 @@ def meet_goal(
     """
     target = Target(None if output is None or dry_run else Path(output), before_writing)
     goal = _allowed(session, goal, target)
+    try:
+        with session.clock.ending.searching():
+            return _met(session, goal, target)
+    except EndedError as ended:
+        again = "" if session.options.cache is None else "; what was collected is kept, and another run goes on there"
+        return unchanged(session, goal, f"{ended}, before anything had passed{again}")
+
+
+def _met(session: Session, goal: Goal, target: Target) -> Result:
+    """Return the outcome. Raises EndedError where the work was to end before anything had passed."""
     if not session.inventory.sites:
         return unchanged(session, goal, NO_SITES)
     _refuse_unreachable(session, goal)
@@ -94,16 +107,17 @@ def meet_goal(
 
     if isinstance(goal, Lossless) and goal.searches:
         return most_accurate(session, goal, target)
-    state = session.in_formats(session.collect(session.metric(goal.gate)[0]), goal.resource)
-    if not state.curves:
-        return unchanged(session, goal, no_curve(state.calibrated.decomposed.dead))
+    plain = session.collect(session.metric(goal.gate)[0])
+    state = session.clock.ending.within(FORMATS_BY, lambda: session.in_formats(plain, goal.resource))
+    if not plain.curves and not (state and state.curves):
+        return unchanged(session, goal, no_curve(plain.calibrated.decomposed.dead))
 
-    return _reached(session, goal, state, target)
+    return _reached(session, goal, state or plain, target, Ledger(notes=() if state else (NO_TIME,)))
 
 
-def _reached(session: Session, goal: Goal, state: SensitivityState, target: Target) -> Result:
+def _reached(session: Session, goal: Goal, state: SensitivityState, target: Target, ledger: Ledger) -> Result:
     """Plan, rewrite, judge and save: the first plan that holds from its file, or the original with the reason."""
-    aim, ledger = goal, Ledger()
+    aim = goal
     for _ in range(1 + (CORRECTIONS if session.options.continuation == 1 else 0)):
         held, ledger = searched(session, aim, state, ledger)
         for search, trial in held:
@@ -113,7 +127,8 @@ def _reached(session: Session, goal: Goal, state: SensitivityState, target: Targ
             if isinstance(outcome, Refuted):
                 return refuted(session, goal, ledger, outcome)
             ledger = ledger.noting(outcome.note) if isinstance(outcome, Unconfirmed) else ledger.slower(outcome)
-        next_aim = None if ledger.ended(goal.gate) else _lower(session, state, goal, aim, ledger)
+        over = ledger.ended(goal.gate) or session.clock.ending.reason
+        next_aim = None if over else _lower(session, state, goal, aim, ledger)
         if next_aim is None:
             break
         aim = next_aim

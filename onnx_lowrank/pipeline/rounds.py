@@ -34,6 +34,9 @@ def searched(
             ledger = ledger.trying(trials)
             best = [trial for trial in planner.ranked(trials, search.problem) if _smaller(trial, search)]
             held = [*((search, trial) for trial in best), *held]
+        if ending := session.clock.ending.reason:
+            ledger = ledger.noting(_stopped(ending, len(ledger.trials)))
+            break
         if ledger.ended(aim.gate):  # after a plan that was not certified no level is left for another
             break
         ground = work.ground(best) if number < rounds - 1 else None
@@ -44,6 +47,10 @@ def searched(
     if planner.stops:
         held.sort(key=lambda pair: amount(pair[1].plan.cost, aim.resource))
     return held, ledger
+
+
+def _stopped(reason: str, plans: int) -> str:
+    return f"{reason}, after {plans} {'plan' if plans == 1 else 'plans'}: with more time there may be a better one"
 
 
 def _smaller(trial: Trial, search: Search) -> bool:

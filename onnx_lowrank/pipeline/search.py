@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,7 @@ from onnx_lowrank.pipeline.kept import forms_of
 from onnx_lowrank.pipeline.session import Session
 from onnx_lowrank.pipeline.session_values import Judges
 from onnx_lowrank.plan import Problem
-from onnx_lowrank.progress import Progress
+from onnx_lowrank.progress import EndedError, Progress
 from onnx_lowrank.results.parts import Size, Trial
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.sensitivity.calibrated import SensitivityState
@@ -23,6 +24,9 @@ from onnx_lowrank.types import Cost, Plan, Verdict
 from onnx_lowrank.validation import Judge
 from onnx_lowrank.validation.metric_check import refuse_unexplained
 from onnx_lowrank.validation.screening import Screened, Screening
+
+TIMING = 5.0
+"""Seconds that timing a written model takes, about."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,19 +186,32 @@ class Search:
     def run(self, proposals: Generator[Plan, bool, None], progress: Progress) -> list[Trial]:
         """Return every trial, in order.
 
-        Raises GoalError where the budget cannot be reached at all, MetricError where the metric holds although
-        decisions change.
+        Ends before that where it is asked to, or its time is over, once something has passed. Raises GoalError where
+        the budget cannot be reached at all, MetricError where the metric holds although decisions change, EndedError
+        where it is to end and nothing has passed.
         """
         trials: list[Trial] = []
-        samples = len(self.judge.reference.feeds)
+        samples, ending = len(self.judge.reference.feeds), self.session.clock.ending
         with progress.step("measuring the original", samples) as advance:
             self.judge.original(advance)
         try:
             plan = next(proposals)
             while True:
+                start = time.monotonic()
                 with progress.step(f"validating plan {len(trials) + 1}", samples) as advance:
                     trials.append(self.trial(plan, advance))
                 refuse_unexplained([trials[-1].verdict], weak=self.session.options.allow_weak_baseline)
+                ending.found = ending.found or trials[-1].verdict.passed
+                ending.reserve = max(ending.reserve, self._finishing(time.monotonic() - start))
+                ending.check()
                 plan = proposals.send(trials[-1].verdict.passed)
-        except StopIteration:
+        except (StopIteration, EndedError) as end:
+            if isinstance(end, EndedError) and not ending.found:
+                raise
             return trials
+
+    def _finishing(self, seconds: float) -> float:
+        """Return what saving a plan takes, about, that took so many seconds to validate: the same, timing, testing."""
+        test, validation = self.session.split.test, self.session.split.validation
+        tested = 0.0 if test is None else 2 * len(test) / len(validation)
+        return TIMING + seconds * (1 + tested)

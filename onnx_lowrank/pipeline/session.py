@@ -36,7 +36,7 @@ from onnx_lowrank.pipeline.refit_check import repaired
 from onnx_lowrank.pipeline.session_values import Checked, Formatted, Judges, Priced, Repaired
 from onnx_lowrank.pipeline.staging import timed_feeds
 from onnx_lowrank.plan import Problem, signed
-from onnx_lowrank.progress import Clock, Progress, Silent
+from onnx_lowrank.progress import Clock, Ending, Progress, Silent
 from onnx_lowrank.results.parts import Trial
 from onnx_lowrank.samples import Samples, Split
 from onnx_lowrank.schemes import Factors
@@ -98,7 +98,7 @@ class Session:
         5
         """
         options = options or Options()
-        clock = Clock(progress or Silent())
+        clock = Clock(progress or Silent(), Ending(options.time_budget))
         sources = samples if isinstance(samples, DataSources) else DataSources(data=samples)  # type: ignore[arg-type]
         loaded = LoadedModel.of(model, options.runtime)
         split = read_samples(loaded, sources, options, clock)
