@@ -78,11 +78,19 @@ main.add_command(cache)
 @MODEL
 @SELECT
 @click.option("--all", "everything", is_flag=True, help="List small weights one by one, too.")
+@click.option(
+    "--spectrum/--no-spectrum",
+    default=None,
+    help="Decompose weights, for the ranks that hold 90 and 99 % of their energy. Default: unless they are 256 MB of"
+    " external data or more, which are not read then.",
+)
 @REPORT
 @FORCE
 @QUIET
 @one_line_errors
-def inspect(model: Path, everything: bool, report: Path | None, force: bool, quiet: bool, **values: Any) -> None:
+def inspect(
+    model: Path, everything: bool, spectrum: bool | None, report: Path | None, force: bool, quiet: bool, **values: Any
+) -> None:
     """Show every weight of MODEL: factorable or not, and why not. Needs no data."""
     outputs = watched(Outputs.of(Inputs(models={"MODEL": model}), {"--report": report}, force=force))
     options = options_of(values)
@@ -91,6 +99,7 @@ def inspect(model: Path, everything: bool, report: Path | None, force: bool, qui
         include=options.include,
         exclude=options.exclude,
         rank_multiple=options.rank_multiple,
+        spectrum=spectrum,
         progress=progress(quiet=quiet),
     )
     outputs.write("--report", lambda: inspection_json(inspection))

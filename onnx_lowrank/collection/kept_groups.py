@@ -9,10 +9,12 @@ from onnx_lowrank.collection.joint import group_scores
 from onnx_lowrank.collection.scores import JointScores
 from onnx_lowrank.collection.setup import CollectionSetup, passes
 from onnx_lowrank.progress import Progress, Silent
-from onnx_lowrank.store import recalled, remembered
+from onnx_lowrank.store import recalled, remembered, spilled
 from onnx_lowrank.types import Site
 
 STEP = "calibrating"
+ROOM = 4
+"""Factors of a group that take more than this part of the memory allowed lie in a file."""
 
 
 def kept_scores(setups: Sequence[CollectionSetup], progress: Progress) -> list[JointScores]:
@@ -26,14 +28,16 @@ def kept_scores(setups: Sequence[CollectionSetup], progress: Progress) -> list[J
     for number, sites in enumerate(groups):
         found = recalled(place, progress, STEP, partial(_parts, setups, sites))
         if found is not None:
-            done[number] = found
+            done[number] = spilled(found, first.options.memory // ROOM)
     rest = [number for number in range(len(groups)) if number not in done]
     if rest:
         with progress.step(STEP, passes(setups) // len(groups) * len(rest)) as advance:
             for number in rest:
                 sites = groups[number]
                 make, parts = partial(group_scores, setups, sites, advance), partial(_parts, setups, sites)
-                done[number] = remembered(place, Silent(), STEP, parts, make)
+                made = remembered(place, Silent(), STEP, parts, make)
+                done[number] = spilled(made, first.options.memory // ROOM)
+                del made
     totals = [JointScores() for _ in setups]
     for number in range(len(groups)):
         totals = [total + one for total, one in zip(totals, done.pop(number), strict=True)]

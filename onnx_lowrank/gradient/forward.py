@@ -6,15 +6,15 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
-import numpy as np
 import onnx
 import onnx.inliner
 import onnx.shape_inference
 import onnx.version_converter
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from onnx_lowrank.gradient.emitter import FLOAT, FLOATS, Dims, NoRule
 from onnx_lowrank.graph.constants import constant_value
+from onnx_lowrank.graph.mapped import tensor_array
 from onnx_lowrank.graph.names import Fresh, all_names
 from onnx_lowrank.graph.traversal import fed_inputs
 from onnx_lowrank.types import Array
@@ -98,7 +98,7 @@ class Forward:
     def constant(self, name: str) -> Array | None:
         """Return a constant's value, None where the tensor is computed."""
         tensor = self.weights.get(name)
-        return None if tensor is None else np.asarray(numpy_helper.to_array(tensor))
+        return None if tensor is None else tensor_array(tensor)
 
     def skeleton(self) -> ModelProto:
         """Return the model without its large weights (they are inputs): small enough to copy and to analyse."""

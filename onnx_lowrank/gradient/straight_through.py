@@ -10,6 +10,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from onnx_lowrank.graph.constants import constant_value
+from onnx_lowrank.graph.mapped import tensor_array
 from onnx_lowrank.graph.names import Fresh, all_names
 from onnx_lowrank.types import Array
 
@@ -53,7 +54,7 @@ def _pairs(model: ModelProto) -> dict[str, tuple[str, tuple[Array, Array]]]:
         if first is None or first.input[0] in constants or list(first.input[1:]) != list(node.input[1:]):
             continue
         if all(name in constants for name in node.input[1:]):
-            bounds = _bounds(node, {name: numpy_helper.to_array(constants[name]) for name in node.input[1:]})
+            bounds = _bounds(node, {name: tensor_array(constants[name]) for name in node.input[1:]})
             if bounds is not None:
                 pairs[node.output[0]] = (first.input[0], bounds)
     return pairs

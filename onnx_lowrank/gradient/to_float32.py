@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from onnx_lowrank.graph.mapped import tensor_array
 from onnx_lowrank.graph.traversal import fed_inputs
 
 FLOAT = int(TensorProto.FLOAT)
@@ -100,5 +101,5 @@ def _rename(graph: GraphProto, names: dict[str, str]) -> None:
 
 def _widen_tensor(tensor: TensorProto) -> None:
     if tensor.data_type in HALVES:
-        array = np.asarray(numpy_helper.to_array(tensor)).astype(np.float32)
+        array = tensor_array(tensor).astype(np.float32)
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))

@@ -9,6 +9,8 @@ import onnx
 from google.protobuf.message import EncodeError
 
 from onnx_lowrank.errors import ModelError
+from onnx_lowrank.graph.mapped import is_mapped, mapped_bytes, mapped_tensors, raw_bytes, tensor_array
+from onnx_lowrank.types import Array
 
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Bytes above which weights go to a file of their own: protobuf ends at 2 GiB."""
@@ -35,8 +37,8 @@ def proto_bytes(model: onnx.ModelProto) -> int:
 
 
 def fits_protobuf(model: onnx.ModelProto) -> bool:
-    """Return whether the model can be one file, or one string of bytes."""
-    return proto_bytes(model) < PROTOBUF_LIMIT
+    """Return whether the model is to be one file, or one string of bytes: not with weights that stay in others."""
+    return proto_bytes(model) < PROTOBUF_LIMIT and not any(mapped_tensors(model))
 
 
 def _entry(size: int) -> int:
@@ -45,6 +47,8 @@ def _entry(size: int) -> int:
 
 
 def _tensor_bytes(tensor: onnx.TensorProto) -> int:
+    if is_mapped(tensor):
+        return int(without_data(tensor).ByteSize()) + _entry(mapped_bytes(tensor))
     try:
         return int(tensor.ByteSize())
     except EncodeError:
@@ -105,7 +109,11 @@ def _written(tensor: onnx.TensorProto, file: BinaryIO, name: str) -> onnx.Tensor
     """Return a weight that lies in the file from now on; a small one, or one of strings, as it is."""
     raw = _raw(tensor)
     if raw is None or len(raw) < SMALL:
-        return tensor
+        if not is_mapped(tensor):
+            return tensor
+        small = without_data(tensor)
+        small.raw_data = b"" if raw is None else bytes(raw)
+        return small
     file.seek(-(-file.tell() // PAGE) * PAGE)
     entry = without_data(tensor)
     entry.data_location = onnx.TensorProto.EXTERNAL
@@ -115,15 +123,17 @@ def _written(tensor: onnx.TensorProto, file: BinaryIO, name: str) -> onnx.Tensor
     return entry
 
 
-def _raw(tensor: onnx.TensorProto) -> bytes | None:
+def _raw(tensor: onnx.TensorProto) -> bytes | Array | None:
     """Return a tensor's bytes as a file holds them, None where it has none: strings, types that are packed in words."""
+    if is_mapped(tensor):
+        return raw_bytes(tensor)
     if tensor.HasField("raw_data"):
         return bytes(tensor.raw_data)
     if tensor.data_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED) or not any(
         len(getattr(tensor, f)) for f in WORDS
     ):
         return None
-    array = onnx.numpy_helper.to_array(tensor)
+    array = tensor_array(tensor)
     return array.tobytes() if array.dtype.kind in "fiu" and array.dtype.itemsize >= 2 else None
 
 

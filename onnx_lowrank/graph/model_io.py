@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,18 +16,22 @@ from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor, uses_external_data
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.files import refuse_special, spare
 from onnx_lowrank.graph.large import fits_protobuf, without_data, without_initializers, write_apart
+from onnx_lowrank.graph.mapped import PACKED, is_mapped, keep_apart, raw_bytes, tensor_array
 
 OLDEST_OPSET = 7
 """Older operators broadcast and pad by other rules than the ones this package writes."""
 
 
 def load(path: Path) -> onnx.ModelProto:
-    """Return the model with its weights in memory. Raises ModelError, one line, for all that can be wrong."""
+    """Return the model; where its weights are large, they stay in their file (`mapped`).
+
+    Raises ModelError, one line, for all that can be wrong.
+    """
     if not path.exists():
         raise ModelError(f"{path}: no such file; give the path of an .onnx model")
     if path.is_dir():
@@ -39,7 +44,12 @@ def load(path: Path) -> onnx.ModelProto:
     for tensor in external_tensors(model):
         _look_for(tensor, path)
     try:
-        load_external_data_for_model(model, str(path.parent))
+        keep_apart(external_tensors(model), path.parent)
+        for tensor in external_tensors(model):
+            if not is_mapped(tensor):
+                load_external_data_for_tensor(tensor, str(path.parent))
+                tensor.data_location = onnx.TensorProto.DEFAULT
+                del tensor.external_data[:]
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(f"{path}: its external data cannot be read: {error}") from error
     return model
@@ -240,8 +250,15 @@ def _digest(tensor: onnx.TensorProto, digest: Any) -> bool:
     if tensor.data_type == onnx.TensorProto.STRING:
         return False
     digest.update(f"{tensor.name}|{tensor.data_type}|{list(tensor.dims)}|".encode())
-    digest.update(onnx.numpy_helper.to_array(tensor).tobytes())
+    digest.update(_content(tensor))
     return True
+
+
+def _content(tensor: onnx.TensorProto) -> Any:
+    """Return a tensor's numbers as bytes: of a mapped one without a copy."""
+    if is_mapped(tensor) and tensor.data_type not in PACKED and sys.byteorder == "little":
+        return raw_bytes(tensor)
+    return tensor_array(tensor).tobytes()
 
 
 def file_bytes(path: Path) -> int:

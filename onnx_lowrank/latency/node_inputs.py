@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.graph.editing import expose
+from onnx_lowrank.graph.mapped import tensor_array
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.types import Array, Feed
@@ -24,7 +25,7 @@ class Captured:
 
     def __getitem__(self, name: str) -> Array:
         if name in self.stored:
-            return onnx.numpy_helper.to_array(self.stored[name])
+            return tensor_array(self.stored[name])
         return self.seen[name]
 
     def __contains__(self, name: object) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.graph.constants import constant_value
+from onnx_lowrank.graph.mapped import tensor_array
 from onnx_lowrank.graph.names import Fresh, all_names
 from onnx_lowrank.graph.orders import Change, OrderFlow, Region, tensor_dims
 from onnx_lowrank.graph.orders.region import Step
@@ -94,7 +95,7 @@ def _order(model: onnx.ModelProto, name: str) -> _Order | None:
     stored = _stored(model, node.input[1])
     if stored is None or len(stored.dims) != 1:
         return None
-    indices = onnx.numpy_helper.to_array(stored)
+    indices = tensor_array(stored)
     permutation = np.where(indices < 0, indices + len(indices), indices).astype(np.int64)
     if not np.array_equal(np.sort(permutation), np.arange(len(permutation))):
         return None
@@ -114,7 +115,7 @@ def _rearrange(model: onnx.ModelProto, flow: OrderFlow, region: Region, places: 
         tensor = _stored(model, change.constant)
         if tensor is None:
             raise KeyError(change.constant)
-        array = onnx.numpy_helper.to_array(tensor)
+        array = tensor_array(tensor)
         for step in change.steps:
             array = _stepped(array, step, places)
         if change.readers:

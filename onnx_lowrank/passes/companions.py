@@ -22,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_lowrank.gradient import Final, final_activation
 from onnx_lowrank.graph.constants import fixed_constants
 from onnx_lowrank.graph.editing import with_weights
+from onnx_lowrank.graph.mapped import tensor_array
 from onnx_lowrank.graph.model_io import main_opset
 from onnx_lowrank.graph.names import Fresh, all_names
 from onnx_lowrank.graph.traversal import reads
@@ -213,12 +214,12 @@ def axis_of_classes(like: Array) -> int:
 def with_layer(model: onnx.ModelProto, layer: LastLayer, fit: LayerFit) -> onnx.ModelProto | str:
     """Return a copy with another last layer, `fit.layer` times what it was and what is fitted, or why not."""
     stored = fixed_constants(model)
-    old = numpy_helper.to_array(stored[layer.weight])
+    old = tensor_array(stored[layer.weight])
     step = fit.weight / layer.scale
     weights = {layer.weight: _cast(fit.layer * old.astype(np.float64) + (step if layer.transposed else step.T), old)}
     bias = fit.bias / layer.bias_scale
     if layer.bias:
-        before = numpy_helper.to_array(stored[layer.bias])
+        before = tensor_array(stored[layer.bias])
         if fit.bias.any() and before.shape[-1:] != bias.shape:
             before = np.broadcast_to(before.reshape(-1), bias.shape)  # one number for all classes
         weights[layer.bias] = _cast(fit.layer * before.astype(np.float64) + (bias if fit.bias.any() else 0), before)

@@ -17,7 +17,9 @@ import onnx
 
 from onnx_lowrank.errors import PlanError
 from onnx_lowrank.graph.constants import fixed_constants
+from onnx_lowrank.graph.mapped import tensor_array
 from onnx_lowrank.graph.names import Fresh, all_names
+from onnx_lowrank.graph.scratch import move_out
 from onnx_lowrank.graph.traversal import bodies
 from onnx_lowrank.ops import Call, StagePosition, first_output, write_chain
 from onnx_lowrank.passes.absorb_orders import absorb_orders
@@ -133,7 +135,7 @@ class _New:
         name = call.op.adds(call)
         if body or name not in self.constants:
             return None
-        return call.op.constant_bias(call, onnx.numpy_helper.to_array(self.constants[name]))
+        return call.op.constant_bias(call, tensor_array(self.constants[name]))
 
 
 def _write(site: Site, chain: Chain, new: _New, form: Form) -> None:
@@ -204,6 +206,8 @@ def _stored(
     weight = as_type(stage.weight, onnx.TensorProto.FLOAT16) if number is not None and number.floating else stage.weight
     clean = replace(stage, weight=_without_subnormals(weight))
     stored = new.inventory.sources[site.id].storage.store(clean, layout, hint, new.names)
+    for tensor in stored.tensors:
+        move_out(tensor)
     if number is not None:
         order, looked_up = stored_axes(clean, layout), new.inventory.looks_up(site)
         exact = number.compensated and new.inventory.compensates(site, form.storage)

@@ -19,6 +19,7 @@ import onnx
 
 from onnx_lowrank.errors import ModelError, RuntimeProblem
 from onnx_lowrank.graph.constants import fixed_constants
+from onnx_lowrank.graph.mapped import tensor_array
 from onnx_lowrank.graph.names import Fresh, all_names
 from onnx_lowrank.graph.traversal import readers_of, reads
 from onnx_lowrank.ops.nodes import attributes_of
@@ -218,7 +219,7 @@ class _Work:
             return
         names = self.unpacking[node.input[1]].input
         q, scale = self._known(names[0]), self._known(names[1])
-        bias = np.abs(onnx.numpy_helper.to_array(self.constants[bias_of(node)]).astype(np.float64))
+        bias = np.abs(tensor_array(self.constants[bias_of(node)]).astype(np.float64))
         least = (bias / (BIAS * step)).astype(np.float32)
         least = np.where(least > 0, np.maximum(least, np.finfo(np.float32).tiny), 0)
         dead = ~q.reshape(len(q), -1).any(axis=1) & (least > 0)
@@ -234,7 +235,7 @@ class _Work:
         name = bias_of(node)
         if not name:
             return
-        bias = onnx.numpy_helper.to_array(self.constants[name]).astype(np.float64)
+        bias = tensor_array(self.constants[name]).astype(np.float64)
         scale = self._known(self.unpacking[node.input[1]].input[1])
         product = np.maximum((scale * step).astype(np.float32), np.finfo(np.float32).tiny)
         names = [self.fresh(f"{name}.{what}") for what in ("int32", "scale", "read")]
@@ -245,7 +246,7 @@ class _Work:
 
     def _known(self, name: str) -> Array:
         known = self.made.get(name)
-        return onnx.numpy_helper.to_array(self.constants[name]) if known is None else known
+        return tensor_array(self.constants[name]) if known is None else known
 
     def multiply(self, node: onnx.NodeProto) -> None:
         """Write a product of integers in the place of a MatMul or Gemm."""
@@ -290,7 +291,7 @@ class _Work:
         if not bias or beta == 1:
             return bias
         scaled = self.fresh(f"{bias}.scaled")
-        self.made[scaled] = onnx.numpy_helper.to_array(self.constants[bias]) * np.float32(beta)
+        self.made[scaled] = tensor_array(self.constants[bias]) * np.float32(beta)
         self.spare.add(bias)
         return scaled
 

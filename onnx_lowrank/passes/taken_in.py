@@ -16,6 +16,7 @@ import onnx
 
 from onnx_lowrank.graph.clean_up import leading_to
 from onnx_lowrank.graph.constants import fixed_constants
+from onnx_lowrank.graph.mapped import tensor_array
 from onnx_lowrank.graph.names import Fresh, all_names
 from onnx_lowrank.graph.traversal import readers_of, reads
 from onnx_lowrank.ops.nodes import attributes_of
@@ -68,7 +69,7 @@ class _Work:
 
     def value(self, name: str) -> Array:
         """Return a constant as it is by now."""
-        return self.made[name] if name in self.made else onnx.numpy_helper.to_array(self.constants[name])
+        return self.made[name] if name in self.made else tensor_array(self.constants[name])
 
     def pad(self, node: onnx.NodeProto) -> None:
         """Take a Pad of zeros in front of a convolution into its pads."""

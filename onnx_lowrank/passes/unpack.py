@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 
 from onnx_lowrank.errors import ModelError, RuntimeProblem
+from onnx_lowrank.graph.mapped import tensor_array
 from onnx_lowrank.graph.model_io import main_opset
 from onnx_lowrank.graph.names import Fresh, all_names
 from onnx_lowrank.graph.traversal import reads
@@ -247,7 +248,7 @@ class _Unpacking:
 
     def whole_numbers(self, tensor: onnx.TensorProto) -> None:
         """Write what gives a tensor of whole numbers of its old name: from shorter ones, where these hold them."""
-        numbers = onnx.numpy_helper.to_array(tensor)
+        numbers = tensor_array(tensor)
         kind = next((kind for kind in (np.uint8, np.uint16) if numbers.max(initial=0) <= np.iinfo(kind).max), None)
         if kind is None or numbers.size <= MANY or numbers.min() < 0:
             self.tensors.append(tensor)

@@ -14,6 +14,7 @@ import numpy as np
 
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.goals import Lossless
+from onnx_lowrank.graph.scratch import scratch
 from onnx_lowrank.metrics import Metric
 from onnx_lowrank.options import LossObjective, Options, Sensitivity
 from onnx_lowrank.pipeline.confirm import Confirmed, Refuted, Target, Unconfirmed, confirm
@@ -269,10 +270,11 @@ def folds_of(order: Sequence[int]) -> list[Sequence[int]]:
 
 def runner_of(entry: Entry, goal: Lossless) -> Runner:
     """Return the model of a plan, as it competes: before int8, which takes long and is judged with the claim."""
-    search = entry.search(entry.session, goal)
+    search, place = entry.search(entry.session, goal), scratch(entry.session.loaded.model)
     whole = entry.last_layer or entry.session.options.refit
-    model = search.factored(entry.plan) if whole else search.sketch(entry.plan, quantized=False)
-    return Runner(model, runtime=entry.session.options.runtime)
+    with place:
+        model = search.factored(entry.plan) if whole else search.sketch(entry.plan, quantized=False)
+        return Runner(model, runtime=entry.session.options.runtime)
 
 
 def _origin(entry: Entry) -> str:

@@ -10,6 +10,7 @@ import onnx
 
 from onnx_lowrank.errors import DataError, PlanError
 from onnx_lowrank.graph.files import spare
+from onnx_lowrank.graph.scratch import scratch
 from onnx_lowrank.options import Options
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline.loaded_model import DataSources, LoadedModel, read_samples
@@ -81,17 +82,20 @@ def apply(
     decomposed, inventory = _decomposed(saved, loaded, inventory, split, options, progress)
     chosen = _plan(saved, inventory, decomposed)
     factors = _factors(saved, loaded, inventory, split, chosen, decomposed, options)
-    factored = rewrite(loaded.model, inventory, chosen, factors, narrow=quantizer.active)
-    rewritten = quantizer.on(factored, chosen.choices)
-    stamp(
-        rewritten, chosen, version=__version__, goal="apply", options=options,
-        sha256=loaded.sha256, warning="", then=settings_of(options),
-    )  # fmt: skip
-    with on_disk(rewritten, Path(output) if output is not None else None) as stage:
-        checked(stage.path, loaded)
-        Runner(stage.path, runtime=options.runtime)
-        if output is not None:
-            publish(stage, loaded, before_writing)
+    with scratch(loaded.model) as place:
+        if place is not None:
+            place.keep = True
+        factored = rewrite(loaded.model, inventory, chosen, factors, narrow=quantizer.active)
+        rewritten = quantizer.on(factored, chosen.choices)
+        stamp(
+            rewritten, chosen, version=__version__, goal="apply", options=options,
+            sha256=loaded.sha256, warning="", then=settings_of(options),
+        )  # fmt: skip
+        with on_disk(rewritten, Path(output) if output is not None else None) as stage:
+            checked(stage.path, loaded)
+            Runner(stage.path, runtime=options.runtime)
+            if output is not None:
+                publish(stage, loaded, before_writing)
     return rewritten
 
 

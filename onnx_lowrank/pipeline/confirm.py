@@ -8,6 +8,8 @@ from pathlib import Path
 
 import onnx
 
+from onnx_lowrank.graph.mapped import follow, mapped_tensors
+from onnx_lowrank.graph.scratch import scratch
 from onnx_lowrank.pipeline.loaded_model import RANDOM_WARNING
 from onnx_lowrank.pipeline.post_quantize import settings_of
 from onnx_lowrank.pipeline.provenance import stamp
@@ -64,8 +66,11 @@ def confirm(search: Search, trial: Trial, tests: int, target: Target) -> Confirm
 
     The file's metadata say what was measured on the file. Raises ModelError where it does not pass the checker.
     """
-    with search.session.clock.ending.paused():
-        return _confirmed(search, trial, tests, target)
+    with search.session.clock.ending.paused(), scratch(search.session.loaded.model) as place:
+        outcome = _confirmed(search, trial, tests, target)
+        if place is not None:
+            place.keep = isinstance(outcome, Confirmed) and outcome.output is None
+        return outcome
 
 
 def _confirmed(search: Search, trial: Trial, tests: int, target: Target) -> Confirmed | Refuted | Slow | Unconfirmed:
@@ -91,10 +96,14 @@ def _confirmed(search: Search, trial: Trial, tests: int, target: Target) -> Conf
                 steps, notes = _steps(search, trial, Step(BOTH, size, reloaded.verdict, test))
                 return Refuted(reloaded.verdict, test, steps, notes)
             steps, notes = _steps(search, trial, Step(BOTH, size, reloaded.verdict, test, latency))
+            model = reloaded.model
             if target.output is not None:
                 publish(stage, session.loaded, target.before_writing)
+                follow(model, stage.path.parent, target.output.parent)
+            elif any(mapped_tensors(model)):  # the file goes: its weights lie where those of the candidate do
+                model = candidate
         measurements = Measured(reloaded.verdict, test, latency, steps)
-        return Confirmed(reloaded.model, size, measurements, claim, target.output, (*notes, *file_notes))
+        return Confirmed(model, size, measurements, claim, target.output, (*notes, *file_notes))
 
 
 def too_large(search: Search, size: Size) -> bool:

@@ -23,6 +23,7 @@ import onnx
 
 from onnx_lowrank.errors import PlanError
 from onnx_lowrank.graph.model_io import main_opset
+from onnx_lowrank.graph.scratch import move_out
 from onnx_lowrank.graph.traversal import reads
 from onnx_lowrank.numerics.ridge import RidgeSums, refitted_factor
 from onnx_lowrank.ops import Call, call_of
@@ -269,6 +270,7 @@ def _put(candidate: onnx.ModelProto, end: Call, stage: Stage) -> None:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     array = np.ascontiguousarray(end.stored(stage, position="last"), dtype)
     tensor.CopyFrom(onnx.numpy_helper.from_array(array, name))
+    move_out(tensor)
 
 
 def refitted(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from onnx_lowrank.graph.scratch import scratch
 from onnx_lowrank.metrics import Probing, listed
 from onnx_lowrank.options import REFITTED, Options, Runtime
 from onnx_lowrank.passes.factorize import rewrite
@@ -40,9 +41,10 @@ def repaired(
             return Repaired(decomposed)
         most = min(max(len(split.validation) // SHARE, FEWEST), REFITTED)
     with progress.step("refitting", 1) as advance:
-        factors = refitted(
-            loaded, split, inventory, plan, decomposed, options.runtime, most=most, memory=options.memory
-        )
+        with scratch(loaded.model):
+            factors = refitted(
+                loaded, split, inventory, plan, decomposed, options.runtime, most=most, memory=options.memory
+            )
         keep = options.refit is True or loses_less(
             (decomposed, factors), plan, loaded, inventory, split.held_back, divergence, options.runtime
         )
@@ -63,7 +65,10 @@ def loses_less(
 
     Raises ModelError or RuntimeProblem where onnxruntime refuses.
     """
-    models = [Runner(rewrite(loaded.model, inventory, plan, each), runtime=runtime) for each in factors]
+    models = []
+    for each in factors:
+        with scratch(loaded.model):
+            models.append(Runner(rewrite(loaded.model, inventory, plan, each), runtime=runtime))
     sums = np.zeros(2)
     for feed in feeds:
         expected = listed([loaded.runner.run(feed)])

@@ -10,6 +10,7 @@ import onnx
 
 from onnx_lowrank.goals import Goal
 from onnx_lowrank.graph.large import proto_bytes
+from onnx_lowrank.graph.scratch import scratch
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline.budget import FILE_BYTES, RANK_BYTES
 from onnx_lowrank.pipeline.kept import forms_of
@@ -93,11 +94,13 @@ class Search:
 
     def quantized_bytes(self, plan: Plan) -> int:
         """Return the bytes of a plan's file, provenance included."""
-        return self._file_bytes(plan, self.candidate(plan))
+        with scratch(self.session.loaded.model):
+            return self._file_bytes(plan, self.candidate(plan))
 
     def rounded_bytes(self, plan: Plan) -> int:
         """Return the same where bits are chosen: with what unpacks weights."""
-        return self._file_bytes(plan, self.sketch(plan))
+        with scratch(self.session.loaded.model):
+            return self._file_bytes(plan, self.sketch(plan))
 
     def _file_bytes(self, plan: Plan, candidate: onnx.ModelProto) -> int:
         names = sum(len(choice.weight) + RANK_BYTES for choice in plan.factored)
@@ -123,6 +126,10 @@ class Search:
 
     def measure(self, plan: Plan, progress: Callable[[int], None]) -> tuple[Verdict, int]:
         """Return a plan's verdict on validation, of the model in memory, and the bytes of its file."""
+        with scratch(self.session.loaded.model):
+            return self._measured(plan, progress)
+
+    def _measured(self, plan: Plan, progress: Callable[[int], None]) -> tuple[Verdict, int]:
         candidate = self.factored(plan)
         runner = self._runner(candidate)
         hopeless = self._preview(runner)
@@ -153,7 +160,8 @@ class Search:
 
         def runner_of(plan: Plan) -> Runner:
             advance(1)
-            return self._runner(self.sketch(plan))
+            with scratch(self.session.loaded.model):  # onnxruntime has opened the file when it goes
+                return self._runner(self.sketch(plan))
 
         judge, labelled = held_back
         keep = self._keeping("metric")

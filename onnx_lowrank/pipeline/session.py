@@ -43,6 +43,7 @@ from onnx_lowrank.schemes import Factors
 from onnx_lowrank.sensitivity.calibrated import Calibrated, SensitivityState
 from onnx_lowrank.sensitivity.continuation import go_on
 from onnx_lowrank.sensitivity.measure import calibrate, calibrate_together, kind_of, probe
+from onnx_lowrank.store import spilled
 from onnx_lowrank.types import Choice, Curve, FactorKey, Plan
 from onnx_lowrank.validation import Judge
 from onnx_lowrank.validation.determinism import refuse_random, varies
@@ -52,6 +53,8 @@ from onnx_lowrank.weights.find import find_sites
 from onnx_lowrank.weights.inventory import Inventory, RangeSamples
 
 T = TypeVar("T")
+REFITS = 16
+"""Refitted factors of a plan that take more than this part of the memory allowed lie in a file."""
 COLLECTED = ("state", "divergence", "metric")
 """What does not hang on the validation samples."""
 
@@ -345,9 +348,12 @@ class Session:
         factors = state.calibrated.decomposed.factors
         given = {f"{site} {scheme}": made for (site, scheme), made in factors.items()}
         parts = (*forms_of(plan.plain.choices), len(self.split.validation))
+        room = self.options.memory // REFITS
         return self._once(
             ("repaired", plan.plain.choices),
-            lambda: self.kept.beneath("refitting", parts, lambda: self._refitted(plan.plain, state), given),
+            lambda: spilled(
+                self.kept.beneath("refitting", parts, lambda: self._refitted(plan.plain, state), given), room, given
+            ),
         )
 
     def _refitted(self, plan: Plan, state: SensitivityState) -> Repaired:

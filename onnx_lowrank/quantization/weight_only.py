@@ -14,6 +14,7 @@ from typing import TypeAlias
 import numpy as np
 import onnx
 
+from onnx_lowrank.graph.mapped import tensor_array
 from onnx_lowrank.graph.names import Fresh, all_names
 from onnx_lowrank.graph.view import Use, read_graph
 from onnx_lowrank.ops import by_type, op_name
@@ -76,7 +77,7 @@ def _rounded(model: onnx.ModelProto) -> dict[str, Rounded]:
         axes = {_axis(use, name, len(tensor.dims)) for use in uses}
         if tensor.data_type != onnx.TensorProto.FLOAT or name in outputs or len(axes) != 1 or None in axes:
             continue
-        array = onnx.numpy_helper.to_array(tensor)
+        array = tensor_array(tensor)
         tables = {use.node.op_type == TABLE for use in uses}
         if array.size >= LEAST and len(tables) == 1 and np.isfinite(array).all():
             rounded[name] = _rounded_weight(array, int(next(iter(axes)) or 0), tables.pop())

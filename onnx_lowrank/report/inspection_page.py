@@ -33,7 +33,8 @@ def render_inspection(
         member: n for shared, n in number_of(f.members for f in inspection.shared_inputs).items() for member in shared
     }
     members_by_site = ["input"] if numbers_of else []
-    heads = ("weight", "shape", "size", "share", "even", "full", "90 %", "99 %", *members_by_site)
+    spectra = [f"{share:.0%}".replace("%", " %") for share in (inspection.rows[0].rank_for if inspection.rows else ())]
+    heads = ("weight", "shape", "size", "share", "even", "full", *spectra, *members_by_site)
     table = titled("Factorable weights", *heads)
     names = labels([row.site for row in inspection.rows], width)
     for row in inspection.rows:
@@ -49,8 +50,11 @@ def render_inspection(
         )
     yield table
     yield Text("even: the rank from which factors are no smaller than the weight; none: at every")
-    yield Text("rank below the full one they are. 90 %, 99 %: the ranks that hold this share of")
-    yield Text("its energy; far under `even` or `full`, it compresses.")
+    if spectra:
+        yield Text("rank below the full one they are. 90 %, 99 %: the ranks that hold this share of")
+        yield Text("its energy; far under `even` or `full`, it compresses.")
+    else:
+        yield Text("rank below the full one they are.")
     if members_by_site:
         yield Text("input: weights of one number read the same tensor, and may share their first factor.")
     large = [s for s in inspection.skips if everything or s.parameters >= 0.001 * inspection.parameters]

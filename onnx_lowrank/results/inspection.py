@@ -14,7 +14,8 @@ class WeightRow:
     """A factorable weight: the rank at which it breaks even, and those that hold 90 and 99 % of its plain energy.
 
     break_even: None where every rank below the full one is smaller than the weight, as identity blocks of its factors
-    are not stored. A rank for 99 % far under the full rank is a weight that compresses even without data.
+    are not stored. A rank for 99 % far under the full rank is a weight that compresses even without data; rank_for is
+    empty where weights were not decomposed.
     """
 
     site: Site

@@ -20,13 +20,15 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from onnx_lowrank.errors import ModelError, RuntimeProblem
-from onnx_lowrank.graph.large import fits_protobuf
-from onnx_lowrank.graph.model_io import store
+from onnx_lowrank.graph.large import PROTOBUF_LIMIT, fits_protobuf, proto_bytes
+from onnx_lowrank.graph.mapped import MAPPED_FROM, for_runtime, mapped_tensors
+from onnx_lowrank.graph.model_io import data_file, store
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.types import Array, Feed
 
 __version__: str = ort.__version__
 DEFAULT = Runtime()
+FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 def _is_error(name: str) -> bool:
@@ -170,6 +172,8 @@ class Runner:
             settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         settings.log_severity_level = 4
         settings.enable_cpu_mem_arena = arena
+        if not spin and lies_apart(model):  # each session would hold all weights once more, in its own order
+            settings.add_session_config_entry("session.disable_prepacking", "1")
         settings.intra_op_num_threads = runtime.threads
         if not optimize:
             settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -226,12 +230,26 @@ def _open(model: onnx.ModelProto | Path | bytes, settings: Any, providers: list[
             return ort.InferenceSession(str(model), settings, providers=providers)
         if fits_protobuf(model):
             return ort.InferenceSession(model.SerializeToString(), settings, providers=providers)
+        apart = for_runtime(model)
+        if apart is not None and proto_bytes(apart[0]) < PROTOBUF_LIMIT:
+            settings.add_session_config_entry(FOLDER, apart[1])
+            return ort.InferenceSession(apart[0].SerializeToString(), settings, providers=providers)
         with tempfile.TemporaryDirectory(prefix="onnx-lowrank-") as folder:
             path = Path(folder) / "model.onnx"
             store(model, path)
             return ort.InferenceSession(str(path), settings, providers=providers)
     except ORT_ERRORS as error:
         raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
+
+
+def lies_apart(model: onnx.ModelProto | Path | bytes) -> bool:
+    """Return whether a model's weights are so large that they stay in a file of their own."""
+    if isinstance(model, bytes):
+        return False
+    if isinstance(model, Path):
+        data = data_file(model)
+        return data.is_file() and data.stat().st_size >= MAPPED_FROM
+    return any(mapped_tensors(model))
 
 
 def first_line(error: BaseException) -> str:

@@ -2,5 +2,6 @@
 
 from onnx_lowrank.store.entries import Entry, Store
 from onnx_lowrank.store.remember import RECALLED, Place, key_of, recalled, remembered
+from onnx_lowrank.store.spill import spilled
 
-__all__ = ["RECALLED", "Entry", "Place", "Store", "key_of", "recalled", "remembered"]
+__all__ = ["RECALLED", "Entry", "Place", "Store", "key_of", "recalled", "remembered", "spilled"]

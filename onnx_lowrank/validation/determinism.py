@@ -7,6 +7,7 @@ import onnx
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.constants import constant_value
+from onnx_lowrank.graph.mapped import tensor_array
 from onnx_lowrank.graph.traversal import all_nodes
 from onnx_lowrank.metrics import numeric
 from onnx_lowrank.runtime.runner import Runner
@@ -59,7 +60,7 @@ def _constants_that_are_true(model: onnx.ModelProto) -> set[str]:
         if value is not None:
             tensors[node.output[0]] = value
     flags = {name: t for name, t in tensors.items() if t.data_type == onnx.TensorProto.BOOL and not list(t.dims)}
-    return {name for name, tensor in flags.items() if bool(onnx.numpy_helper.to_array(tensor))}
+    return {name for name, tensor in flags.items() if bool(tensor_array(tensor))}
 
 
 def refuse_random(model: onnx.ModelProto, why: str) -> None:

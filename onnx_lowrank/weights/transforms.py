@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
+from onnx_lowrank.graph.mapped import tensor_array
 from onnx_lowrank.types import Array
 
 BFLOAT16 = int(onnx.TensorProto.BFLOAT16)
@@ -36,7 +37,7 @@ class NotComputable(Exception):  # noqa: N818 - an answer, not an error: the wei
 
 def read(tensor: onnx.TensorProto) -> Array:
     """Return a tensor's values."""
-    array = np.asarray(onnx.numpy_helper.to_array(tensor))
+    array = tensor_array(tensor)
     return array.astype(np.float32) if tensor.data_type == BFLOAT16 else array
 
 

@@ -10,6 +10,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from onnx_lowrank.graph.clean_up import leading_to
+from onnx_lowrank.graph.mapped import tensor_array
 from onnx_lowrank.graph.traversal import reads
 from onnx_lowrank.types import Array
 
@@ -30,7 +31,7 @@ def folded(model: onnx.ModelProto, stored: Mapping[str, onnx.TensorProto], name:
     stored: name -> initializer or Constant node's tensor.
     """
     if name in stored:
-        return onnx.numpy_helper.to_array(stored[name])
+        return tensor_array(stored[name])
     nodes = leading_to(model.graph.node, [name])
     made = {output for node in nodes for output in node.output}
     read = {source for node in nodes for source in reads(node)} - made
