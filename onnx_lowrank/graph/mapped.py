@@ -6,7 +6,7 @@ offset and a length, in the fields of ONNX's external data. `tensor_array` reads
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,22 +36,18 @@ def place_in(tensor: onnx.TensorProto, path: Path, offset: int, length: int) -> 
         tensor.external_data.add(key=key, value=str(value))
 
 
-def keep_apart(tensors: Iterable[onnx.TensorProto], folder: Path) -> None:
-    """Let large tensors of external data stay in their files, beside a model in this folder, from now on by full path.
+def keep_apart(files: Sequence[tuple[onnx.TensorProto, Path]]) -> None:
+    """Let large tensors of external data stay in the files they lie in, by full path from now on.
 
     None of them where all together are small.
     """
-    found = [(tensor, ExternalDataInfo(tensor)) for tensor in tensors]
-    sizes = [_length(info, folder) for _, info in found]
+    found = [(tensor, file, ExternalDataInfo(tensor)) for tensor, file in files]
+    sizes = [int(info.length or file.stat().st_size - (info.offset or 0)) for _, file, info in found]
     if sum(sizes) < MAPPED_FROM:
         return
-    for (tensor, info), size in zip(found, sizes, strict=True):
+    for (tensor, file, info), size in zip(found, sizes, strict=True):
         if size >= LEAST:
-            place_in(tensor, (folder / info.location).resolve(), info.offset or 0, size)
-
-
-def _length(info: ExternalDataInfo, folder: Path) -> int:
-    return int(info.length or ((folder / info.location).stat().st_size - (info.offset or 0)))
+            place_in(tensor, file, info.offset or 0, size)
 
 
 def tensor_array(tensor: onnx.TensorProto) -> Array:

@@ -16,12 +16,21 @@ from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor, uses_external_data
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.files import refuse_special, spare
 from onnx_lowrank.graph.large import fits_protobuf, without_data, without_initializers, write_apart
-from onnx_lowrank.graph.mapped import PACKED, is_mapped, keep_apart, raw_bytes, tensor_array
+from onnx_lowrank.graph.mapped import (
+    PACKED,
+    is_mapped,
+    keep_apart,
+    mapped_bytes,
+    mapped_tensors,
+    place_in,
+    raw_bytes,
+    tensor_array,
+)
 
 OLDEST_OPSET = 7
 """Older operators broadcast and pad by other rules than the ones this package writes."""
@@ -41,32 +50,62 @@ def load(path: Path) -> onnx.ModelProto:
     except (DecodeError, OSError, ValueError) as error:
         raise ModelError(f"{path} is not an ONNX model (not a readable protobuf); export it again") from error
     _look_over(model, path)
-    for tensor in external_tensors(model):
-        _look_for(tensor, path)
+    files = [(tensor, _file_of(tensor, path)) for tensor in external_tensors(model)]
+    weights = {id(tensor) for tensor in model.graph.initializer}
     try:
-        keep_apart(external_tensors(model), path.parent)
-        for tensor in external_tensors(model):
+        keep_apart([pair for pair in files if id(pair[0]) in weights])
+        for tensor, file in files:
             if not is_mapped(tensor):
-                load_external_data_for_tensor(tensor, str(path.parent))
-                tensor.data_location = onnx.TensorProto.DEFAULT
-                del tensor.external_data[:]
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+                _read_in(tensor, file)
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path}: its external data cannot be read: {error}") from error
     return model
 
 
-def _look_for(tensor: onnx.TensorProto, path: Path) -> None:
-    """Raise ModelError where a tensor's file is missing or too short for it (older onnx reads what there is)."""
+def _file_of(tensor: onnx.TensorProto, path: Path) -> Path:
+    """Return the file that a tensor of a model lies in, links followed.
+
+    It has to lie in the folder of the model, or, where the model is a link itself (as hubs lay out what they fetch, in
+    a folder of blobs), in that of the file that it leads to: a model that comes from elsewhere names no other files.
+    Raises ModelError where it does not, is missing, or too short for the tensor (older onnx reads what there is).
+    """
+    where = f"{path}: weight {tensor.name!r} lies"
+    try:
+        info = ExternalDataInfo(tensor)
+    except ValueError as error:
+        raise ModelError(f"{where} at no place that can be read ({error}): export the model again") from error
+    named = Path(info.location)
+    place = path.parent / named
+    if named.is_absolute() or ".." in named.parts or not named.parts:
+        raise ModelError(
+            f"{where} in {info.location!r}, outside of the model's folder: export it with its data beside it"
+        )
+    real = Path(os.path.realpath(place))
+    folders = {Path(os.path.realpath(path.parent)), Path(os.path.realpath(path)).parent}
+    if not any(real.is_relative_to(folder) for folder in folders):
+        raise ModelError(
+            f"{where} in {info.location!r}, a link that leads out of the model's folder: copy the file there"
+        )
+    if not real.is_file():
+        raise ModelError(f"{where} in {info.location!r}, which is missing; copy it beside the model")
+    if (
+        real.stat().st_size < (info.offset or 0) + (info.length or 0)
+        or (info.offset or 0) < 0
+        or (info.length or 0) < 0
+    ):
+        raise ModelError(f"{where} beyond the end of {info.location!r}; copy the external data again")
+    return real
+
+
+def _read_in(tensor: onnx.TensorProto, file: Path) -> None:
+    """Read a tensor's numbers from its file into memory."""
     info = ExternalDataInfo(tensor)
-    place = path.parent / info.location
-    if not place.is_file():
-        raise ModelError(
-            f"{path}: weight {tensor.name!r} lies in {info.location!r}, which is missing; copy it beside the model"
-        )
-    if place.stat().st_size < (info.offset or 0) + (info.length or 0):
-        raise ModelError(
-            f"{path}: weight {tensor.name!r} lies beyond the end of {info.location!r}; copy the external data again"
-        )
+    with file.open("rb") as data:
+        data.seek(info.offset or 0)
+        content = data.read(info.length) if info.length else data.read()
+    tensor.data_location = onnx.TensorProto.DEFAULT
+    del tensor.external_data[:]
+    tensor.raw_data = content
 
 
 def _look_over(model: onnx.ModelProto, path: Path) -> None:
@@ -199,11 +238,35 @@ def standing(model: onnx.ModelProto | Path) -> Standing:
     if isinstance(model, onnx.ModelProto) and not fits_protobuf(model):
         with tempfile.TemporaryDirectory(prefix="onnx-lowrank-") as folder:
             return standing(store(model, Path(folder) / "model.onnx")[0])
+    if isinstance(model, Path) and _linked(model):  # onnx.checker refuses links, whatever lies behind them
+        return _standing_of_stand_in(load(model))
     why = _objection(model, Level.FULL)
     if not why:
         return Standing()
     basic = _objection(model, Level.BASIC)
     return Standing(Level.LOADS, basic) if basic else Standing(Level.BASIC, why)
+
+
+def _linked(path: Path) -> bool:
+    """Return whether a model's external data are reached by links."""
+    model = onnx.load(str(path), format="protobuf", load_external_data=False)
+    return any((path.parent / ExternalDataInfo(tensor).location).is_symlink() for tensor in external_tensors(model))
+
+
+def _standing_of_stand_in(model: onnx.ModelProto) -> Standing:
+    """Return the same of a model whose large weights lie in a file of nothing but holes: the checker reads none."""
+    if not any(mapped_tensors(model)):
+        return standing(model)
+    with tempfile.TemporaryDirectory(prefix="onnx-lowrank-") as folder:
+        copy, data = onnx.ModelProto(), Path(folder) / "weights"
+        copy.CopyFrom(model)
+        with data.open("wb") as file:
+            for tensor in mapped_tensors(copy):
+                length = mapped_bytes(tensor)
+                file.truncate(max(length, data.stat().st_size))
+                place_in(tensor, Path(data.name), 0, length)
+        (Path(folder) / "model.onnx").write_bytes(copy.SerializeToString())
+        return standing(Path(folder) / "model.onnx")
 
 
 def check(path: Path, level: Level = Level.FULL) -> None:

@@ -199,3 +199,63 @@ def test_large_arrays_of_a_value_are_spilled_and_equal():
         np.testing.assert_array_equal(np.asarray(made[key]), np.asarray(value[key]))
     assert spilled(made, 0) is made  # it lies in a file already
     assert spilled(value, 10**6) is value
+
+
+def linked(folder: Path) -> tuple[Path, Path]:
+    """Lay a model out as hubs do, links into a folder of blobs; return it and the blob of its data."""
+    path = apart(folder)
+    (folder / "blobs").mkdir()
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    for name, blob in (("model.onnx", "1f"), ("weights.bin", "2e")):
+        (folder / name).rename(folder / "blobs" / blob)
+        (folder / "snapshots" / "abc" / name).symlink_to(Path("..", "..", "blobs", blob))
+    return folder / "snapshots" / "abc" / path.name, folder / "blobs" / "2e"
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_links_into_a_folder_of_blobs_are_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool):
+    if not large:
+        monkeypatch.setattr(mapped, "MAPPED_FROM", 10**6)
+    path, blob = linked(tmp_path)
+    model = model_io.load(path)
+    assert any(mapped_tensors(model)) == large
+    x = normal([3, 32], 3).astype(np.float32)
+    assert np.isfinite(Runner(model).run({"x": x})["y"]).all()
+    assert model_io.standing(path).level is model_io.Level.FULL
+    assert model_io.file_bytes(path) == path.stat().st_size + blob.stat().st_size
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_a_link_that_leads_elsewhere_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool):
+    if not large:
+        monkeypatch.setattr(mapped, "MAPPED_FROM", 10**6)
+    (tmp_path / "in").mkdir()
+    path, secret = apart(tmp_path / "in"), tmp_path / "secret"
+    (tmp_path / "in" / "weights.bin").rename(secret)
+    (tmp_path / "in" / "weights.bin").symlink_to(secret)
+    with pytest.raises(ModelError, match="a link that leads out of the model's folder: copy the file there"):
+        model_io.load(path)
+
+
+@pytest.mark.parametrize("location", ["../secret", "/etc/passwd", "a/../../secret", ".", ""])
+def test_a_place_outside_of_the_folder_is_refused(tmp_path: Path, location: str):
+    (tmp_path / "in").mkdir()
+    path = apart(tmp_path / "in")
+    (tmp_path / "secret").write_bytes(b"s" * 4096)
+    model = onnx.load(path, load_external_data=False)
+    next(e for e in model.graph.initializer[0].external_data if e.key == "location").value = location
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"weight 'W' lies in"):
+        model_io.load(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "number"), [("offset", -8), ("length", -8), ("offset", 10**9), ("length", 10**12), ("offset", "x")]
+)
+def test_a_range_beyond_the_file_is_refused(tmp_path: Path, key: str, number: object):
+    path = apart(tmp_path)
+    model = onnx.load(path, load_external_data=False)
+    next(e for e in model.graph.initializer[0].external_data if e.key == key).value = str(number)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match="beyond the end of|at no place that can be read"):
+        model_io.load(path)
