@@ -35,6 +35,10 @@ LEAST_MEMORY = 2**24
 """Below this a bound on memory bounds nothing."""
 
 
+LEAST_SHARD = 2**20
+"""A file of weights below this is none."""
+
+
 REFITTED = 512
 """Calibration samples that the last factors are refitted on, at most: all of them where it is asked for."""
 
@@ -77,7 +81,9 @@ class Options:
     become whatever the search says, GLOB=KEY:VALUE,… each (see `Override`); the last that names a weight counts.
     cache_dir: a folder where what was collected and measured is kept, for other goals, other processes, and a run that
     is cut off; None: nothing is kept. cache_limit: bytes that it may hold; what was used longest ago goes first.
-    time_budget: seconds until a model is saved, about: the best that is certified by then.
+    time_budget: seconds until a model is saved, about: the best that is certified by then. save_as_external_data:
+    weights go to a file beside the model; above protobuf's 2 GiB they always do. shard_size: to several, each of so
+    many bytes at most.
     """
 
     sensitivity: Sensitivity = "joint"
@@ -110,6 +116,8 @@ class Options:
     cache_dir: str | None = None
     cache_limit: int = 10 * 10**9
     time_budget: float | None = None
+    save_as_external_data: bool = False
+    shard_size: int | None = None
 
     @property
     def cache(self) -> tuple[str, int] | None:
@@ -119,7 +127,10 @@ class Options:
     @property
     def result(self) -> Options:
         """What results depend on but for rounding: without where they are kept, and the count of threads."""
-        return replace(self, cache_dir=None, cache_limit=0, time_budget=None, runtime=replace(self.runtime, threads=0))
+        return replace(
+            self, cache_dir=None, cache_limit=0, time_budget=None, save_as_external_data=False, shard_size=None,
+            runtime=replace(self.runtime, threads=0),
+        )  # fmt: skip
 
     @property
     def collecting(self) -> Options:
@@ -157,6 +168,8 @@ class Options:
             raise GoalError(f"the memory bound must be at least {LEAST_MEMORY // 2**20} MiB, not {self.memory} bytes")
         if self.time_budget is not None and not self.time_budget > 0:
             raise GoalError(f"the time budget must be more than 0 seconds (10m, say), not {self.time_budget:g}")
+        if self.shard_size is not None and self.shard_size < LEAST_SHARD:
+            raise GoalError(f"--shard-size must be at least {LEAST_SHARD // 2**20} MiB, not {self.shard_size} bytes")
         if self.rank_multiple < 1:
             raise GoalError(f"the rank multiple must be 1 or more, not {self.rank_multiple}")
         self._check_switches()

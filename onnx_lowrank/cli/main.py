@@ -19,6 +19,7 @@ from onnx_lowrank.cli.optimize_command import finish, optimize
 from onnx_lowrank.cli.outputs import OUTPUT, Inputs, Outputs
 from onnx_lowrank.cli.process import tune_process
 from onnx_lowrank.cli.shared_options import (
+    EXTERNAL,
     FORCE,
     GATE,
     METRIC,
@@ -29,14 +30,12 @@ from onnx_lowrank.cli.shared_options import (
     SELECT,
     gate_of,
     options_of,
-    runtime_of,
 )
 from onnx_lowrank.demo import MODEL as DEMO_MODEL
 from onnx_lowrank.demo import SAMPLES as DEMO_SAMPLES
 from onnx_lowrank.demo import demo_files, demo_samples
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.goals import Compact
-from onnx_lowrank.options import Options
 from onnx_lowrank.report import (
     comparison_json,
     inspection_json,
@@ -115,6 +114,7 @@ def inspect(
 @data_options.FORMAT
 @click.option("--provider", default="auto", show_default=True, help="auto, cpu, cuda, or onnxruntime's own name.")
 @click.option("--threads", default=0, show_default=True, help="Threads for onnxruntime; 0: all cores.")
+@EXTERNAL
 @FORCE
 @QUIET
 @one_line_errors
@@ -126,7 +126,7 @@ def apply(plan: Path, model: Path, output: Path, validation: str | None, **value
     samples = {f"--{name}": path for name, path in paths.items()}
     inputs = Inputs(models={"MODEL": model}, samples=samples, others={"PLAN": plan, **data_options.files(values)})
     outputs = watched(Outputs.of(inputs, {OUTPUT: output}, force=values["force"]))
-    options = Options(runtime=runtime_of(values))
+    options = options_of(values)
     bars = progress(quiet=values["quiet"])
     pipeline.apply(
         plan, model, sets["data"], options,

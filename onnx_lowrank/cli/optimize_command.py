@@ -29,6 +29,7 @@ from onnx_lowrank.cli.outputs import OUTPUT, Inputs, Outputs
 from onnx_lowrank.cli.shared_options import (
     BITS,
     CACHE,
+    EXTERNAL,
     FORCE,
     GATE,
     HTML,
@@ -196,6 +197,7 @@ COMPANIONS = stacked(
     " the same at once, where anything is certified.",
 )
 @CACHE
+@EXTERNAL
 @REPORT
 @HTML
 @click.option("--save-plan", type=click.Path(path_type=Path), help="Write schemes and ranks, for `apply`.")

@@ -170,6 +170,14 @@ SELECT = stacked(
     click.option("--rank-multiple", default=8, show_default=True, help="Ranks are multiples of this."),
 )
 
+EXTERNAL = stacked(
+    click.option(
+        "--save-as-external-data",
+        is_flag=True,
+        help="Write weights to OUT.data beside OUT, as is done above 2 GiB in any case.",
+    ),
+    click.option("--shard-size", type=Bytes(), help="The same, in several files of so many bytes at most: 2GB, say."),
+)
 CACHE_DIR = click.option(
     "--cache-dir", type=click.Path(path_type=Path, file_okay=False), help="The same in this folder.", metavar="DIR"
 )
@@ -212,7 +220,7 @@ def options_of(values: dict[str, Any]) -> Options:
         *("memory", "exponents", "objective", "signed", "inter_layer", "refit", "continuation", "gamma", "loss"),
         *("then", "shared_input", "bits"),
         *("outputs", "groups", "allow_weak_baseline", "allow_random"),
-        *("temperature", "logit_bias", "last_layer", "time_budget"),
+        *("temperature", "logit_bias", "last_layer", "time_budget", "save_as_external_data", "shard_size"),
     )
     asked = {name: values[name] for name in known if name in values}
     if values.get("cache") or values.get("cache_dir") is not None:

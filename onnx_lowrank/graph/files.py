@@ -63,8 +63,13 @@ def refuse_special(path: Path) -> None:
 
 def spare(target: Path, inputs: Iterable[Path]) -> None:
     """Raise ModelError where a target is one of the files that were read."""
-    read = {identity(path) for path in inputs}
-    if read and identity(target) in read:
+    if is_among(target, inputs):
         raise ModelError(
             f"{target} is the input or its external data, which are never overwritten: choose another place"
         )
+
+
+def is_among(target: Path, inputs: Iterable[Path]) -> bool:
+    """Return whether a path leads to one of the files that were read."""
+    read = {identity(path) for path in inputs}
+    return bool(read) and identity(target) in read

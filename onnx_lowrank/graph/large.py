@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -83,14 +84,25 @@ def _but(message: Any, left_out: set[str]) -> Any:
     return copy
 
 
-def write_apart(model: onnx.ModelProto, path: Path, data: Path) -> None:
-    """Write the model with the weights of its main graph in another file beside it, one weight at a time.
+def write_apart(model: onnx.ModelProto, path: Path, name: str, shard: int | None = None) -> list[Path]:
+    """Write the model with the weights of its main graph in other files beside it, one weight at a time.
 
-    Raises ModelError where what is left is too large as well: weights in nodes or in bodies; OSError.
+    name: of that file; with `shard`, the bytes that each may hold at most, `name`-00001-of-00003 and so on. A weight is
+    never divided. Return the files written. Raises ModelError where what is left is too large as well: weights in nodes
+    or in bodies; OSError.
     """
-    head = without_initializers(model)
-    with data.open("wb") as file:
-        head.graph.initializer.extend(_written(tensor, file, data.name) for tensor in model.graph.initializer)
+    head, tensors = without_initializers(model), list(model.graph.initializer)
+    lengths = [_length(tensor) for tensor in tensors]
+    places = _shards(lengths, shard)
+    count = max(places, default=0) + 1
+    names = [name] if count == 1 else [f"{name}-{i:05}-of-{count:05}" for i in range(1, count + 1)]
+    written: dict[int, onnx.TensorProto] = {}
+    for number, each in enumerate(names):
+        with (path.parent / each).open("wb") as file:
+            for at, place in enumerate(places):
+                if place == number:
+                    written[at] = _written(tensors[at], file, each)
+    head.graph.initializer.extend(written[at] for at in range(len(tensors)))
     try:
         content = _serialized(head)
     except EncodeError as error:
@@ -99,6 +111,27 @@ def write_apart(model: onnx.ModelProto, path: Path, data: Path) -> None:
             " export the model with its weights as initializers"
         ) from error
     path.write_bytes(content)
+    return [path, *(path.parent / each for each in names)]
+
+
+def _length(tensor: onnx.TensorProto) -> int:
+    """Return the bytes that a tensor takes in a file of weights; 0: it stays in the model's own."""
+    length = mapped_bytes(tensor) if is_mapped(tensor) else len(tensor.raw_data)
+    if not length and (raw := _raw(tensor)) is not None:
+        length = len(raw)
+    return length if length >= SMALL else 0
+
+
+def _shards(lengths: Sequence[int], shard: int | None) -> list[int]:
+    """Return the number of each weight's file: the next one begins where a weight does not fit any more."""
+    places, number, held = [], 0, 0
+    for length in lengths:
+        start = -(-held // PAGE) * PAGE
+        if shard is not None and held and length and start + length > shard:
+            number, start = number + 1, 0
+        held = start + length if length else held
+        places.append(number)
+    return places
 
 
 def _serialized(model: onnx.ModelProto) -> bytes:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -19,7 +21,7 @@ from google.protobuf.message import DecodeError
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from onnx_lowrank.errors import ModelError
-from onnx_lowrank.graph.files import refuse_special, spare
+from onnx_lowrank.graph.files import is_among, refuse_special, spare
 from onnx_lowrank.graph.large import fits_protobuf, without_data, without_initializers, write_apart
 from onnx_lowrank.graph.mapped import (
     PACKED,
@@ -133,16 +135,26 @@ def external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
             yield tensor
 
 
-def store(model: onnx.ModelProto, path: Path) -> list[Path]:
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """How weights go to files of their own. always: also where one file would do. shard: bytes of each at most."""
+
+    always: bool = False
+    shard: int | None = None
+
+
+IF_NEEDED = Apart()
+
+
+def store(model: onnx.ModelProto, path: Path, apart: Apart = IF_NEEDED, name: str = "") -> list[Path]:
     """Write the model, and beside it `<name>.data` where it is over protobuf's limit. Return the files written.
 
-    Not atomic: for temporary places; a user's file comes from `staged`.
+    name: of the file of weights, another one. Not atomic: for temporary places; a user's file comes from `staged`.
     """
-    if fits_protobuf(model):
+    if fits_protobuf(model) and not apart.always and apart.shard is None:
         onnx.save(model, str(path), format="protobuf")  # whatever its suffix: the only form onnxruntime reads
         return [path]
-    write_apart(model, path, data_file(path))
-    return [path, data_file(path)]
+    return write_apart(model, path, name or data_file(path).name, apart.shard)
 
 
 def data_file(path: Path) -> Path:
@@ -150,8 +162,29 @@ def data_file(path: Path) -> Path:
     return path.parent / f"{path.name}.data"
 
 
+def _free_name(target: Path) -> str:
+    """Return a name for the file of weights that nothing beside a target has, so that old weights stay as they are
+    until the model that names them is replaced.
+    """
+    taken = {path.name for path in target.parent.glob(f"{glob.escape(target.name)}.*data*")}
+    for name in (data_file(target).name, *(f"{target.name}.{number}.data" for number in range(2, len(taken) + 3))):
+        if not any(other == name or other.startswith(f"{name}-") for other in taken):
+            return name
+    raise AssertionError("as many names as files, and one more")
+
+
+def own_weights(target: Path) -> list[Path]:
+    """Return the files of weights that a model which is there now names, and this package has written beside it."""
+    try:
+        files = model_files(target)[1:] if target.is_file() else []
+    except (DecodeError, OSError, ValueError):
+        return []
+    ours = re.compile(re.escape(target.name) + r"(\.\d+)?\.data(-\d{5}-of-\d{5})?")
+    return [file for file in files if file.parent == target.parent and ours.fullmatch(file.name)]
+
+
 @contextmanager
-def staged(model: onnx.ModelProto, target: Path) -> Iterator[StagedModel]:
+def staged(model: onnx.ModelProto, target: Path, apart: Apart = IF_NEEDED) -> Iterator[StagedModel]:
     """Write the model to a hidden directory beside `target`; nothing stays there unless `publish` is called.
 
     Same file system, so that publishing is a rename. Raises ModelError where the place cannot be written.
@@ -163,7 +196,7 @@ def staged(model: onnx.ModelProto, target: Path) -> Iterator[StagedModel]:
         raise ModelError(f"cannot write to {target.parent}: {error.strerror}; choose another place with -o") from error
     try:
         try:
-            files = store(model, folder / target.name)
+            files = store(model, folder / target.name, apart, _free_name(target))
         except OSError as error:
             raise ModelError(f"cannot write {target}: {error.strerror}; choose another place with -o") from error
         yield StagedModel(folder / target.name, files, target)
@@ -185,18 +218,23 @@ class StagedModel:
         return sum(file.stat().st_size for file in self.files)
 
     def publish(self, inputs: Iterable[Path] = ()) -> None:
-        """Move the files into place, weights first, so that the model never points at nothing.
+        """Move the files into place: weights under a name that nothing has, then the model, which names them.
 
-        Raises ModelError, and moves none, where one would replace one of `inputs`, a directory or a device.
+        So an interrupt leaves the old model with its weights, or the new one with its own. Weights of the model that
+        was replaced go at the end. Raises ModelError, and moves none, where one would replace one of `inputs`, a
+        directory or a device.
         """
         inputs = tuple(inputs)
         for file in self.files:
             refuse_special(self.target.parent / file.name)
             spare(self.target.parent / file.name, inputs)
-        mode = 0o666 & ~_umask()
+        before, mode = own_weights(self.target), 0o666 & ~_umask()
         for file in reversed(self.files):
             file.chmod(mode)
             os.replace(file, self.target.parent / file.name)
+        for file in before:
+            if file.name not in {new.name for new in self.files} and not is_among(file, inputs):
+                file.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -91,7 +91,7 @@ def apply(
             rewritten, chosen, version=__version__, goal="apply", options=options,
             sha256=loaded.sha256, warning="", then=settings_of(options),
         )  # fmt: skip
-        with on_disk(rewritten, Path(output) if output is not None else None) as stage:
+        with on_disk(rewritten, Path(output) if output is not None else None, options) as stage:
             checked(stage.path, loaded)
             Runner(stage.path, runtime=options.runtime)
             if output is not None:

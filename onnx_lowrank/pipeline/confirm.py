@@ -79,7 +79,7 @@ def _confirmed(search: Search, trial: Trial, tests: int, target: Target) -> Conf
     claim = _claim(search, trial.verdict, tests)
     while True:
         _stamp(search, candidate, trial.plan, claim)
-        with on_disk(candidate, target.output) as stage:
+        with on_disk(candidate, target.output, session.options) as stage:
             reloaded, file_notes = reopen(stage, session.loaded, search.judge, session.options.runtime)
             size = replace(trial.size, bytes=stage.bytes)
             if not reloaded.verdict.passed or too_large(search, size):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import onnx
 
-from onnx_lowrank.graph.model_io import Level, StagedModel, check, load, staged
-from onnx_lowrank.options import Runtime
+from onnx_lowrank.graph.model_io import Apart, Level, StagedModel, check, load, staged
+from onnx_lowrank.options import Options, Runtime
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.types import Feed, Verdict
@@ -22,10 +22,10 @@ TIMED = 32
 
 
 @contextmanager
-def on_disk(model: onnx.ModelProto, output: Path | None) -> Iterator[StagedModel]:
+def on_disk(model: onnx.ModelProto, output: Path | None, options: Options) -> Iterator[StagedModel]:
     """Stage a model beside its target, or in a temporary place where there is none."""
     if output is not None:
-        with staged(model, output) as stage:
+        with staged(model, output, Apart(options.save_as_external_data, options.shard_size)) as stage:
             yield stage
         return
     with tempfile.TemporaryDirectory(prefix="onnx-lowrank-") as folder, staged(model, Path(folder) / "m.onnx") as stage:

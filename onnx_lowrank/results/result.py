@@ -9,7 +9,7 @@ import onnx
 
 from onnx_lowrank.errors import ModelError
 from onnx_lowrank.graph.files import spare
-from onnx_lowrank.graph.model_io import Level, check, staged
+from onnx_lowrank.graph.model_io import Apart, Level, check, staged
 from onnx_lowrank.results.brief import html, line, size_rows, sizes
 from onnx_lowrank.results.parts import Findings, Made, Measured, Original, Request, Size, Step, Trial
 from onnx_lowrank.runtime.timing import Timing
@@ -137,15 +137,16 @@ class Result:
             return None
         return self.after.milliseconds / self.before.milliseconds
 
-    def save(self, path: Path | str) -> None:
-        """Write the model atomically. Raises ModelError where nothing was gained, or the place cannot be written.
+    def save(self, path: Path | str, *, external_data: bool = False, shard_size: int | None = None) -> None:
+        """Write the model atomically; its weights to a file beside it, or to several of so many bytes at most.
 
-        That is so, too, for the files of the original.
+        Above protobuf's 2 GiB they always go there. Raises ModelError where nothing was gained, or the place cannot be
+        written. That is so, too, for the files of the original.
         """
         if not self.changed:
             raise ModelError(f"nothing to save: {self.reason}")
         target = Path(path)
         spare(target, self.original.files)
-        with staged(self.model, target) as stage:
+        with staged(self.model, target, Apart(external_data, shard_size)) as stage:
             check(stage.path, min(self.original.held_to, Level.BASIC))  # `optimize` has made the full check
             stage.publish(self.original.files)

@@ -22,7 +22,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 from onnx_lowrank.errors import ModelError, RuntimeProblem
 from onnx_lowrank.graph.large import PROTOBUF_LIMIT, fits_protobuf, proto_bytes
 from onnx_lowrank.graph.mapped import MAPPED_FROM, for_runtime, mapped_tensors
-from onnx_lowrank.graph.model_io import data_file, store
+from onnx_lowrank.graph.model_io import own_weights, store
 from onnx_lowrank.options import Runtime
 from onnx_lowrank.types import Array, Feed
 
@@ -247,8 +247,7 @@ def lies_apart(model: onnx.ModelProto | Path | bytes) -> bool:
     if isinstance(model, bytes):
         return False
     if isinstance(model, Path):
-        data = data_file(model)
-        return data.is_file() and data.stat().st_size >= MAPPED_FROM
+        return sum(file.stat().st_size for file in own_weights(model)) >= MAPPED_FROM
     return any(mapped_tensors(model))
 
 

@@ -129,3 +129,17 @@ def test_a_file_that_goes_meanwhile_is_one_line(folder: Path, monkeypatch: pytes
     assert "Traceback" not in result.output
     assert result.output.count("error: ") == 1
     assert not (folder / "out.onnx").exists()
+
+
+def test_weights_in_several_files(folder: Path):
+    report(folder, "-o", folder / "out.onnx", "--keep", 0.9, "--shard-size", "1MiB")
+    assert (folder / "out.onnx.data").is_file()
+    report(folder, "-o", folder / "out.onnx", "--keep", 0.8, "--save-as-external-data")
+    assert sorted(path.name for path in folder.glob("out.onnx*")) == ["out.onnx", "out.onnx.2.data"]
+    onnx.checker.check_model(str(folder / "out.onnx"), full_check=True)
+
+
+def test_files_of_weights_that_are_none_are_one_line(folder: Path):
+    result = optimize(folder, "-o", folder / "out.onnx", "--shard-size", "10kB")
+    assert result.exit_code == 2
+    assert "--shard-size must be at least 1 MiB" in " ".join(result.output.split())
