@@ -64,7 +64,7 @@ class ImageSize(_SizeType):
 
 KINDS: Mapping[str, tuple[str, ...]] = {
     "images": ("preset", "size", "resize", "crop", "mean", "std", "scale", "layout", "channels"),
-    "text": ("tokenizer", "max_length"),
+    "text": ("tokenizer", "max_length", "next_token"),
     "audio": ("rate", "seconds"),
     "table": (),
 }
@@ -104,6 +104,11 @@ FORMAT = stacked(
     click.option("--channels", type=click.Choice(CHANNELS), help="images: the order of the colours."),
     click.option("--layout", type=click.Choice(LAYOUTS), help="images: where the channels are. Default: by the input."),
     click.option("--tokenizer", type=click.Path(path_type=Path), help="text: a tokenizer.json, or its folder."),
+    click.option(
+        "--next-token/--no-next-token",
+        default=None,
+        help="text: labels are the tokens that follow. Default: where the model goes on from a key–value cache.",
+    ),
     click.option("--max-length", type=int, help="text: tokens at most. Default: the model's, or the tokenizer's."),
     click.option("--rate", type=int, help="audio: samples a second that the model takes; others are resampled."),
     click.option("--seconds", type=float, help="audio: how much of each sound; silence behind what is shorter."),
@@ -173,7 +178,9 @@ def _text(values: Mapping[str, Any]) -> Format:
     if len(columns) > 2:
         raise click.UsageError(f"--text takes one --column, or two for pairs, not {len(columns)}")
     pair = (columns[0], columns[1]) if len(columns) == 2 else None
-    return TextFormat(tokenizer=values["tokenizer"], length=values["max_length"], pair=pair)
+    return TextFormat(
+        tokenizer=values["tokenizer"], length=values["max_length"], pair=pair, next_token=values["next_token"]
+    )
 
 
 INPUT_SHAPE = click.option(

@@ -28,6 +28,7 @@ from onnx_lowrank.results.parts import Size
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.runtime.timing import interleaved
 from onnx_lowrank.samples import RandomData, Source, read, settled
+from onnx_lowrank.samples.decoder import cache_note, counting
 from onnx_lowrank.types import Feed
 from onnx_lowrank.validation.determinism import refuse_random, varies
 from onnx_lowrank.validation.metric_check import check_metric
@@ -56,6 +57,8 @@ def compare(
     gate, options, progress = gate or Gate(), options or Options(), progress or Silent()
     original, candidate = (LoadedModel.of(model, options.runtime) for model in (first, second))
     same_interface(original.runner, candidate.runner)
+    cache = () if options.outputs else counting(original.runner.outputs)
+    options = replace(options, outputs=cache) if cache else options
     is_random = isinstance(samples, RandomData)
     (source,), guesses = settled([samples], original.runner)
     data = read(source, original.runner.inputs, groups=options.groups, seed=options.seed)
@@ -77,7 +80,7 @@ def compare(
     sizes = [_size(loaded, data.feeds, options) for loaded in (original, candidate)]
     warnings += [RANDOM_WARNING] if is_random else []
     standing = [note for loaded in (original, candidate) for note in standing_notes(loaded.standing, loaded.source)]
-    notes = (*standing, *guesses, *data.notes)
+    notes = (*standing, *guesses, *data.notes, *((cache_note(cache),) if cache else ()))
     return Comparison(
         original.source, candidate.source, verdict, sizes[0], sizes[1], latency, why, notes, tuple(warnings)
     )

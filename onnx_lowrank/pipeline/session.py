@@ -39,6 +39,7 @@ from onnx_lowrank.plan import Problem, signed
 from onnx_lowrank.progress import Clock, Ending, Progress, Silent
 from onnx_lowrank.results.parts import Trial
 from onnx_lowrank.samples import Samples, Split
+from onnx_lowrank.samples.decoder import cache_note, counting
 from onnx_lowrank.schemes import Factors
 from onnx_lowrank.sensitivity.calibrated import Calibrated, SensitivityState
 from onnx_lowrank.sensitivity.continuation import go_on
@@ -104,12 +105,16 @@ class Session:
         clock = Clock(progress or Silent(), Ending(options.time_budget))
         sources = samples if isinstance(samples, DataSources) else DataSources(data=samples)  # type: ignore[arg-type]
         loaded = LoadedModel.of(model, options.runtime)
+        cache = () if options.outputs else counting(loaded.runner.outputs)
+        options = replace(options, outputs=cache) if cache else options
         split = read_samples(loaded, sources, options, clock)
         found = find_sites(
             loaded.model, include=options.include, exclude=options.exclude, multiple=options.rank_multiple,
             rigid=options.rounds,
         ).sharing(options.shares)  # fmt: skip
         found = with_overrides(found, options)
+        if cache:
+            split = replace(split, notes=(*split.notes, cache_note(cache)))
         inventory = replace(found, ranged=RangeSamples(split.calibration.feeds, options.runtime))
         quantizer = PostQuantizer(loaded, split.calibration.feeds, options, clock)
         fits = LabelFits(loaded, split.calibration, options, clock, next(iter(options.outputs), None))

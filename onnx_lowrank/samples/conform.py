@@ -10,6 +10,7 @@ import numpy as np
 
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.runtime.runner import TensorSpec, first_line
+from onnx_lowrank.samples.decoder import filled_in
 from onnx_lowrank.samples.records import LABELS, GroupSpec
 from onnx_lowrank.types import Array
 
@@ -17,9 +18,12 @@ from onnx_lowrank.types import Array
 def fit(arrays: Mapping[str, Any], inputs: Sequence[TensorSpec], place: str) -> dict[str, Array]:
     """Return the sample ready to run, its arrays in the order of the inputs.
 
-    Types change only where no value does, or from a wider float to a narrower one; an array one axis short gets its
-    batch axis. Raises DataError, beginning with `place`, for everything else.
+    A decoder's cache is empty where the sample has none. Types change only where no value does, or from a wider float
+    to a narrower one; an array one axis short gets its batch axis. Raises DataError, beginning with `place`, for
+    everything else.
     """
+    missing = {spec.name: filled_in(spec) for spec in inputs if spec.name not in arrays}
+    arrays = {**arrays, **{name: array for name, array in missing.items() if array is not None}}
     check_names(arrays, inputs, place)
     feed = {}
     for spec in inputs:

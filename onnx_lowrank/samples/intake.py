@@ -85,7 +85,7 @@ def content_hash(feed: Feed) -> str:
 
 def _conversions(source: str, given: Any, feed: Feed) -> list[str]:
     """Return a note for every input whose integers become floats: exact, but pixels are perhaps still to be scaled."""
-    pairs = [(name, np.asarray(given[name]).dtype, array.dtype) for name, array in feed.items()]
+    pairs = [(name, np.asarray(given[name]).dtype, array.dtype) for name, array in feed.items() if name in given]
     return [
         f"{source}: input {name!r} holds {have}, given to the model as {want} without scaling"
         for name, have, want in pairs

@@ -10,6 +10,7 @@ import numpy as np
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.runtime.runner import TensorSpec
 from onnx_lowrank.samples.conform import check_inputs
+from onnx_lowrank.samples.decoder import filled_in
 from onnx_lowrank.samples.intake import content_hash
 from onnx_lowrank.samples.sets import Lazy, Samples
 from onnx_lowrank.types import Array
@@ -40,7 +41,8 @@ def random_samples(
 
     Floats are standard normal, integers and booleans 0 or 1, texts "a". A free first dimension (the batch) is 1,
     another free one 16, or 64 where the input has four axes or more; dimensions of one name have one size, the
-    smallest. shapes: those of inputs that are given, and with them of dimensions of the same names elsewhere. Raises
+    smallest. A decoder's cache is empty, so that what is as long as the text and the cache is as long as the text.
+    shapes: those of inputs that are given, and with them of dimensions of the same names elsewhere. Raises
     DataError for a model whose inputs numpy cannot hold, for a count below 1, and for a shape that is not an input's.
     """
     check_inputs(inputs)
@@ -96,7 +98,9 @@ def _default(axis: int, rank: int) -> int:
 
 
 def _feed(inputs: Sequence[TensorSpec], sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Array]:
-    return {spec.name: _array(spec, _shape(spec, sizes), rng) for spec in inputs}
+    made = {spec.name: _array(spec, _shape(spec, sizes), rng) for spec in inputs}
+    empty = {spec.name: filled_in(spec) for spec in inputs}
+    return {name: array if (given := empty[name]) is None else given for name, array in made.items()}
 
 
 def _shape(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:

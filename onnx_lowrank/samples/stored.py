@@ -69,9 +69,16 @@ def read_stored(source: StoredData, inputs: Sequence[TensorSpec]) -> Raw:
     """Return the samples of stored data. Raises DataError."""
     rows = source.rows()
     encoder = source.format.fitted(inputs, rows.columns, str(source.path))
-    records = Lazy(len(rows.rows), lambda index: Record(encoder.encode(rows.rows[index], rows.places(index))))
     labels, notes = numbered(rows, source.classes)
-    return Raw(rows.source, records, labels, notes=(*encoder.notes, *notes), places=rows.places)
+    own = encoder.labels if labels is None else None
+
+    def made(index: int) -> Record:
+        arrays = encoder.encode(rows.rows[index], rows.places(index))
+        return Record(arrays, None if own is None else own(arrays))
+
+    if own is not None:
+        notes = (*notes, f"{rows.source}: labels are the tokens that follow")
+    return Raw(rows.source, Lazy(len(rows.rows), made), labels, notes=(*encoder.notes, *notes), places=rows.places)
 
 
 def numbered(rows: Rows, classes: Path | tuple[str, ...] | None) -> tuple[Any, tuple[str, ...]]:

@@ -18,10 +18,13 @@ Encode = Callable[[Row, str], dict[str, Array]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoder:
-    """A format that fits a model and a source. notes: what was assumed, a sentence each."""
+    """A format that fits a model and a source. notes: what was assumed, a sentence each. labels: makes a sample's label
+    of its arrays, where the source has none of its own.
+    """
 
     encode: Encode
     notes: tuple[str, ...] = ()
+    labels: Callable[[dict[str, Array]], Array] | None = None
 
 
 class Format(Protocol):

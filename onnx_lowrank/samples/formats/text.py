@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,13 @@ import numpy as np
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.runtime.runner import TensorSpec, first_line
 from onnx_lowrank.samples.conform import listed, shape_text
+from onnx_lowrank.samples.decoder import has_cache, is_cache, is_switch
 from onnx_lowrank.samples.formats.format import Encoder, column_of
 from onnx_lowrank.samples.rows.row import Row, needed
 from onnx_lowrank.types import Array
 
+IGNORED = -100
+"""The label of a position that does not count, as metrics and losses have it."""
 COLUMNS = (
     "text",
     "sentence",
@@ -35,8 +38,9 @@ MEANINGS = {
     "ids": ("input_ids", "ids", "tokens", "input_tokens", "input"),
     "attention_mask": ("attention_mask", "mask", "input_mask"),
     "type_ids": ("token_type_ids", "segment_ids", "type_ids"),
+    "positions": ("position_ids", "positions"),
 }
-"""What a tokenizer gives -> the names under which models take it."""
+"""What a tokenizer gives, and the tokens' numbers from 0 -> the names under which models take it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +49,14 @@ class TextFormat:
 
     length: tokens at most, the rest is cut off; None: what the tokenizer says, or the model's input where that is
     fixed. Its own padding is off: a batch has one length only where the model's is fixed. pair: columns of two texts
-    that belong together; None: two columns of usual names are a pair.
+    that belong together; None: two columns of usual names are a pair. next_token: labels are the tokens that follow,
+    as for language models; None: where the model goes on from a key–value cache, and the texts have no labels.
     """
 
     tokenizer: Path
     length: int | None = None
     pair: tuple[str, str] | None = None
+    next_token: bool | None = None
 
     def __post_init__(self) -> None:
         if self.length is not None and self.length < 2:
@@ -59,6 +65,7 @@ class TextFormat:
     def fitted(self, inputs: Sequence[TensorSpec], columns: Sequence[str], source: str) -> Encoder:
         """Return what makes texts fit the model's inputs. Raises DataError where they take no tokens."""
         tokenizer = self._opened()
+        every, inputs = inputs, [spec for spec in inputs if not (is_cache(spec) or is_switch(spec))]
         meanings = {spec.name: _meaning(spec, inputs, source) for spec in inputs}
         fixed = {size for spec in inputs for size in spec.shape[1:] if isinstance(size, int) and size > 0}
         if len(fixed) > 1:
@@ -80,13 +87,14 @@ class TextFormat:
             if want:
                 encoding.pad(want, pad_id=padding.get("pad_id", 0), pad_token=padding.get("pad_token", "[PAD]"))
             return {
-                spec.name: np.asarray([getattr(encoding, meanings[spec.name])], spec.dtype or np.int64)
-                for spec in inputs
+                spec.name: np.asarray([_of(encoding, meanings[spec.name])], spec.dtype or np.int64) for spec in inputs
             }
 
         cut = f"cut at {length} tokens" if length else "of any length"
         padded = f", padded to {want}" if want else ""
-        return Encoder(encode, (f"{source}: texts of {' and '.join(texts)} by {self.tokenizer}, {cut}{padded}",))
+        note = f"{source}: texts of {' and '.join(texts)} by {self.tokenizer}, {cut}{padded}"
+        next_token = has_cache(every) if self.next_token is None else self.next_token
+        return Encoder(encode, (note,), _following(meanings, source) if next_token else None)
 
     def _opened(self) -> Any:
         module = needed("tokenizers", "reading texts", "text")
@@ -97,6 +105,29 @@ class TextFormat:
             return module.Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises Exception itself
             raise DataError(f"{path} is no tokenizer.json ({first_line(error)}); give another") from error
+
+
+def _of(encoding: Any, meaning: str) -> Any:
+    return range(len(encoding.ids)) if meaning == "positions" else getattr(encoding, meaning)
+
+
+def _following(meanings: dict[str, str], source: str) -> Callable[[dict[str, Array]], Array]:
+    """Return what makes labels of a sample's tokens: each position's is the next token, of the last one and of padding
+    none. Raises DataError where the model takes no tokens.
+    """
+    names = {meaning: name for name, meaning in meanings.items()}
+    if "ids" not in names:
+        raise DataError(f"{source}: --next-token needs an input of tokens, and the model has none")
+
+    def labels(arrays: dict[str, Array]) -> Array:
+        ids = np.asarray(arrays[names["ids"]], np.int64)[0]
+        following = np.append(ids[1:], IGNORED)
+        if "attention_mask" in names:
+            seen = np.append(arrays[names["attention_mask"]][0][1:], 0)
+            following = np.where(seen > 0, following, IGNORED)
+        return following
+
+    return labels
 
 
 def _texts(columns: Sequence[str], source: str) -> tuple[str, ...]:
