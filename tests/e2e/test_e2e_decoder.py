@@ -85,7 +85,7 @@ def test_random_data_have_lengths_that_belong_together(folder: Path):
         "optimize", folder / "model.onnx", "--random-data", "--keep", 0.9, "-o", folder / "out.onnx", "--threads", 1
     )
     assert result.exit_code in (0, 3), result.output
-    assert "error: " not in result.output
+    assert "error: cannot" not in result.output
 
 
 def test_a_decoder_without_a_cache_takes_next_tokens_when_asked(tmp_path: Path):

@@ -254,8 +254,11 @@ def test_inputs_that_are_no_tokens(tmp_path, tokenizer):
     (tmp_path / "a.txt").write_text("good\n")
     source = StoredData(path=tmp_path / "a.txt", format=TextFormat(tokenizer=tokenizer))
     assert "which are no tokens of a text" in refusal(source, WAVE)
-    strange = (*TOKENS, TensorSpec("position_ids", "tensor(int64)", ("N", "T")))
-    assert "what of a text goes into input 'position_ids' is not clear" in refusal(source, strange)
+    strange = (*TOKENS, TensorSpec("language_ids", "tensor(int64)", ("N", "T")))
+    assert "what of a text goes into input 'language_ids' is not clear" in refusal(source, strange)
+    positions = (*TOKENS[:1], TensorSpec("position_ids", "tensor(int64)", ("N", "T")))
+    feed = read(source, positions).feeds[0]
+    assert feed["position_ids"].tolist() == [list(range(feed["input_ids"].shape[1]))]
 
 
 def test_a_tokenizer_that_is_none(tmp_path):
