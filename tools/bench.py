@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import (
+    again,
     beyond,
     bits,
     cost,
@@ -46,7 +47,7 @@ from benchmarks.zoo import MODELS, ROOT, read_entry
 PARTS: tuple[Part, ...] = (
     *(goals.PART, methods.PART, *cost.PARTS, prediction.PART, floor.PART, latency.PART, *quantize.PARTS),
     *(forms.PART, shelved.PART, width.PART, beyond.PART, bits.PART),
-    *(paper.PART, peers.PART, tolerance.PART, scaling.PART, trust.PART),
+    *(paper.PART, peers.PART, tolerance.PART, scaling.PART, again.PART, trust.PART),
 )
 
 
