@@ -24,6 +24,7 @@ from onnx_lowrank.cli.shared_options import (
     GATE,
     METRIC,
     MODEL,
+    PROVIDERS,
     QUIET,
     REPORT,
     RUNTIME,
@@ -112,7 +113,7 @@ def inspect(
 @click.option("--data", help="Calibration samples, the same as the plan's; not needed after --sensitivity weights.")
 @click.option("--validation", help="Validation samples, if the plan's run was given some: they decide the split.")
 @data_options.FORMAT
-@click.option("--provider", default="auto", show_default=True, help="auto, cpu, cuda, or onnxruntime's own name.")
+@click.option("--provider", default="auto", show_default=True, help=PROVIDERS)
 @click.option("--threads", default=0, show_default=True, help="Threads for onnxruntime; 0: all cores.")
 @EXTERNAL
 @FORCE

@@ -118,8 +118,9 @@ METRIC = click.option(
     help=f"{_metric_names(needs_labels=True)} (labels); {_metric_names(needs_labels=False)} (no labels); name@output;"
     " or FILE.py:function for your own. Default: chosen from labels and outputs.",
 )
+PROVIDERS = "auto, cpu, cuda, tensorrt, openvino, coreml, directml, or onnxruntime's own name."
 RUNTIME = stacked(
-    click.option("--provider", default="auto", show_default=True, help="auto, cpu, cuda, or onnxruntime's own name."),
+    click.option("--provider", default="auto", show_default=True, help=PROVIDERS),
     click.option("--threads", default=0, show_default=True, help="Threads for onnxruntime; 0: all cores."),
     click.option("--seed", default=0, show_default=True, help="Seed of splits, sampling and intervals."),
 )

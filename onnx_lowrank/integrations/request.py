@@ -65,7 +65,7 @@ WAYS = (
     Setting("seed", int, "Seed of splits, sampling and intervals: 0."),
 )
 RUNTIME = (
-    Setting("provider", str, "auto, cpu, cuda, or onnxruntime's own name."),
+    Setting("provider", str, "auto, cpu, cuda, another short name, or onnxruntime's own."),
     Setting("threads", int, "Threads for onnxruntime; 0: all cores."),
 )
 SETTINGS: tuple[Setting, ...] = (*SAMPLES, *GATE, *GOAL, *WAYS, *RUNTIME)

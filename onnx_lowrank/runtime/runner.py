@@ -48,7 +48,15 @@ SPIN = 0.03
 
 Without that pause, on two cores, a model of .21 of another's time was measured as .30 to .33 in turns with it.
 """
-SHORT = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+SHORT = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+}
+"""Names that users give -> onnxruntime's own; which of them there are is a matter of the build that is installed."""
 NUMPY_TYPES: Mapping[str, type[Any]] = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
