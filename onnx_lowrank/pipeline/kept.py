@@ -20,7 +20,7 @@ from onnx_lowrank.options import Options
 from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.progress import Advance, Clock
 from onnx_lowrank.samples import Split
-from onnx_lowrank.store import RECALLED, Place, remembered
+from onnx_lowrank.store import RECALLED, Parts, Place, remembered
 from onnx_lowrank.store.packing import Given
 from onnx_lowrank.types import Choice
 from onnx_lowrank.weights.inventory import Inventory
@@ -48,7 +48,7 @@ class Kept:
     """
 
     place: Place | None
-    base: tuple[object, ...]
+    base: Parts
     clock: Clock
     told: Counter[str]
 
@@ -66,18 +66,21 @@ class Kept:
         """Return what keeps a session's results; nothing where code of the user's own has a part in them."""
         own_code = options.loss is not None or isinstance(metric, Custom)
         if options.cache is None or own_code or options.continuation > 1:
-            return Kept(None, (), clock, told)
-        sets = [samples and samples.identity for samples in (split.calibration, split.screening)]
-        sites = inventory.sites, inventory.all_shared_inputs
-        return Kept(options.cache, (loaded.sha256, *sets, options.result, sites, kind), clock, told)
+            return Kept(None, tuple, clock, told)
 
-    def once(self, what: str, parts: Sequence[object], make: Callable[[], T]) -> T:
+        def base() -> tuple[object, ...]:
+            sets = [samples and samples.identity for samples in (split.calibration, split.screening)]
+            return loaded.sha256, *sets, options.result, inventory.sites, inventory.all_shared_inputs, kind
+
+        return Kept(options.cache, base, clock, told)
+
+    def once(self, what: str, parts: Parts, make: Callable[[], T]) -> T:
         """Return what `make` gives, or gave before for the same parts."""
-        return remembered(self.place, self.clock, what, lambda: (*self.base, *parts), make)
+        return remembered(self.place, self.clock, what, lambda: (*self.base(), *parts()), make)
 
-    def beneath(self, what: str, parts: Sequence[object], make: Callable[[], T], given: Given | None = None) -> T:
+    def beneath(self, what: str, parts: Parts, make: Callable[[], T], given: Given | None = None) -> T:
         """Return the same of one of many parts of a step."""
-        return remembered(self.place, _Counting(self.told), what, lambda: (*self.base, *parts), make, given)
+        return remembered(self.place, _Counting(self.told), what, lambda: (*self.base(), *parts()), make, given)
 
     @property
     def notes(self) -> Iterator[str]:

@@ -116,10 +116,10 @@ class Search:
 
     def _kept(self, plan: Plan, progress: Callable[[int], None]) -> Trial:
         """Return a plan's trial, of an earlier run where there was one."""
-        validation, gate = self.session.split.validation.identity, self.judge.gate
+        validation, gate = self.session.split.validation, self.judge.gate
         verdict, file_bytes = self.session.kept.beneath(
             "validating",
-            (validation, gate, self.judges.preview is None, forms_of(plan.choices)),
+            lambda: (validation.identity, gate, self.judges.preview is None, forms_of(plan.choices)),
             lambda: self.measure(plan, progress),
         )
         return Trial(plan, verdict, self.size(plan, file_bytes))
@@ -171,8 +171,9 @@ class Search:
         """Return what keeps measurements of plans on the samples held back. what: by which they are judged."""
 
         def keep(plan: Plan, make: Callable[[], Screened]) -> Screened:
-            parts = (what, self.problem.resource, forms_of(plan.choices))
-            return self.session.kept.beneath("screening", parts, make)
+            return self.session.kept.beneath(
+                "screening", lambda: (what, self.problem.resource, forms_of(plan.choices)), make
+            )
 
         return keep
 

@@ -269,7 +269,7 @@ class Session:
         def make() -> Formatted:
             return Formatted.of(*extend(self.loaded, self.inventory, self.options, state, self.clock))
 
-        formatted = self.kept.once("number formats", (resource,), make)
+        formatted = self.kept.once("number formats", lambda: (resource,), make)
         return formatted.on(state), formatted.notes
 
     @property
@@ -352,7 +352,10 @@ class Session:
     def _repaired(self, plan: Plan, state: SensitivityState) -> Repaired:
         factors = state.calibrated.decomposed.factors
         given = {f"{site} {scheme}": made for (site, scheme), made in factors.items()}
-        parts = (*forms_of(plan.plain.choices), len(self.split.validation))
+
+        def parts() -> tuple[object, ...]:
+            return *forms_of(plan.plain.choices), len(self.split.validation)
+
         room = self.options.memory // REFITS
         return self._once(
             ("repaired", plan.plain.choices),
