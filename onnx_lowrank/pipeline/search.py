@@ -137,7 +137,8 @@ class Search:
             candidate = self.session.quantizer.on(candidate, plan.choices)
             runner = self._runner(candidate)
             hopeless = self._preview(runner)
-        return hopeless or self.judge.judge(runner, progress), proto_bytes(candidate)
+        verdict = self.judge.judge(runner, progress) if hopeless is None else hopeless
+        return verdict, proto_bytes(candidate)
 
     def _preview(self, runner: Runner) -> Verdict | None:
         """Return the verdict on a candidate that a part of the samples shows to be hopeless, None of any other."""

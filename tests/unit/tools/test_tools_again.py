@@ -49,7 +49,28 @@ def test_runs_are_killed_and_go_on(bench: Bench, tmp_path: Path, monkeypatch: py
     there = workbench.Workbench(entry, lines.Lines(tmp_path / "out", lines.Setting(0, 1, True)))
     killed = again._killed(there, 1)
     assert [row["same"] for row in killed["kills"]] == [True]
-    second = again._second(there)
-    assert set(second["runs"]) == {"the same again"}
-    assert second["kept"] > 0
     assert not list(there.runs.iterdir())
+
+
+def test_goals_follow_each_other_in_one_cache(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as they are called: runs are stood in for."""
+    again, zoo, workbench, lines = (bench(f"benchmarks.{name}") for name in ("again", "zoo", "workbench", "lines"))
+    sets = [zoo.Set(name, tmp_path / f"{name}.npz", "top1") for name in ("cal", "val")]
+    entry = zoo.Entry("text", tmp_path / "model.onnx", "0", "top1", *sets, ())
+    called: list[list[str]] = []
+
+    def ran(arguments: list[Any], report: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+        words = [str(word) for word in arguments]
+        called.append(words)
+        if "--cache-dir" in words:
+            place = Path(words[words.index("--cache-dir") + 1])
+            place.mkdir(exist_ok=True)
+            (place / "kept").write_bytes(b"1234")
+        return {"exit": 0, "seconds": float(len(called)), "last": ""}, {"seconds": {}, "plan": {}}
+
+    monkeypatch.setattr(again, "optimized", ran)
+    there = workbench.Workbench(entry, lines.Lines(tmp_path / "out", lines.Setting(0, 1, True)))
+    second = again._second(there)
+    assert (second["without"], second["first"], second["kept"]) == (1.0, 2.0, 4)
+    assert list(second["runs"]) == list(again.SECOND)
+    assert ["--cache-dir" in words for words in called] == [False, True, True, True, True]
