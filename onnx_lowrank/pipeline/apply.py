@@ -82,21 +82,34 @@ def apply(
     decomposed, inventory = _decomposed(saved, loaded, inventory, split, options, progress)
     chosen = _plan(saved, inventory, decomposed)
     factors = _factors(saved, loaded, inventory, split, chosen, decomposed, options)
+    target = None if output is None else Path(output)
     with scratch(loaded.model) as place:
         if place is not None:
             place.keep = True
         factored = rewrite(loaded.model, inventory, chosen, factors, narrow=quantizer.active)
         rewritten = quantizer.on(factored, chosen.choices)
-        stamp(
-            rewritten, chosen, version=__version__, goal="apply", options=options,
-            sha256=loaded.sha256, warning="", then=settings_of(options),
-        )  # fmt: skip
-        with on_disk(rewritten, Path(output) if output is not None else None, options) as stage:
-            checked(stage.path, loaded)
-            Runner(stage.path, runtime=options.runtime)
-            if output is not None:
-                publish(stage, loaded, before_writing)
+        _write(rewritten, chosen, loaded, options, target, before_writing)
     return rewritten
+
+
+def _write(
+    model: onnx.ModelProto,
+    plan: Plan,
+    loaded: LoadedModel,
+    options: Options,
+    target: Path | None,
+    before_writing: Callable[[], None] | None,
+) -> None:
+    """Stamp a model, check and open it in a file, and put that in its place where there is one."""
+    stamp(
+        model, plan, version=__version__, goal="apply", options=options,
+        sha256=loaded.sha256, warning="", then=settings_of(options),
+    )  # fmt: skip
+    with on_disk(model, target, options) as stage:
+        checked(stage.path, loaded)
+        Runner(stage.path, runtime=options.runtime)
+        if target is not None:
+            publish(stage, loaded, before_writing)
 
 
 def _as_saved(saved: SavedPlan, options: Options) -> Options:
