@@ -229,6 +229,16 @@ def test_a_small_error_of_an_aggregate_is_not_all_that_may_have_been_missed():
     assert statistics.aggregate_bound(0.0, np.full(300, math.nan), 500, 0.05, 0.8) == math.inf
 
 
+@pytest.mark.parametrize("shape", [4, 11, 100])  # skewness 1, .6, .2: Hall's transformation is longest at .6
+def test_the_bound_of_an_aggregate_grows_with_what_was_seen_from_what_is_allowed_for_the_unseen(shape):
+    replicates = np.random.default_rng(0).gamma(shape, 1 / shape, 300)
+    scales = np.geomspace(1e-7, 1e-2, 40)
+    bounds = [statistics.aggregate_bound(0.0, scale * replicates, 2000, 0.05, 1.0) for scale in scales]
+    assert (np.diff(bounds) >= 0).all()
+    assert bounds[0] == statistics.rare_share(2000, 0.9)  # a tremble is as if nothing had changed
+    assert bounds[5] <= 1.1 * bounds[0]
+
+
 def test_aggregate_interval_leaves_out_what_is_no_number():
     replicates = np.concatenate([np.random.default_rng(0).normal(size=100), np.full(200, math.nan)])
     assert math.isfinite(statistics.aggregate_interval(0.0, replicates, 50, 0.95, 1.0).width)
