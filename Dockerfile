@@ -13,5 +13,7 @@ RUN python -m venv "$VENV" \
 FROM python:3.11-slim
 COPY --from=build /opt/onnx-lowrank /opt/onnx-lowrank
 USER 65534:65534
+# A folder that any user may write in: of caches, and of what onnxruntime keeps.
+ENV HOME=/tmp
 WORKDIR /data
 ENTRYPOINT ["/opt/onnx-lowrank/bin/onnx-lowrank"]
