@@ -11,6 +11,7 @@ with meet_goal and pareto. What they are asked: Compact or Lossless with a Gate,
 LowRankError. The types of results are attributes of this module, too.
 """
 
+from onnx_lowrank import no_telemetry as no_telemetry  # before anything that imports onnxruntime
 from onnx_lowrank.errors import DataError as DataError
 from onnx_lowrank.errors import GoalError as GoalError
 from onnx_lowrank.errors import LowRankError
