@@ -15,7 +15,7 @@ from onnx_lowrank.metrics.divergence import (
 )
 from onnx_lowrank.metrics.estimate import Measured, best_of, drop_of, interval_of, measured
 from onnx_lowrank.metrics.evidence import class_evidence
-from onnx_lowrank.metrics.labelled import CrossEntropy, SquaredError, Top
+from onnx_lowrank.metrics.labelled import CrossEntropy, Perplexity, SquaredError, Top
 from onnx_lowrank.metrics.metric import IGNORED, Labels, Metric, numeric, taken
 from onnx_lowrank.metrics.paired import Agreement, Cosine, Divergence, RelativeL2, agreement, agreements
 from onnx_lowrank.metrics.selection import METRICS, MetricSpec, choose_metric, parse_metric, unjudged
@@ -38,6 +38,7 @@ __all__ = [
     "Measured",
     "Metric",
     "MetricSpec",
+    "Perplexity",
     "Probing",
     "RelativeL2",
     "SquaredError",

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from onnx_lowrank.errors import MetricError
-from onnx_lowrank.metrics.estimate import Measured, best_of, measured
-from onnx_lowrank.metrics.metric import Labels, Metric, taken
+from onnx_lowrank.metrics.estimate import Measured, best_of, measured, measured_by_parts
+from onnx_lowrank.metrics.metric import Labels, Metric, Pooled, taken
 from onnx_lowrank.metrics.traits import bounds_of
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.types import Array, Feed
@@ -41,11 +41,14 @@ class Collector:
         start, self._count = self._count, self._count + len(outputs)
         if self._known:
             return
+        labels = taken(self._labels, range(start, self._count))
+        if isinstance(self._metric, Pooled):
+            self._values.append(self._metric.parts(listed(outputs), labels, listed(reference)))
+            return
         if self._metric.whole:
             self._outputs.extend(outputs)
             self._reference.extend(reference if self._metric.needs_reference else ())
             return
-        labels = taken(self._labels, range(start, self._count))
         values = self._metric.values(listed(outputs), labels, listed(reference))
         if isinstance(values, float):
             raise MetricError(f"{self._metric.name} returns one number for many samples: such a metric must be `whole`")
@@ -55,6 +58,8 @@ class Collector:
         """Return the metric of all samples taken."""
         if self._known:
             return Measured(np.full(self._count, best_of(self._metric)), self._count, np.zeros(0), self._groups, True)
+        if isinstance(self._metric, Pooled):
+            return measured_by_parts(self._metric, np.concatenate(self._values), self._seed, self._groups)
         if self._metric.whole:
             reference = listed(self._reference) if self._reference else None
             found = measured(self._metric, listed(self._outputs), self._labels, reference, self._seed, self._groups)

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnx_lowrank import statistics
 from onnx_lowrank.errors import MetricError
-from onnx_lowrank.metrics.metric import Labels, Metric, taken
+from onnx_lowrank.metrics.metric import Labels, Metric, Pooled, taken
 from onnx_lowrank.types import Array, Interval, Outputs
 
 
@@ -73,6 +73,13 @@ def measured(
             value = math.nan
         replicates.append(value if isinstance(value, float) else math.nan)
     return Measured(values, n, np.array(replicates), groups)
+
+
+def measured_by_parts(metric: Pooled, parts: Array, seed: int, groups: Array | None = None) -> Measured:
+    """Return the same of an aggregate by its (n, k) parts: the outputs themselves need not be held."""
+    drawn = statistics.resamples(len(parts), statistics.RESAMPLES, seed, groups)
+    replicates = np.array([metric.pooled(parts[indices]) for indices in drawn])
+    return Measured(metric.pooled(parts), len(parts), replicates, groups)
 
 
 def _drawn(outputs: Outputs, indices: Array) -> dict[str, Sequence[Array]]:

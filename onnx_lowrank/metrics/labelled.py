@@ -1,4 +1,4 @@
-"""Metrics against labels: top-1, top-5, cross-entropy, mean squared error."""
+"""Metrics against labels: top-1, top-5, cross-entropy, perplexity, mean squared error."""
 
 from __future__ import annotations
 
@@ -108,12 +108,51 @@ class CrossEntropy:
 
     def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None = None) -> Array:
         """Return (n,) nats."""
-        losses = []
-        for array, label in _pairs(self.name, self.output, outputs, labels):
-            counted, truth = class_numbers(array, label, self.name)
-            logs = log_probabilities(array, probabilities=probable(array))
-            losses.append(-float(np.mean(np.take_along_axis(logs, truth[:, None], 1)[counted])))
-        return np.array(losses, np.float64)
+        return np.array([float(np.mean(nats)) for nats in _nats(self.name, self.output, outputs, labels)], np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Perplexity:
+    """exp of the mean over all positions of −log p(label): of a set, as texts weigh by their length.
+
+    Its bound is that of an aggregate: a bootstrap over samples (texts).
+    """
+
+    output: str | None = None
+    higher_is_better: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = True
+    needs_reference: ClassVar[bool] = False
+    whole: ClassVar[bool] = True
+    best: ClassVar[float] = 1.0
+    on_class_scores: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """`perplexity`."""
+        return full_name("perplexity", self.output)
+
+    def parts(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None = None) -> Array:
+        """Return (n, 2): the nats of a sample's positions that count, in all, and their number."""
+        found = _nats(self.name, self.output, outputs, labels)
+        return np.array([(float(np.sum(nats)), len(nats)) for nats in found], np.float64).reshape(-1, 2)
+
+    def pooled(self, parts: Array) -> float:
+        """Return the perplexity of samples, by their parts; inf where it is beyond float64."""
+        nats, positions = parts.sum(0)
+        with np.errstate(over="ignore"):
+            return float(np.exp(nats / positions))
+
+    def values(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None = None) -> float:
+        """Return the perplexity of all samples."""
+        return self.pooled(self.parts(outputs, labels))
+
+
+def _nats(name: str, output: str | None, outputs: Outputs, labels: Labels | None) -> Iterator[Array]:
+    """Yield −log p(label) of every sample's positions that count, in nats."""
+    for array, label in _pairs(name, output, outputs, labels):
+        counted, truth = class_numbers(array, label, name)
+        logs = log_probabilities(array, probabilities=probable(array))
+        yield -np.take_along_axis(logs, truth[:, None], 1)[counted].reshape(-1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,19 @@ class Metric(Protocol):
         ...
 
 
+@runtime_checkable
+class Pooled(Metric, Protocol):
+    """An aggregate that needs only a few numbers a sample, so that samples stream all the same."""
+
+    def parts(self, outputs: Outputs, labels: Labels | None, reference: Outputs | None) -> Array:
+        """Return (n, k) float64, a row a sample. Raises MetricError where outputs, labels and metric do not fit."""
+        ...
+
+    def pooled(self, parts: Array) -> float:
+        """Return the metric of the samples with these rows."""
+        ...
+
+
 class BuiltIn(Metric, Protocol):
     """A metric that a name can ask for: a frozen dataclass, one of whose fields is `output`."""
 

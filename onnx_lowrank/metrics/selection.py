@@ -10,7 +10,7 @@ import numpy as np
 
 from onnx_lowrank.errors import MetricError
 from onnx_lowrank.metrics.custom import Custom, from_file
-from onnx_lowrank.metrics.labelled import CrossEntropy, SquaredError, Top
+from onnx_lowrank.metrics.labelled import CrossEntropy, Perplexity, SquaredError, Top
 from onnx_lowrank.metrics.metric import (
     BuiltIn,
     Labels,
@@ -32,6 +32,7 @@ METRICS: tuple[BuiltIn, ...] = (
     Top(1),
     Top(5),
     CrossEntropy(),
+    Perplexity(),
     SquaredError(),
     Divergence(),
     Agreement(),

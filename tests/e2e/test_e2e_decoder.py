@@ -75,9 +75,11 @@ def test_the_cache_counts_where_it_is_named(folder: Path):
     assert not any("do not count" in note for note in report["notes"])  # type: ignore[attr-defined]
 
 
-def test_cross_entropy_is_the_logarithm_of_perplexity(folder: Path):
-    report = smaller(folder, "--metric", "cross-entropy", "--max-drop", 5)
-    assert "cross-entropy" in str(report["metric"])
+def test_a_decoder_is_judged_by_its_perplexity(folder: Path):
+    report = smaller(folder, "--metric", "perplexity", "--max-drop", 5, "--drop-type", "relative")
+    assert "perplexity" in str(report["metric"])
+    verdict: dict[str, object] = report["verdict"]  # type: ignore[assignment]
+    assert (verdict["drop_type"], verdict["bound"]["method"]) == ("relative", "bootstrap")  # type: ignore[index]
 
 
 def test_random_data_have_lengths_that_belong_together(folder: Path):

@@ -16,9 +16,11 @@ from onnx_lowrank.metrics import (
     CrossEntropy,
     Custom,
     Divergence,
+    Perplexity,
     RelativeL2,
     SquaredError,
     Top,
+    bound_of,
     drop_of,
     impossible_goal,
     interval_of,
@@ -171,3 +173,39 @@ def test_goals_that_no_changed_model_can_meet(metric, gate, message):
 def test_how_many_samples_would_do_is_said_where_that_is_the_question(estimate, bound, gate, note):
     found = more_samples(Interval(estimate, -1, 1), Bound(bound, 0.95, "", exact=True), gate, 0.005, 420)
     assert found is None if note is None else note in (found or "")
+
+
+def texts(count):
+    """Return scores of texts of one to nine positions, their labels with ignored ones among them."""
+    generator = np.random.default_rng(2)
+    lengths = generator.integers(1, 10, count)
+    labels = [np.append(generator.integers(0, 5, length), -100) for length in lengths]
+    return {"y": [generator.normal(0, 2, (1, length + 1, 5)) for length in lengths]}, labels
+
+
+def test_perplexity_weighs_texts_by_their_positions():
+    scores, labels = texts(20)
+    nats = CrossEntropy().values(scores, labels)
+    weights = np.array([len(label) - 1 for label in labels])
+    assert Perplexity().values(scores, labels) == pytest.approx(math.exp(nats @ weights / weights.sum()), rel=1e-12)
+
+
+def test_perplexity_streams_with_the_resamples_that_all_samples_at_once_have():
+    scores, labels = texts(20)
+    whole = measured(Perplexity(), scores, labels, None, seed=3)
+    collector = Collector(Perplexity(), labels, 3, original=False)
+    for start in (0, 5, 12):
+        end = {0: 5, 5: 12, 12: 20}[start]
+        part = [{"y": scores["y"][index]} for index in range(start, end)]
+        collector.add(part, part)
+    streamed = collector.result()
+    assert (streamed.values, streamed.n) == (whole.values, 20)
+    np.testing.assert_allclose(streamed.replicates, whole.replicates, rtol=1e-12)
+
+
+def test_a_perplexity_beyond_numbers_certifies_nothing():
+    scores, labels = texts(20)
+    far = {"y": [1e4 * values for values in scores["y"]]}
+    first, second = (measured(Perplexity(), found, labels, None, seed=0) for found in (scores, far))
+    assert second.values == math.inf
+    assert bound_of(Perplexity(), first, second, Gate(drop_type="relative"), 0.01, seed=0).value == math.inf
