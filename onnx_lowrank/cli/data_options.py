@@ -109,7 +109,11 @@ FORMAT = stacked(
         default=None,
         help="text: labels are the tokens that follow. Default: where the model goes on from a key–value cache.",
     ),
-    click.option("--max-length", type=int, help="text: tokens at most. Default: the model's, or the tokenizer's."),
+    click.option(
+        "--max-length",
+        type=int,
+        help="text: tokens at most (a window, for a language model). Default: the model's, or the tokenizer's.",
+    ),
     click.option("--rate", type=int, help="audio: samples a second that the model takes; others are resampled."),
     click.option("--seconds", type=float, help="audio: how much of each sound; silence behind what is shorter."),
 )

@@ -25,7 +25,7 @@ def take(
 ) -> Samples:
     """Return the set, checked whole. Raises DataError for the first sample that does not fit the model.
 
-    groups: the key of what samples have in common, which is no input.
+    groups: the key of what samples have in common, which is no input; None: as the source knows it.
     """
     check_inputs(inputs)
     count = len(raw.records)
@@ -51,7 +51,8 @@ def take(
             progress(index + 1, count)
     unclean.report()
     feeds = Lazy(count, lambda index: fit(_inputs_of(raw.records[index].arrays, groups), inputs, raw.place(index)))
-    return Samples(feeds, _labels(raw, labels), raw.source, tuple(hashes), tuple(notes), tuple(sources) or None)
+    shared = tuple(sources) or (None if raw.groups is None else tuple(raw.groups))
+    return Samples(feeds, _labels(raw, labels), raw.source, tuple(hashes), tuple(notes), shared)
 
 
 def _inputs_of(arrays: Mapping[str, Any], groups: str | None) -> Mapping[str, Any]:

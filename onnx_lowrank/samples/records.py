@@ -37,6 +37,7 @@ class Raw:
 
     `labels` are those of all samples, where the source keeps them apart from the inputs; `files` are the places of
     the samples, where each has its own, `places` what errors call them; `notes` say what the reader did to the data.
+    groups: names of what samples have in common, where the source knows of such.
     """
 
     source: str
@@ -45,6 +46,7 @@ class Raw:
     files: Sequence[Path] | None = None
     notes: tuple[str, ...] = ()
     places: Callable[[int], str] | None = None
+    groups: Sequence[str] | None = None
 
     def name(self, index: int) -> str:
         """Return what a user can find a sample by; samples are counted from 0."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from onnx_lowrank.errors import DataError
 from onnx_lowrank.runtime.runner import TensorSpec
 from onnx_lowrank.samples.conform import listed, nearest
 from onnx_lowrank.samples.formats import Format
+from onnx_lowrank.samples.formats.format import Encoder
 from onnx_lowrank.samples.npz import readable
 from onnx_lowrank.samples.reader import Reader
 from onnx_lowrank.samples.records import Raw, Record
@@ -23,9 +25,13 @@ from onnx_lowrank.samples.rows.lines import LINES
 from onnx_lowrank.samples.rows.row import Columns, Rows, RowSource
 from onnx_lowrank.samples.rows.tables import TABLES
 from onnx_lowrank.samples.sets import Lazy
+from onnx_lowrank.types import Array
 
 SOURCES: tuple[RowSource, ...] = (FOLDERS, LINES, *TABLES, ARCHIVES)
 """All forms in which rows are stored, in the order in which they are tried."""
+ROWS_KEPT = 8
+"""Rows whose windows are kept: they are read one after the other, and cut anew by every reading."""
+FOLLOWING = "labels are the tokens that follow"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,15 +76,39 @@ def read_stored(source: StoredData, inputs: Sequence[TensorSpec]) -> Raw:
     rows = source.rows()
     encoder = source.format.fitted(inputs, rows.columns, str(source.path))
     labels, notes = numbered(rows, source.classes)
-    own = encoder.labels if labels is None else None
+    notes = (*encoder.notes, *notes)
+    if labels is None and encoder.labels is not None:
+        return _with_own_labels(rows, encoder, encoder.labels, (*notes, f"{rows.source}: {FOLLOWING}"))
+    records = Lazy(len(rows.rows), lambda index: Record(encoder.encode(rows.rows[index], rows.places(index))))
+    return Raw(rows.source, records, labels, notes=notes, places=rows.places)
+
+
+def _with_own_labels(
+    rows: Rows, encoder: Encoder, labels: Callable[[dict[str, Array]], Array], notes: tuple[str, ...]
+) -> Raw:
+    """Return samples whose labels are made of themselves: of every row one, or all its windows, which are a group."""
+
+    @functools.lru_cache(ROWS_KEPT)
+    def samples_of(row: int) -> list[dict[str, Array]]:
+        split = encoder.windows or (lambda row, place: [encoder.encode(row, place)])
+        return split(rows.rows[row], rows.places(row))
+
+    places = [(row, window) for row in range(len(rows.rows)) for window in range(len(samples_of(row)))]
 
     def made(index: int) -> Record:
-        arrays = encoder.encode(rows.rows[index], rows.places(index))
-        return Record(arrays, None if own is None else own(arrays))
+        row, window = places[index]
+        arrays = samples_of(row)[window]
+        return Record(arrays, labels(arrays))
 
-    if own is not None:
-        notes = (*notes, f"{rows.source}: labels are the tokens that follow")
-    return Raw(rows.source, Lazy(len(rows.rows), made), labels, notes=(*encoder.notes, *notes), places=rows.places)
+    def place(index: int) -> str:
+        return rows.places(places[index][0])
+
+    several = len(places) > len(rows.rows)
+    if several:
+        of = f"{len(places):,} windows of {len(rows.rows):,} {'text' if len(rows.rows) == 1 else 'texts'}"
+        notes = (*notes, f"{rows.source}: {of}; those of one text count together")
+    groups = [place(index) for index in range(len(places))] if several else None
+    return Raw(rows.source, Lazy(len(places), made), notes=notes, places=place, groups=groups)
 
 
 def numbered(rows: Rows, classes: Path | tuple[str, ...] | None) -> tuple[Any, tuple[str, ...]]:

@@ -76,10 +76,14 @@ def test_the_cache_counts_where_it_is_named(folder: Path):
 
 
 def test_a_decoder_is_judged_by_its_perplexity(folder: Path):
-    report = smaller(folder, "--metric", "perplexity", "--max-drop", 5, "--drop-type", "relative")
+    report = smaller(folder, "--metric", "perplexity", "--max-drop", 5, "--drop-type", "relative", "--max-length", 6)
+    assert "windows of 64 texts" in " ".join(report["notes"])  # type: ignore[arg-type]
     assert "perplexity" in str(report["metric"])
     verdict: dict[str, object] = report["verdict"]  # type: ignore[assignment]
     assert (verdict["drop_type"], verdict["bound"]["method"]) == ("relative", "bootstrap")  # type: ignore[index]
+    lengths = [len(line.split()) for line in (folder / "val.txt").read_text("utf-8").splitlines()]
+    windows = sum(length // 6 + (length % 6 >= 2) for length in lengths)  # one token alone is followed by none
+    assert (verdict["units"], verdict["samples"]) == (64, windows)
 
 
 def test_random_data_have_lengths_that_belong_together(folder: Path):

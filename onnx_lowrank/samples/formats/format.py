@@ -19,12 +19,14 @@ Encode = Callable[[Row, str], dict[str, Array]]
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoder:
     """A format that fits a model and a source. notes: what was assumed, a sentence each. labels: makes a sample's label
-    of its arrays, where the source has none of its own.
+    of its arrays, where the source has none of its own. windows: with such labels, all samples of a row that is longer
+    than one may be (at least one).
     """
 
     encode: Encode
     notes: tuple[str, ...] = ()
     labels: Callable[[dict[str, Array]], Array] | None = None
+    windows: Callable[[Row, str], list[dict[str, Array]]] | None = None
 
 
 class Format(Protocol):

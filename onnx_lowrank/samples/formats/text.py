@@ -47,10 +47,11 @@ MEANINGS = {
 class TextFormat:
     """How texts become tokens. tokenizer: a tokenizer.json, or the folder that holds it.
 
-    length: tokens at most, the rest is cut off; None: what the tokenizer says, or the model's input where that is
-    fixed. Its own padding is off: a batch has one length only where the model's is fixed. pair: columns of two texts
-    that belong together; None: two columns of usual names are a pair. next_token: labels are the tokens that follow,
-    as for language models; None: where the model goes on from a key–value cache, and the texts have no labels.
+    length: tokens at most; None: what the tokenizer says, or the model's input where that is fixed. The rest is cut off
+    or, where labels are the tokens that follow, more samples (windows that do not overlap). Its own padding is off: a
+    batch has one length only where the model's is fixed. pair: columns of two texts that belong together; None: two
+    columns of usual names are a pair. next_token: labels are the tokens that follow, as for language models; None:
+    where the model goes on from a key–value cache, and the texts have no labels.
     """
 
     tokenizer: Path
@@ -82,19 +83,32 @@ class TextFormat:
         else:
             tokenizer.no_truncation()
 
-        def encode(row: Row, place: str) -> dict[str, Array]:
-            encoding = tokenizer.encode(*(_text(row[name], place) for name in texts))
+        def arrays_of(encoding: Any) -> dict[str, Array]:
             if want:
                 encoding.pad(want, pad_id=padding.get("pad_id", 0), pad_token=padding.get("pad_token", "[PAD]"))
             return {
                 spec.name: np.asarray([_of(encoding, meanings[spec.name])], spec.dtype or np.int64) for spec in inputs
             }
 
-        cut = f"cut at {length} tokens" if length else "of any length"
+        def tokens(row: Row, place: str) -> Any:
+            return tokenizer.encode(*(_text(row[name], place) for name in texts))
+
+        def encode(row: Row, place: str) -> dict[str, Array]:
+            return arrays_of(tokens(row, place))
+
+        next_token = has_cache(every) if self.next_token is None else self.next_token
+        labels = _following(meanings, source) if next_token else None
+
+        def windows(row: Row, place: str) -> list[dict[str, Array]]:
+            first = tokens(row, place)
+            made = [arrays_of(encoding) for encoding in (first, *first.overflowing)]
+            return [made[0], *(each for each in made[1:] if labels is not None and (labels(each) != IGNORED).any())]
+
+        in_windows = labels is not None and length is not None and len(texts) == 1
+        cut = f"{'in windows of' if in_windows else 'cut at'} {length} tokens" if length else "of any length"
         padded = f", padded to {want}" if want else ""
         note = f"{source}: texts of {' and '.join(texts)} by {self.tokenizer}, {cut}{padded}"
-        next_token = has_cache(every) if self.next_token is None else self.next_token
-        return Encoder(encode, (note,), _following(meanings, source) if next_token else None)
+        return Encoder(encode, (note,), labels, windows if in_windows else None)
 
     def _opened(self) -> Any:
         module = needed("tokenizers", "reading texts", "text")

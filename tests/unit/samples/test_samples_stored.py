@@ -250,6 +250,37 @@ def test_columns_are_found_by_name_or_named(tmp_path, tokenizer):
     assert read(named, TOKENS).feeds[0]["input_ids"].tolist() == [[1, 4, 2]]
 
 
+def test_a_text_longer_than_a_window_gives_several_that_count_together(tmp_path, tokenizer):
+    (tmp_path / "a.txt").write_text("very good bad very good\nbad\nbad good bad very\n")
+    form = TextFormat(tokenizer=tokenizer, length=4, next_token=True)  # two words between [CLS] and [SEP]
+    samples = read(StoredData(path=tmp_path / "a.txt", format=form), TOKENS)
+    assert [feed["input_ids"].tolist()[0] for feed in samples.feeds] == [
+        [1, 6, 4, 2], [1, 5, 6, 2], [1, 4, 2], [1, 5, 2], [1, 5, 4, 2], [1, 5, 6, 2],
+    ]  # fmt: skip
+    assert [np.asarray(label).tolist() for label in samples.labels][1:3] == [[5, 6, 2, -100], [4, 2, -100]]
+    assert samples.group_numbers.tolist() == [0, 0, 0, 1, 2, 2]
+    assert "6 windows of 3 texts; those of one text count together" in " ".join(samples.notes)
+    assert "in windows of 4 tokens" in " ".join(samples.notes)
+
+
+def test_texts_that_fit_in_a_window_have_no_groups_and_a_window_of_one_token_says_nothing(tmp_path, tokenizer):
+    made = Tokenizer.from_file(str(tokenizer))
+    made.post_processor = processors.TemplateProcessing("$A", "$A $B", [])
+    made.save(str(tokenizer))
+    (tmp_path / "a.txt").write_text("very good bad\nbad good\n")
+    form = TextFormat(tokenizer=tokenizer, length=2, next_token=True)
+    samples = read(StoredData(path=tmp_path / "a.txt", format=form), TOKENS)
+    assert [feed["input_ids"].tolist()[0] for feed in samples.feeds] == [[6, 4], [5, 4]]
+    assert samples.groups is None
+
+
+def test_texts_with_labels_of_their_own_are_cut(tmp_path, tokenizer):
+    (tmp_path / "a.csv").write_text("text,label\nvery good bad very good,1\nbad,0\n")
+    form = TextFormat(tokenizer=tokenizer, length=4, next_token=True)
+    samples = read(StoredData(path=tmp_path / "a.csv", format=form), TOKENS)
+    assert (len(samples), samples.labels.tolist(), samples.groups) == (2, [1, 0], None)
+
+
 def test_inputs_that_are_no_tokens(tmp_path, tokenizer):
     (tmp_path / "a.txt").write_text("good\n")
     source = StoredData(path=tmp_path / "a.txt", format=TextFormat(tokenizer=tokenizer))
