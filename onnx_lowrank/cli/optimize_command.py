@@ -154,7 +154,11 @@ SENSITIVITY = stacked(
         "--gamma", type=float, default=0.1, show_default=True, help="paper: bound on a layer's relative error."
     ),
     click.option(
-        "--memory", type=Bytes(), default="1GiB", show_default=True, help="What collection may hold at once, about."
+        "--memory",
+        type=Bytes(),
+        default="1GiB",
+        show_default=True,
+        help="What collection may hold at once. The default gives way to the widest weight.",
     ),
 )
 THEN = click.option(

@@ -7,6 +7,7 @@ samples do not reach do not look free. The factors themselves use all samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,9 +21,10 @@ from onnx_lowrank.collection.positions import ObservedPositions
 from onnx_lowrank.collection.projected_sides import looked_at, width_of
 from onnx_lowrank.collection.side_moments import Thinning, thinned
 from onnx_lowrank.collection.site_group import SiteGroup
+from onnx_lowrank.errors import GoalError
 from onnx_lowrank.gradient.emitter import Dims
 from onnx_lowrank.numerics.kronecker_metric import TwoSidedMetric
-from onnx_lowrank.options import Options
+from onnx_lowrank.options import DEFAULT_MEMORY, Options
 from onnx_lowrank.samples import Samples
 from onnx_lowrank.types import Feed, SideName, Site
 from onnx_lowrank.weights.inventory import Inventory
@@ -153,6 +155,20 @@ class CollectionSetup:
             if sum(smaller.needs.values()) <= self.options.memory:
                 return smaller
         return replace(self, batch=1, concurrent_batches=1)
+
+    def check_memory(self) -> None:
+        """Raise GoalError where a bound that was asked for cannot be kept, with the least that can."""
+        alone = replace(self, batch=1, concurrent_batches=1)
+        needs, asked = alone.needs, self.options.memory
+        sites = max(alone._inseparable(), key=lambda sites: sum(needs[site.id] for site in sites), default=[])
+        least = sum(needs[site.id] for site in sites)
+        if least <= asked or asked == DEFAULT_MEMORY:
+            return
+        what = f"weight {sites[0].weight!r}" + (f" and {len(sites) - 1} that share its input" if sites[1:] else "")
+        raise GoalError(
+            f"--memory {asked / 1e6:,.0f}MB cannot be kept: {what} alone takes {least / 1e6:,.0f} MB to collect;"
+            f" give --memory {math.ceil(least / 1e6)}MB or more, or leave it out with --exclude"
+        )
 
     def _inseparable(self) -> Iterator[list[Site]]:
         """Yield every site, with all weights of its shared input where the first of them stands."""

@@ -126,7 +126,7 @@ def collection_setup(setup: CalibrationSetup, metric: TwoSidedMetric) -> Collect
     shapes = observed_ranks(twin, samples.feeds[0], runtime=options.runtime)
     # where two samples cannot run together (a fixed batch, rows that mix) every feed is one unit
     separate = setup.batch > 1 and tells_samples_apart(model, setup.inventory, samples.feeds, options)
-    return CollectionSetup(
+    collection = CollectionSetup(
         twin,
         setup.opened.sha256,
         setup.inventory,
@@ -138,7 +138,9 @@ def collection_setup(setup: CalibrationSetup, metric: TwoSidedMetric) -> Collect
         batch=setup.batch if separate else 1,
         separate=separate,
         metric=metric,
-    ).fitted_to_memory()
+    )
+    collection.check_memory()
+    return collection.fitted_to_memory()
 
 
 def left_out_notes(joint: JointScores, samples: int, options: Options) -> tuple[str, ...]:

@@ -16,7 +16,9 @@ from onnx_lowrank.collection.joint import joint_scores
 from onnx_lowrank.collection.objective import Objective
 from onnx_lowrank.collection.projected_sides import sides_of
 from onnx_lowrank.collection.setup import passes
+from onnx_lowrank.errors import GoalError
 from onnx_lowrank.metrics import listed
+from onnx_lowrank.options import DEFAULT_MEMORY
 from onnx_lowrank.types import Array
 
 
@@ -139,6 +141,26 @@ def test_a_batch_as_one_unit_expects_the_same_as_its_samples_apart(name: str):
         np.testing.assert_allclose(together.rise, scored_apart.rise, rtol=1e-3)
         np.testing.assert_allclose(together.kron, scored_apart.kron, rtol=1e-3)
         assert scored_apart.rise[0] > 1e-3
+
+
+def test_a_bound_on_memory_that_cannot_be_kept_is_told_with_the_least_that_can():
+    model = build(
+        [node("MatMul", ["x", "W"], ["y"], "fc")],
+        [value("x", ["n", 400])],
+        [value("y", ["n", 600])],
+        {"W": weight((400, 600), 1)},
+    )
+    x = normal([8, 400], 2)
+    objective = Objective.of(model, "relative-l2", listed([run(model, {"x": x[:1]})]), 0)
+    whole = collection(model, x, objective, repeats=1, batch=1)
+    least = 32 * 2 * 400**2 / 1e6  # MB, of moments and bases of the smaller side in two folds
+    assert least < max(whole.needs.values()) / 1e6 < least + 0.1
+    replace(whole, options=options(memory=DEFAULT_MEMORY)).check_memory()
+    replace(whole, options=options(memory=2**24)).check_memory()
+    wide = replace(whole, observed=replace(whole.observed, bytes=dict.fromkeys(whole.observed.bytes, 2**21)))
+    with pytest.raises(GoalError, match=r"--memory 17MB cannot be kept: weight 'W' alone takes 31 MB .* --memory 32MB"):
+        replace(wide, options=options(memory=2**24)).check_memory()
+    replace(wide, options=options(memory=32 * 10**6)).check_memory()
 
 
 def test_groups_that_fit_in_memory_change_nothing():
