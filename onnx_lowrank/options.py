@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -33,6 +34,10 @@ FITTED: frozenset[Sensitivity] = frozenset({"joint", "inputs"})
 
 LEAST_MEMORY, DEFAULT_MEMORY = 2**24, 2**30
 """Below the first a bound on memory bounds nothing; the second gives way to the widest weight, any other is kept."""
+
+
+EXECUTOR = re.compile(r"local:([1-9]\d{0,2})|dask://(\S+:\d+)")
+"""Processes on this machine, or a cluster's scheduler."""
 
 
 LEAST_SHARD = 2**20
@@ -83,6 +88,7 @@ class Options:
     kept. cache_limit: bytes that it may hold; what was used longest ago goes first. time_budget: seconds until a model
     is saved, about: the best that is certified by then. save_as_external_data: weights go to a file beside the model;
     above protobuf's 2 GiB they always do. shard_size: to several, each of so many bytes at most.
+    executor: who collects: None: this process; `local:N`: processes on this machine; `dask://HOST:PORT`: a cluster.
     """
 
     sensitivity: Sensitivity = "joint"
@@ -117,6 +123,7 @@ class Options:
     time_budget: float | None = None
     save_as_external_data: bool = False
     shard_size: int | None = None
+    executor: str | None = None
 
     @property
     def cache(self) -> tuple[str, int] | None:
@@ -128,7 +135,7 @@ class Options:
         """What results depend on but for rounding: without where they are kept, and the count of threads."""
         return replace(
             self, cache_dir=None, cache_limit=0, time_budget=None, save_as_external_data=False, shard_size=None,
-            runtime=replace(self.runtime, threads=0),
+            executor=None, runtime=replace(self.runtime, threads=0),
         )  # fmt: skip
 
     @property
@@ -167,6 +174,10 @@ class Options:
             raise GoalError(f"the memory bound must be at least {LEAST_MEMORY // 2**20} MiB, not {self.memory} bytes")
         if self.time_budget is not None and not self.time_budget > 0:
             raise GoalError(f"the time budget must be more than 0 seconds (10m, say), not {self.time_budget:g}")
+        if self.executor is not None and not EXECUTOR.fullmatch(self.executor):
+            raise GoalError(
+                f"unknown executor {self.executor!r}: give local:N (processes on this machine) or dask://HOST:PORT"
+            )
         if self.shard_size is not None and self.shard_size < LEAST_SHARD:
             raise GoalError(f"--shard-size must be at least {LEAST_SHARD // 2**20} MiB, not {self.shard_size} bytes")
         if self.rank_multiple < 1:

@@ -16,6 +16,7 @@ from onnx_lowrank.cli.outputs import Inputs, Outputs
 from onnx_lowrank.cli.shared_options import (
     BITS,
     CACHE,
+    EXECUTOR,
     FORCE,
     GATE,
     HTML,
@@ -56,6 +57,7 @@ from onnx_lowrank.report.html import html_page, needed_for_html
 @SET
 @RUNTIME
 @CACHE
+@EXECUTOR
 @click.option("--all", "everything", is_flag=True, help="List all layers.")
 @REPORT
 @HTML

@@ -29,6 +29,7 @@ from onnx_lowrank.cli.outputs import OUTPUT, Inputs, Outputs
 from onnx_lowrank.cli.shared_options import (
     BITS,
     CACHE,
+    EXECUTOR,
     EXTERNAL,
     FORCE,
     GATE,
@@ -201,6 +202,7 @@ COMPANIONS = stacked(
     " the same at once, where anything is certified.",
 )
 @CACHE
+@EXECUTOR
 @EXTERNAL
 @REPORT
 @HTML

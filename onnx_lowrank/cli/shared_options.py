@@ -179,6 +179,10 @@ EXTERNAL = stacked(
     ),
     click.option("--shard-size", type=Bytes(), help="The same, in several files of so many bytes at most: 2GB, say."),
 )
+EXECUTOR = click.option(
+    "--executor",
+    help="Who collects: local:N, processes on this machine, or dask://HOST:PORT, a cluster. Default: this process.",
+)
 CACHE_DIR = click.option(
     "--cache-dir", type=click.Path(path_type=Path, file_okay=False), help="The same in this folder.", metavar="DIR"
 )
@@ -221,7 +225,7 @@ def options_of(values: dict[str, Any]) -> Options:
         *("memory", "exponents", "objective", "signed", "inter_layer", "refit", "continuation", "gamma", "loss"),
         *("then", "shared_input", "bits"),
         *("outputs", "groups", "allow_weak_baseline", "allow_random"),
-        *("temperature", "logit_bias", "last_layer", "time_budget", "save_as_external_data", "shard_size"),
+        *("temperature", "logit_bias", "last_layer", "time_budget", "save_as_external_data", "shard_size", "executor"),
     )
     asked = {name: values[name] for name in known if name in values}
     if values.get("cache") or values.get("cache_dir") is not None:

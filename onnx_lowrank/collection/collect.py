@@ -39,7 +39,7 @@ def collect(
     folds = folds or setup.folds
     group = setup.group(source.sites)
     with ExitStack() as stack:
-        cache = SampleCache(_cache_bytes(setup, group, folds), setup.options.memory)
+        cache = SampleCache(cache_bytes(setup, group, folds), setup.options.memory)
         stack.callback(cache.close)
         run = _Run(setup, source, group, workers, cache, progress)
         moments = tuple(run.fold(*numbers) for numbers in zip(folds.parts, folds.scored, strict=True))
@@ -49,7 +49,7 @@ def collect(
     return Collected(setup.key(group, folds), moments, frozenset(source.broken & numbers), blamed, cache)
 
 
-def _cache_bytes(setup: CollectionSetup, group: SiteGroup, folds: Folds) -> float:
+def cache_bytes(setup: CollectionSetup, group: SiteGroup, folds: Folds) -> float:
     """Return what is cached of all samples that are scored; a kernel's inputs may be more than its outputs."""
     sample = float(sum(setup.observed.bytes[site.id] for site in group.chain_sites))
     for site, side in group.sides:

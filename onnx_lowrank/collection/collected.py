@@ -34,7 +34,7 @@ class Collected:
         Raises ValueError where the keys differ in more than samples, or a sample is in both.
         """
         key = self.key + other.key
-        moments = tuple(_added(mine, theirs) for mine, theirs in zip(self.moments, other.moments, strict=True))
+        moments = tuple(added(mine, theirs) for mine, theirs in zip(self.moments, other.moments, strict=True))
         blamed = {
             site: self.blamed.get(site, frozenset()) | other.blamed.get(site, frozenset())
             for site in (*self.blamed, *(site for site in other.blamed if site not in self.blamed))
@@ -43,6 +43,7 @@ class Collected:
         return Collected(key, moments, self.broken | other.broken, blamed, SampleCache.united(caches))
 
 
-def _added(mine: Mapping[CacheKey, SideMoments], theirs: Mapping[CacheKey, SideMoments]) -> Moments:
+def added(mine: Mapping[CacheKey, SideMoments], theirs: Mapping[CacheKey, SideMoments]) -> Moments:
+    """Return the sums of both, by side."""
     both = {key: moments + theirs[key] if key in theirs else moments for key, moments in mine.items()}
     return both | {key: moments for key, moments in theirs.items() if key not in mine}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,9 +16,12 @@ from onnx_lowrank.collection.project import project
 from onnx_lowrank.collection.score import score
 from onnx_lowrank.collection.scores import JointScores
 from onnx_lowrank.collection.setup import CollectionSetup
+from onnx_lowrank.collection.shards import collect_in_shards
+from onnx_lowrank.executors import Pool
 from onnx_lowrank.numerics import linalg
 from onnx_lowrank.types import Site
 
+_log = logging.getLogger(__name__)
 Advance = Callable[[int], None]
 
 
@@ -38,11 +42,16 @@ def joint_scores_of(setups: Sequence[CollectionSetup], progress: Advance = lambd
     return totals
 
 
-def group_scores(setups: Sequence[CollectionSetup], sites: Sequence[Site], progress: Advance) -> list[JointScores]:
-    """Return one group scored; collected once more without those sites that break every sample of a fold."""
+def group_scores(
+    setups: Sequence[CollectionSetup], sites: Sequence[Site], progress: Advance, pool: Pool | None = None
+) -> list[JointScores]:
+    """Return one group scored; collected once more without those sites that break every sample of a fold.
+
+    pool: workers that have been told the first setup.
+    """
     left_out: dict[str, str] = {}
     while True:
-        attempt = _Attempt(setups, [site for site in sites if site.id not in left_out])
+        attempt = _Attempt(setups, [site for site in sites if site.id not in left_out], pool)
         outcome, overflowing = attempt.run(progress)
         linalg.trim()
         if not overflowing:
@@ -56,6 +65,7 @@ class _Attempt:
 
     setups: Sequence[CollectionSetup]
     sites: Sequence[Site]
+    pool: Pool | None
 
     def run(self, progress: Advance) -> tuple[list[JointScores], dict[str, str]]:
         """Return what the sites give to every setup, and those that have to be left out first, with the reason."""
@@ -63,7 +73,10 @@ class _Attempt:
         source = first.source(self.sites)
         linalg.trim()
         with linalg.Workers(first.options.runtime.threads) as workers:
-            collected = collect(first, source, workers, progress=progress)
+            if self.pool is None or not source.sites:
+                collected = collect(first, source, workers, progress=progress)
+            else:
+                collected = collect_in_shards(first, source, self.pool, progress=progress, said=_log.warning)
             try:
                 overflowing = too_large(collected)
                 if overflowing:

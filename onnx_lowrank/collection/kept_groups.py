@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 from onnx_lowrank.collection.joint import group_scores
 from onnx_lowrank.collection.scores import JointScores
 from onnx_lowrank.collection.setup import CollectionSetup, passes
+from onnx_lowrank.collection.shards import can_be_sent, work_of
+from onnx_lowrank.executors import Pool, opened
 from onnx_lowrank.progress import Progress, Silent
 from onnx_lowrank.store import recalled, remembered, spilled
 from onnx_lowrank.types import Site
@@ -31,10 +34,10 @@ def kept_scores(setups: Sequence[CollectionSetup], progress: Progress) -> list[J
             done[number] = spilled(found, first.options.memory // ROOM)
     rest = [number for number in range(len(groups)) if number not in done]
     if rest:
-        with progress.step(STEP, passes(setups) // len(groups) * len(rest)) as advance:
+        with progress.step(STEP, passes(setups) // len(groups) * len(rest)) as advance, _workers(first) as pool:
             for number in rest:
                 sites = groups[number]
-                make, parts = partial(group_scores, setups, sites, advance), partial(_parts, setups, sites)
+                make, parts = partial(group_scores, setups, sites, advance, pool), partial(_parts, setups, sites)
                 made = remembered(place, Silent(), STEP, parts, make)
                 done[number] = spilled(made, first.options.memory // ROOM)
                 del made
@@ -42,6 +45,14 @@ def kept_scores(setups: Sequence[CollectionSetup], progress: Progress) -> list[J
     for number in range(len(groups)):
         totals = [total + one for total, one in zip(totals, done.pop(number), strict=True)]
     return totals
+
+
+def _workers(setup: CollectionSetup) -> AbstractContextManager[Pool | None]:
+    """Return the workers that collect, where an executor is asked for and they can."""
+    options = setup.options
+    if options.executor is None or not can_be_sent(setup):
+        return nullcontext()
+    return opened(options.executor, work_of(setup), options.runtime.threads)
 
 
 def _parts(setups: Sequence[CollectionSetup], sites: Sequence[Site]) -> list[object]:

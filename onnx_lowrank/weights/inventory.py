@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -71,6 +71,10 @@ class Inventory:
     _live: WeakValueDictionary[str, Array] = field(
         init=False, repr=False, compare=False, default_factory=WeakValueDictionary
     )
+
+    def __reduce__(self) -> tuple[type[Inventory], tuple[object, ...]]:
+        """Pickled for a worker: without the weights that are in use here."""
+        return Inventory, tuple(getattr(self, each.name) for each in fields(self) if each.init)
 
     @property
     def shared_inputs(self) -> tuple[SharedInput, ...]:

@@ -223,7 +223,7 @@ def test_every_option_of_the_library_can_be_given_on_the_command_line():
         "outputs": ("y",), "groups": "patient", "allow_weak_baseline": True, "allow_random": True,
         "temperature": True, "logit_bias": True, "last_layer": True, "bits": (32,), "overrides": ("w=dense",),
         "cache_dir": "kept", "cache_limit": 5, "time_budget": 60.0,
-            "save_as_external_data": True, "shard_size": 2**21,
+            "save_as_external_data": True, "shard_size": 2**21, "executor": "local:2",
     }  # fmt: skip
     runtime = {field.name for field in fields(Runtime)}
     assert given.keys() - runtime == {field.name for field in fields(Options)} - {"runtime"}

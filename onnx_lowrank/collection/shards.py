@@ -1,0 +1,149 @@
+"""Pass 1 over a group of sites in shards of the samples, made by workers; the sums are the same whoever makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import overload
+
+from onnx_lowrank.collection.collect import cache_bytes, collect
+from onnx_lowrank.collection.collected import Collected, Moments, added
+from onnx_lowrank.collection.gradient_source import GradientSource
+from onnx_lowrank.collection.sample_cache import CachedSample, CacheKey, SampleCache
+from onnx_lowrank.collection.setup import CollectionSetup
+from onnx_lowrank.executors import Pool, Work, in_order
+from onnx_lowrank.numerics.linalg import Workers
+from onnx_lowrank.samples import Samples
+from onnx_lowrank.types import Feed, Site
+
+SHARD = 32
+"""Samples in a shard. It does not depend on the workers, so neither do the sums, whose order is the shards'."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """A shard of the samples, at some sites. feeds: number of a sample -> its inputs."""
+
+    sites: tuple[Site, ...]
+    feeds: Mapping[int, Feed]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """What a shard gives. cached: (number, weight, sample) of those to be scored; None where they do not fit."""
+
+    moments: tuple[Moments, ...]
+    broken: frozenset[int]
+    blamed: Mapping[str, frozenset[int]]
+    cached: tuple[tuple[int, float, Mapping[CacheKey, CachedSample]], ...] | None
+
+
+def work_of(setup: CollectionSetup) -> Work:
+    """Return what workers are told: all of a setup but its samples."""
+    nothing = replace(setup.samples, feeds=_Sent({}, len(setup.samples)), labels=None, notes=())
+    return Work(made, replace(setup, samples=nothing, objective=replace(setup.objective, labels=None)))
+
+
+def can_be_sent(setup: CollectionSetup) -> bool:
+    """Return whether workers can do it: not with a loss of the user's own, whose imports they may not have."""
+    return setup.objective.custom is None
+
+
+def made(setup: CollectionSetup, piece: Piece, threads: int) -> Made:
+    """Return what a shard gives, on a worker: its sessions are opened once for all shards at the same sites."""
+    runtime = replace(setup.options.runtime, threads=threads)
+    samples: Samples = replace(setup.samples, feeds=_Sent(piece.feeds, len(setup.samples)))
+    own = replace(setup, samples=samples, options=replace(setup.options, runtime=runtime))
+    source = _source(setup, own, piece.sites)
+    with Workers(threads) as workers:
+        collected = collect(own, source, workers, folds=own.folds.only(piece.feeds))
+    try:
+        scored = [number for part in own.folds.only(piece.feeds).scored for number in part]
+        whole = collected.cache.open
+        cached = tuple((n, *collected.cache.get(n)) for n in scored if n in collected.cache) if whole else None
+    finally:
+        collected.cache.close()
+    return Made(collected.moments, collected.broken, collected.blamed, cached)
+
+
+_OPEN: list[tuple[CollectionSetup, tuple[Site, ...], GradientSource]] = []
+
+
+def _source(setup: CollectionSetup, own: CollectionSetup, sites: tuple[Site, ...]) -> GradientSource:
+    if not _OPEN or _OPEN[0][0] is not setup or _OPEN[0][1] != sites:
+        while _OPEN:
+            _OPEN.pop()[2].close()
+        _OPEN.append((setup, sites, own.source(sites)))
+    return _OPEN[0][2]
+
+
+def collect_in_shards(
+    setup: CollectionSetup,
+    source: GradientSource,
+    pool: Pool,
+    *,
+    progress: Callable[[int], None] = lambda count: None,
+    said: Callable[[str], None] = lambda note: None,
+) -> Collected:
+    """Return what `collect` does, of shards by workers; `source` learns which samples are broken.
+
+    The caller closes its cache. Raises RuntimeProblem where workers are lost.
+    """
+    group, folds, sites = setup.group(source.sites), setup.folds, tuple(source.sites)
+    numbers = sorted(number for part in folds.parts for number in part)
+    shards = [numbers[start : start + SHARD] for start in range(0, len(numbers), SHARD)]
+    pieces = _Pieces(setup, sites, shards)
+    moments: tuple[Moments, ...] = tuple({} for _ in folds.parts)
+    cache = SampleCache(cache_bytes(setup, group, folds), setup.options.memory)
+    try:
+        for shard, part in zip(shards, in_order(pool, pieces, said), strict=True):
+            moments = tuple(added(mine, theirs) for mine, theirs in zip(moments, part.moments, strict=True))
+            source.broken |= part.broken
+            for site, here in part.blamed.items():
+                source.blamed.setdefault(site, set()).update(here)
+            if part.cached is None:
+                cache.close()
+            for sample in part.cached or ():
+                cache.put(*sample)
+            progress(len(shard))
+    except BaseException:
+        cache.close()
+        raise
+    blamed = {site: frozenset(samples) for site, samples in source.blamed.items()}
+    return Collected(setup.key(group, folds), moments, frozenset(source.broken), blamed, cache)
+
+
+class _Pieces(Sequence[Piece]):
+    """Pieces made when they are sent, so that no more samples are in memory than are on their way."""
+
+    def __init__(self, setup: CollectionSetup, sites: tuple[Site, ...], shards: Sequence[Sequence[int]]) -> None:
+        self._setup, self._sites, self._shards = setup, sites, shards
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    @overload
+    def __getitem__(self, index: int) -> Piece: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Piece]: ...
+    def __getitem__(self, index: int | slice) -> Piece | Sequence[Piece]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        return Piece(self._sites, {number: self._setup.feeds[number] for number in self._shards[index]})
+
+
+class _Sent(Sequence[Feed]):
+    """The samples of a shard by their numbers in the whole set; the others are not here."""
+
+    def __init__(self, feeds: Mapping[int, Feed], count: int) -> None:
+        self._feeds, self._count = feeds, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Feed: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Feed]: ...
+    def __getitem__(self, index: int | slice) -> Feed | Sequence[Feed]:
+        return [self._feeds[i] for i in range(self._count)[index]] if isinstance(index, slice) else self._feeds[index]
