@@ -18,7 +18,7 @@ from onnx_lowrank.errors import RuntimeProblem
 from onnx_lowrank.executors import Work, in_order, opened
 
 distributed = pytest.importorskip("distributed")
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[2]
 
 
 @contextmanager
