@@ -39,15 +39,12 @@ class Instant:
     """A future that is done when it is asked for the first time, or never."""
 
     def __init__(self, value: Any, *, never: bool = False) -> None:
-        self.value, self.never, self.given_up = value, never, False
+        self.value, self.never = value, never
 
     def result(self) -> Any:
         if isinstance(self.value, BaseException):
             raise self.value
         return self.value
-
-    def cancel(self) -> None:
-        self.given_up = True
 
 
 class Here:
@@ -56,6 +53,7 @@ class Here:
     def __init__(self, work: Work, workers: int = 2) -> None:
         self.work, self.workers, self.closed = work.packed(), workers, False
         self.futures: list[Instant] = []
+        self.dropped: list[Instant] = []
 
     def submit(self, piece: Any) -> Instant:
         function, shared = unpacked(self._packed)
@@ -76,6 +74,9 @@ class Here:
 
     def lost(self, error: BaseException) -> bool:
         return isinstance(error, ConnectionError)
+
+    def drop(self, futures: Sequence[Instant]) -> None:
+        self.dropped += futures
 
     def close(self) -> None:
         self.closed = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import time
@@ -59,6 +60,12 @@ class DaskPool:
         if isinstance(error, self._dask.CancelledError):
             raise self._gone() from error
         return isinstance(error, self._dask.KilledWorker)
+
+    def drop(self, futures: Sequence[Any]) -> None:
+        """Give up pieces that nobody waits for; of a scheduler that has gone there are none."""
+        closed = importlib.import_module("distributed.client").ClosedClientError
+        with contextlib.suppress(OSError, closed, self._dask.CancelledError):
+            self._client.cancel(futures, force=True)
 
     def _gone(self) -> RuntimeProblem:
         return RuntimeProblem(

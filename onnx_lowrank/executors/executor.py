@@ -45,18 +45,6 @@ def unpacked(read: Callable[[], bytes]) -> tuple[Callable[[Any, Any, int], Any],
     return found
 
 
-class Future(Protocol):
-    """A piece that is being worked on."""
-
-    def result(self) -> Any:
-        """Return the result, or raise what the function raised, or what became of its worker."""
-        ...
-
-    def cancel(self) -> Any:
-        """Give it up where it has not begun."""
-        ...
-
-
 class Pool(Protocol):
     """Workers that have been told the work."""
 
@@ -72,6 +60,10 @@ class Pool(Protocol):
 
     def lost(self, error: BaseException) -> bool:
         """Return whether an error means that a worker is gone; there are workers again after that."""
+        ...
+
+    def drop(self, futures: Sequence[Any]) -> None:
+        """Give up pieces that nobody waits for any more."""
         ...
 
     def close(self) -> None:
@@ -126,8 +118,7 @@ def in_order(pool: Pool, pieces: Sequence[Any], said: Callable[[str], None] = la
                 yield results.pop(next_one)
                 next_one += 1
     finally:
-        for future in waiting:
-            future.cancel()
+        pool.drop(list(waiting))
 
 
 def _again(pool: Pool, pieces: Sequence[Any], waiting: dict[Any, _Piece], twice: set[int], seconds: float) -> None:

@@ -47,6 +47,11 @@ class ProcessPool:
         """Return whether a worker is gone. With one of them the pool gives up all: there is a new one."""
         return isinstance(error, BrokenProcessPool)
 
+    def drop(self, futures: Sequence[Any]) -> None:
+        """Give up pieces that have not begun."""
+        for future in futures:
+            future.cancel()
+
     def close(self) -> None:
         """Stop the processes; a piece that nobody waits for is not finished."""
         processes = list((getattr(self._pool, "_processes", None) or {}).values())
