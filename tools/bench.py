@@ -37,6 +37,7 @@ from benchmarks import (
     tolerance,
     trust,
     width,
+    workers,
 )
 from benchmarks.lines import Lines, Setting
 from benchmarks.parts import Part, page, run
@@ -47,7 +48,7 @@ from benchmarks.zoo import MODELS, ROOT, read_entry
 PARTS: tuple[Part, ...] = (
     *(goals.PART, methods.PART, *cost.PARTS, prediction.PART, floor.PART, latency.PART, *quantize.PARTS),
     *(forms.PART, shelved.PART, width.PART, beyond.PART, bits.PART),
-    *(paper.PART, peers.PART, tolerance.PART, scaling.PART, again.PART, trust.PART),
+    *(paper.PART, peers.PART, tolerance.PART, scaling.PART, again.PART, workers.PART, trust.PART),
 )
 
 

@@ -49,7 +49,7 @@ def _collection(bench: Workbench) -> Line:
     return {**json.loads(answer.read_text(encoding="utf-8")), "model_bytes": entry.model.stat().st_size}
 
 
-def _passes(session: Session) -> Any:
+def passes_of(session: Session) -> Any:
     """Return the two passes of the joint collection, ready to run (`wb.joint_scores`, `passes`)."""
     loaded, samples, options = session.loaded, session.split.calibration, session.options
     objective = wb.objective_of(loaded, samples, options, wb.kind_of(loaded, session.metric(wb.ANY)[0], samples))
@@ -60,7 +60,7 @@ def main(model: str, data: str, repeats: str, threads: str, answer: str) -> None
     session = Session.of(model, DataSources(data=Path(data)), Options(runtime=Runtime(threads=int(threads))))
     whole = replace(session.split, calibration=read(Path(data), session.loaded.runner.inputs))
     session = session.renewed(split=whole)
-    collection, feeds = _passes(session), session.split.calibration.feeds
+    collection, feeds = passes_of(session), session.split.calibration.feeds
     batch = wb.batch_size(session.loaded.runner, feeds)
     forwards, collections, peaks = [], [], []
     for _ in range(int(repeats)):

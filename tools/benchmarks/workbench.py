@@ -34,10 +34,11 @@ from onnx_lowrank import (
     meet_goal,
     read,
 )
-from onnx_lowrank.collection import observe_positions, overridable, stream_moments
+from onnx_lowrank.collection import observe_positions, overridable, shards, stream_moments
 from onnx_lowrank.collection.collect import collect
 from onnx_lowrank.collection.fit import fit as fit_group
 from onnx_lowrank.collection.joint import joint_scores
+from onnx_lowrank.collection.kept_groups import kept_scores
 from onnx_lowrank.collection.objective import Objective
 from onnx_lowrank.collection.project import project
 from onnx_lowrank.collection.projected_sides import looked_at
@@ -79,6 +80,7 @@ from onnx_lowrank.plan.allocate import curve_plans, least_loss
 from onnx_lowrank.plan.groups import Tie
 from onnx_lowrank.plan.knapsack import relaxed
 from onnx_lowrank.plan.problem import amount
+from onnx_lowrank.progress import Silent
 from onnx_lowrank.quantization.onnxruntime_int8 import CALIBRATED, quantised, settings
 from onnx_lowrank.runtime.batching import batch_size, batches, join, split
 from onnx_lowrank.runtime.runner import Runner
