@@ -15,6 +15,7 @@ from onnx_lowrank.executors import Pool, Work, in_order
 from onnx_lowrank.numerics.linalg import Workers
 from onnx_lowrank.samples import Samples
 from onnx_lowrank.types import Feed, Site
+from onnx_lowrank.weights.inventory import NO_SAMPLES
 
 SHARD = 32
 """Samples in a shard. It does not depend on the workers, so neither do the sums, whose order is the shards'."""
@@ -41,7 +42,9 @@ class Made:
 def work_of(setup: CollectionSetup) -> Work:
     """Return what workers are told: all of a setup but its samples."""
     nothing = replace(setup.samples, feeds=_Sent({}, len(setup.samples)), labels=None, notes=())
-    return Work(made, replace(setup, samples=nothing, objective=replace(setup.objective, labels=None)))
+    weights = replace(setup.inventory, ranged=NO_SAMPLES, compensation=None)  # of number formats, which come later
+    objective = replace(setup.objective, labels=None)
+    return Work(made, replace(setup, samples=nothing, inventory=weights, objective=objective))
 
 
 def can_be_sent(setup: CollectionSetup) -> bool:
