@@ -35,6 +35,8 @@ LABELLED = 1024
 On 128 of them (SCORED) it is smaller than its noise: of 86 options of an MLP trained with 40 % random labels 7 had a
 term, and none changed the plan; on 1,750 samples 32 had one.
 """
+BYTES_OF_A_SIDE = 32 * FOLDS
+"""Bytes of a side's moments and bases, for each square of its width."""
 BYTES_PER_ACTIVATION = 10
 """Bytes that a run takes for each byte of the sites' inputs and outputs: gradients, and all that lies between."""
 
@@ -186,7 +188,7 @@ class CollectionSetup:
         """Site id -> bytes: moments and bases of every fold, and z, e of the batches at hand."""
         runs = BYTES_PER_ACTIVATION * self.batch * self.concurrent_batches
         return {
-            site.id: sum(32 * FOLDS * site.groups * width_of(site, side) ** 2 for side in sides)
+            site.id: sum(BYTES_OF_A_SIDE * site.groups * width_of(site, side) ** 2 for side in sides)
             + runs * self.observed.bytes[site.id]
             for site, sides in zip(self.inventory.sites, looked_at(self.inventory).values(), strict=True)
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import overload
@@ -17,8 +18,9 @@ from onnx_lowrank.samples import Samples
 from onnx_lowrank.types import Feed, Site
 from onnx_lowrank.weights.inventory import NO_SAMPLES
 
-SHARD = 32
-"""Samples in a shard. It does not depend on the workers, so neither do the sums, whose order is the shards'."""
+SHARD, MOST = 64, 64
+"""Samples in a shard, and shards: more samples make them larger, as what one sends does not depend on its samples. Nor
+does it depend on the workers, so the sums are the same to a bit, whose order is the shards'."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,6 +82,12 @@ def _source(setup: CollectionSetup, own: CollectionSetup, sites: tuple[Site, ...
     return _OPEN[0][2]
 
 
+def shards_of(numbers: Sequence[int]) -> list[Sequence[int]]:
+    """Return neighbouring samples together."""
+    size = max(SHARD, math.ceil(len(numbers) / MOST))
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+
+
 def collect_in_shards(
     setup: CollectionSetup,
     source: GradientSource,
@@ -94,7 +102,7 @@ def collect_in_shards(
     """
     group, folds, sites = setup.group(source.sites), setup.folds, tuple(source.sites)
     numbers = sorted(number for part in folds.parts for number in part)
-    shards = [numbers[start : start + SHARD] for start in range(0, len(numbers), SHARD)]
+    shards = shards_of(numbers)
     pieces = _Pieces(setup, sites, shards)
     moments: tuple[Moments, ...] = tuple({} for _ in folds.parts)
     cache = SampleCache(cache_bytes(setup, group, folds), setup.options.memory)

@@ -41,8 +41,9 @@ from onnx_lowrank.collection.joint import joint_scores
 from onnx_lowrank.collection.kept_groups import kept_scores
 from onnx_lowrank.collection.objective import Objective
 from onnx_lowrank.collection.project import project
-from onnx_lowrank.collection.projected_sides import looked_at
+from onnx_lowrank.collection.projected_sides import looked_at, width_of
 from onnx_lowrank.collection.score import score as score_group
+from onnx_lowrank.collection.setup import BYTES_OF_A_SIDE
 from onnx_lowrank.cost import unchanged_cost
 from onnx_lowrank.demo import MODEL as DEMO_MODEL
 from onnx_lowrank.demo import demo_samples
@@ -64,7 +65,7 @@ from onnx_lowrank.metrics import (
 )
 from onnx_lowrank.metrics.class_scores import log_probabilities, probable
 from onnx_lowrank.numerics.kronecker_metric import SHRINK, bases
-from onnx_lowrank.numerics.linalg import Workers
+from onnx_lowrank.numerics.linalg import Workers, eigen
 from onnx_lowrank.options import BITS, Runtime, Then
 from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline import refit

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from benchmarks import workbench as wb
 from benchmarks.cost import REPEATS, passes_of
-from benchmarks.lines import Line
+from benchmarks.lines import Line, Setting, cells_of
 from benchmarks.parts import Cell, Part, one_table
 from benchmarks.process import watched
-from benchmarks.wording import percent
+from benchmarks.wording import number, percent, table
 from benchmarks.workbench import Workbench
 from onnx_lowrank import DataSources, Options, Runtime, Session, read
 
-WORKERS = 2
+WORKERS, EIGEN = 2, 1024
+DECODERS = {"1 B": (16, 2048, 8192, 512), "8 B": (32, 4096, 14336, 1024), "70 B": (80, 8192, 28672, 1024)}
+"""Layers, width, inner width, width of keys and values: of decoders on paper."""
+SAMPLES, TOKENS, CORES, NETWORK = 4096, 2048, 64, 1.25e9
+"""On paper: samples of so many tokens, cores a worker, bytes a second into the process that adds up."""
+COUNTS, MEMORIES = (1, 8, 32, 128), (2**30, 2**36, 2**40)
+EIGENS = 9
+"""Eigendecompositions of a side: three a fold, and of all samples."""
 ABOUT = (
     f"Collection over all calibration samples on one thread, and by `--executor local:{WORKERS}` with a thread a"
     f" process, in turns ({REPEATS} pairs), the start of the processes included: *speed-up* is the median ratio. A"
@@ -65,10 +76,22 @@ def _shard(setup: Any) -> Line:
         start = time.perf_counter()
         made = wb.shards.made(told.shared, piece, 1)
         seconds.append(time.perf_counter() - start)  # the first opens the sessions
+    sides = [(site, side) for site, sides in wb.looked_at(setup.inventory).items() for side in sides]
+    widths = {site.id: site for site in setup.inventory.sites}
     return {
+        "squares": sum(wb.width_of(widths[site], side) ** 2 for site, side in sides), "macs": setup.observed.macs,
+        "eigen": _eigen(),
         "groups": len(groups), "opening": seconds[0] - min(seconds[1:]), "shard": min(seconds[1:]),
         "sent": len(pickle.dumps(made)), "told": len(told.packed()),
     }  # fmt: skip
+
+
+def _eigen() -> float:
+    """Return the seconds of an eigendecomposition of EIGEN dimensions on one thread."""
+    drawn = np.random.default_rng(0).normal(size=(EIGEN, EIGEN))
+    start = time.perf_counter()
+    wb.eigen(drawn @ drawn.T)
+    return time.perf_counter() - start
 
 
 def _row(data: Line) -> str:
@@ -80,13 +103,68 @@ def _row(data: Line) -> str:
     )
 
 
+def on_paper(data: Line) -> list[str]:
+    """Return what decoders would take, by what a shard of a measured model took: a table, in hours."""
+    rows = []
+    for name, (layers, width, inner, narrow) in DECODERS.items():
+        pairs = [(width, width), (width, narrow), (width, narrow), (width, width), *[(width, inner)] * 3] * layers
+        squares = [float(min(pair)) ** 2 for pair in pairs]
+        macs = TOKENS * sum(float(one) * other for one, other in pairs)
+        shards = len(wb.shards.shards_of(range(SAMPLES)))
+        shard = data["shard"] * macs / data["macs"] / CORES * SAMPLES / shards / wb.shards.SHARD
+        sent = data["sent"] / data["squares"] * sum(squares)
+        fits = EIGENS * data["eigen"] * sum(square**1.5 for square in squares) / EIGEN**3 / CORES
+        for memory in MEMORIES:
+            groups = sum(wb.BYTES_OF_A_SIDE * square for square in squares) / memory
+            groups = min(max(groups, 1.0), float(len(pairs)))
+            hours = [
+                (max(math.ceil(shards / count) * shard * groups, shards * sent / NETWORK) + fits) / 3600
+                for count in COUNTS
+            ]
+            merging = shards * sent / NETWORK / 3600
+            rows.append(
+                (name, f"{memory / 2**30:,.0f}", f"{groups:,.0f}", *(hours_text(hour) for hour in hours),
+                 hours_text(merging), hours_text(fits / 3600))
+            )  # fmt: skip
+    heads = (
+        "decoder",
+        "memory, GiB",
+        "passes",
+        *(f"{n} worker{'s' * (n > 1)}" for n in COUNTS),
+        "adding up",
+        "fitting",
+    )
+    return table(heads, rows)
+
+
+def hours_text(hours: float) -> str:
+    """Return hours with two digits that say something."""
+    return f"{hours:,.0f}" if hours >= 10 else number(hours, 1 if hours >= 1 else 2)
+
+
+def body(lines: Sequence[Line], setting: Setting) -> list[str]:
+    """Return the measured table, and what follows from it on paper."""
+    text = one_table("workers", ABOUT, HEADS, _row)(lines, setting)
+    told = [data for cells in cells_of(lines, "workers").values() for data in cells.values()]
+    if told:
+        text += ["", "## On paper", "", ABOUT_PAPER, "", *on_paper(told[-1])]
+    return text
+
+
+ABOUT_PAPER = (
+    f"Hours that collection takes of decoders that were not run: {SAMPLES:,} samples of {TOKENS:,} tokens, workers of"
+    f" {CORES} cores, 10 Gbit/s into the process that adds up. Extrapolated from the last row above: a shard's time by"
+    " multiply-accumulates, what it sends and what is kept by the squares of the widths, eigendecompositions by their"
+    " cubes, cores as if they were used to the full. *Passes*: all samples run forward and backward once for every"
+    " group of weights that fits in the memory. *Adding up*: what all shards send, through that one connection."
+)
 HEADS = (
     "samples | groups | one process, s | two, s | speed-up | of the ideal | a shard, s | opening, s | it sends, MB |"
     " a worker is told, MB"
 )
 PART = Part(
     "workers", "Collection by several processes", lambda model, quick: [Cell("collection", _collection)],
-    one_table("workers", ABOUT, HEADS, _row), ("resnext50", "minilm"), costly=True,
+    body, ("resnext50", "minilm"), costly=True,
 )  # fmt: skip
 
 if __name__ == "__main__":

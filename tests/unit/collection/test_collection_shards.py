@@ -28,6 +28,19 @@ MODELS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    monkeypatch.setattr(shards, "SHARD", 16)
+
+
+def test_shards_hold_neighbours_and_are_at_most_so_many():
+    for count in (1, 15, 16, 17, 100, 5000):
+        parts = shards.shards_of(range(count))
+        assert [number for part in parts for number in part] == list(range(count))
+        assert len(parts) <= shards.MOST
+        assert len(parts) == 1 or min(map(len, parts[:-1])) >= shards.SHARD
+
+
 def setup_of(model: onnx.ModelProto, x: np.ndarray, *, batch: int = 4) -> CollectionSetup:
     objective = Objective.of(model, "relative-l2", listed([run(model, feed) for feed in feeds_of(x[:4])]), 0)
     return replace(collection(model, x, objective, repeats=1, batch=batch), score=16)
