@@ -16,7 +16,7 @@ from onnx_lowrank.goals import Gate, Lossless
 from onnx_lowrank.options import LEAST_MEMORY
 from onnx_lowrank.pipeline import Session, meet_goal
 
-LAYERS = 300
+LAYERS = 200
 WIDTH = 32
 ROWS = 8
 
