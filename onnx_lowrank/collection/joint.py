@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,9 +18,9 @@ from onnx_lowrank.collection.setup import CollectionSetup
 from onnx_lowrank.collection.shards import collect_in_shards
 from onnx_lowrank.executors import Pool
 from onnx_lowrank.numerics import linalg
+from onnx_lowrank.progress import LOGGER
 from onnx_lowrank.types import Site
 
-_log = logging.getLogger(__name__)
 Advance = Callable[[int], None]
 
 
@@ -76,7 +75,7 @@ class _Attempt:
             if self.pool is None or not source.sites:
                 collected = collect(first, source, workers, progress=progress)
             else:
-                collected = collect_in_shards(first, source, self.pool, progress=progress, said=_log.warning)
+                collected = collect_in_shards(first, source, self.pool, progress=progress, said=LOGGER.warning)
             try:
                 overflowing = too_large(collected)
                 if overflowing:

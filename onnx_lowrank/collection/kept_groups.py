@@ -9,9 +9,9 @@ from functools import partial
 from onnx_lowrank.collection.joint import group_scores
 from onnx_lowrank.collection.scores import JointScores
 from onnx_lowrank.collection.setup import CollectionSetup, passes
-from onnx_lowrank.collection.shards import can_be_sent, work_of
+from onnx_lowrank.collection.shards import kept_here, work_of
 from onnx_lowrank.executors import Pool, opened
-from onnx_lowrank.progress import Progress, Silent
+from onnx_lowrank.progress import LOGGER, Progress, Silent
 from onnx_lowrank.store import recalled, remembered, spilled
 from onnx_lowrank.types import Site
 
@@ -50,7 +50,10 @@ def kept_scores(setups: Sequence[CollectionSetup], progress: Progress) -> list[J
 def _workers(setup: CollectionSetup) -> AbstractContextManager[Pool | None]:
     """Return the workers that collect, where an executor is asked for and they can."""
     options = setup.options
-    if options.executor is None or not can_be_sent(setup):
+    if options.executor is None:
+        return nullcontext()
+    if why := kept_here(setup):
+        LOGGER.warning("--executor is left out: %s", why)
         return nullcontext()
     return opened(options.executor, work_of(setup), options.runtime.threads)
 

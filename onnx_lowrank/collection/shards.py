@@ -13,6 +13,7 @@ from onnx_lowrank.collection.gradient_source import GradientSource
 from onnx_lowrank.collection.sample_cache import CachedSample, CacheKey, SampleCache
 from onnx_lowrank.collection.setup import CollectionSetup
 from onnx_lowrank.executors import Pool, Work, in_order
+from onnx_lowrank.graph.large import PROTOBUF_LIMIT, proto_bytes
 from onnx_lowrank.numerics.linalg import Workers
 from onnx_lowrank.samples import Samples
 from onnx_lowrank.types import Feed, Site
@@ -49,9 +50,13 @@ def work_of(setup: CollectionSetup) -> Work:
     return Work(made, replace(setup, samples=nothing, inventory=weights, objective=objective))
 
 
-def can_be_sent(setup: CollectionSetup) -> bool:
-    """Return whether workers can do it: not with a loss of the user's own, whose imports they may not have."""
-    return setup.objective.custom is None
+def kept_here(setup: CollectionSetup) -> str:
+    """Return why workers cannot do it, "" where they can."""
+    if setup.objective.custom is not None:
+        return "a loss of your own is computed here, as workers may not have what it imports"
+    if proto_bytes(setup.model) >= PROTOBUF_LIMIT:
+        return "above 2 GB only weights that stay in their file can be told to workers, and these are in memory"
+    return ""
 
 
 def made(setup: CollectionSetup, piece: Piece, threads: int) -> Made:

@@ -89,11 +89,14 @@ def test_broken_samples_are_left_out_by_workers_as_well():
     same(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_a_loss_of_ones_own_is_collected_here():
-    setup = setup_of(*_model("mlp"))
+def test_what_cannot_be_sent_is_collected_here_and_that_is_said(caplog, monkeypatch):
+    setup = replace(setup_of(*_model("mlp")), options=options(executor="local:2"))
+    assert not shards.kept_here(setup)
     own = replace(setup, objective=replace(setup.objective, custom=lambda outputs, label: {}, labels=np.zeros(70)))
-    assert not shards.can_be_sent(own)
-    assert shards.can_be_sent(setup)
+    assert "a loss of your own" in shards.kept_here(own)
+    monkeypatch.setattr(shards, "PROTOBUF_LIMIT", 100)
+    same(joint_scores(setup), kept_scores([setup], Silent())[0], rtol=0, atol=0)
+    assert "--executor is left out: above 2 GB" in caplog.text
 
 
 def test_what_workers_are_told_holds_no_sample():
