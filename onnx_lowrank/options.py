@@ -32,6 +32,10 @@ FITTED: frozenset[Sensitivity] = frozenset({"joint", "inputs"})
 """What fits factors on samples as well as it can: the last ones are refitted without being asked for."""
 
 
+MOST_THREADS, MOST_SEED = 1024, 2**63 - 1
+"""More threads than that, which a run would have to start first, are a slip of the pen."""
+
+
 LEAST_MEMORY, DEFAULT_MEMORY = 2**24, 2**30
 """Below the first a bound on memory bounds nothing; the second gives way to the widest weight, any other is kept."""
 
@@ -59,8 +63,8 @@ class Runtime:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        if self.threads < 0:
-            raise GoalError(f"threads must be 0 (all cores) or a positive number, not {self.threads}")
+        if not 0 <= self.threads <= MOST_THREADS:
+            raise GoalError(f"threads must be 0 (all cores) or a number up to {MOST_THREADS:,}, not {self.threads}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +174,8 @@ class Options:
             raise GoalError(f"unknown step {self.then!r} after factoring: take {', '.join(map(repr, THEN))}")
         if self.sensitivity not in SENSITIVITIES:
             raise GoalError(unknown_sensitivity(self.sensitivity))
+        if not 0 <= self.seed <= MOST_SEED:
+            raise GoalError(f"the seed must be a whole number from 0 to {MOST_SEED}, not {self.seed}")
         if self.memory < LEAST_MEMORY:
             raise GoalError(f"the memory bound must be at least {LEAST_MEMORY // 2**20} MiB, not {self.memory} bytes")
         if self.time_budget is not None and not self.time_budget > 0:
