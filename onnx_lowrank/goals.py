@@ -33,7 +33,7 @@ class Gate:
 
     def __post_init__(self) -> None:
         if self.max_drop is not None and not 0 <= self.max_drop < math.inf:
-            raise GoalError(f"the allowed drop must be 0 or more, and a number, not {self.max_drop}")
+            raise GoalError(f"the allowed drop must be a number, 0 or more, not {self.max_drop}")
         if not 0.5 <= self.confidence < 1:
             raise GoalError(f"the confidence must be between 0.5 and 1 (0.95, say), not {self.confidence}")
         if self.max_drop == 0 and not self.observed:
