@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import overload
 
 from onnx_lowrank.collection.collect import cache_bytes, collect
 from onnx_lowrank.collection.collected import Collected, Moments, added
@@ -16,6 +16,7 @@ from onnx_lowrank.executors import Pool, Work, in_order
 from onnx_lowrank.graph.large import PROTOBUF_LIMIT, proto_bytes
 from onnx_lowrank.numerics.linalg import Workers
 from onnx_lowrank.samples import Samples
+from onnx_lowrank.samples.sets import Lazy
 from onnx_lowrank.types import Feed, Site
 from onnx_lowrank.weights.inventory import NO_SAMPLES
 
@@ -44,10 +45,15 @@ class Made:
 
 def work_of(setup: CollectionSetup) -> Work:
     """Return what workers are told: all of a setup but its samples."""
-    nothing = replace(setup.samples, feeds=_Sent({}, len(setup.samples)), labels=None, notes=())
+    nothing = replace(setup.samples, feeds=_sent({}, setup), labels=None, notes=())
     weights = replace(setup.inventory, ranged=NO_SAMPLES, compensation=None)  # of number formats, which come later
     objective = replace(setup.objective, labels=None)
     return Work(made, replace(setup, samples=nothing, inventory=weights, objective=objective))
+
+
+def _sent(feeds: Mapping[int, Feed], setup: CollectionSetup) -> Lazy[Feed]:
+    """Return the samples of a shard by their numbers in the whole set; the others are not there."""
+    return Lazy(len(setup.samples), feeds.__getitem__)
 
 
 def kept_here(setup: CollectionSetup) -> str:
@@ -62,7 +68,7 @@ def kept_here(setup: CollectionSetup) -> str:
 def made(setup: CollectionSetup, piece: Piece, threads: int) -> Made:
     """Return what a shard gives, on a worker: its sessions are opened once for all shards at the same sites."""
     runtime = replace(setup.options.runtime, threads=threads)
-    samples: Samples = replace(setup.samples, feeds=_Sent(piece.feeds, len(setup.samples)))
+    samples: Samples = replace(setup.samples, feeds=_sent(piece.feeds, setup))
     own = replace(setup, samples=samples, options=replace(setup.options, runtime=runtime))
     source = _source(setup, own, piece.sites)
     with Workers(threads) as workers:
@@ -108,10 +114,11 @@ def collect_in_shards(
     group, folds, sites = setup.group(source.sites), setup.folds, tuple(source.sites)
     numbers = sorted(number for part in folds.parts for number in part)
     shards = shards_of(numbers)
-    pieces = _Pieces(setup, sites, shards)
+    pieces = Lazy(len(shards), lambda index: Piece(sites, {n: setup.feeds[n] for n in shards[index]}))
     moments: tuple[Moments, ...] = tuple({} for _ in folds.parts)
-    cache = SampleCache(cache_bytes(setup, group, folds), setup.options.memory)
-    try:
+    with ExitStack() as stack:
+        cache = SampleCache(cache_bytes(setup, group, folds), setup.options.memory)
+        stack.callback(cache.close)
         for shard, part in zip(shards, in_order(pool, pieces, said), strict=True):
             moments = tuple(added(mine, theirs) for mine, theirs in zip(moments, part.moments, strict=True))
             source.broken |= part.broken
@@ -122,44 +129,6 @@ def collect_in_shards(
             for sample in part.cached or ():
                 cache.put(*sample)
             progress(len(shard))
-    except BaseException:
-        cache.close()
-        raise
+        stack.pop_all()
     blamed = {site: frozenset(samples) for site, samples in source.blamed.items()}
     return Collected(setup.key(group, folds), moments, frozenset(source.broken), blamed, cache)
-
-
-class _Pieces(Sequence[Piece]):
-    """Pieces made when they are sent, so that no more samples are in memory than are on their way."""
-
-    def __init__(self, setup: CollectionSetup, sites: tuple[Site, ...], shards: Sequence[Sequence[int]]) -> None:
-        self._setup, self._sites, self._shards = setup, sites, shards
-
-    def __len__(self) -> int:
-        return len(self._shards)
-
-    @overload
-    def __getitem__(self, index: int) -> Piece: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Piece]: ...
-    def __getitem__(self, index: int | slice) -> Piece | Sequence[Piece]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(len(self))[index]]
-        return Piece(self._sites, {number: self._setup.feeds[number] for number in self._shards[index]})
-
-
-class _Sent(Sequence[Feed]):
-    """The samples of a shard by their numbers in the whole set; the others are not here."""
-
-    def __init__(self, feeds: Mapping[int, Feed], count: int) -> None:
-        self._feeds, self._count = feeds, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> Feed: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Feed]: ...
-    def __getitem__(self, index: int | slice) -> Feed | Sequence[Feed]:
-        return [self._feeds[i] for i in range(self._count)[index]] if isinstance(index, slice) else self._feeds[index]
