@@ -28,8 +28,8 @@ def bound_of(
     """Return the smallest drop that is certified: every larger one is rejected at the gate's confidence, one-sided.
 
     Right-or-wrong values: exact. Values within the metric's `bounds`: a bet that is valid for every distribution. Any
-    other value a sample: Hall's skewness-corrected t; one number for the whole set: a bootstrap, corrected likewise;
-    both asymptotic.
+    other value a sample: Hall's skewness-corrected t; one number for the whole set: a bootstrap, lengthened by
+    skewness; both asymptotic.
     """
     relative, alpha = gate.drop_type == "relative", gate.alpha
     base_of(metric, original, relative=relative)  # raises where a relative drop has no meaning

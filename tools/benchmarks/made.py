@@ -161,13 +161,14 @@ def _ours(bench: Workbench, row: Row, resource: wb.Resource, target: Path) -> Li
         goal = Lossless(target_size=int(row.size * bench.session.loaded.bytes), gate=gate)
     result = bench.goal(session, goal, row.then)
     seconds = spent + time.perf_counter() - start
+    tried = [[trial.size.bytes, trial.verdict.bound.value, trial.verdict.passed] for trial in result.trials]
     if not result:
-        return {"reason": result.reason, "seconds": seconds}
+        return {"reason": result.reason, "seconds": seconds, "tried": tried}
     wb.store(result.model, target)
     operators = {site.id: site.op for site in result.sites}
     won = Counter(f"{operators[c.site]} {c.option.scheme}" for c in (result.plan.choices if result.plan else ()))
     shares = {what: getattr(result.after, what) / getattr(result.before, what) for what in ("parameters", "macs")}
-    about = {"schemes": dict(sorted(won.items())), "predicted_latency": result.predicted_ratio}
+    about = {"schemes": dict(sorted(won.items())), "predicted_latency": result.predicted_ratio, "tried": tried}
     return {"reason": "", "seconds": seconds, **shares, **about}
 
 

@@ -229,7 +229,15 @@ def test_a_small_error_of_an_aggregate_is_not_all_that_may_have_been_missed():
     assert statistics.aggregate_bound(0.0, np.full(300, math.nan), 500, 0.05, 0.8) == math.inf
 
 
-@pytest.mark.parametrize("shape", [4, 11, 100])  # skewness 1, .6, .2: Hall's transformation is longest at .6
+def test_the_bound_of_an_aggregate_has_no_cliff_in_skewness():
+    """Resamples know a skewness to a seventh: what differs by less must not be judged by another measure."""
+    shares = (np.arange(300) + 0.5) / 300
+    wide = [stats.gamma.ppf(shares, 4 / skewness**2) for skewness in np.arange(0.1, 1.5, 0.05)]
+    bounds = [statistics.aggregate_bound(0.0, 1e-3 * each / np.std(each), 2000, 0.05, 0.5) for each in wide]
+    assert (np.abs(np.diff(bounds)) <= 0.1 * np.array(bounds[1:])).all()
+
+
+@pytest.mark.parametrize("shape", [4, 11, 100])  # skewness 1, .6, .2
 def test_the_bound_of_an_aggregate_grows_with_what_was_seen_from_what_is_allowed_for_the_unseen(shape):
     replicates = np.random.default_rng(0).gamma(shape, 1 / shape, 300)
     scales = np.geomspace(1e-7, 1e-2, 40)
