@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Split
 from onnx_lowrank.schemes import Factors
-from onnx_lowrank.types import FactorKey, Feed, Plan
+from onnx_lowrank.types import FactorKey, Plan
+from onnx_lowrank.validation.reference import Reference
 from onnx_lowrank.weights.inventory import Inventory
 
 SHARE, FEWEST = 8, 128
@@ -31,13 +32,17 @@ def repaired(
     plan: Plan,
     decomposed: dict[FactorKey, Factors],
     divergence: Probing,
+    unseen: Reference,
     options: Options,
     progress: Progress,
 ) -> Repaired:
-    """Return a plan's factors refitted, where that is asked for or loses less; else as they are decomposed."""
+    """Return a plan's factors refitted, where that is asked for or loses less; else as they are decomposed.
+
+    unseen: the original on the samples held back.
+    """
     most = REFITTED
     if options.refit is None:
-        if not split.held_back:
+        if not len(unseen.feeds):
             return Repaired(decomposed)
         most = min(max(len(split.validation) // SHARE, FEWEST), REFITTED)
     with progress.step("refitting", 1) as advance:
@@ -46,7 +51,7 @@ def repaired(
                 loaded, split, inventory, plan, decomposed, options.runtime, most=most, memory=options.memory
             )
         keep = options.refit is True or loses_less(
-            (decomposed, factors), plan, loaded, inventory, split.held_back, divergence, options.runtime
+            (decomposed, factors), plan, loaded, inventory, unseen, divergence, options.runtime
         )
         advance(1)
     return Repaired(factors, most) if keep else Repaired(decomposed)
@@ -57,11 +62,13 @@ def loses_less(
     plan: Plan,
     loaded: LoadedModel,
     inventory: Inventory,
-    feeds: Sequence[Feed],
+    unseen: Reference,
     divergence: Probing,
     runtime: Runtime,
 ) -> bool:
     """Return whether a plan diverges less from the original, in the mean, with the second factors than with the first.
+
+    The original runs once for all plans.
 
     Raises ModelError or RuntimeProblem where onnxruntime refuses.
     """
@@ -70,7 +77,8 @@ def loses_less(
         with scratch(loaded.model):
             models.append(Runner(rewrite(loaded.model, inventory, plan, each), runtime=runtime))
     sums = np.zeros(2)
-    for feed in feeds:
-        expected = listed([loaded.runner.run(feed)])
-        sums += [float(divergence.values(expected, listed([model.run(feed)]))[0]) for model in models]
+    for feeds, outputs in unseen.batches():
+        expected = listed(outputs)
+        got = [listed([model.run(feed) for feed in feeds]) for model in models]
+        sums += [float(divergence.values(expected, each).sum()) for each in got]
     return bool(sums[1] < sums[0])

@@ -49,6 +49,7 @@ from onnx_lowrank.types import Choice, Curve, FactorKey, Plan
 from onnx_lowrank.validation import Judge
 from onnx_lowrank.validation.determinism import refuse_random, varies
 from onnx_lowrank.validation.metric_check import check_metric
+from onnx_lowrank.validation.reference import Reference
 from onnx_lowrank.validation.samples_needed import too_few
 from onnx_lowrank.weights.find import find_sites
 from onnx_lowrank.weights.inventory import Inventory, RangeSamples
@@ -196,14 +197,19 @@ class Session:
         return bool(self.varying)
 
     def judge(self, gate: Gate) -> Judges:
-        """Return the judges on validation; the original is measured once a gate."""
+        """Return the judges on validation; the original is measured once a gate.
+
+        Of the plans of a certified sequence one at most fails: there a look at a part costs more than it saves.
+        """
         metric, _ = self.metric(gate)
         validation = self.split.validation
         return self._once(
             ("judges", gate),
             lambda: Judges(
                 make_judge(self.loaded, validation, metric, gate, self.options, spread=self.spread),
-                make_preview(self.loaded, validation, metric, gate, self.options, spread=self.spread),
+                make_preview(self.loaded, validation, metric, gate, self.options, spread=self.spread)
+                if gate.observed
+                else None,
             ),
         )
 
@@ -366,8 +372,9 @@ class Session:
 
     def _refitted(self, plan: Plan, state: SensitivityState) -> Repaired:
         decomposed, inventory = dict(state.calibrated.decomposed.factors), self.inventory_of(state)
-        probing = state.calibrated.objective.probing
-        return repaired(self.loaded, self.split, inventory, plan, decomposed, probing, self.options, self.clock)
+        probing, held_back = state.calibrated.objective.probing, self.split.held_back
+        unseen = self._once("held back", lambda: Reference(self.loaded.runner, held_back))
+        return repaired(self.loaded, self.split, inventory, plan, decomposed, probing, unseen, self.options, self.clock)
 
     @property
     def notes(self) -> tuple[str, ...]:

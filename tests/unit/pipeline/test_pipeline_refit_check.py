@@ -9,6 +9,7 @@ from onnx_lowrank.pipeline.loaded_model import LoadedModel
 from onnx_lowrank.pipeline.refit import refit
 from onnx_lowrank.pipeline.refit_check import loses_less
 from onnx_lowrank.schemes import by_name
+from onnx_lowrank.validation.reference import Reference
 
 MODEL = mlp([24, 24, 24, 16], [None] * 3, 3)
 
@@ -19,7 +20,8 @@ def test_the_factors_that_diverge_less_win_whichever_they_are():
     plan = plan_of({site.id: ("svd", (4,)) for site in found.sites}, found)
     x = correlated(400, 24, 5)
     repaired = refit(MODEL, found, plan, factors, feeds_of(x[:300]), runtime)
-    loaded, unseen = LoadedModel.of(MODEL, runtime), feeds_of(x[300:])
+    loaded = LoadedModel.of(MODEL, runtime)
+    unseen = Reference(loaded.runner, feeds_of(x[300:]))
     divergence = Probing((OutputDivergence(loaded.runner.names[0], "relative-l2"),))
 
     def less(*pair: object) -> bool:
