@@ -110,8 +110,9 @@ class Search:
         """Return a plan's trial on validation: measured now, or for an earlier goal."""
         key, whole = (plan.choices, self.judge.gate), len(self.judge.reference.feeds)
         known = self.session.trials.get(key)
-        if known is None or (self.judges.preview is None and known.verdict.samples < whole):
-            known = self.session.trials[key] = self._kept(plan, progress)  # a preview is no measurement of a curve
+        glanced = known is not None and self.judges.preview is None and known.verdict.samples < whole
+        if known is None or known.plan.mild != plan.mild or glanced:  # a preview is no measurement of a curve
+            known = self.session.trials[key] = self._kept(plan, progress)
         return replace(known, plan=plan)
 
     def _kept(self, plan: Plan, progress: Callable[[int], None]) -> Trial:
@@ -119,7 +120,7 @@ class Search:
         validation, gate = self.session.split.validation, self.judge.gate
         verdict, file_bytes = self.session.kept.beneath(
             "validating",
-            lambda: (validation.identity, gate, self.judges.preview is None, forms_of(plan.choices)),
+            lambda: (validation.identity, gate, self.judges.preview is None, plan.mild, forms_of(plan.choices)),
             lambda: self.measure(plan, progress),
         )
         return Trial(plan, verdict, self.size(plan, file_bytes))

@@ -342,7 +342,7 @@ class Session:
 
     def factors(self, plan: Plan, state: SensitivityState) -> dict[FactorKey, Factors]:
         """Return the factors of a plan: as they were decomposed, or refitted on the compressed prefix."""
-        if not self.options.may_refit or not plan.factored:
+        if not self.options.may_refit or not plan.factored or (plan.mild and self.options.refit is None):
             return dict(state.calibrated.decomposed.factors)
         return self._repaired(plan, state).factors
 

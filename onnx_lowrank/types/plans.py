@@ -132,10 +132,14 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Site -> option for every site, and the predicted rise of the loss of all together."""
+    """Site -> option for every site, and the predicted rise of the loss of all together.
+
+    mild: tested on the way to smaller plans, and of so little loss that a refit of its factors is not worth its time.
+    """
 
     choices: tuple[Choice, ...]
     origin: str = ""
+    mild: bool = False
 
     @property
     def loss(self) -> float:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import stats
 
 from onnx_lowrank.metrics import Probing, listed
 from onnx_lowrank.metrics.estimate import worse_and_better
-from onnx_lowrank.plan.sequence import candidates, interpolated, undominated, without_gaps
+from onnx_lowrank.plan.sequence import AROUND, MILD, candidates, interpolated, undominated, without_gaps
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.types import Array, Plan
 from onnx_lowrank.validation import Judge
@@ -131,7 +131,7 @@ def sequence_of(
     """Return the plans to test, mildest first: dense where the answer is expected, none worse than a smaller one.
 
     `curve`: plans, mildest first, that cost `costs`; `exact`: the best plan of a plan's cost. Without samples held
-    back, by predicted losses alone.
+    back, by predicted losses alone. Those that come long before it, and lose as little, are `mild`.
     """
     losses = [max(plan.loss, 0.0) for plan in curve]
     if screening is None:
@@ -147,7 +147,8 @@ def sequence_of(
     picks = undominated(measured, divergences[expected])
     if aim.dense:
         picks = without_gaps(picks, measured, own, divergences[expected])
-    return [plans[i] for i in picks]
+    least, most = AROUND[0] * costs[expected], MILD[-1] * divergences[expected]
+    return [replace(plans[i], mild=own[i] > least and measured[i] <= most) for i in picks]
 
 
 def _bisected(curve: Sequence[Plan], screening: Screening, aim: Aim) -> tuple[list[int], list[Screened], int]:

@@ -212,6 +212,17 @@ def test_refit_keeps_the_plan_and_lowers_the_error():
     assert drops[1] < 0.9 * drops[0], drops
 
 
+@pytest.mark.parametrize("asked", [None, True], ids=["by default", "asked for"])
+def test_plans_far_from_the_answer_are_refitted_where_that_is_asked_for_alone(asked: bool | None):
+    session = Session.of(MODEL, replace(sources(), data=labelled(512, 1)), options(metric="kl", refit=asked))
+    result = meet_goal(session, Compact(gate=Gate(max_drop=0.5)), dry_run=True)
+    mild = [trial.plan for trial in result.trials if trial.plan.mild]
+    assert 1 <= len(mild) < len(result.trials)
+    assert [trial.plan for trial in result.trials[: len(mild)]] == mild
+    assert all((session.refitted_on(plan) > 0) == bool(asked) for plan in mild)
+    assert any(session.refitted_on(trial.plan) for trial in result.trials[len(mild) :])
+
+
 @pytest.mark.parametrize("sensitivity", ["inputs", "weights"])
 def test_refit_goes_with_any_sensitivity_and_apply_repeats_it(sensitivity: str):
     settings = options(metric="top1", sensitivity=sensitivity, refit=True)
