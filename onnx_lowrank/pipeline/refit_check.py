@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from onnx_lowrank.graph.scratch import scratch
 from onnx_lowrank.metrics import Probing, listed
 from onnx_lowrank.options import REFITTED, Options, Runtime
@@ -72,13 +70,10 @@ def loses_less(
 
     Raises ModelError or RuntimeProblem where onnxruntime refuses.
     """
-    models = []
+    sums = []
     for each in factors:
         with scratch(loaded.model):
-            models.append(Runner(rewrite(loaded.model, inventory, plan, each), runtime=runtime))
-    sums = np.zeros(2)
-    for feeds, outputs in unseen.batches():
-        expected = listed(outputs)
-        got = [listed([model.run(feed) for feed in feeds]) for model in models]
-        sums += [float(divergence.values(expected, each).sum()) for each in got]
-    return bool(sums[1] < sums[0])
+            model = Runner(rewrite(loaded.model, inventory, plan, each), runtime=runtime)
+        pairs = ((listed(outputs), listed(got)) for _, outputs, got in unseen.beside(model))
+        sums.append(sum(float(divergence.values(expected, got).sum()) for expected, got in pairs))
+    return sums[1] < sums[0]

@@ -26,7 +26,6 @@ from onnx_lowrank.metrics import (
     reason,
     unjudged,
 )
-from onnx_lowrank.runtime.batching import batch_size, join, split
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.statistics import single_interval
 from onnx_lowrank.types import Array, Bound, Feed, Interval, OutputVerdict, Verdict, Word
@@ -166,9 +165,7 @@ class Judge:
         agreed: list[float] = []
         main = Collector(self.metric, self.labels, self.seed, original=known, groups=self.groups)
         others: dict[str, Collector] = {}
-        alone = not known and 1 == batch_size(candidate, self.reference.feeds) < self.reference.batch  # type: ignore[arg-type]
-        for feeds, reference in self.reference.batches():
-            outputs = reference if candidate is None else _outputs(candidate, feeds, alone=alone)
+        for feeds, reference, outputs in self.reference.beside(candidate):
             if self._classes is _UNKNOWN:
                 self._classes = class_output(self.metric, listed(reference))
                 self._others = unjudged(self.metric, listed(reference), self._wanted)
@@ -210,10 +207,3 @@ class Judge:
                 yield f"outputs that do not count (--output): {moved}"
         if note := more_samples(drop, bound, self.gate, self.allowed, self.units):
             yield note
-
-
-def _outputs(candidate: Runner, feeds: Sequence[Feed], *, alone: bool) -> list[dict[str, Array]]:
-    """Return a candidate's outputs; `alone`: a batch would change them (int8 with ranges found at run time, say)."""
-    if alone:
-        return [candidate.run(feed) for feed in feeds]
-    return split(candidate.run(join(feeds)), feeds)

@@ -46,6 +46,22 @@ class Reference:
             yield feeds, outputs
             start = stop
 
+    def beside(
+        self, candidate: Runner | None
+    ) -> Iterator[tuple[list[Feed], list[dict[str, Array]], list[dict[str, Array]]]]:
+        """Yield (feeds, the original's outputs, the candidate's), a batch of neighbours at a time; None: the same.
+
+        A candidate runs one at a time where a batch would change its outputs (int8 with ranges found at run time, say).
+        """
+        alone = candidate is not None and 1 == batch_size(candidate, self.feeds) < self.batch
+        for feeds, outputs in self.batches():
+            if candidate is None:
+                yield feeds, outputs, outputs
+            elif alone:
+                yield feeds, outputs, [candidate.run(feed) for feed in feeds]
+            else:
+                yield feeds, outputs, split(candidate.run(join(feeds)), feeds)
+
     def _keep(self, start: int, outputs: list[dict[str, Array]]) -> None:
         """Keep the outputs that come next: in memory until a batch does not fit, from there on on disk."""
         size = sum(getattr(array, "nbytes", 0) for sample in outputs for array in sample.values())
