@@ -92,7 +92,8 @@ class Options:
     kept. cache_limit: bytes that it may hold; what was used longest ago goes first. time_budget: seconds until a model
     is saved, about: the best that is certified by then. save_as_external_data: weights go to a file beside the model;
     above protobuf's 2 GiB they always do. shard_size: to several, each of so many bytes at most.
-    executor: who collects: None: this process; `local:N`: processes on this machine; `dask://HOST:PORT`: a cluster.
+    executor: who collects, decomposes and runs candidates: None: this process; `local:N`: processes on this machine;
+    `dask://HOST:PORT`: a cluster.
     """
 
     sensitivity: Sensitivity = "joint"

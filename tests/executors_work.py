@@ -51,20 +51,22 @@ class Here:
     """Workers that are none: every piece is done at once, by what was pickled."""
 
     def __init__(self, work: Work, workers: int = 2) -> None:
-        self.work, self.workers, self.closed = work.packed(), workers, False
+        self.workers, self.closed = workers, False
+        self.tell(work)
         self.futures: list[Instant] = []
         self.dropped: list[Instant] = []
 
+    def tell(self, work: Work) -> None:
+        packed = work.packed()
+        self.read = lambda: packed
+
     def submit(self, piece: Any) -> Instant:
-        function, shared = unpacked(self._packed)
+        function, shared = unpacked(self.read)
         try:
             self.futures.append(Instant(function(shared, piece, 1)))
         except ValueError as error:
             self.futures.append(Instant(error))
         return self.futures[-1]
-
-    def _packed(self) -> bytes:
-        return self.work
 
     def done(self, futures: Sequence[Instant], seconds: float) -> list[Instant]:
         ready = [future for future in futures if not future.never]

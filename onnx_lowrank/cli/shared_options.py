@@ -181,7 +181,8 @@ EXTERNAL = stacked(
 )
 EXECUTOR = click.option(
     "--executor",
-    help="Who collects: local:N, processes on this machine, or dask://HOST:PORT, a cluster. Default: this process.",
+    help="Who collects and runs candidates: local:N, processes on this machine, or dask://HOST:PORT, a cluster."
+    " Default: this process.",
 )
 CACHE_DIR = click.option(
     "--cache-dir", type=click.Path(path_type=Path, file_okay=False), help="The same in this folder.", metavar="DIR"

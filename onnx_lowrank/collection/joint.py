@@ -103,7 +103,8 @@ class _Attempt:
                 setup = waiting.pop(0)
                 release = not waiting and not setup.labelled
                 linalg.trim()
-                together.append((setup, fit(collected, setup.group(source.sites), workers, release=release)))
+                group, pool = setup.group(source.sites), self.pool
+                together.append((setup, fit(collected, group, workers, pool, release=release)))
                 room -= together[-1][1].bytes
             numbers = [self.setups.index(setup) for setup, _ in together]
             made = _scored(collected, source, together, workers, progress)

@@ -1,4 +1,7 @@
-"""Pass 1 over a group of sites in shards of the samples, made by workers; the sums are the same whoever makes them."""
+"""Pass 1 over a group of sites in shards of the samples, made by workers; the sums are the same whoever makes them.
+
+The same workers then decompose: they are told one work.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from dataclasses import dataclass, replace
 
 from onnx_lowrank.collection.collect import cache_bytes, collect
 from onnx_lowrank.collection.collected import Collected, Moments, added
+from onnx_lowrank.collection.cross_fit import SideFit
+from onnx_lowrank.collection.fit import SideWork
 from onnx_lowrank.collection.gradient_source import GradientSource
 from onnx_lowrank.collection.sample_cache import CachedSample, CacheKey, SampleCache
 from onnx_lowrank.collection.setup import CollectionSetup
@@ -48,7 +53,15 @@ def work_of(setup: CollectionSetup) -> Work:
     nothing = replace(setup.samples, feeds=_sent({}, setup), labels=None, notes=())
     weights = replace(setup.inventory, ranged=NO_SAMPLES, compensation=None)  # of number formats, which come later
     objective = replace(setup.objective, labels=None)
-    return Work(made, replace(setup, samples=nothing, inventory=weights, objective=objective))
+    return Work(done, replace(setup, samples=nothing, inventory=weights, objective=objective))
+
+
+def done(setup: CollectionSetup, piece: Piece | SideWork | None, threads: int) -> Made | SideFit | None:
+    """Return, on a worker, the bases of a side (None of nothing), or what a shard gives."""
+    if isinstance(piece, Piece):
+        return made(setup, piece, threads)
+    with Workers(threads) as workers:
+        return None if piece is None else piece.done(workers.each)
 
 
 def _sent(feeds: Mapping[int, Feed], setup: CollectionSetup) -> Lazy[Feed]:

@@ -26,7 +26,7 @@ RETRIES = 2
 class DaskPool:
     """The workers of a scheduler. Each has as many threads as dask gave it."""
 
-    def __init__(self, work: Work, address: str) -> None:
+    def __init__(self, address: str) -> None:
         self._dask, self._address = _distributed(), address
         try:
             self._client = self._dask.Client(address, timeout=PATIENCE, set_as_default=False)
@@ -36,9 +36,17 @@ class DaskPool:
         if not self.workers:
             self._client.close()
             raise RuntimeProblem(f"the dask scheduler at {address} has no workers: start some with `dask worker`")
+        self._work: Any = None
+
+    def tell(self, work: Work) -> None:
+        """Send another work to every worker. Raises RuntimeProblem where the scheduler has gone."""
         packed = work.packed()
         sent = Sent(hashlib.sha256(packed).hexdigest(), packed)
-        self._work = self._client.scatter(sent, broadcast=True, hash=False)
+        self._work = None  # lets go of the last one
+        try:
+            self._work = self._client.scatter(sent, broadcast=True, hash=False)
+        except (OSError, TimeoutError) as error:
+            raise self._gone() from error
 
     def submit(self, piece: Any) -> Any:
         """Return the future of a piece."""

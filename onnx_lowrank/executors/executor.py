@@ -46,9 +46,13 @@ def unpacked(read: Callable[[], bytes]) -> tuple[Callable[[Any, Any, int], Any],
 
 
 class Pool(Protocol):
-    """Workers that have been told the work."""
+    """Workers, and the work that they have been told last."""
 
     workers: int
+
+    def tell(self, work: Work) -> None:
+        """Have workers do another work from here on; nothing of the last one may be waited for."""
+        ...
 
     def submit(self, piece: Any) -> Any:
         """Return the future of a piece."""

@@ -12,8 +12,8 @@ from onnx_lowrank.options import EXECUTOR
 
 
 @contextmanager
-def opened(spec: str, work: Work, threads: int) -> Iterator[Pool]:
-    """Give workers that have been told the work. threads: that they may use on this machine together; 0: all.
+def opened(spec: str, work: Work | None, threads: int) -> Iterator[Pool]:
+    """Give workers that have been told the work, if there is some. threads: that they may use here together; 0: all.
 
     Raises GoalError where dask is not installed, RuntimeProblem where no scheduler answers.
     """
@@ -21,8 +21,10 @@ def opened(spec: str, work: Work, threads: int) -> Iterator[Pool]:
     if found is None:
         raise ValueError(f"no executor: {spec!r}")
     count, address = found.groups()
-    pool: Pool = ProcessPool(work, int(count), threads) if count else DaskPool(work, f"tcp://{address}")
+    pool: Pool = ProcessPool(int(count), threads) if count else DaskPool(f"tcp://{address}")
     try:
+        if work is not None:
+            pool.tell(work)
         yield pool
     finally:
         pool.close()

@@ -19,13 +19,19 @@ from onnx_lowrank.executors.executor import Work, unpacked
 class ProcessPool:
     """`workers` processes, each with its share of the threads; what they share is pickled once, to a file."""
 
-    def __init__(self, work: Work, workers: int, threads: int) -> None:
+    def __init__(self, workers: int, threads: int) -> None:
         self.workers = workers
         self._threads = max((threads or os.cpu_count() or 1) // workers, 1)
         self._folder = tempfile.TemporaryDirectory(prefix="onnx-lowrank-")
-        self._work = FromFile(Path(self._folder.name) / "work")
-        self._work.path.write_bytes(work.packed())
+        self._work, self._told = FromFile(Path(self._folder.name) / "work"), 0
         self._pool = self._new()
+
+    def tell(self, work: Work) -> None:
+        """Have the processes do another work from here on."""
+        old, self._work = self._work, FromFile(Path(self._folder.name) / f"work-{self._told}")
+        self._told += 1
+        self._work.path.write_bytes(work.packed())
+        old.path.unlink(missing_ok=True)
 
     def _new(self) -> concurrent.futures.ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")  # onnxruntime's threads do not live through a fork

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import onnx
 
+from onnx_lowrank.executors import Pool, opened
 from onnx_lowrank.goals import Goal
 from onnx_lowrank.graph.large import proto_bytes
 from onnx_lowrank.graph.scratch import scratch
@@ -17,13 +19,14 @@ from onnx_lowrank.pipeline.kept import forms_of
 from onnx_lowrank.pipeline.session import Session
 from onnx_lowrank.pipeline.session_values import Judges
 from onnx_lowrank.plan import Problem
-from onnx_lowrank.progress import EndedError, Progress
+from onnx_lowrank.progress import LOGGER, EndedError, Progress
 from onnx_lowrank.results.parts import Size, Trial
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.sensitivity.calibrated import SensitivityState
 from onnx_lowrank.types import Cost, Plan, Verdict
 from onnx_lowrank.validation import Judge
 from onnx_lowrank.validation.metric_check import refuse_unexplained
+from onnx_lowrank.validation.on_workers import SHARD, OnWorkers, tellable
 from onnx_lowrank.validation.screening import Screened, Screening
 
 TIMING = 5.0
@@ -34,7 +37,7 @@ TIMING = 5.0
 class Search:
     """All that measuring a plan for a goal needs; what the session has measured already is not measured again.
 
-    judges: without a preview every plan is run on the whole set.
+    judges: without a preview every plan is run on the whole set. pool: workers that run candidates over it, if any.
     """
 
     session: Session
@@ -43,6 +46,7 @@ class Search:
     problem: Problem
     judges: Judges
     before: Size
+    pool: Pool | None = None
 
     @property
     def judge(self) -> Judge:
@@ -132,11 +136,11 @@ class Search:
 
     def _measured(self, plan: Plan, progress: Callable[[int], None]) -> tuple[Verdict, int]:
         candidate = self.factored(plan)
-        runner = self._runner(candidate)
+        runner = self._shared(candidate)
         hopeless = self._preview(runner)
         if hopeless is None and self.session.quantizer.active:  # a preview costs less than quantising in vain
             candidate = self.session.quantizer.on(candidate, plan.choices)
-            runner = self._runner(candidate)
+            runner = self._shared(candidate)
             hopeless = self._preview(runner)
         verdict = self.judge.judge(runner, progress) if hopeless is None else hopeless
         return verdict, proto_bytes(candidate)
@@ -153,6 +157,19 @@ class Search:
 
     def _runner(self, candidate: onnx.ModelProto) -> Runner:
         return Runner(candidate, runtime=self.session.options.runtime)
+
+    def _shared(self, candidate: onnx.ModelProto) -> Runner:
+        """Return a candidate that workers run, where there are some that can."""
+        if self.pool is None or not tellable(candidate):
+            return self._runner(candidate)
+        return OnWorkers(candidate, self.session.options.runtime, self.pool, LOGGER.warning)
+
+    def _workers(self) -> AbstractContextManager[Pool | None]:
+        """Return the workers that validate, where an executor is asked for and there is enough to do."""
+        options = self.session.options
+        if options.executor is None or len(self.judge.reference.feeds) <= SHARD:
+            return nullcontext()
+        return opened(options.executor, None, options.runtime.threads)
 
     def screening(self, advance: Callable[[int], None] = lambda n: None) -> Screening | None:
         """Return what measures plans on calibration samples that nothing was fitted on; None where there are none."""
@@ -201,6 +218,10 @@ class Search:
         the budget cannot be reached at all, MetricError where the metric holds although decisions change, EndedError
         where it is to end and nothing has passed.
         """
+        with self._workers() as pool:
+            return replace(self, pool=pool)._run(proposals, progress)
+
+    def _run(self, proposals: Generator[Plan, bool, None], progress: Progress) -> list[Trial]:
         trials: list[Trial] = []
         samples, ending = len(self.judge.reference.feeds), self.session.clock.ending
         with progress.step("measuring the original", samples) as advance:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 from onnx_lowrank.runtime.batching import batch_size, batches, join, split
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.types import Array, Feed
+from onnx_lowrank.validation.on_workers import OnWorkers
 from onnx_lowrank.validation.outputs_on_disk import OutputsOnDisk, Stored
 
 KEPT_BYTES = 256 * 2**20
@@ -53,10 +55,14 @@ class Reference:
 
         A candidate runs one at a time where a batch would change its outputs (int8 with ranges found at run time, say).
         """
-        alone = candidate is not None and 1 == batch_size(candidate, self.feeds) < self.batch
+        if candidate is None:
+            yield from ((feeds, outputs, outputs) for feeds, outputs in self.batches())
+            return
+        alone = 1 == batch_size(candidate, self.feeds) < self.batch
+        each = candidate.each(self.feeds, 1 if alone else self.batch) if isinstance(candidate, OnWorkers) else None
         for feeds, outputs in self.batches():
-            if candidate is None:
-                yield feeds, outputs, outputs
+            if each is not None:
+                yield feeds, outputs, list(itertools.islice(each, len(feeds)))
             elif alone:
                 yield feeds, outputs, [candidate.run(feed) for feed in feeds]
             else:

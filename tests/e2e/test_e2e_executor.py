@@ -6,6 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from onnx_lowrank.pipeline import search
+from onnx_lowrank.validation.on_workers import OnWorkers
 from tests.builders import classifier_folder
 from tests.unit.cli.cli_runs import optimize
 
@@ -18,9 +22,15 @@ def smaller(folder: Path, *more: object) -> dict[str, Any]:
     return report
 
 
-def test_workers_find_the_same_plan_and_what_they_collect_is_kept(tmp_path: Path):
+def test_workers_find_the_same_plan_and_what_they_collect_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = classifier_folder(tmp_path)
-    alone = smaller(folder)
+    alone, run = smaller(folder), list[OnWorkers]()
+
+    def on_workers(*given: Any) -> OnWorkers:
+        run.append(OnWorkers(*given))
+        return run[-1]
+
+    monkeypatch.setattr(search, "OnWorkers", on_workers)
     workers = ("--executor", "local:2", "--cache-dir", tmp_path / "cache")
     together = smaller(folder, *workers)
     forms = [[(choice["weight"], choice["option"]) for choice in each["plan"]["choices"]] for each in (alone, together)]
@@ -28,6 +38,9 @@ def test_workers_find_the_same_plan_and_what_they_collect_is_kept(tmp_path: Path
         assert one[0] == other[0]
         for name in ("scheme", "ranks"):
             assert one[1][name] == other[1][name]
+    assert len(run) == len(together["trials"]) == len(alone["trials"])
+    for one, other in zip(alone["trials"], together["trials"], strict=True):
+        assert other["verdict"]["drop"] == pytest.approx(one["verdict"]["drop"], rel=1e-6)
     written = (folder / "out.onnx").read_bytes()
     again = smaller(folder, *workers[2:])
     assert "from the cache: calibrating" in again["seconds"]

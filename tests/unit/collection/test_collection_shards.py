@@ -11,13 +11,14 @@ from builders import convnet, feeds_of, mlp, normal, options, run, samples_of, s
 from executors_work import Here
 from exhaustive import collection
 
-from onnx_lowrank.collection import shards
+from onnx_lowrank.collection import fit, shards
 from onnx_lowrank.collection.joint import group_scores, joint_scores
 from onnx_lowrank.collection.kept_groups import kept_scores
 from onnx_lowrank.collection.objective import Objective
 from onnx_lowrank.collection.scores import JointScores
 from onnx_lowrank.collection.setup import CollectionSetup
 from onnx_lowrank.collection.shards import work_of
+from onnx_lowrank.executors import Work
 from onnx_lowrank.metrics import listed
 from onnx_lowrank.progress import Silent
 
@@ -72,6 +73,23 @@ def test_the_workers_do_not_matter_to_a_bit():
     same(one, other, rtol=0, atol=0)
     local = replace(setup, options=options(executor="local:2"))
     same(one, kept_scores([local], Silent())[0], rtol=0, atol=0)
+
+
+def test_wide_sides_are_decomposed_by_workers_to_the_same_bits(monkeypatch):
+    setup = setup_of(*_model("mlp"))
+    pools: list[Here] = []
+
+    def pool_of(work: Work) -> Here:
+        pools.append(Here(work, 3))
+        return pools[-1]
+
+    here = by(pool_of, setup)
+    monkeypatch.setattr(fit, "WIDE", 5)
+    wide = setup.group(setup.inventory.sites).projected
+    assert len(wide) >= 2
+    same(here, by(pool_of, setup), rtol=0, atol=0)
+    shards_alone, with_sides = (len(pool.futures) for pool in pools)
+    assert with_sides == shards_alone + len(wide)
 
 
 def test_samples_that_do_not_fit_are_run_again(monkeypatch):
