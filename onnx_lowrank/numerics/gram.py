@@ -14,7 +14,8 @@ LARGE = 2**21
 
 
 def add_gram(total: Array, vectors: Array, scale: int) -> None:
-    """Add Σ v vᵀ · scale to the upper triangle of `total`: a float32 symmetric rank-k update, half a product's work.
+    """Add Σ v vᵀ · scale to the upper triangle of `total`: a symmetric rank-k update in the vectors' own precision
+    (float32 or float64), half a product's work.
 
     total: (d, d), or (groups, d, d) of vectors (positions, groups · d): the diagonal blocks alone.
     """
@@ -23,8 +24,9 @@ def add_gram(total: Array, vectors: Array, scale: int) -> None:
             add_gram(block, np.ascontiguousarray(part), scale)
     elif len(vectors):
         columns = vectors.flags.f_contiguous  # as images are: nothing is copied either way
+        update = scipy.linalg.blas.get_blas_funcs("syrk", (vectors,))
         with np.errstate(all="ignore"):  # what overflows is seen in the sums
-            total += scale * scipy.linalg.blas.ssyrk(1.0, vectors if columns else vectors.T, trans=int(columns))
+            total += scale * update(1.0, vectors if columns else vectors.T, trans=int(columns))
 
 
 def mirror(upper: Array) -> None:

@@ -25,7 +25,7 @@ from onnx_lowrank.errors import PlanError
 from onnx_lowrank.graph.model_io import main_opset
 from onnx_lowrank.graph.scratch import move_out
 from onnx_lowrank.graph.traversal import reads
-from onnx_lowrank.numerics.ridge import RidgeSums, refitted_factor
+from onnx_lowrank.numerics.ridge import Products, RidgeSums, refitted_factor
 from onnx_lowrank.ops import Call, call_of
 from onnx_lowrank.options import REFITTED, Runtime
 from onnx_lowrank.passes.factorize import rewrite
@@ -200,7 +200,7 @@ class _Walk:
         original = self.original.part(model, _read(calls), _read(behind), {call.output for call in behind})
         later = [call.data for call in behind]
         compressed = self.compressed.part(candidate, [end.data for end in ends.values()], later, written)
-        sums = [{target.key: _nothing(target.last) for target in group} for _ in range(2)]
+        sums = [{target.key: Products.none(target.last) for target in group} for _ in range(2)]
         held = [original.bytes(i) + compressed.bytes(i) for i in range(len(self.halves))]
         for i, half in enumerate(self.halves):
             values = {**self.original.feeds[i], **original.run(i)}
@@ -208,14 +208,15 @@ class _Walk:
             for target in group:
                 for call in target.calls:
                     kernel = target.chain.stages[-1].weight.shape[2:]
-                    sums[half][target.key] += _seen(target.last, call, ends[call.output], kernel, values, inner)
+                    sums[half][target.key].add(*_seen(call, ends[call.output], kernel, values, inner))
             if self.progress:
                 self.progress(len(self.runs[i]))
             held[i] = original.bytes(i) + compressed.bytes(i)
             if sum(held) > self.memory and i % 2 and i + 1 < len(self.halves):
                 del self.halves[i + 1 :]
                 break
-        return sums
+        last = {target.key: target.last for target in group}
+        return [{key: RidgeSums.towards(last[key], made) for key, made in each.items()} for each in sums]
 
 
 def _read(calls: Sequence[Call]) -> list[str]:
@@ -237,25 +238,11 @@ def _written(model: onnx.ModelProto, candidate: onnx.ModelProto, targets: Iterab
 
 
 def _seen(
-    last: Array,
-    call: Call,
-    end: Call,
-    kernel: tuple[int, ...],
-    values: Mapping[str, Array],
-    inner: Mapping[str, Array],
-) -> RidgeSums:
-    """Return the sums of one call: `values` are the original's, `inner` the candidate's."""
+    call: Call, end: Call, kernel: tuple[int, ...], values: Mapping[str, Array], inner: Mapping[str, Array]
+) -> tuple[Array, Array]:
+    """Return y and v of one call, a row a position: `values` are the original's, `inner` the candidate's."""
     y = np.asarray(call.linear(_wide(values[call.output]), values.get(call.input(2))), np.float64)
-    v = np.asarray(end.vectors(_wide(inner[end.data]), kernel), np.float64) * call.scale
-    if len(v) != len(y):  # shapes that depend on values: nothing to compare
-        return RidgeSums(np.full((v.shape[1],) * 2, np.nan), np.full(last.shape, np.nan))
-    with np.errstate(all="ignore"):  # what is not finite is seen in the sums
-        own = v.T @ v
-        return RidgeSums(own, y.T @ v - last @ own)  # (y − v lastᵀ)ᵀ v, without a product as large as y's
-
-
-def _nothing(last: Array) -> RidgeSums:
-    return RidgeSums(np.zeros((last.shape[1],) * 2), np.zeros(last.shape))
+    return y, np.asarray(end.vectors(_wide(inner[end.data]), kernel), np.float64) * call.scale
 
 
 def _wide(array: Array) -> Array:

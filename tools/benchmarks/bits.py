@@ -48,7 +48,8 @@ ABOUT = (
 ABOUT_BEST = (
     "Of the rows that are certified at a drop: the smallest file of int8, of all peers, of ours with ranks and bits"
     " chosen together, and ours over theirs; and the fastest of all peers, ours for time and ours over theirs, one"
-    " sample a call on one thread."
+    " sample a call on one thread. Nobody takes a file that is slower than the original: there it is the original's,"
+    " 1.00."
 )
 HEADS = ("", "file, MB", "certified", "drop", "KL")
 
@@ -117,7 +118,7 @@ def best(model: str, there: Cells, drop: float) -> list[str]:
     ours = sizes[2]
     ratios = [number(ours / each, 2) if ours and each else NONE for each in sizes[:2]]
     ahead = [*together, *(name for name in OURS[FAST] if name in holding)]
-    fast = [min((t for n in names if (t := _time(holding[n]))), default=None) for names in (peers, ahead)]
+    fast = [min((min(t, 1.0) for n in names if (t := _time(holding[n]))), default=None) for names in (peers, ahead)]
     fast.append(fast[1] / fast[0] if fast[0] and fast[1] else None)
     shown = [NONE if each is None else percent(each) for each in sizes]
     return [model, number(drop), *shown, *ratios, *(NONE if t is None else number(t, 2) for t in fast)]
