@@ -342,9 +342,13 @@ class Session:
 
     def factors(self, plan: Plan, state: SensitivityState) -> dict[FactorKey, Factors]:
         """Return the factors of a plan: as they were decomposed, or refitted on the compressed prefix."""
-        if not self.options.may_refit or not plan.factored or (plan.mild and self.options.refit is None):
+        if not self._may_refit(plan):
             return dict(state.calibrated.decomposed.factors)
         return self._repaired(plan, state).factors
+
+    def _may_refit(self, plan: Plan) -> bool:
+        asked = self.options.refit is not None or not plan.mild
+        return self.options.may_refit and bool(plan.factored) and asked
 
     def options_for(self, plan: Plan) -> Options:
         """Return the options with what was decided for a plan in place of what was left open."""
@@ -353,7 +357,7 @@ class Session:
     def refitted_on(self, plan: Plan) -> int:
         """Return on how many samples at most a plan's last factors were refitted, 0 where they were not."""
         repaired: Repaired | None = self._known.get(("repaired", plan.plain.choices))
-        return 0 if repaired is None else repaired.refitted_on
+        return 0 if repaired is None or not self._may_refit(plan) else repaired.refitted_on
 
     def _repaired(self, plan: Plan, state: SensitivityState) -> Repaired:
         factors = state.calibrated.decomposed.factors

@@ -221,6 +221,9 @@ def test_plans_far_from_the_answer_are_refitted_where_that_is_asked_for_alone(as
     assert [trial.plan for trial in result.trials[: len(mild)]] == mild
     assert all((session.refitted_on(plan) > 0) == bool(asked) for plan in mild)
     assert any(session.refitted_on(trial.plan) for trial in result.trials[len(mild) :])
+    state = session.collect(session.metric(LOOSE)[0])
+    session.factors(replace(mild[0], mild=False), state)  # of another goal
+    assert (session.refitted_on(mild[0]) > 0) == bool(asked)
 
 
 @pytest.mark.parametrize("sensitivity", ["inputs", "weights"])
