@@ -71,8 +71,8 @@ class Runtime:
 class Options:
     """How the work is done; nothing here changes what counts as a success.
 
-    memory: bytes that collection may hold at once; the default gives way to the widest weight. exponents: a and b of
-    the metric A^a ⊗ B^b in which `joint` fits bases (A of inputs, B of gradients); losses are predicted as ever.
+    memory: bytes that collection, refits and kept outputs may hold at once; the default gives way to the widest weight.
+    exponents: a and b of the metric A^a ⊗ B^b in which `joint` fits bases (A of inputs, B of gradients); losses are predicted as ever.
     objective: whose loss is predicted, the distance to the original's outputs (None as well) or that of the labels, to
     first and second order, which chooses components, too. signed: add the first-order term of a labelled loss,
     cross-fitted. inter_layer: add what sites do to each other. refit: ridge least squares of the last factors on the

@@ -23,8 +23,10 @@ from onnx_lowrank.runtime.batching import batch_size
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import RandomData, Samples, Source, Split, make_split, read, settled
 from onnx_lowrank.types import Feed, Outputs
-from onnx_lowrank.validation import Judge
+from onnx_lowrank.validation import KEPT_BYTES, Judge
 
+OUTPUTS = 8
+"""The original's outputs on a set that take more than this part of the memory allowed lie in a file."""
 PREVIEW, PREVIEW_LEAST, PREVIEW_LEVEL = 5, 100, 0.999
 """A preview takes a fifth of the validation samples, at least 100, and intervals of this level."""
 RANDOM_WARNING = (
@@ -171,8 +173,13 @@ def make_judge(
     """Return the judge of candidates on one set. `spread`: the original is not deterministic."""
     return Judge(
         loaded.runner, samples.feeds, samples.labels, metric, gate, seed=options.seed, groups=samples.group_numbers,
-        outputs=options.outputs or None, spread=spread,
+        outputs=options.outputs or None, spread=spread, limit=kept_outputs(options),
     )  # fmt: skip
+
+
+def kept_outputs(options: Options) -> int:
+    """Return how many bytes of the original's outputs each judge may hold: there are four at most."""
+    return min(options.memory // OUTPUTS, KEPT_BYTES)
 
 
 def make_preview(

@@ -23,6 +23,7 @@ from onnx_lowrank.pipeline.loaded_model import (
     LoadedModel,
     choose,
     first_outputs,
+    kept_outputs,
     make_judge,
     make_preview,
     read_samples,
@@ -377,7 +378,8 @@ class Session:
     def _refitted(self, plan: Plan, state: SensitivityState) -> Repaired:
         decomposed, inventory = dict(state.calibrated.decomposed.factors), self.inventory_of(state)
         probing, held_back = state.calibrated.objective.probing, self.split.held_back
-        unseen = self._once("held back", lambda: Reference(self.loaded.runner, held_back))
+        limit = kept_outputs(self.options)
+        unseen = self._once("held back", lambda: Reference(self.loaded.runner, held_back, limit=limit))
         return repaired(self.loaded, self.split, inventory, plan, decomposed, probing, unseen, self.options, self.clock)
 
     @property

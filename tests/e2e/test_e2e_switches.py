@@ -226,6 +226,16 @@ def test_plans_far_from_the_answer_are_refitted_where_that_is_asked_for_alone(as
     assert (session.refitted_on(mild[0]) > 0) == bool(asked)
 
 
+def test_a_small_memory_bounds_what_judges_keep_and_changes_no_verdict():
+    goal, made = Compact(gate=Gate(max_drop=0.5)), []
+    for memory in (2**30, 2**24):
+        session = Session.of(MODEL, sources(), options(metric="kl", memory=memory))
+        made.append((meet_goal(session, goal, dry_run=True), session.judge(goal.gate).whole.reference))
+    (one, wide), (other, narrow) = made
+    assert (wide.limit, narrow.limit) == (2**27, 2**21)
+    assert [trial.verdict for trial in one.trials] == [trial.verdict for trial in other.trials]
+
+
 @pytest.mark.parametrize("sensitivity", ["inputs", "weights"])
 def test_refit_goes_with_any_sensitivity_and_apply_repeats_it(sensitivity: str):
     settings = options(metric="top1", sensitivity=sensitivity, refit=True)
