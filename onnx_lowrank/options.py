@@ -72,27 +72,27 @@ class Options:
     """How the work is done; nothing here changes what counts as a success.
 
     memory: bytes that collection, refits and kept outputs may hold at once; the default gives way to the widest weight.
-    exponents: a and b of the metric A^a ⊗ B^b in which `joint` fits bases (A of inputs, B of gradients); losses are predicted as ever.
-    objective: whose loss is predicted, the distance to the original's outputs (None as well) or that of the labels, to
-    first and second order, which chooses components, too. signed: add the first-order term of a labelled loss,
-    cross-fitted. inter_layer: add what sites do to each other. refit: ridge least squares of the last factors on the
-    compressed prefix; None: of plans that lose less by it on samples that nothing was fitted on. continuation: steps in
-    which to shrink, collecting again after each. gamma: bound on the relative error of a layer under `paper`. loss:
-    FILE.py:function(outputs, label) -> {output: gradient}, a loss of one's own. then: what is done to the factored
-    model, judged with it: int8 by onnxruntime (static, dynamic), or of the weights alone. shared_input: weights that
-    read one tensor may share a first factor. outputs: those that count, for the loss and the gate; none: all. groups:
-    the key, in the samples, of what samples have in common. allow_weak_baseline: go on where the metric measures
-    nothing; allow_random: judge an original that is not deterministic against its own spread. temperature, logit_bias,
-    last_layer: what labels of calibration samples do in closed form, judged apart from truncation; the last layer,
-    where nothing is said, if it wins in the search for the most accurate model. bits: what a number of a weight or a
-    factor may take, of BITS; 32 stands for its own type and is always among them. For a goal of time 8 also means that
-    operators may multiply integers. None: what `for_goal` says. overrides: what some weights become whatever the search
-    says, GLOB=KEY:VALUE,… each (see `Override`); the last that names a weight counts. cache_dir: a folder where what
-    was collected and measured is kept, for other goals, other processes, and a run that is cut off; None: nothing is
-    kept. cache_limit: bytes that it may hold; what was used longest ago goes first. time_budget: seconds until a model
-    is saved, about: the best that is certified by then. save_as_external_data: weights go to a file beside the model;
-    above protobuf's 2 GiB they always do. shard_size: to several, each of so many bytes at most.
-    executor: who collects, decomposes and runs candidates: None: this process; `local:N`: processes on this machine;
+    exponents: a and b of the metric A^a ⊗ B^b in which `joint` fits bases (A of inputs, B of gradients); losses are
+    predicted as ever. objective: whose loss is predicted, the distance to the original's outputs (None as well) or that
+    of the labels, to first and second order, which chooses components, too. signed: add the first-order term of a
+    labelled loss, cross-fitted. inter_layer: add what sites do to each other. refit: ridge least squares of the last
+    factors on the compressed prefix; None: of plans that lose less by it on samples that nothing was fitted on.
+    continuation: steps in which to shrink, collecting again after each. gamma: bound on the relative error of a layer
+    under `paper`. loss: FILE.py:function(outputs, label) -> {output: gradient}, a loss of one's own. then: what is done
+    to the factored model, judged with it: int8 by onnxruntime (static, dynamic), or of the weights alone. shared_input:
+    weights that read one tensor may share a first factor. outputs: those that count, for the loss and the gate; none:
+    all. groups: the key, in the samples, of what samples have in common. allow_weak_baseline: go on where the metric
+    measures nothing; allow_random: judge an original that is not deterministic against its own spread. temperature,
+    logit_bias, last_layer: what labels of calibration samples do in closed form, judged apart from truncation; the last
+    layer, where nothing is said, if it wins in the search for the most accurate model. bits: what a number of a weight
+    or a factor may take, of BITS; 32 stands for its own type and is always among them. For a goal of time 8 also means
+    that operators may multiply integers. None: what `for_goal` says. overrides: what some weights become whatever the
+    search says, GLOB=KEY:VALUE,… each (see `Override`); the last that names a weight counts. cache_dir: a folder where
+    what was collected and measured is kept, for other goals, other processes, and a run that is cut off; None: nothing
+    is kept. cache_limit: bytes that it may hold; what was used longest ago goes first. time_budget: seconds until a
+    model is saved, about: the best that is certified by then. save_as_external_data: weights go to a file beside the
+    model; above protobuf's 2 GiB they always do. shard_size: to several, each of so many bytes at most. executor: who
+    collects, decomposes and runs candidates: None: this process; `local:N`: processes on this machine;
     `dask://HOST:PORT`: a cluster.
     """
 

@@ -181,7 +181,9 @@ def sequence(search: Search) -> list[Plan]:
         return []
     n, allowed = search.session.split.validation.units, allowed_drop(search.judge.metric, gate)
     screens = QUANTIZED_SCREENS if search.session.quantizer.active else (SCREENS, CLOSE)
-    aim = Aim(n, gate.alpha, allowed, *screens, dense=search.session.options.rounds)
+    early = search.judges.early
+    part = 0 if early is None else early.units
+    aim = Aim(n, gate.alpha, allowed, *screens, dense=search.session.options.rounds, early=part)
     costs = [amount(plan.cost, resource) for plan in curve]
 
     def exact(plan: Plan) -> Plan:

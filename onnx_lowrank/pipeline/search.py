@@ -25,6 +25,7 @@ from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.sensitivity.calibrated import SensitivityState
 from onnx_lowrank.types import Cost, Plan, Verdict
 from onnx_lowrank.validation import Judge
+from onnx_lowrank.validation.looks import second_look
 from onnx_lowrank.validation.metric_check import refuse_unexplained
 from onnx_lowrank.validation.on_workers import SHARD, OnWorkers, tellable
 from onnx_lowrank.validation.screening import Screened, Screening
@@ -115,16 +116,18 @@ class Search:
         key, whole = (plan.choices, self.judge.gate), len(self.judge.reference.feeds)
         known = self.session.trials.get(key)
         glanced = known is not None and self.judges.preview is None and known.verdict.samples < whole
-        if known is None or known.plan.mild != plan.mild or glanced:  # a preview is no measurement of a curve
+        other = known is not None and (known.plan.mild, known.plan.early) != (plan.mild, plan.early)
+        if known is None or other or glanced:  # a preview is no measurement of a curve
             known = self.session.trials[key] = self._kept(plan, progress)
         return replace(known, plan=plan)
 
     def _kept(self, plan: Plan, progress: Callable[[int], None]) -> Trial:
         """Return a plan's trial, of an earlier run where there was one."""
         validation, gate = self.session.split.validation, self.judge.gate
+        looks = (self.judges.preview is not None, self.judges.early is not None and plan.early)
         verdict, file_bytes = self.session.kept.beneath(
             "validating",
-            lambda: (validation.identity, gate, self.judges.preview is None, plan.mild, forms_of(plan.choices)),
+            lambda: (validation.identity, gate, looks, plan.mild, forms_of(plan.choices)),
             lambda: self.measure(plan, progress),
         )
         return Trial(plan, verdict, self.size(plan, file_bytes))
@@ -142,8 +145,17 @@ class Search:
             candidate = self.session.quantizer.on(candidate, plan.choices)
             runner = self._shared(candidate)
             hopeless = self._preview(runner)
-        verdict = self.judge.judge(runner, progress) if hopeless is None else hopeless
+        verdict = self._verdict(runner, progress, early=plan.early) if hopeless is None else hopeless
         return verdict, proto_bytes(candidate)
+
+    def _verdict(self, runner: Runner, progress: Callable[[int], None], *, early: bool) -> Verdict:
+        """Return the verdict on all samples, or that of a first look which certifies: see `validation.looks`."""
+        if not early or self.judges.early is None:
+            return self.judge.judge(runner, progress)
+        first = self.judges.early.judge(runner, progress)
+        if first.passed and all(bound.exact for bound in (first.bound, *(other.bound for other in first.others))):
+            return first
+        return self.judge.by(second_look(self.judge.gate)).judge(runner)
 
     def _preview(self, runner: Runner) -> Verdict | None:
         """Return the verdict on a candidate that a part of the samples shows to be hopeless, None of any other."""

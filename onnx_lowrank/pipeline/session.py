@@ -24,6 +24,7 @@ from onnx_lowrank.pipeline.loaded_model import (
     choose,
     first_outputs,
     kept_outputs,
+    make_early,
     make_judge,
     make_preview,
     read_samples,
@@ -202,17 +203,18 @@ class Session:
 
         Of the plans of a certified sequence one at most fails: there a look at a part costs more than it saves.
         """
+        return self._once(("judges", gate), lambda: self._judges(gate))
+
+    def _judges(self, gate: Gate) -> Judges:
         metric, _ = self.metric(gate)
-        validation = self.split.validation
-        return self._once(
-            ("judges", gate),
-            lambda: Judges(
-                make_judge(self.loaded, validation, metric, gate, self.options, spread=self.spread),
-                make_preview(self.loaded, validation, metric, gate, self.options, spread=self.spread)
-                if gate.observed
-                else None,
-            ),
-        )
+        loaded, validation, options, spread = self.loaded, self.split.validation, self.options, self.spread
+        whole = make_judge(loaded, validation, metric, gate, options, spread=spread)
+        if gate.observed:
+            return Judges(whole, preview=make_preview(loaded, validation, metric, gate, options, spread=spread))
+        if spread:
+            return Judges(whole)
+        original = self.checked(gate).measured
+        return Judges(whole, early=make_early(loaded, validation, metric, gate, options, original))
 
     def test_judge(self, gate: Gate) -> Judge | None:
         """Return the judge on the test samples, made once a gate; None where there are none."""

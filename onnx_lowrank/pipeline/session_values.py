@@ -16,10 +16,13 @@ from onnx_lowrank.weights.compensation import Compensation
 
 
 class Judges(NamedTuple):
-    """whole: on all validation samples. preview: on a part, for what is hopeless even there; None: no part would do."""
+    """whole: on all validation samples. preview: on a part, for what is hopeless even there; early: on a part, for what
+    may be certified there. None: no part would do.
+    """
 
     whole: Judge
-    preview: Judge | None
+    preview: Judge | None = None
+    early: Judge | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -135,11 +135,13 @@ class Plan:
     """Site -> option for every site, and the predicted rise of the loss of all together.
 
     mild: tested on the way to smaller plans, and of so little loss that a refit of its factors is not worth its time.
+    early: expected to be so far from the limit that a first look at a part of the samples may certify it.
     """
 
     choices: tuple[Choice, ...]
     origin: str = ""
     mild: bool = False
+    early: bool = False
 
     @property
     def loss(self) -> float:

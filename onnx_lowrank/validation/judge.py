@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -79,6 +80,13 @@ class Judge:
         self._others: dict[str, Metric] = {}
         self._baseline: Comparison | None = None
         self._classes: str | None = _UNKNOWN
+
+    def by(self, gate: Gate) -> Judge:
+        """Return the judge by a gate of another confidence; what the original did is shared."""
+        self.baseline()
+        other = copy.copy(self)
+        other.gate = gate
+        return other
 
     @property
     def units(self) -> int:

@@ -18,6 +18,7 @@ from onnx_lowrank.plan.sequence import AROUND, MILD, candidates, interpolated, u
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.types import Array, Plan
 from onnx_lowrank.validation import Judge
+from onnx_lowrank.validation.looks import EARLY, FAR
 
 SCREENS, CLOSE = 7, 0.06
 """Plans measured on the way to where the answer is expected, by bisection; how close plans are there, by cost."""
@@ -114,7 +115,8 @@ def _bound_of(plan: Screened, n: int, z: float) -> float:
 @dataclass(frozen=True, slots=True)
 class Aim:
     """What a sequence is for: a drop below `allowed`, shown by n samples at alpha; `close`: see `candidates`. dense:
-    without gaps in cost, and further on than expected (bits are chosen).
+    without gaps in cost, and further on than expected (bits are chosen). early: samples of a first look, 0: there is
+    none.
     """
 
     n: int
@@ -123,6 +125,7 @@ class Aim:
     steps: int
     close: float
     dense: bool = False
+    early: int = 0
 
 
 def sequence_of(
@@ -148,7 +151,19 @@ def sequence_of(
     if aim.dense:
         picks = without_gaps(picks, measured, own, divergences[expected])
     least, most = AROUND[0] * costs[expected], MILD[-1] * divergences[expected]
-    return [replace(plans[i], mild=own[i] > least and measured[i] <= most) for i in picks]
+    early = _early([screening.measure(plans[i]) for i in picks], aim)
+    return [
+        replace(plans[i], mild=own[i] > least and measured[i] <= most, early=soon)
+        for i, soon in zip(picks, early, strict=True)
+    ]
+
+
+def _early(screened: Sequence[Screened], aim: Aim) -> list[bool]:
+    """Return of which plans a first look may be expected to certify that they lose far less than is allowed."""
+    if not aim.early or any(plan.changed is None for plan in screened):
+        return [False] * len(screened)
+    bounds = expected_bounds(screened, aim.early, EARLY * aim.alpha, PRIOR if aim.dense else 0.0)
+    return [bound <= FAR * aim.allowed for bound in bounds]
 
 
 def _bisected(curve: Sequence[Plan], screening: Screening, aim: Aim) -> tuple[list[int], list[Screened], int]:
