@@ -23,9 +23,9 @@ it): from far below, since a first plan that is not certified ends it all."""
 AROUND = (1.6, 0.4)
 """Costs between which plans lie close, in units of that at which the answer is expected."""
 FAR, FAR_STEP = 256.0, 0.12
-"""Where bits are chosen, plans go on below those, as close as this in cost, up to so many times the expected
-divergence: few decisions change on the samples that look, so where the answer lies is not sure, and a plan further on
-takes time only if all before it are certified."""
+"""Plans go on below those, as close as this in cost, up to so many times the expected divergence: few decisions change
+on the samples that look, so where the answer lies is not sure, and a plan further on takes time only if all before it
+are certified."""
 STEEP, NEAR = 1.35, (0.5, 3.0)
 """Where a model resists, little cost is much divergence: plans lie as close in that, too, between these shares of the
 expected one."""
@@ -44,13 +44,11 @@ def fixed_sequence(plans: Sequence[Plan]) -> Generator[Plan, bool, None]:
             return
 
 
-def candidates(
-    divergences: Sequence[float], costs: Sequence[float], expected: int, close: float, *, far: bool = False
-) -> list[int]:
+def candidates(divergences: Sequence[float], costs: Sequence[float], expected: int, close: float) -> list[int]:
     """Return which plans of a curve to look at, mildest first: MILD ones, AROUND the `expected` one, the smallest.
 
     `divergences`: (plans,) as predicted, rising but for noise, which is smoothed out; `costs`: what they cost, falling.
-    close: by which share of the cost neighbours differ where the answer may well lie. far: go on in steps below that.
+    close: by which share of the cost neighbours differ where the answer may well lie; below that they go on in steps.
     """
     rising = np.maximum.accumulate(np.asarray(divergences, np.float64))
     aims = rising[expected] * np.array(MILD)
@@ -61,7 +59,7 @@ def candidates(
         if AROUND[1] * costs[expected] <= cost <= last:
             picks.add(index)
             last = (1 - close) * cost
-        elif far and cost <= min(last, AROUND[1] * costs[expected]) and rising[index] <= FAR * rising[expected]:
+        elif cost <= min(last, AROUND[1] * costs[expected]) and rising[index] <= FAR * rising[expected]:
             picks.add(index)
             last = (1 - FAR_STEP) * cost
     low, high = (share * rising[expected] for share in NEAR)

@@ -18,7 +18,7 @@ EARLY = 0.2
 ROOM, FAR = 0.25, 0.5
 """What the first look would certify of a plan that loses nothing, and what it is expected to certify of those that have
 it, at most, as shares of what is allowed."""
-PART = 1 / 3
+PART = 1 / 2
 """Of the samples that the first look takes at most: more would save little."""
 
 

@@ -115,7 +115,7 @@ def _bound_of(plan: Screened, n: int, z: float) -> float:
 @dataclass(frozen=True, slots=True)
 class Aim:
     """What a sequence is for: a drop below `allowed`, shown by n samples at alpha; `close`: see `candidates`. dense:
-    without gaps in cost, and further on than expected (bits are chosen). early: samples of a first look, 0: there is
+    without gaps in cost (bits are chosen). early: samples of a first look, 0: there is
     none.
     """
 
@@ -138,10 +138,10 @@ def sequence_of(
     """
     losses = [max(plan.loss, 0.0) for plan in curve]
     if screening is None:
-        return [exact(curve[i]) for i in candidates(losses, costs, _middle(losses), aim.close, far=aim.dense)]
+        return [exact(curve[i]) for i in candidates(losses, costs, _middle(losses), aim.close)]
     at, screened, expected = _bisected(curve, screening, aim)
     divergences = interpolated(losses, at, [result.divergence for result in screened])
-    chosen = candidates(divergences, costs, expected, aim.close, far=aim.dense)
+    chosen = candidates(divergences, costs, expected, aim.close)
     while chosen[0] and screening.measure(exact(curve[chosen[0]])).divergence > SURPRISE * divergences[expected]:
         chosen.insert(0, chosen[0] // 2)  # what was predicted to be mild is not
     found = {plan.choices: (plan, costs[i]) for i, plan in ((i, exact(curve[i])) for i in chosen)}
