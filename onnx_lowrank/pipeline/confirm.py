@@ -56,7 +56,7 @@ class Refuted:
 
 @dataclass(frozen=True, slots=True)
 class Unconfirmed:
-    """A plan that passed in memory and not from its file."""
+    """A plan that passed in memory, or by a part of the samples, and not from its file by all of them."""
 
     note: str
 
@@ -83,8 +83,7 @@ def _confirmed(search: Search, trial: Trial, tests: int, target: Target) -> Conf
             reloaded, file_notes = reopen(stage, session.loaded, search.judge, session.options.runtime)
             size = replace(trial.size, bytes=stage.bytes)
             if not reloaded.verdict.passed or too_large(search, size):
-                origin = trial.plan.origin
-                return Unconfirmed(f"plan {origin!r} passed in memory but not from its file: left out")
+                return Unconfirmed(_left_out(trial, reloaded.verdict))
             if (measured := _claim(search, reloaded.verdict, tests)) != claim:
                 claim = measured
                 continue
@@ -104,6 +103,12 @@ def _confirmed(search: Search, trial: Trial, tests: int, target: Target) -> Conf
                 model = candidate
         measurements = Measured(reloaded.verdict, test, latency, steps)
         return Confirmed(model, size, measurements, claim, target.output, (*notes, *file_notes))
+
+
+def _left_out(trial: Trial, verdict: Verdict) -> str:
+    looked = trial.verdict.samples
+    how = f"by {looked:,} samples but not by all" if looked < verdict.samples else "in memory but not from its file"
+    return f"plan {trial.plan.origin!r} passed {how}: left out"
 
 
 def too_large(search: Search, size: Size) -> bool:
