@@ -35,11 +35,10 @@ def render_result(result: Result, *, everything: bool = False, width: int = NARR
 
     everything: weights that stay as they are are listed, too; width: columns of the terminal.
     """
-    if result.changed:
-        yield Text(result.reason, style="bold green")
+    claim, colour = (result.reason, "green") if result.changed else (f"nothing saved: {result.reason}", "red")
+    yield Text(claim, style=f"bold {colour}")
     yield from warning_lines(result.warnings)
-    if result.changed or result.warnings:
-        yield ""
+    yield ""
     if result.changed and result.plan is not None and result.verdict is not None:
         yield _before_after(result)
         yield ""

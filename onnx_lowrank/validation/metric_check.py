@@ -28,6 +28,7 @@ from onnx_lowrank.samples import Samples
 from onnx_lowrank.samples.sets import pick
 from onnx_lowrank.types import Array, Outputs, Verdict
 from onnx_lowrank.validation import KEPT_BYTES, Reference
+from onnx_lowrank.validation.class_order import other_order
 
 LOOKED_AT = 128
 """Validation samples that the metric is checked on first."""
@@ -152,7 +153,7 @@ def _problem(tried: Tried) -> str:
             f"{metric.name} measures nothing here: it is {tried.value:.4g} for the original, and {other:.4g} on average"
             f" with its outputs shuffled among the samples ({n} validation samples)"
         )
-    return _oversure(tried)
+    return _reordered(tried) or _oversure(tried)
 
 
 def _not_finite(tried: Tried) -> str:
@@ -191,6 +192,19 @@ def _oversure(tried: Tried) -> str:
         f"the original is right in {right:.4f} of {tried.count} validation samples and {100 * sure:.1f} % sure of its"
         f" decisions on average ({metric.name} {tried.value:.4g})"
     )
+
+
+def _reordered(tried: Tried) -> str:
+    """Return whether the labels number classes in another order than the model does; empty where they do not."""
+    metric = tried.metric
+    if not (metric.needs_labels and traits_of(metric).on_class_scores) or tried.labels is None:
+        return ""
+    scores = tried.outputs[metric.output if metric.output is not None else next(iter(tried.outputs))]
+    labels = [np.asarray(label).reshape(-1) for label in tried.labels]
+    decided = [decisions(score).reshape(-1) for score in scores]
+    if any(a.size != 1 or b.size != 1 or a.dtype.kind not in "iu" for a, b in zip(labels, decided, strict=True)):
+        return ""
+    return other_order(np.concatenate(labels).astype(np.int64), np.concatenate(decided).astype(np.int64))
 
 
 def one_sided(tried: Tried) -> list[str]:

@@ -102,7 +102,8 @@ def expected_bounds(screened: Sequence[Screened], n: int, alpha: float, prior: f
             seen = max(plan.samples * (plan.changed or 0.0) for plan in screened)
             net = (seen * sum(lost) / sum(roots) + prior * net) / (seen + prior) if seen + prior else net
             net = min(max(net, NET * rate), rate)
-        return [net * root + z * math.sqrt(rate * root / n) for root in roots]
+        least = -math.expm1(math.log(alpha) / n)  # what a plan that changes nothing is certified by
+        return [max(net * root + z * math.sqrt(rate * root / n), least) for root in roots]
     return [_bound_of(plan, n, z) for plan in screened]
 
 

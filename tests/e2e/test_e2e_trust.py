@@ -59,6 +59,13 @@ def test_shifted_labels_are_refused(sets, tmp_path: Path):
     assert "--allow-weak-baseline" in line
 
 
+def test_labels_in_another_order_are_refused_though_most_are_right(sets, tmp_path: Path):
+    order = np.array([1, 0, 2, 3, 4, 5, 6, 7, 8, 9])
+    line = refused(tmp_path, changed(sets, labels=lambda a: order[a["labels"]]))
+    assert "the labels are in another order than the model's classes: the original is right in 0.7" in line
+    assert "with classes renumbered (0 → 1, 1 → 0); --classes gives the order of named ones" in line
+
+
 def test_images_in_another_scale_are_refused(sets, tmp_path: Path):
     """The original is right more often than chance, and all but certain of what it says."""
     line = refused(tmp_path, changed(sets, image=lambda a: a["image"] * np.float32(255)))

@@ -173,6 +173,14 @@ def test_candidates_go_on_below_where_the_answer_is_expected(count: int, where: 
     assert all(divergences[i] <= 256 * divergences[expected] or i == count - 1 for i in found)
 
 
+@given(st.integers(10, 10**6), st.floats(0.001, 0.4))
+def test_no_bound_is_expected_that_no_samples_could_certify(n: int, alpha: float):
+    seen = [Screened(256, divergence, changed, np.zeros(256)) for divergence, changed in ((0.0, 0.0), (1.0, 0.5))]
+    bounds = expected_bounds(seen, n, alpha)
+    assert bounds[0] == pytest.approx(share_bound(0, n, alpha), rel=1e-6)
+    assert bounds[1] >= bounds[0]
+
+
 def test_two_lost_decisions_say_little_where_a_prior_is_given():
     """Two of 250 changed and both are lost: without a prior the drop is expected to be as large as what changes."""
     seen = [Screened(250, 1e-4, 2 / 250, np.r_[np.ones(2), np.zeros(248)])]
