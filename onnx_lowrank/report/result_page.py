@@ -27,7 +27,10 @@ from onnx_lowrank.report.tables import (
 )
 from onnx_lowrank.report.time_notes import time_notes
 from onnx_lowrank.results.result import Result
-from onnx_lowrank.types import DENSE, OWN, Curve, Option
+from onnx_lowrank.types import DENSE, OWN, Choice, Curve, Option
+
+ROWS = 16
+"""Changed weights that are listed: with the rest of the answer they fit a screen."""
 
 
 def render_result(result: Result, *, everything: bool = False, width: int = NARROW) -> Iterator[RenderableType]:
@@ -45,6 +48,9 @@ def render_result(result: Result, *, everything: bool = False, width: int = NARR
         yield from accuracy_tables(result)
         yield from step_tables(result)
         yield _sites_table(result, everything=everything, width=width)
+        if more := 0 if everything else len(result.plan.factored) - len(_shown(result, everything=False)):
+            lose = "changes, and loses less" if more == 1 else "change, and lose less"
+            yield Text(f"{numbers.counted(more, 'more weight')} {lose} (--all lists all)")
         if unchanged := [] if everything else _unchanged(result):
             stays = f"{numbers.counted(len(unchanged), 'weight')} {'stays' if len(unchanged) == 1 else 'stay'}"
             yield Text(f"{stays} unchanged though factorable (--all lists all)")
@@ -103,10 +109,8 @@ def _sites_table(result: Result, *, everything: bool, width: int) -> Table:
     names = labels(result.sites, width)
     table.columns[0].no_wrap = max(map(len, names.values()), default=0) <= room(width)  # long schemes give way
     numbered = number_of(option.shared_input for _, option in _taken(result) if option.shared_input)
-    for choice in result.plan.choices if result.plan else ():
+    for choice in _shown(result, everything=everything):
         site, option = sites[choice.site], choice.option
-        if option.dense and not everything:
-            continue
         table.add_row(
             escape(names[site.id]),
             numbers.shape(site.shape),
@@ -117,6 +121,16 @@ def _sites_table(result: Result, *, everything: bool, width: int) -> Table:
             numbers.small(option.loss) + ("*" if _beyond(curves.get(choice.site), option) else ""),
         )
     return table
+
+
+def _shown(result: Result, *, everything: bool) -> list[Choice]:
+    """Return the choices to list, in network order: all, or of the changed ones those that lose most."""
+    choices = result.plan.choices if result.plan else ()
+    if everything:
+        return list(choices)
+    changed = [choice for choice in choices if not choice.option.dense]
+    most = {c.site for c in sorted(changed, key=lambda c: -c.option.loss)[:ROWS]}
+    return [choice for choice in changed if choice.site in most]
 
 
 def _scheme(option: Option, numbered: Mapping[tuple[str, ...], int]) -> str:

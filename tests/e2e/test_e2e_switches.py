@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from functools import cache
@@ -11,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from builders import convnet, correlated, elements, mlp, normal, options, run
+from rich.console import Console
 
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.goals import Compact, Gate, Goal, Lossless
@@ -21,6 +23,7 @@ from onnx_lowrank.plan import lossless
 from onnx_lowrank.plan.allocate import least_loss
 from onnx_lowrank.plan.interlayer import joint_rise
 from onnx_lowrank.plan.signed import agreed
+from onnx_lowrank.report.result_page import ROWS, render_result
 from onnx_lowrank.results.result import Result
 from onnx_lowrank.results.saved_plan import SavedPlan
 
@@ -281,3 +284,25 @@ def test_a_budget_that_the_original_meets_is_searched_with_continuation_too():
     forms = [[[(c.site, c.option.form) for c in t.plan.choices] for t in each.trials] for each in (one, other)]
     assert forms[0] == forms[1]
     assert one.trials
+
+
+def test_of_many_changed_weights_those_that_lose_most_are_listed():
+    model = mlp([12] * 29, [None] * 28, 2)
+    goal = Lossless(keep=0.5, gate=LOOSE)
+    result = optimize(model, {"x": normal([60, 12], 1)}, goal, options(metric="relative-l2"), dry_run=True)
+    changed = {choice.weight: choice.option.loss for choice in result.plan.factored}
+    assert len(changed) > ROWS
+
+    def printed(**how: bool) -> str:
+        console = Console(width=100, file=io.StringIO())
+        for part in render_result(result, width=100, **how):
+            console.print(part)
+        return console.file.getvalue()
+
+    text, everything = printed(), printed(everything=True)
+    listed = [weight for weight in changed if f" {weight} " in text]
+    assert len(listed) == ROWS
+    assert min(changed[weight] for weight in listed) >= max(changed[w] for w in changed if w not in listed)
+    assert f"{len(changed) - ROWS} more weight" in text
+    assert all(f" {weight} " in everything for weight in changed)
+    assert "more weight" not in everything
