@@ -14,7 +14,7 @@ from onnx_lowrank.report import numbers
 from onnx_lowrank.report.layout import titled
 from onnx_lowrank.results.parts import Size
 from onnx_lowrank.runtime.timing import Timing
-from onnx_lowrank.types import Skip, Verdict, Why
+from onnx_lowrank.types import Interval, Skip, Verdict, Why
 
 NAME_WIDTH = 24
 
@@ -82,12 +82,15 @@ def skips_table(skips: Iterable[Skip], parameters: int) -> Table:
 
 def verdict_notes(verdict: Verdict | None, role: str) -> list[str]:
     """Return the notes of a verdict on samples of a role; none without a verdict."""
-    if verdict is None:
-        return []
-    notes = [f"{role}: {note}" for note in verdict.notes]
-    if verdict.agreement is not None and verdict.metric != "agreement":
-        notes.append(f"{role}: same decision as the original in {numbers.interval(verdict.agreement)} of cases")
-    return notes
+    return [] if verdict is None else role_notes(verdict.notes, verdict.agreement, verdict.metric, role)
+
+
+def role_notes(notes: Iterable[str], agreement: Interval | None, metric: str, role: str) -> list[str]:
+    """Return notes and the agreement of a verdict of a metric as notes on samples of a role."""
+    told = [f"{role}: {note}" for note in notes]
+    if agreement is not None and metric != "agreement":
+        told.append(f"{role}: same decision as the original in {numbers.interval(agreement)} of cases")
+    return told
 
 
 def warning_lines(warnings: Iterable[str]) -> Iterator[RenderableType]:

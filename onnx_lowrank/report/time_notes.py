@@ -10,7 +10,11 @@ def time_notes(result: Result) -> list[str]:
     """Say what a plan costs or gains in time, and how well that was predicted where it was the goal."""
     if result.latency is None or not result.changed:
         return []
-    ratio, predicted = result.latency.ratio, result.predicted_ratio
+    return ratio_notes(result.latency.ratio, result.predicted_ratio)
+
+
+def ratio_notes(ratio: Interval, predicted: float | None) -> list[str]:
+    """Say the same of a ratio of times, and of the one that was predicted."""
     notes = [f"time: {faster(ratio)}"]
     if predicted is not None:
         off = 100 * (predicted / ratio.estimate - 1)
