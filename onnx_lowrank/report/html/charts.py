@@ -6,10 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from onnx_lowrank.results.parts import BOTH, FACTORED, INT8, LABELS
+
 Content = Mapping[str, Any]
 COLOURS = {"certified": "var(--good)", "observed": "var(--fair)", "failed": "var(--bad)"}
 PALETTE = [f"var(--c{number})" for number in range(8)]
 HEIGHT = 260
+SHAPES = {FACTORED: "triangle-up", LABELS: "cross", INT8: "square", BOTH: "diamond"}
+"""Marks of steps."""
 SHARE = {"format": "%", "tickCount": 10}
 LOG = {"format": "~e", "tickCount": 6}
 """Axes of numbers over many powers of ten."""
@@ -58,7 +62,7 @@ def _size(altair: Any, content: Content) -> Any:
     wanted = altair.param(
         name="axis", value="bytes", bind=altair.binding_select(options=keys, labels=names, name="share of ")
     )
-    rows = [{k: v for k, v in plan.items() if k not in ("choices", "command")} for plan in plans]
+    rows = [{k: v for k, v in plan.items() if k not in ("choices", "command", "about")} for plan in plans]
     base = altair.Chart(_rows(altair, rows, "plans")).transform_calculate(share="datum[axis]")
     x = altair.X("share:Q", title="share of the original's, as chosen below", axis=altair.Axis(**SHARE))
     y = altair.Y("value:Q", title=gate["metric"], scale=altair.Scale(zero=False))
@@ -77,16 +81,45 @@ def _size(altair: Any, content: Content) -> Any:
         x=x, y=y, color=colour, tooltip=tips,
         stroke=altair.condition(chosen, altair.value("var(--text)"), altair.value(None)),
     )  # fmt: skip
+    drawn = [*_lines(altair, gate), whiskers, points, *_steps(altair, content["steps"], x, y)]
+    return altair.layer(*drawn).add_params(wanted).properties(width="container", height=HEIGHT)
+
+
+def _lines(altair: Any, gate: Content) -> list[Any]:
+    """Return the lines of the original and of what is allowed; one name above its line, the other below."""
+    above = gate["original"] >= gate["gate"]
     lines = [
-        {"y": gate["original"], "name": "original"},
-        {"y": gate["gate"], "name": "allowed"},
+        {"y": gate["original"], "name": "original", "above": above},
+        {"y": gate["gate"], "name": "allowed", "above": not above},
     ]
     ruler = altair.Chart(_rows(altair, lines, "lines"))
     rules = ruler.mark_rule(strokeDash=[4, 3], color="var(--text)").encode(y="y:Q")
-    words = ruler.mark_text(align="left", baseline="bottom", dx=4, color="var(--text)").encode(
-        y="y:Q", text="name:N", x=altair.value(0)
+    words = [
+        ruler.transform_filter(f"{no}datum.above")
+        .mark_text(align="left", baseline=baseline, dx=4, dy=dy, color="var(--text)")
+        .encode(y="y:Q", text="name:N", x=altair.value(0))
+        for no, baseline, dy in (("", "bottom", -1), ("!", "top", 3))
+    ]
+    return [rules, *words]
+
+
+def _steps(altair: Any, steps: Any, x: Any, y: Any) -> list[Any]:
+    """Return what factoring and int8 do alone and together, each with its interval, its shape and its name."""
+    if not steps:
+        return []
+    base = altair.Chart(_rows(altair, steps, "steps")).transform_calculate(share="datum[axis]")
+    shape = altair.Shape("name:N", scale=altair.Scale(domain=list(SHAPES), range=list(SHAPES.values())), legend=None)
+    tips = ["name:N", "word:N", "file:N", altair.Tooltip("value:Q", format=".4f")]
+    align, aside = (
+        altair.ExprRef(f"scale('x', datum.share) > width / 2 ? {right} : {left}")
+        for right, left in (("'right'", "'left'"), (-7, 7))
     )
-    return (rules + words + whiskers + points).add_params(wanted).properties(width="container", height=HEIGHT)
+    words = base.mark_text(align=align, baseline="bottom", dx=aside, dy=-5, color="var(--c1)")
+    return [
+        base.mark_rule(color="var(--c1)").encode(x=x, y=altair.Y("low:Q"), y2="high:Q"),
+        base.mark_point(size=150, opacity=1, color="var(--c1)").encode(x=x, y=y, shape=shape, tooltip=tips),
+        words.encode(x=x, y=y, text="name:N"),
+    ]
 
 
 def _predicted(altair: Any, content: Content) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,7 +10,11 @@ from typing import Any
 import numpy as np
 
 from onnx_lowrank.report import numbers
+from onnx_lowrank.report.html.commands import about_command, command_for
 from onnx_lowrank.report.labels import full_name, shortened
+from onnx_lowrank.report.tables import role_notes
+from onnx_lowrank.report.time_notes import ratio_notes
+from onnx_lowrank.types import DENSE, OWN, Interval
 
 Report = Mapping[str, Any]
 LABEL = 36
@@ -38,8 +43,24 @@ def content_of(report: Report) -> dict[str, Any]:
     analysis = report.get("analysis")
     for alone in analysis["layers"] if analysis else ():
         places[alone["site"]] |= {"loss": alone["loss"], "error": alone["error"]}
-    plans = [_plan(trial, number, report, places) for number, trial in enumerate(report["trials"])]
-    chosen = _chosen(report, plans)
+    chosen = _chosen(report)
+    ranges = {curve["site"]: curve["range"] for curve in report["sensitivity"]}
+    plans = [
+        {
+            **_measured(trial, report),
+            "number": number,
+            "name": f"plan {number + 1}",
+            "command": command_for(report, trial["size"], chosen=number == chosen),
+            "about": about_command(report, trial["verdict"]["word"], chosen=number == chosen),
+            "choices": [
+                _choice(choice, places, ranges.get(choice["site"]))
+                for choice in trial["plan"]["choices"]
+                if choice["site"] in places
+            ],
+            "loss": sum(choice["option"]["loss"] for choice in trial["plan"]["choices"]),
+        }
+        for number, trial in enumerate(report["trials"])
+    ]
     options = [row for curve in report["sensitivity"] if curve["site"] in places for row in _options(curve, places)]
     return {
         "title": report["source"],
@@ -48,6 +69,7 @@ def content_of(report: Report) -> dict[str, Any]:
         "before_after": list(_before_after(report)),
         "layers": layers,
         "plans": plans,
+        "steps": [{**_measured(step, report), "name": step["name"]} for step in report["steps"]],
         "chosen": chosen,
         "options": options,
         "predicted": _predicted(report),
@@ -55,12 +77,13 @@ def content_of(report: Report) -> dict[str, Any]:
         "gate": _gate(report),
         "resources": {key: name for key, name in RESOURCES.items() if report["before"][key]},
         "left": list(_left(report)),
-        "notes": [report["metric"], *report["notes"]],
+        "notes": [note for note in _notes(report) if note],
         "warnings": report["warnings"],
         "stages": sorted(_stages(report["seconds"]).items(), key=lambda pair: -pair[1]),
         "repeat": dict(_repeat(report)),
         "unit": UNITS.get(report["divergence"], report["divergence"]),
         "timed": any(layer["ms"] for layer in layers),
+        "corrected": any(choice["beyond"] for plan in plans for choice in plan["choices"]),
         "spectrum": any(row["ranks"] and row["error"] > 0 for row in options),
     }
 
@@ -81,34 +104,30 @@ def _layer(site: Mapping[str, Any], number: int) -> dict[str, Any]:
     }
 
 
-def _plan(trial: Mapping[str, Any], number: int, report: Report, places: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a plan that was validated: its size, its metric with its interval, and what it does to every weight."""
+def _measured(trial: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """Return what was validated, a plan or a step: its size, and its metric with its interval."""
     verdict, size, before = trial["verdict"], trial["size"], report["before"]
     sign = -1 if verdict["higher_is_better"] else 1
     drop, original = verdict["drop"], verdict["original"]["estimate"]
     ends = [original + sign * drop[end] if drop[end] is not None else None for end in ("low", "high")]
     return {
-        "number": number,
-        "name": f"plan {number + 1}",
         "word": verdict["word"],
         "reason": verdict["reason"],
         "value": verdict["candidate"]["estimate"],
         "low": _least(ends),
         "high": _most(ends),
         "bound": verdict["bound"]["value"],
-        "loss": sum(choice["option"]["loss"] for choice in trial["plan"]["choices"]),
         **{key: size[key] / before[key] if before[key] else None for key in RESOURCES},
         "file": numbers.size(size["bytes"]),
-        "choices": [_choice(choice, places) for choice in trial["plan"]["choices"] if choice["site"] in places],
-        "command": _command(report, size),
     }
 
 
-def _choice(choice: Mapping[str, Any], places: Mapping[str, Any]) -> dict[str, Any]:
+def _choice(choice: Mapping[str, Any], places: Mapping[str, Any], trusted: float | None) -> dict[str, Any]:
+    """Return what a plan does to a weight; trusted: the largest error at which its loss is predicted alone."""
     option, layer = choice["option"], places[choice["site"]]
     layer["ms"] = max(layer["ms"], option["cost"]["milliseconds"])
-    storage = "" if option["storage"] == "own" else option["storage"]
-    scheme = "" if option["scheme"] == "dense" else option["scheme"]
+    storage = "" if option["storage"] == OWN else option["storage"]
+    scheme = "" if option["scheme"] == DENSE else option["scheme"]
     return {
         "layer": layer["number"],
         "form": " ".join(part for part in (scheme, storage) if part) or "unchanged",
@@ -120,6 +139,7 @@ def _choice(choice: Mapping[str, Any], places: Mapping[str, Any]) -> dict[str, A
         "loss": option["loss"],
         "deviation": option["deviation"] or 0.0,
         "error": option["error"],
+        "beyond": trusted is not None and option["scheme"] != DENSE and option["error"] > trusted,
     }
 
 
@@ -133,13 +153,13 @@ def _most(values: Sequence[float | None]) -> float | None:
     return max(known, default=None)
 
 
-def _chosen(report: Report, plans: Sequence[Mapping[str, Any]]) -> int | None:
+def _chosen(report: Report) -> int | None:
     """Return the number of the plan that was saved, None where nothing was."""
     if not report["changed"]:
         return None
     wanted = report["plan"]["choices"]
     same = (n for n, trial in enumerate(report["trials"]) if trial["plan"]["choices"] == wanted)
-    return next(same, len(plans) - 1 if plans else None)
+    return next(same, len(report["trials"]) - 1 if report["trials"] else None)
 
 
 def _verdict(report: Report) -> dict[str, Any]:
@@ -153,9 +173,33 @@ def _verdict(report: Report) -> dict[str, Any]:
         about |= {
             "allowed": found["allowed"], "drop": found["drop"], "bound": found["bound"]["value"],
             "samples": found["samples"], "metric": found["metric"].rpartition(":")[2],
-            "confidence": found["bound"]["confidence"],
+            "confidence": found["bound"]["confidence"], "certified": found["word"] == "certified",
+            "bound_told": _bound_told(found), "legend": _legend(found),
         }  # fmt: skip
     return about
+
+
+def _bound_told(found: Mapping[str, Any]) -> str:
+    """Return the name of the mark at the bound; none where there is no mark."""
+    value = found["bound"]["value"]
+    if value is None or found["word"] == "observed":
+        return ""
+    told = numbers.metric(value).replace("-", "−")
+    return f"certified below {told}" if found["word"] == "certified" else f"bound {told}"
+
+
+def _legend(found: Mapping[str, Any]) -> str:
+    """Return what the bar of a verdict draws."""
+    drop, bound = found["drop"], found["bound"]
+    told = f"Bar: the two-sided {100 * drop['level']:g} % interval of the drop, {_interval(drop)}, for the eye."
+    if not _bound_told(found):
+        return f"{told} Nothing is certified: the estimate alone was compared with what is allowed."
+    value = numbers.metric(bound["value"]).replace("-", "−")
+    return f"{told} What is compared with the allowed drop is the one-sided bound at {_level(bound)}: {value}."
+
+
+def _level(bound: Mapping[str, Any]) -> str:
+    return f"{100 * bound['confidence']:g} %"
 
 
 def _before_after(report: Report) -> Iterator[tuple[str, str, str, str]]:
@@ -276,9 +320,32 @@ def _stages(seconds: Mapping[str, float]) -> dict[str, float]:
     return stages
 
 
-def _command(report: Report, size: Mapping[str, Any]) -> str:
-    """Return the command that makes a plan of this size: the most accurate one."""
-    return f"onnx-lowrank optimize {report['source']} --target-size {size['bytes']}B --data … --validation …"
+def _notes(report: Report) -> Iterator[str]:
+    """Yield the notes that the terminal shows: on the metric, the run, its time, and the verdicts."""
+    yield report["metric"]
+    yield from report["notes"]
+    if report["latency"] and report["changed"]:
+        yield from ratio_notes(_between(report["latency"]["ratio"]), report["predicted_latency_ratio"])
+    for key, role in (("verdict", "validation"), ("test", "test")):
+        if found := report[key]:
+            agreement = _between(found["agreement"]) if found["agreement"] else None
+            yield from role_notes(found["notes"], agreement, found["metric"], role)
+
+
+def _between(value: Mapping[str, Any]) -> Interval:
+    """Return an interval as it was before numbers that are not finite became null."""
+    return Interval(**{key: math.nan if number is None else number for key, number in value.items()})
+
+
+def _told(options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield every option that says something: all but what is off, empty or left to the tool."""
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _told(value)
+        elif value is True:
+            yield key
+        elif not (value is None or value is False or value in ([], "")):
+            yield f"{key} {' '.join(map(str, value)) if isinstance(value, list) else value}"
 
 
 def _repeat(report: Report) -> Iterator[tuple[str, str]]:
@@ -289,8 +356,7 @@ def _repeat(report: Report) -> Iterator[tuple[str, str]]:
     yield "algorithm", report["algorithm"]
     yield "goal", ", ".join(f"{key} {value}" for key, value in goal.items() if key != "gate" and value is not None)
     yield "gate", ", ".join(f"{key} {value}" for key, value in goal["gate"].items() if value is not None)
-    plain = {key: value for key, value in options.items() if value not in (None, False, [], "")}
-    yield "options", ", ".join(f"{key} {value}" for key, value in plain.items())
+    yield "options", ", ".join(_told(options))
     if certificate := report["certificate"]:
         yield "certificate", ", ".join(f"{key} {value}" for key, value in certificate.items())
     if report["output"]:

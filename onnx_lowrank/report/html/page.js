@@ -16,6 +16,7 @@
 
   function table() {
     const body = document.querySelector("#layers tbody");
+    if (!body) return;
     const words = state.search.toLowerCase();
     const all = rows();
     const few = all.filter((row) => (!state.changed || row.changed || !plans.length)
@@ -61,7 +62,7 @@
     tr.tabIndex = 0;
     tr.className = row.number === state.layer ? "on" : "";
     const cells = [row.name, row.op, row.shape, row.form, row.ranks, `${(100 * row.kept).toFixed(1)} %`,
-      row.bytes === null ? "" : size(row.bytes), shown(row.loss)];
+      row.bytes === null ? "" : size(row.bytes), shown(row.loss) + (row.beyond ? "*" : "")];
     if (document.querySelector('#layers th button[data-key="ms"]')) cells.push(row.ms ? row.ms.toPrecision(3) : "");
     cells.forEach((text, place) => {
       const cell = document.createElement("td");
@@ -91,7 +92,8 @@
   }
 
   function curve() {
-    document.getElementById("layer-name").textContent = layers.length ? layers[state.layer].name : "";
+    const title = document.getElementById("layer-name");
+    if (title) title.textContent = layers.length ? layers[state.layer].name : "";
     if (views.curve) views.curve.signal("layer", state.layer).runAsync();
     if (views.spectrum) views.spectrum.signal("layer", state.layer).runAsync();
   }
@@ -100,7 +102,9 @@
     const one = plans[state.plan];
     if (one) {
       document.getElementById("reason").textContent = one.reason;
+      document.getElementById("about").textContent = one.about;
       document.getElementById("command").textContent = one.command;
+      document.getElementById("copy").textContent = "copy";
       document.getElementById("plan").value = String(state.plan);
     }
     table();
@@ -115,22 +119,25 @@
     const ends = [told.drop.low, told.drop.high, told.allowed, told.bound, 0].filter((x) => x !== null);
     const [low, high] = [Math.min(...ends), Math.max(...ends)];
     const at = (x) => `${4 + (92 * (x - low)) / (high - low || 1)}%`;
-    const add = (tag, left, text) => {
+    const add = (tag, left, text, kind) => {
       const made = document.createElement(tag);
+      if (kind) made.className = kind;
       made.style.left = at(left);
       if (text) made.textContent = text;
-      if (text && parseFloat(at(left)) > 70) made.style.transform = "translateX(-100%)";
+      if (text && parseFloat(at(left)) > 70) made.style.transform = "translateX(calc(-100% - 4px))";
+      if (text && parseFloat(at(left)) < 30) made.style.transform = "translateX(4px)";
       place.append(made);
       return made;
     };
     const span = add("b", told.drop.low === null ? low : told.drop.low);
     span.style.right = `${100 - parseFloat(at(told.drop.high === null ? high : told.drop.high))}%`;
     add("em", told.drop.estimate);
-    for (const [x, name] of [[0, "no drop"], [told.allowed, `allowed ${told.allowed}`]]) {
-      add("i", x);
-      add("span", x, name);
+    const marks = [[0, "no drop", ""], [told.allowed, `allowed ${told.allowed}`, "far"]];
+    if (told.bound_told) marks.push([told.bound, told.bound_told, told.certified ? "certified" : "bound"]);
+    for (const [x, name, kind] of marks) {
+      add("i", x, "", kind);
+      add("span", x, name, kind);
     }
-    place.title = `drop ${told.drop.estimate.toFixed(4)}; certified below ${told.bound.toFixed(4)}`;
   }
 
   function sort(key) {
@@ -140,10 +147,17 @@
   }
 
   document.querySelectorAll("#layers th button").forEach((b) => b.addEventListener("click", () => sort(b.dataset.key)));
-  document.getElementById("search").addEventListener("input", (e) => { state.search = e.target.value; table(); });
-  document.getElementById("changed").addEventListener("change", (e) => { state.changed = e.target.checked; table(); });
+  if (layers.length) {
+    document.getElementById("search").addEventListener("input", (e) => { state.search = e.target.value; table(); });
+    if (plans.length) document.getElementById("changed").addEventListener("change", (e) => { state.changed = e.target.checked; table(); });
+  }
   const select = document.getElementById("plan");
   if (select) select.addEventListener("change", () => { state.plan = Number(select.value); plan(); });
+  const copy = document.getElementById("copy");
+  if (copy) copy.addEventListener("click", () => {
+    getSelection().selectAllChildren(document.getElementById("command"));
+    if (document.execCommand("copy")) copy.textContent = "copied";
+  });
   const first = rows().find((row) => row.changed);
   state.layer = first ? first.number : 0;
   drop();

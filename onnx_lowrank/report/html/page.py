@@ -37,6 +37,7 @@ def html_page(report: Mapping[str, Any]) -> str:
     return str(
         template.render(
             content=content,
+            drawn=list(specs),
             style=folder.joinpath("page.css").read_text("utf-8"),
             script=folder.joinpath("page.js").read_text("utf-8"),
             library=vl_convert.javascript_bundle().replace("</script", "<\\/script"),

@@ -15,6 +15,7 @@ import onnx
 import pytest
 from builders import build, node, value, weight
 from click.testing import CliRunner
+from reports import ended_early, made, step, verdict, with_trust
 
 from onnx_lowrank.cli import main
 from onnx_lowrank.errors import DataError
@@ -155,3 +156,23 @@ def test_a_browser_draws_it_without_a_message(
         picture = Path(kept).resolve() / f"report-{layers}-layers-{width}-{scheme}.png"
         browser(page, tmp_path / "profile", width, colors, f"--screenshot={picture}")
         assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium")
+@pytest.mark.parametrize(
+    ("report", "shown"),
+    [
+        (made(steps=[step("factored alone", 0.5), step("int8 alone", 0.25), step("both", 0.1)]), ">int8 alone</text>"),
+        (made(), ">certified below 0.0094</span>"),
+        (made(verdict=verdict("failed", None), changed=False), ">allowed 0.01</span>"),
+        (with_trust(0.05), ">1.0e-1*</td>"),
+        (ended_early(), ">1 of 1</span>"),
+    ],
+    ids=["steps", "certified", "no bound", "corrected", "ended at once"],
+)
+def test_a_browser_shows_what_the_run_found(report: dict[str, Any], shown: str, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(html_page(report), encoding="utf-8")
+    done = browser(tmp_path / "page.html", tmp_path / "profile", 1000, "--dump-dom")
+    assert "CONSOLE" not in done.stderr
+    assert 'data-drawn="1"' in done.stdout
+    assert shown in done.stdout
