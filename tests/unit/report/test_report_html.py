@@ -176,3 +176,4 @@ def test_a_browser_shows_what_the_run_found(report: dict[str, Any], shown: str, 
     assert "CONSOLE" not in done.stderr
     assert 'data-drawn="1"' in done.stdout
     assert shown in done.stdout
+    assert 'class="bound"' not in done.stdout
