@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial, wraps
+from pathlib import Path
 from typing import TypeVar
 
 import click
 from rich.console import Console, RenderableType
 
 from onnx_lowrank.cli.interrupts import Stop, stoppable
-from onnx_lowrank.cli.outputs import REPORTED, STANDARD_OUTPUT, Outputs
+from onnx_lowrank.cli.outputs import REPORTED, STANDARD_OUTPUT, WATCHED, Inputs, Outputs
 from onnx_lowrank.cli.whole_run import WholeRun
 from onnx_lowrank.errors import LowRankError
 from onnx_lowrank.progress import Advance, Silent
@@ -27,7 +28,7 @@ SHORT = 4
 """Something was saved, and it saves less than was asked for."""
 STOPPED = 130
 """Whatever the signal was."""
-WATCHED, DRAWN, STOP = "onnx_lowrank.outputs", "onnx_lowrank.bars", "onnx_lowrank.stop"
+DRAWN, STOP = "onnx_lowrank.bars", "onnx_lowrank.stop"
 
 EVERY = 10.0
 """Seconds between two lines of progress where there is no terminal."""
@@ -152,10 +153,14 @@ def _report(kind: str, message: str) -> None:
     context = click.get_current_context()
     content = partial(error_json, kind, message, command_line(), FAILED)
     outputs = context.meta.get(WATCHED)
-    if _reports_to_standard_output():
+    path = _report_path(context)
+    if path == STANDARD_OUTPUT:
         click.echo(content(), nl=False)
-    elif isinstance(outputs, Outputs) and outputs.written.get(REPORTED) not in outputs.done():
-        with suppress(LowRankError, OSError):
+        return
+    with suppress(LowRankError, OSError):
+        if not isinstance(outputs, Outputs):  # an error so early that what is read is not known: replace nothing
+            outputs = Outputs.of(Inputs(), {REPORTED: path}, force=False)
+        if outputs.written.get(REPORTED) not in outputs.done():
             outputs.write(REPORTED, content)
 
 
@@ -167,10 +172,14 @@ def command_line() -> list[str]:
 def _reports_to_standard_output() -> bool:
     """Return whether the report goes there, so that nothing else may."""
     context = click.get_current_context(silent=True)
-    if context is None:
-        return False
+    return context is not None and _report_path(context) == STANDARD_OUTPUT
+
+
+def _report_path(context: click.Context) -> Path | None:
+    """Return where the report goes; None: none was asked for."""
     names = (param.name for param in context.command.params if REPORTED in param.opts)
-    return any(context.params.get(name or "") == STANDARD_OUTPUT for name in names)
+    paths = (context.params.get(name or "") for name in names)
+    return next((path for path in paths if isinstance(path, Path)), None)
 
 
 def _done() -> str:

@@ -21,6 +21,8 @@ from onnx_lowrank.samples import place_of
 State: TypeAlias = tuple[int, int, int, int] | None
 OUTPUT = "-o"
 REPORTED = "--report"
+WATCHED = "onnx_lowrank.outputs"
+"""Where a command's context keeps its outputs."""
 STANDARD_OUTPUT = Path("-")
 """What stands for standard output where a file is named."""
 
@@ -85,8 +87,14 @@ class Outputs:
 
     @staticmethod
     def of(inputs: Inputs, written: Mapping[str, Path | None], *, force: bool) -> Outputs:
-        """Return the outputs that were asked for. Raises ModelError where one cannot or must not be written."""
+        """Return the outputs that were asked for. Raises ModelError where one cannot or must not be written.
+
+        The command that runs knows them even then, as its report is written all the same where only others are barred.
+        """
         outputs = Outputs(inputs, {name: path for name, path in written.items() if path is not None}, force)
+        context = click.get_current_context(silent=True)
+        if context is not None:
+            context.meta[WATCHED] = outputs
         for option in (name for name, path in outputs.written.items() if path == STANDARD_OUTPUT and name != REPORTED):
             raise ModelError(f"{option} - is no file: only {REPORTED} can go to standard output")
         for option, path in outputs.places():

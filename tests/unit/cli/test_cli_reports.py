@@ -13,7 +13,7 @@ from builders import classifier_folder
 from cli_runs import optimize, run
 from jsonschema import Draft202012Validator, ValidationError
 
-from onnx_lowrank import DataSources, Gate, Options, Runtime, compare, inspect
+from onnx_lowrank import DataSources, Gate, Options, Runtime, RuntimeProblem, compare, inspect
 from onnx_lowrank import optimize as optimize_model
 from onnx_lowrank.goals import Compact
 
@@ -68,6 +68,42 @@ def test_an_error_has_a_report_too(folder: Path):
     assert "r.json exists" in again.stderr
     there = run("optimize", folder / "none.onnx", "--data", folder / "cal.npz", "--json", "-")
     assert json.loads(there.stdout)["reason"] == report["reason"]
+
+
+def test_what_bars_another_output_has_a_report_too_and_bars_itself(folder: Path):
+    """An error before any work: the model's place is taken; a report that is barred itself is not written."""
+    model, report = folder / "model.onnx", folder / "r.json"
+    taken = folder / "model.lowrank.onnx"
+    taken.write_bytes(b"mine")
+    done = optimize(folder, "--report", report)
+    assert done.exit_code == 1
+    content = json.loads(report.read_text())
+    check("error", content)
+    assert content["exit_code"] == 1
+    assert f"error: {content['reason']}" == done.stderr.strip()
+    assert "model.lowrank.onnx exists; give --force" in content["reason"]
+    assert taken.read_bytes() == b"mine"
+    before = report.read_bytes()
+    assert optimize(folder, "--report", report, "--seed", 1).exit_code == 1
+    assert report.read_bytes() == before  # which stays without --force
+    done = optimize(folder, "--report", report, "--force", "-o", folder / "nowhere" / "m.onnx")
+    assert "there is no directory" in json.loads(report.read_text())["reason"] in done.stderr
+    assert report.read_bytes() != before
+    original = model.read_bytes()
+    for place in (model, taken):
+        assert optimize(folder, "--report", place, "-o", taken, "--force").exit_code == 1
+    assert (model.read_bytes(), taken.read_bytes()) == (original, b"mine")
+
+
+def test_an_error_before_the_outputs_are_known_has_a_report_too(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    def missing() -> None:
+        raise RuntimeProblem("it is not installed")
+
+    monkeypatch.setattr("onnx_lowrank.cli.optimize_command.needed_for_html", missing)
+    for name, written in (("r.json", True), ("model.onnx", False)):
+        done = optimize(folder, "--html", folder / "p.html", "--report", folder / name, "--force")
+        assert (done.exit_code, done.stderr) == (1, "error: it is not installed\n")
+        assert (b"it is not installed" in (folder / name).read_bytes()) == written
 
 
 def test_nothing_found_has_a_report_with_its_exit_code(folder: Path):
