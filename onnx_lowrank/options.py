@@ -9,12 +9,12 @@ from typing import Literal, TypeAlias
 
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.types import Override
+from onnx_lowrank.types.overrides import BITS as BITS
 
 Sensitivity: TypeAlias = Literal["joint", "inputs", "weights", "paper"]
 LossObjective: TypeAlias = Literal["original", "labels"]
-BITS = (2, 4, 8, 12, 16, 32)
 SAVING: dict[str, tuple[int, ...]] = {"bytes": BITS, "latency": (8, 32)}
-"""What a number may take, by the resource that it saves; of time, what operators multiply."""
+"""What numbers may take, by the resource that is saved; of time, what operators multiply."""
 OBJECTIVES: tuple[LossObjective, ...] = ("original", "labels")
 Then: TypeAlias = Literal["quantize", "quantize-dynamic", "quantize-weights"]
 THEN: tuple[Then, ...] = ("quantize", "quantize-dynamic", "quantize-weights")

@@ -60,6 +60,13 @@ def _fixed(site: Site, override: Override, inventory: Inventory, options: Option
 
 def _check_bits(site: Site, bits: int, inventory: Inventory, options: Options, head: str) -> None:
     asked = options.bits or (OWN_BITS,)
+    if bits == OWN_BITS:
+        return
+    if asked == (OWN_BITS,):
+        raise GoalError(
+            f"{head} is to have {bits} bits, which only saves bytes or time: give --bits {bits},{OWN_BITS} with"
+            " --minimize bytes or --target-size, and leave other targets out"
+        )
     if bits not in asked:
         listed = ",".join(map(str, asked))
         raise GoalError(f"{head} is to have {bits} bits, and --bits is {listed}: add {bits} there")

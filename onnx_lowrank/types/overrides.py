@@ -11,6 +11,8 @@ from onnx_lowrank.types.forms import DENSE
 from onnx_lowrank.types.number_formats import EACH, stage_formats
 
 OWN_BITS = 32
+BITS = (2, 4, 8, 12, 16, OWN_BITS)
+"""What a number of a weight or a factor may take."""
 KEYS = "dense, rank:N (rank:NxM of two ranks), scheme:NAME, bits:N"
 
 
@@ -43,6 +45,9 @@ class Override:
             elif key == "rank" and re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", value):
                 made = replace(made, ranks=tuple(int(rank) for rank in value.split("x")))
             elif key == "bits" and value.isdecimal():
+                if int(value) not in BITS:
+                    listed = ", ".join(map(str, BITS[:-1]))
+                    raise ValueError(f"--set {text!r}: a number takes {listed} or {BITS[-1]} bits, not {value}")
                 made = replace(made, bits=int(value))
             else:
                 raise ValueError(f"--set {text!r}: {part.strip()!r} is none of {KEYS}")

@@ -72,7 +72,12 @@ def test_names_of_nodes_are_names_too():
         ("fc0=rank:4x4", "'fc0' gets smaller up to rank 20 by svd"),
         ("fc0=scheme:tucker-2", "'fc0' can be svd; 'tucker-2' does not fit it"),
         ("fc0=scheme:magic", "'fc0' can be svd; 'magic' is no scheme"),
-        ("fc0=bits:8", "'fc0' is to have 8 bits, and --bits is 32: add 8 there"),
+        (
+            "fc0=bits:8",
+            "'fc0' is to have 8 bits, which only saves bytes or time: give --bits 8,32 with --minimize bytes or"
+            " --target-size, and leave other targets out",
+        ),
+        ("fc0=bits:7", "--set 'fc0=bits:7': a number takes 2, 4, 8, 12, 16 or 32 bits, not 7"),
         ("fc0=rank", "'rank' is none of dense, rank:N"),
         ("fc0=rank:0", "'rank:0' is none of dense"),
         ("fc0=dense,rank:4", "a dense weight has no rank"),
