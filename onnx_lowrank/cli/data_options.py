@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnx_lowrank.cli.shared_options import stacked, usage
-from onnx_lowrank.samples import RandomData, Source, StoredData, path_forms, stored_forms
+from onnx_lowrank.samples import NamedLabels, RandomData, Source, StoredData, path_forms, stored_forms
 from onnx_lowrank.samples.formats import PRESETS, AnyImageFormat, AudioFormat, FeatureFormat, Format, TextFormat
 from onnx_lowrank.samples.formats.images import CHANNELS, LAYOUTS, RESIZES
 from onnx_lowrank.samples.rows.row import Columns
@@ -69,7 +69,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "table": (),
 }
 """Options that say how --data is stored, and those that say how it becomes what the model takes."""
-STORED = ("column", "label_column", "classes")
+STORED = ("column", "label_column")
 """Options of all of them."""
 FORMAT = stacked(
     click.option(
@@ -136,17 +136,23 @@ def given(values: Mapping[str, Any]) -> tuple[str, str] | None:
                 raise click.UsageError(
                     f"--{name.replace('_', '-')} goes with {wanted}, and the samples are of --{kind}"
                 )
+    if values.get("classes") is not None and not found:
+        raise click.UsageError("--classes names the labels of samples: give --data PATH, or leave it out")
     return found[0] if found else None
 
 
 def sources(values: Mapping[str, Any], paths: Mapping[str, str | None]) -> dict[str, Source | None]:
     """Return the samples of every role, in the format that the options describe. Raises a usage error."""
     found = given(values)
+    classes = None if values["classes"] is None else Path(values["classes"])
     if found is None or found[0] == "data":
-        return dict(paths)
+        if classes is None:
+            return dict(paths)
+        return {
+            role: None if path is None else NamedLabels(source=path, classes=classes) for role, path in paths.items()
+        }
     form = usage(_FORMATS[found[0]], values)
     columns = Columns(data=tuple(values["column"]), label=values["label_column"])
-    classes = None if values["classes"] is None else Path(values["classes"])
     return {
         role: None if path is None else StoredData(path=Path(path), format=form, columns=columns, classes=classes)
         for role, path in paths.items()

@@ -15,6 +15,12 @@ from onnx_lowrank.metrics.metric import IGNORED, Labels, floating, full_name, ou
 from onnx_lowrank.metrics.traits import Fit
 from onnx_lowrank.types import Array, Outputs
 
+NUMBER_NAMES = (
+    "--classes FILE with the names of all classes, one a line, in the model's order"
+    " (onnx_lowrank.samples.NamedLabels in Python)"
+)
+"""What to give where labels are names."""
+
 
 @dataclass(frozen=True, slots=True)
 class Top:
@@ -204,6 +210,12 @@ def _pairs(name: str, output: str | None, outputs: Outputs, labels: Labels | Non
         yield sample, np.asarray(truth)
 
 
+def are_names(label: Array) -> bool:
+    """Return whether a label is text."""
+    texts = label.dtype.kind in "OT" and all(isinstance(value, str) for value in label.ravel())
+    return label.size > 0 and (texts or label.dtype.kind in "US")
+
+
 def _are_numbers(labels: Sequence[Array]) -> bool:
     return all(label.dtype.kind in "fiub" for label in labels)
 
@@ -227,7 +239,8 @@ def _whole(label: Array, name: str) -> Array:
     """Return (positions,) whole numbers."""
     flat = label.reshape(-1)
     if flat.dtype.kind not in "fiub" or not np.isfinite(flat).all() or (flat != np.floor(flat)).any():
-        raise MetricError(f"{name} needs labels that are whole numbers (class numbers from 0), not {flat[:3]}")
+        mend = f": give {NUMBER_NAMES}" if are_names(flat) else ""
+        raise MetricError(f"{name} needs labels that are whole numbers (class numbers from 0), not {flat[:3]}{mend}")
     return flat.astype(np.int64)
 
 

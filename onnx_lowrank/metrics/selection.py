@@ -10,7 +10,7 @@ import numpy as np
 
 from onnx_lowrank.errors import MetricError
 from onnx_lowrank.metrics.custom import Custom, from_file
-from onnx_lowrank.metrics.labelled import CrossEntropy, Perplexity, SquaredError, Top
+from onnx_lowrank.metrics.labelled import NUMBER_NAMES, CrossEntropy, Perplexity, SquaredError, Top, are_names
 from onnx_lowrank.metrics.metric import (
     BuiltIn,
     Labels,
@@ -91,11 +91,20 @@ def _for_labels(labels: Labels, outputs: Outputs) -> tuple[Metric, str]:
     if best is not None:
         name, metric, reason = best
         return on_output(metric, _unless_first(name, outputs)), reason
+    if truths and are_names(truths[0]):
+        raise MetricError(
+            f"the labels are names ({_shown(truths[0])}, say), and outputs have numbers: give {NUMBER_NAMES}, or"
+            " --metric FILE.py:function"
+        )
     shape = f"{truths[0].dtype} of shape {truths[0].shape}" if truths else "none"
     raise MetricError(
         f"the labels ({shape}) fit no output ({_shapes(outputs)}): give --metric FILE.py:function,"
         " or a metric that needs no labels (agreement, relative-l2)"
     )
+
+
+def _shown(label: Array) -> str:
+    return repr(str(label.reshape(-1)[0]))[:40]
 
 
 def _best_fit(

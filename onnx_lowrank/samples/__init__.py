@@ -2,6 +2,7 @@
 
 from onnx_lowrank.samples.detect import READERS, Source, path_forms, place_of, read
 from onnx_lowrank.samples.iterables import DataReader
+from onnx_lowrank.samples.named_labels import NamedLabels
 from onnx_lowrank.samples.random_data import RANDOM, RandomData, random_samples
 from onnx_lowrank.samples.reader import Reader
 from onnx_lowrank.samples.sets import Samples, Split
@@ -13,6 +14,7 @@ __all__ = [
     "RANDOM",
     "READERS",
     "DataReader",
+    "NamedLabels",
     "RandomData",
     "Reader",
     "Samples",

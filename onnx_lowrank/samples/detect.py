@@ -12,6 +12,7 @@ from onnx_lowrank.samples.conform import check_inputs
 from onnx_lowrank.samples.folder import FOLDER
 from onnx_lowrank.samples.intake import Progress, take
 from onnx_lowrank.samples.iterables import PYTHON, DataReader
+from onnx_lowrank.samples.named_labels import NamedLabels
 from onnx_lowrank.samples.numpy_file import NUMPY
 from onnx_lowrank.samples.polygraphy import POLYGRAPHY
 from onnx_lowrank.samples.random_data import RandomData, random_samples
@@ -21,7 +22,9 @@ from onnx_lowrank.samples.script import SCRIPT
 from onnx_lowrank.samples.sets import Samples
 from onnx_lowrank.samples.stored import STORED, StoredData, takes_rows
 
-Source: TypeAlias = Samples | RandomData | StoredData | str | Path | DataReader | Mapping[str, Any] | Iterable[Any]
+Source: TypeAlias = (
+    Samples | RandomData | StoredData | NamedLabels | str | Path | DataReader | Mapping[str, Any] | Iterable[Any]
+)
 
 READERS: tuple[Reader, ...] = (NUMPY, FOLDER, POLYGRAPHY, SCRIPT, STORED, PYTHON)
 """All forms in which samples come, in the order in which they are tried and told of."""
@@ -39,19 +42,22 @@ def read(
 
     `source`: a path (.npz, .npy, .json of Polygraphy, a directory, FILE.py[:function]), a dict of arrays that hold
     all samples along the leading axis, an iterable of dicts or of (dict, label), onnxruntime's CalibrationDataReader;
-    Samples are returned as they are; RANDOM invents some, the same for the same `seed`. groups: a key beside the
-    inputs, equal where samples share a source. `progress` is told (done, total) after each sample.
-    Raises DataError, one line, for all that can be wrong.
+    NamedLabels are one of these whose labels are names of classes. Samples are returned as they are; RANDOM invents
+    some, the same for the same `seed`. groups: a key beside the inputs, equal where samples share a source. `progress`
+    is told (done, total) after each sample. Raises DataError, one line, for all that can be wrong.
     """
     if isinstance(source, Samples):
         return source
     if isinstance(source, RandomData):
         return random_samples(inputs, source.count, seed, dict(source.shapes))
     check_inputs(inputs)
-    reader = _reader_of(source)
+    named = source if isinstance(source, NamedLabels) else None
+    found = source if named is None else named.source
+    reader = _reader_of(found)
     if reader is None:
-        raise DataError(_refusal(source))
-    return take(reader.read(source, with_groups(inputs, groups)), inputs, progress, groups)
+        raise DataError(_refusal(found))
+    raw = reader.read(found, with_groups(inputs, groups))
+    return take(raw if named is None else named.numbered(raw), inputs, progress, groups)
 
 
 def path_forms() -> str:
