@@ -43,6 +43,8 @@ def why_nothing(trials: Sequence[Trial], gate: Gate, *, no_faster: bool = False)
             " or was judged otherwise when it was read again"
         )
     if gate.observed:
+        if len(trials) == 1:
+            return f"the only plan did not pass: {trials[0].verdict.reason}"
         return f"none of {len(trials)} plans passed; the nearest: {nearest(trials).verdict.reason}"
     return f"the mildest plan could not be certified: {trials[0].verdict.reason}"
 

@@ -48,6 +48,7 @@ from onnx_lowrank.sensitivity.continuation import go_on
 from onnx_lowrank.sensitivity.measure import calibrate, calibrate_together, kind_of, probe
 from onnx_lowrank.store import spilled
 from onnx_lowrank.types import Choice, Curve, FactorKey, Plan
+from onnx_lowrank.types.words import counted
 from onnx_lowrank.validation import Judge
 from onnx_lowrank.validation.determinism import refuse_random, varies
 from onnx_lowrank.validation.metric_check import check_metric
@@ -84,9 +85,9 @@ class Session:
     _known: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
-        weights, split = len(self.inventory.sites), self.split
-        samples = f"{len(split.calibration)} calibration and {len(split.validation)} validation samples"
-        return f"<Session: {self.loaded.source or 'a model in memory'}; {weights} weights; {samples}>"
+        weights, split = counted(len(self.inventory.sites), "weight"), self.split
+        samples = f"{len(split.calibration)} calibration and {counted(len(split.validation), 'validation sample')}"
+        return f"<Session: {self.loaded.source or 'a model in memory'}; {weights}; {samples}>"
 
     @staticmethod
     def of(

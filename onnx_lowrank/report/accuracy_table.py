@@ -10,6 +10,7 @@ from rich.text import Text
 from onnx_lowrank.report.layout import titled
 from onnx_lowrank.results.parts import Candidate
 from onnx_lowrank.results.result import Result
+from onnx_lowrank.types.words import counted
 
 SINGLES = 3
 """Plans of a single weight that are shown: the best."""
@@ -38,7 +39,8 @@ def accuracy_tables(result: Result) -> Iterator[RenderableType]:
     yield Text(f"|: the original; gain ± standard error on {count:,} samples, other than those of the claim")
     if result.findings.expected_gain is not None:
         gain = f"{result.findings.expected_gain:+.4f}".replace("-", "−")
-        yield Text(f"what choosing among {len(result.findings.candidates)} plans gains, cross-validated: {gain}")
+        plans = counted(len(result.findings.candidates), "plan")
+        yield Text(f"what choosing among {plans} gains, cross-validated: {gain}")
     yield ""
 
 

@@ -54,6 +54,8 @@ def render_analysis(analysis: Analysis, *, everything: bool = False, width: int 
         yield table
         yield Text(f"loss, error: of the layer by itself, at {100 * analysis.part:.0f} % of its {analysis.resource}")
         if rest := len(analysis.layers) - len(shown):
-            yield Text(f"and {numbers.counted(rest, 'weight')} that lose less (--all lists all)")
+            yield Text(
+                f"and {numbers.counted(rest, 'weight')} that {'loses' if rest == 1 else 'lose'} less (--all lists all)"
+            )
     yield skips_table(result.skips, result.before.parameters)
     yield from note_lines([result.metric, *result.notes])

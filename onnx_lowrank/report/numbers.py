@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from onnx_lowrank.types import DENSE, Interval, Option
+from onnx_lowrank.types.words import counted as counted
 
 
 def count(value: float) -> str:
@@ -15,11 +16,6 @@ def count(value: float) -> str:
         if abs(value) < 1000 * size or unit == "T":
             return f"{value / size:.3g} {unit}" if abs(value) < 100 * size else f"{value / size:.0f} {unit}"
     return f"{value:,.0f}"
-
-
-def counted(number: int, noun: str) -> str:
-    """Return '1 weight', '2 weights'."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def size(value: float) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from onnx_lowrank.results.brief import html, line, megabytes
 from onnx_lowrank.types import Provenance, SharedInput, Site, Skip
+from onnx_lowrank.types.words import counted, verb
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,8 @@ class Inspection:
         return sum(row.site.parameters for row in self.rows) / max(self.parameters, 1)
 
     def __repr__(self) -> str:
-        held = f"{len(self.rows)} factorable weights hold {self.share:.1%} of {self.parameters:,} parameters"
+        count, whole = len(self.rows), counted(self.parameters, "parameter")
+        held = f"{counted(count, 'factorable weight')} {verb(count, 'holds', 'hold')} {self.share:.1%} of {whole}"
         return line("Inspection", held, megabytes(self.bytes))
 
     def _repr_html_(self) -> str:

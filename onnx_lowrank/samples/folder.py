@@ -19,6 +19,7 @@ from onnx_lowrank.samples.records import LABELS, Raw, Record, record
 from onnx_lowrank.samples.rows.folders import holds_media
 from onnx_lowrank.samples.sets import Lazy
 from onnx_lowrank.types import Array
+from onnx_lowrank.types.words import counted
 
 LABELS_FILE = LABELS + ".npy"
 
@@ -76,7 +77,8 @@ def _labels(path: Path, files: Sequence[Path]) -> Array:
     if labels.ndim == 0 or len(labels) != len(files):
         count = len(labels) if labels.ndim else 1
         raise DataError(
-            f"{path / LABELS_FILE}: {count} labels for {len(files)} samples; give one label a file, in order of names"
+            f"{path / LABELS_FILE}: {counted(count, 'label')} for {counted(len(files), 'sample')}; give"
+            " one label a file, in order of names"
         )
     return labels
 

@@ -15,6 +15,7 @@ from onnx_lowrank.samples.conform import as_array, check_inputs, fit
 from onnx_lowrank.samples.records import LABELS, Raw
 from onnx_lowrank.samples.sets import Lazy, Samples
 from onnx_lowrank.types import Array, Feed
+from onnx_lowrank.types.words import counted, verb
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Told how many samples are done, and of how many."""
@@ -122,7 +123,7 @@ class _Unclean:
 def _which(raw: Raw, indices: Sequence[int]) -> str:
     total, first = len(raw.records), raw.name(indices[0])
     if len(indices) == 1:
-        return f"1 of {total} samples, {first}, holds"
+        return f"1 of {counted(total, 'sample')}, {first}, holds"
     return f"{len(indices)} of {total} samples, first {first}, hold"
 
 
@@ -132,7 +133,10 @@ def _labels(raw: Raw, own: list[Any]) -> Sequence[Any] | Array | None:
     if raw.labels is not None and labelled:
         raise DataError(f"{raw.source}: labels both in the samples and beside them; leave one of the two out")
     if labelled not in (0, len(own)):
-        raise DataError(f"{raw.source}: only {labelled} of {len(own)} samples have a label; label all of them or none")
+        raise DataError(
+            f"{raw.source}: only {labelled} of {len(own)} samples {verb(labelled, 'has', 'have')} a label;"
+            " label all of them or none"
+        )
     labels = raw.labels if raw.labels is not None else _together(raw, own) if labelled else None
     if labels is not None and len(labels) == len(own):
         bad = [i for i, label in enumerate(labels) if _not_finite(label)]

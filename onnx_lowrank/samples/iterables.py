@@ -14,6 +14,7 @@ from onnx_lowrank.runtime.runner import TensorSpec
 from onnx_lowrank.samples.reader import Reader
 from onnx_lowrank.samples.records import Raw, Record, record
 from onnx_lowrank.samples.stacked import stacked
+from onnx_lowrank.types.words import counted, verb
 
 
 @runtime_checkable
@@ -62,7 +63,8 @@ def _walk(items: Iterable[Any], inputs: Sequence[TensorSpec], name: str, *, copy
     taken = [_taken_apart(made, inputs, loader) for made in given]
     records = [one for rows in taken for one in rows]
     batches = sum(len(rows) > 1 for rows in taken)
-    note = f"{name}: batches are taken apart, {len(given)} items are {len(records)} samples"
+    made = f"{counted(len(given), 'item')} {verb(len(given), 'is', 'are')} {counted(len(records), 'sample')}"
+    note = f"{name}: batches are taken apart, {made}"
     return Raw(name, records, notes=(note,) if batches else ())
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.types import Array, Feed
+from onnx_lowrank.types.words import counted
 
 T = TypeVar("T")
 
@@ -62,7 +63,8 @@ class Samples:
             raise ValueError(f"{len(self.hashes)} hashes for {len(self.feeds)} samples")
         if self.labels is not None and len(self.labels) != len(self.feeds):
             raise DataError(
-                f"{self.source}: {len(self.labels)} labels for {len(self.feeds)} samples; give one label a sample"
+                f"{self.source}: {counted(len(self.labels), 'label')} for {counted(len(self.feeds), 'sample')};"
+                " give one label a sample"
             )
 
     def __len__(self) -> int:

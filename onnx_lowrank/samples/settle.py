@@ -13,6 +13,7 @@ from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples.conform import fit, listed
 from onnx_lowrank.samples.formats import AnyImageFormat, ImageFormat
 from onnx_lowrank.samples.stored import StoredData, named, numbered
+from onnx_lowrank.types.words import counted, verb
 
 TRIED = 64
 """Labelled images that presets are tried on."""
@@ -44,9 +45,9 @@ def _with_classes(sources: list[Any], runner: Runner) -> list[Any]:
     outputs = [size for spec in runner.outputs[:1] for size in spec.shape[-1:] if isinstance(size, int) and size > 1]
     if outputs and outputs[0] != len(names):
         raise DataError(
-            f"{plain[0].path}: the labels are {len(names)} names ({listed(sorted(names))}), and the model's output"
-            f" {runner.outputs[0].name!r} has {outputs[0]}: give --classes FILE with the name of each, one a line, in"
-            " the model's order"
+            f"{plain[0].path}: the labels have {counted(len(names), 'name')} ({listed(sorted(names))}), and the model's"
+            f" output {runner.outputs[0].name!r} has {outputs[0]}: give --classes FILE with the name of each, one a"
+            " line, in the model's order"
         )
     order = tuple(sorted(names))
     return [replace(s, classes=order) if named(labels.get(id(s), ())) else s for s in sources]
@@ -74,7 +75,8 @@ def _preset(source: StoredData, runner: Runner) -> tuple[ImageFormat, str] | Non
     best, *rest = sorted(right, key=lambda name: -right[name])
     beside = f", with {rest[0]} {right[rest[0]]}" if rest else ""
     note = (
-        f"{source.path}: --preset {best} is guessed: with it {right[best]} of {len(chosen)} labels are right{beside};"
+        f"{source.path}: --preset {best} is guessed: with it {right[best]} of {counted(len(chosen), 'label')}"
+        f" {verb(right[best], 'is', 'are')} right{beside};"
         " name one to be sure"
     )
     return source.format.candidates[best], note

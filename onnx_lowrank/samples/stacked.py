@@ -19,6 +19,7 @@ from onnx_lowrank.samples.conform import as_array, check_inputs, check_names, sh
 from onnx_lowrank.samples.records import LABELS, Raw, Record, record
 from onnx_lowrank.samples.sets import Lazy
 from onnx_lowrank.types import Array
+from onnx_lowrank.types.words import counted, verb
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,11 +81,12 @@ def _leftover(cut: _Cut, source: str) -> list[str]:
         return []
     held = cut.array.shape[0]
     if held < cut.rows:
-        raise DataError(f"{source}: {held} rows, and the model takes {cut.rows} at a time; give at least {cut.rows}")
+        raise DataError(
+            f"{source}: {counted(held, 'row')}, and the model takes {cut.rows} at a time; give at least {cut.rows}"
+        )
     rest = held % cut.rows
-    return (
-        [f"{source}: the last {rest} of {held} rows are left out, the model takes {cut.rows} at a time"] if rest else []
-    )
+    which = verb(rest, f"the last of {held} rows is", f"the last {rest} of {held} rows are")
+    return [f"{source}: {which} left out, the model takes {cut.rows} at a time"] if rest else []
 
 
 def _labels(labels: Any, count: int, cuts: Mapping[str, _Cut], source: str) -> Any:
@@ -101,4 +103,6 @@ def _labels(labels: Any, count: int, cuts: Mapping[str, _Cut], source: str) -> A
         if cut.rows > 1 and len(labels) == cut.array.shape[0]:
             chunks = [labels[i * cut.rows : (i + 1) * cut.rows] for i in range(count)]
             return np.stack(chunks) if isinstance(labels, np.ndarray) else chunks
-    raise DataError(f"{source}: {len(labels)} labels for {count} samples; give one label a sample")
+    raise DataError(
+        f"{source}: {counted(len(labels), 'label')} for {counted(count, 'sample')}; give one label a sample"
+    )

@@ -26,6 +26,7 @@ from onnx_lowrank.samples.rows.row import Columns, Rows, RowSource
 from onnx_lowrank.samples.rows.tables import TABLES
 from onnx_lowrank.samples.sets import Lazy
 from onnx_lowrank.types import Array
+from onnx_lowrank.types.words import counted
 
 SOURCES: tuple[RowSource, ...] = (FOLDERS, LINES, *TABLES, ARCHIVES)
 """All forms in which rows are stored, in the order in which they are tried."""
@@ -129,7 +130,7 @@ def numbered(rows: Rows, classes: Path | tuple[str, ...] | None) -> tuple[Any, t
                 f"{rows.places(index)}: class {label!r} is not in {where}{nearest(label, names)}; add it there, in"
                 " the order of the model's outputs"
             )
-    note = f"{rows.source}: {len(names)} classes numbered by name, {listed(names)}"
+    note = f"{rows.source}: {counted(len(names), 'class')} numbered by name, {listed(names)}"
     return np.array([places[label] for label in labels]), (() if isinstance(classes, Path) else (note,))
 
 

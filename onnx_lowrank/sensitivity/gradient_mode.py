@@ -19,6 +19,7 @@ from onnx_lowrank.sensitivity.calibrated import Calibrated, CalibrationSetup, Pr
 from onnx_lowrank.sensitivity.curves import joint_curves, merged
 from onnx_lowrank.sensitivity.one_sided import OneSidedMode, measured_curves
 from onnx_lowrank.sensitivity.plan_checks import checked, how_far
+from onnx_lowrank.types.words import counted, verb
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +63,11 @@ class GradientMode:
         fallback = done[0].fallback
         other = self.fallback.calibrated(setup.part(fallback), progress)
         reasons = sorted(set(fallback.values()))
+        count = len(fallback)
         note = (
-            f"{len(fallback)} of {len(setup.inventory.sites)} weights have no gradient ({'; '.join(reasons)}):"
-            " their factors keep the outputs on calibration inputs, and their losses are measured"
+            f"{count} of {counted(len(setup.inventory.sites), 'weight')} {verb(count, 'has', 'have')} no"
+            f" gradient ({'; '.join(reasons)}): {verb(count, 'its', 'their')} factors keep the outputs on"
+            f" calibration inputs, and {verb(count, 'its losses', 'their losses')} are measured"
         )
         return [
             replace(
@@ -149,7 +152,7 @@ def left_out_notes(joint: JointScores, samples: int, options: Options) -> tuple[
     count = len(joint.broken)
     if count:
         said = "was left out: its gradients are" if count == 1 else "were left out: their gradients are"
-        notes.append(f"{count} of {samples} calibration samples {said} not finite")
+        notes.append(f"{count} of {counted(samples, 'calibration sample')} {said} not finite")
     if joint.overflowing:
         count = len(joint.overflowing)
         which = "1 weight is left as it is" if count == 1 else f"{count} weights are left as they are"

@@ -24,6 +24,7 @@ from onnx_lowrank.sensitivity.kept_parts import parts_of, place_of
 from onnx_lowrank.sensitivity.modes import JOINT, mode_of
 from onnx_lowrank.store import remembered
 from onnx_lowrank.types import Feed
+from onnx_lowrank.types.words import counted, verb
 from onnx_lowrank.weights.inventory import Inventory
 
 
@@ -93,7 +94,8 @@ def _with_bodies(done: Calibrated, inventory: Inventory, options: Options) -> Ca
     if not inventory.bodies:
         return done
     inside = inventory.part(bodies=True)
-    many = f"{len(inside.sites)} of {len(inventory.sites)} weights are used inside If, Loop or Scan"
+    used = verb(len(inside.sites), "is used", "are used")
+    many = f"{len(inside.sites)} of {counted(len(inventory.sites), 'weight')} {used} inside If, Loop or Scan"
     if not mode_of(options).measures:
         return replace(done, notes=(*done.notes, f"{many}: left as they are, no gradient gets there"))
     plain = decompose_plain(inside, multiple=options.rank_multiple)

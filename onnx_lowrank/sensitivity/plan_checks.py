@@ -15,6 +15,7 @@ from onnx_lowrank.sensitivity.substitution import substitutable
 from onnx_lowrank.sensitivity.trust_range import AGREE
 from onnx_lowrank.sensitivity.whole_plans import PRECISION, PlanMeter
 from onnx_lowrank.types import Curve, FactorKey
+from onnx_lowrank.types.words import counted, verb
 
 SHARE = 0.75
 """Samples that are run for it, as a share of those that were collected on: about a tenth of the time of collecting."""
@@ -59,8 +60,9 @@ def how_far(probed: Probed) -> list[str]:
     if precise:
         near = sum(check.agrees for check in precise)
         said.append(
-            f"{near} of {len(precise)} whole plans that were measured to {100 * PRECISION:.0f} % or better on {where}"
-            f" lose what is predicted within a factor of {AGREE:g}"
+            f"{near} of {counted(len(precise), 'whole plan')} that {verb(len(precise), 'was', 'were')} measured to"
+            f" {100 * PRECISION:.0f} % or better on {where}"
+            f" {verb(near, 'loses', 'lose')} what is predicted within a factor of {AGREE:g}"
         )
     elif probed.checks:
         said.append(f"too few samples to check it on ({where})")
@@ -69,7 +71,8 @@ def how_far(probed: Probed) -> list[str]:
         for curve in probed.curves
     )
     if moved:
-        said.append(f"{moved} of {len(probed.curves)} weights lose more than predicted and carry what was measured")
+        does = verb(moved, "loses more than predicted and carries", "lose more than predicted and carry")
+        said.append(f"{moved} of {counted(len(probed.curves), 'weight')} {does} what was measured")
     if probed.selection.blend:
         said.append("ranks are chosen by the errors of the weights as well: such plans did better on other samples")
     return said

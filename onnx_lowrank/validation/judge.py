@@ -30,6 +30,7 @@ from onnx_lowrank.metrics import (
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.statistics import single_interval
 from onnx_lowrank.types import Array, Bound, Feed, Interval, OutputVerdict, Verdict, Word
+from onnx_lowrank.types.words import counted
 from onnx_lowrank.validation.findings import Comparison, broken, elsewhere, notes, unexplained
 from onnx_lowrank.validation.reference import KEPT_BYTES, Reference
 from onnx_lowrank.validation.rules import rule_of
@@ -69,7 +70,9 @@ class Judge:
         if not len(feeds):
             raise DataError("there are no samples to validate on; give some with --validation")
         if labels is not None and len(labels) != len(feeds):
-            raise DataError(f"{len(labels)} labels for {len(feeds)} samples; give one label a sample")
+            raise DataError(
+                f"{counted(len(labels), 'label')} for {counted(len(feeds), 'sample')}; give one label a sample"
+            )
         if metric.needs_labels and labels is None:
             raise MetricError(f"{metric.name} needs labels, and the validation samples have none")
         self.metric, self.gate, self.rule, self.seed = metric, gate, rule_of(gate), seed

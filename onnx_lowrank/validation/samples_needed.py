@@ -6,6 +6,7 @@ import numpy as np
 
 from onnx_lowrank.goals import Gate
 from onnx_lowrank.metrics import Measured, Metric, allowed_drop, best_of, bound_of, bounds_of
+from onnx_lowrank.types.words import counted
 
 FEWEST = 30
 """Samples below which an asymptotic bound is not believed."""
@@ -55,7 +56,7 @@ def too_few(metric: Metric, gate: Gate, original: Measured, units: int, *, group
     could = f"a drop of {best:.3g} could" if np.isfinite(best) and best < 1 else "no drop could"
     would = f"{needed:,} would do if nothing changed at all, and more if some does" if needed else "no number would do"
     return (
-        f"{units:,} validation samples cannot certify a drop below {allowed:g} in {metric.name} at"
+        f"{counted(units, 'validation sample')} cannot certify a drop below {allowed:g} in {metric.name} at"
         f" {100 * gate.confidence:g} % confidence: {could} be, at best; {would}. Give more with --validation (without"
         " labels: --metric agreement), allow more with --max-drop, or go by the estimate alone with --observed"
     )

@@ -14,6 +14,7 @@ from onnx_lowrank.samples.conform import listed, shape_text
 from onnx_lowrank.samples.formats.format import Encoder, single_input
 from onnx_lowrank.samples.rows.row import Row
 from onnx_lowrank.types import Array
+from onnx_lowrank.types.words import counted, verb
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +30,12 @@ class FeatureFormat:
         width = spec.shape[-1] if spec.shape else None
         if len(spec.shape) != 2 or (isinstance(width, int) and width != len(columns)):
             raise DataError(
-                f"{source}: input {spec.name!r} takes {shape_text(spec)}, and there are {len(columns)} columns"
-                f" ({listed(columns)}): name those that count with --column, and the labels' with --label-column"
+                f"{source}: input {spec.name!r} takes {shape_text(spec)}, and there"
+                f" {verb(len(columns), 'is', 'are')} {counted(len(columns), 'column')} ({listed(columns)}):"
+                " name those that count with --column, and the labels' with --label-column"
             )
-        note = f"{source}: {len(columns)} columns, in their order, are input {spec.name!r}; nothing is scaled"
+        are = verb(len(columns), "is", "in their order, are")
+        note = f"{source}: {counted(len(columns), 'column')}, {are} input {spec.name!r}; nothing is scaled"
         return Encoder(lambda row, place: {spec.name: _number(row, columns, spec, place)}, (note,))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from onnx_lowrank.errors import DataError
 from onnx_lowrank.samples.npz import readable
 from onnx_lowrank.samples.rows.row import Columns, Rows, RowSource
+from onnx_lowrank.types.words import counted
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 SOUNDS = (".wav", ".flac", ".ogg", ".aiff", ".aif")
@@ -77,9 +78,9 @@ def open_folder(path: Path, columns: Columns) -> Rows:
             labels += [folder.name] * len(inside)
         order = np.random.default_rng(0).permutation(len(files))  # class after class would not be samples as they come
         files, labels = [files[i] for i in order], [labels[i] for i in order]
-    many = f" in {len(folders)} classes" if labels is not None else ""
+    many = f" in {counted(len(folders), 'class')}" if labels is not None else ""
     rows = [{column: file} for file in files]
-    source = f"{len(files)} file{'' if len(files) == 1 else 's'}{many} in {path}/"
+    source = f"{counted(len(files), 'file')}{many} in {path}/"
     return Rows(source, rows, (column,), labels, lambda index: str(files[index]))
 
 

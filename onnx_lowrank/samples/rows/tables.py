@@ -14,6 +14,7 @@ from onnx_lowrank.samples.conform import listed
 from onnx_lowrank.samples.npz import readable
 from onnx_lowrank.samples.rows.row import Columns, Rows, RowSource, needed
 from onnx_lowrank.samples.sets import Lazy
+from onnx_lowrank.types.words import counted
 
 LABELS = ("label", "labels")
 """Columns that are labels unless another is named."""
@@ -35,7 +36,10 @@ def open_separated(path: Path, columns: Columns) -> Rows:
     rows = [row for row in rows if row]
     for number, row in enumerate(rows, 1):
         if len(row) != len(header):
-            raise DataError(f"{path}: row {number} has {len(row)} cells, and the header names {len(header)} columns")
+            raise DataError(
+                f"{path}: row {number} has {counted(len(row), 'cell')}, and the header names"
+                f" {counted(len(header), 'column')}"
+            )
     if len(set(header)) != len(header):
         raise DataError(f"{path}: two columns have one name ({listed(header)}); rename one")
     values: dict[str, Sequence[Any]] = {name: [row[i] for row in rows] for i, name in enumerate(header)}

@@ -144,7 +144,7 @@ def test_texts_as_labels(place):
 def test_labels_in_some_of_the_files(place):
     np.savez(place / "0.npz", x=line(5), labels=np.array([1]))
     np.savez(place / "1.npz", x=line(5))
-    assert refusal(LINE) == "2 files in d/: only 1 of 2 samples have a label; label all of them or none"
+    assert refusal(LINE) == "2 files in d/: only 1 of 2 samples has a label; label all of them or none"
 
 
 def test_labels_beside_the_files(place):
@@ -171,7 +171,8 @@ def test_labels_beside_the_files_of_another_number(place, labels, count):
     for i in range(2):
         np.save(place / f"{i}.npy", line(5, i))
     np.save(place / "labels.npy", labels)
-    assert refusal(LINE) == f"d/labels.npy: {count} labels for 2 samples; give one label a file, in order of names"
+    many = "1 label" if count == 1 else f"{count} labels"
+    assert refusal(LINE) == f"d/labels.npy: {many} for 2 samples; give one label a file, in order of names"
 
 
 def test_labels_in_two_places(place):

@@ -116,7 +116,7 @@ def test_two_labels():
 
 def test_labels_for_some():
     assert refusal([(feed(3), 1), feed(3)]) == (
-        "the list given: only 1 of 2 samples have a label; label all of them or none"
+        "the list given: only 1 of 2 samples has a label; label all of them or none"
     )
 
 

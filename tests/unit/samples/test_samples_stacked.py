@@ -73,7 +73,7 @@ def test_a_fixed_batch_with_full_batches_says_nothing(write):
 
 def test_a_batch_of_two_leaves_one_row_out(write):
     assert read(write(x=ramp(5, 3)), [model(2, 3)]).notes == (
-        "cal.npz: the last 1 of 5 rows are left out, the model takes 2 at a time",
+        "cal.npz: the last of 5 rows is left out, the model takes 2 at a time",
     )
 
 
