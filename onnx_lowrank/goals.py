@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from onnx_lowrank.errors import GoalError
+from onnx_lowrank.types.checks import check_numbers, check_type, shown
 
 DropType: TypeAlias = Literal["absolute", "relative"]
 Resource: TypeAlias = Literal["parameters", "bytes", "macs", "latency"]
@@ -32,6 +33,9 @@ class Gate:
     observed: bool = False
 
     def __post_init__(self) -> None:
+        check_numbers(self, "max_drop", "confidence")
+        if self.drop_type not in get_args(DropType):
+            raise GoalError(f"drop_type is 'absolute' or 'relative', not {shown(self.drop_type)}")
         if self.max_drop is not None and not 0 <= self.max_drop < math.inf:
             raise GoalError(f"the allowed drop must be a number, 0 or more, not {self.max_drop}")
         if not 0.5 <= self.confidence < 1:
@@ -75,6 +79,11 @@ class Compact:
     min_speedup: float | None = None
 
     def __post_init__(self) -> None:
+        check_type("Compact(gate=…)", self.gate, Gate)
+        check_numbers(self, "min_speedup")
+        if self.resource not in get_args(Resource):
+            known = ", ".join(map(repr, get_args(Resource)))
+            raise GoalError(f"Compact(resource=…) takes one of {known}, not {shown(self.resource)}")
         _check_speedup(self.min_speedup, self.resource)
 
     @property
@@ -111,6 +120,9 @@ class Lossless:
     min_speedup: float | None = None
 
     def __post_init__(self) -> None:
+        check_type("Lossless(gate=…)", self.gate, Gate)
+        check_numbers(self, "keep", "target_macs", "target_latency", wanted="a share between 0 and 1, 0.6 say")
+        check_numbers(self, "target_size", "min_speedup")
         targets = [v for v in (self.keep, self.target_size, self.target_macs) if v is not None]
         if len(targets) > 1:
             raise GoalError(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from onnx_lowrank.errors import GoalError
 from onnx_lowrank.types import Override
+from onnx_lowrank.types.checks import check_numbers, check_type, check_whole, is_number, shown
 from onnx_lowrank.types.overrides import BITS as BITS
 
 Sensitivity: TypeAlias = Literal["joint", "inputs", "weights", "paper"]
@@ -63,6 +65,9 @@ class Runtime:
     threads: int = 0
 
     def __post_init__(self) -> None:
+        check_whole(self, "threads")
+        if not isinstance(self.provider, str):
+            raise GoalError(f"the provider is auto, cpu, cuda or onnxruntime's own name, not {shown(self.provider)}")
         if not 0 <= self.threads <= MOST_THREADS:
             raise GoalError(f"threads must be 0 (all cores) or a number up to {MOST_THREADS:,}, not {self.threads}")
 
@@ -71,6 +76,7 @@ class Runtime:
 class Options:
     """How the work is done; nothing here changes what counts as a success.
 
+    metric: a built-in's name, `name@output`, FILE.py:function, or a function (outputs, labels); None: what fits.
     memory: bytes that collection, refits and kept outputs may hold at once; the default gives way to the widest weight.
     exponents: a and b of the metric A^a ⊗ B^b in which `joint` fits bases (A of inputs, B of gradients); losses are
     predicted as ever. objective: whose loss is predicted, the distance to the original's outputs (None as well) or that
@@ -97,7 +103,7 @@ class Options:
     """
 
     sensitivity: Sensitivity = "joint"
-    metric: str | None = None
+    metric: str | Callable[..., Any] | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     rank_multiple: int = 8
@@ -171,6 +177,7 @@ class Options:
         return SENSITIVITIES[self.sensitivity][1]
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         if self.then is not None and self.then not in THEN:
             raise GoalError(f"unknown step {self.then!r} after factoring: take {', '.join(map(repr, THEN))}")
         if self.sensitivity not in SENSITIVITIES:
@@ -198,6 +205,21 @@ class Options:
                 Override.of(text)
         except ValueError as error:
             raise GoalError(str(error)) from error
+
+    def _check_kinds(self) -> None:
+        """Raise GoalError for a value of another kind than its field's."""
+        check_type("Options(runtime=…)", self.runtime, Runtime)
+        check_whole(self, "seed", "memory", "rank_multiple", "continuation", "cache_limit", "shard_size")
+        check_numbers(self, "gamma", "time_budget")
+        for name, wanted in (("bits", "(8, 32), say"), ("exponents", "(1, 0.5), say")):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, tuple | list) and all(map(is_number, value))):
+                raise GoalError(f"Options({name}=…) takes a tuple of numbers, {wanted}, not {shown(value)}")
+        own = callable(self.metric) or hasattr(self.metric, "values")
+        if self.metric is not None and not isinstance(self.metric, str) and not own:
+            raise GoalError(
+                f"Options(metric=…) takes a metric's name, FILE.py:function or a function, not {shown(self.metric)}"
+            )
 
     def _check_bits(self) -> None:
         """Raise GoalError for bits that there are not, and for what does not go with fewer than a number's own."""

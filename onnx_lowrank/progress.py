@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeVar
 
+from onnx_lowrank.errors import GoalError
+from onnx_lowrank.types.checks import shown
+
 LOGGER = logging.getLogger("onnx_lowrank")
 """Every step that is over, at level INFO; nothing is shown unless the user of the library asks for it."""
 T = TypeVar("T")
@@ -29,6 +32,18 @@ class Silent:
     def step(self, title: str, total: int) -> Iterator[Advance]:
         """Do nothing."""
         yield lambda units: None
+
+
+def steps_of(progress: Progress | None) -> Progress:
+    """Return what shows the steps; nobody does where it is None. Raises GoalError for what shows none."""
+    if progress is None:
+        return Silent()
+    if not callable(getattr(progress, "step", None)) or isinstance(progress, type):
+        raise GoalError(
+            "progress takes an object with a method step(title, total), a context manager that gives a function to"
+            f" advance by (onnx_lowrank.progress.Progress), not {shown(progress)}"
+        )
+    return progress
 
 
 class EndedError(Exception):

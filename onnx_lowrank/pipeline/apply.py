@@ -19,7 +19,7 @@ from onnx_lowrank.pipeline.post_quantize import PostQuantizer, settings_of
 from onnx_lowrank.pipeline.provenance import stamp
 from onnx_lowrank.pipeline.refit import refitted
 from onnx_lowrank.pipeline.staging import checked, on_disk, publish
-from onnx_lowrank.progress import Progress, Silent
+from onnx_lowrank.progress import Progress, steps_of
 from onnx_lowrank.results.saved_plan import SavedChoice, SavedPlan, read_plan
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import Source, Split
@@ -74,7 +74,7 @@ def apply(
             f" {loaded.sha256[:12]}…): give the model it was made for"
         )
     inventory = _inventory(saved, loaded, options)
-    progress = progress or Silent()
+    progress = steps_of(progress)
     split = _samples(saved, loaded, data, validation, options, progress)
     if split is not None:
         inventory = replace(inventory, ranged=RangeSamples(split.calibration.feeds, options.runtime))

@@ -22,7 +22,7 @@ from onnx_lowrank.pipeline.loaded_model import (
 )
 from onnx_lowrank.pipeline.notes import standing_notes
 from onnx_lowrank.pipeline.staging import timed_feeds
-from onnx_lowrank.progress import Progress, Silent
+from onnx_lowrank.progress import Progress, steps_of
 from onnx_lowrank.results.comparison import Comparison
 from onnx_lowrank.results.parts import Size
 from onnx_lowrank.runtime.runner import Runner
@@ -54,7 +54,7 @@ def compare(
     >>> bool(same), same.verdict.drop.estimate
     (True, 0.0)
     """
-    gate, options, progress = gate or Gate(), options or Options(), progress or Silent()
+    gate, options, progress = gate or Gate(), options or Options(), steps_of(progress)
     original, candidate = (LoadedModel.of(model, options.runtime) for model in (first, second))
     same_interface(original.runner, candidate.runner)
     cache = () if options.outputs else counting(original.runner.outputs)

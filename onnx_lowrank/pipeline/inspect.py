@@ -15,7 +15,7 @@ from onnx_lowrank.passes.prepare import prepared
 from onnx_lowrank.pipeline.loaded_model import read_model
 from onnx_lowrank.pipeline.notes import preparation_notes
 from onnx_lowrank.pipeline.provenance import provenance
-from onnx_lowrank.progress import Progress, Silent
+from onnx_lowrank.progress import Progress, steps_of
 from onnx_lowrank.results.inspection import Inspection, WeightRow
 from onnx_lowrank.types import Array, Site
 from onnx_lowrank.weights.find import find_sites, largest_first
@@ -52,7 +52,7 @@ def inspect(
     if spectrum is None:
         spectrum = not any(mapped_tensors(ready.model))
     rows = []
-    with (progress or Silent()).step("decomposing weights", len(inventory.sites)) as advance:
+    with steps_of(progress).step("decomposing weights", len(inventory.sites)) as advance:
         for site in inventory.sites:
             rows.append(_row(inventory, site, _ranks_for(inventory, site) if spectrum else {}))
             advance(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import RandomData, Samples, Source, Split, make_split, read, settled
 from onnx_lowrank.statistics import binary
 from onnx_lowrank.types import Feed, Outputs
+from onnx_lowrank.types.checks import shown
 from onnx_lowrank.validation import KEPT_BYTES, Judge
 from onnx_lowrank.validation.looks import first_look, first_samples
 
@@ -107,6 +109,8 @@ def read_model(model: onnx.ModelProto | Path | str) -> ReadModel:
     """Read a model from a file, or take it as it is. Raises ModelError."""
     if isinstance(model, onnx.ModelProto):
         return ReadModel(model, "the model given", proto_bytes(model))
+    if not isinstance(model, str | os.PathLike):
+        raise ModelError(f"a model is the path of an .onnx or an onnx.ModelProto, not {shown(model)}")
     path = Path(model)
     return ReadModel(
         model_io.load(path), str(model), model_io.file_bytes(path), tuple(model_io.model_files(path.absolute()))

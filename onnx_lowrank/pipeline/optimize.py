@@ -30,6 +30,7 @@ from onnx_lowrank.sensitivity import cost_curves
 from onnx_lowrank.sensitivity.calibrated import SensitivityState
 from onnx_lowrank.sensitivity.modes import mode_of
 from onnx_lowrank.types import INT8
+from onnx_lowrank.types.checks import check_type
 
 FORMATS_BY = 0.6
 """The share of a time budget by which what number formats lose has to be known; the rest is for plans."""
@@ -64,6 +65,8 @@ def optimize(
     ('certified', True)
     """
     goal = goal or Compact()
+    check_type("goal", goal, Compact, Lossless)
+    check_type("options", options or Options(), Options)
     session = Session.of(model, samples, (options or Options()).for_goal(goal.resource), progress=progress)
     return meet_goal(session, goal, output=output, dry_run=dry_run)
 

@@ -38,7 +38,7 @@ from onnx_lowrank.pipeline.refit_check import repaired
 from onnx_lowrank.pipeline.session_values import Checked, Formatted, Judges, Priced, Repaired
 from onnx_lowrank.pipeline.staging import timed_feeds
 from onnx_lowrank.plan import Problem, signed
-from onnx_lowrank.progress import Clock, Ending, Progress, Silent
+from onnx_lowrank.progress import Clock, Ending, Progress, steps_of
 from onnx_lowrank.results.parts import Trial
 from onnx_lowrank.samples import Samples, Split
 from onnx_lowrank.samples.decoder import cache_note, counting
@@ -48,6 +48,7 @@ from onnx_lowrank.sensitivity.continuation import go_on
 from onnx_lowrank.sensitivity.measure import calibrate, calibrate_together, kind_of, probe
 from onnx_lowrank.store import spilled
 from onnx_lowrank.types import Choice, Curve, FactorKey, Plan
+from onnx_lowrank.types.checks import check_type
 from onnx_lowrank.types.words import counted
 from onnx_lowrank.validation import Judge
 from onnx_lowrank.validation.determinism import refuse_random, varies
@@ -106,7 +107,8 @@ class Session:
         5
         """
         options = options or Options()
-        clock = Clock(progress or Silent(), Ending(options.time_budget))
+        check_type("options", options, Options)
+        clock = Clock(steps_of(progress), Ending(options.time_budget))
         sources = samples if isinstance(samples, DataSources) else DataSources(data=samples)  # type: ignore[arg-type]
         loaded = LoadedModel.of(model, options.runtime)
         cache = () if options.outputs else counting(loaded.runner.outputs)

@@ -47,6 +47,8 @@ def plain(value: Any) -> Any:
         return None
     if isinstance(value, Path):
         return str(value)
+    if callable(value):  # a metric of the user's own
+        return getattr(value, "__name__", type(value).__name__)
     return value
 
 

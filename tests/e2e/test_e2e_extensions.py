@@ -259,7 +259,7 @@ def test_without_the_toy_reader_its_files_are_of_no_form(toy_metric: str, toy_ru
 
 def test_without_the_toy_rule_the_weight_before_it_has_no_gradient(toy_metric: str, toy_reader: Reader, toy_file: Path):
     (note,) = (note for note in run_toys(toy_file, toy_metric).notes if "no gradient" in note)
-    assert note.startswith("1 of 3 weights have no gradient (no rule for LRN)")
+    assert note.startswith("1 of 3 weights has no gradient (no rule for LRN)")
 
 
 def test_the_toy_rule_is_the_derivative(toy_rule: None):

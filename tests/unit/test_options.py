@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from onnx_lowrank.errors import GoalError
@@ -82,3 +83,45 @@ def test_bits_are_those_that_save_what_the_goal_is_where_none_are_given(resource
     assert asked.for_goal(resource).bits == expected
     assert asked.bits == given.get("bits")
     assert asked.for_goal(resource).rounds == (min(expected) < 32)
+
+
+def own(outputs, labels):
+    return [1.0 for _ in labels]
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Gate(max_drop="0.1"), "Gate(max_drop=…) takes a number, not '0.1'"),
+        (lambda: Gate(max_drop=True), "Gate(max_drop=…) takes a number, not True"),
+        (lambda: Gate(confidence=None), "Gate(confidence=…) takes a number, not None"),
+        (lambda: Gate(drop_type="rel"), "drop_type is 'absolute' or 'relative', not 'rel'"),
+        (lambda: Runtime(threads="x"), "Runtime(threads=…) takes a whole number, not 'x'"),
+        (lambda: Runtime(threads=1.5), "Runtime(threads=…) takes a whole number, not 1.5 (float)"),
+        (lambda: Runtime(provider=3), "onnxruntime's own name, not 3 (int)"),
+        (lambda: Lossless(keep="half"), "Lossless(keep=…) takes a share between 0 and 1, 0.6 say, not 'half'"),
+        (lambda: Lossless(target_size="10MB"), "Lossless(target_size=…) takes a number, not '10MB'"),
+        (lambda: Lossless(gate=0.1), "Lossless(gate=…) takes Gate(…), not 0.1 (float)"),
+        (lambda: Compact(gate=0.1), "Compact(gate=…) takes Gate(…), not 0.1 (float)"),
+        (lambda: Compact(resource="size"), "takes one of 'parameters', 'bytes', 'macs', 'latency', not 'size'"),
+        (lambda: Options(seed="x"), "Options(seed=…) takes a whole number, not 'x'"),
+        (lambda: Options(memory="1GB"), "Options(memory=…) takes a whole number, not '1GB'"),
+        (lambda: Options(bits="8,32"), "Options(bits=…) takes a tuple of numbers, (8, 32), say, not '8,32'"),
+        (lambda: Options(bits=8), "Options(bits=…) takes a tuple of numbers, (8, 32), say, not 8 (int)"),
+        (lambda: Options(exponents=1.0), "takes a tuple of numbers, (1, 0.5), say, not 1.0 (float)"),
+        (lambda: Options(runtime=4), "Options(runtime=…) takes Runtime(…), not 4 (int)"),
+        (lambda: Options(metric=5), "takes a metric's name, FILE.py:function or a function, not 5 (int)"),
+    ],
+)
+def test_another_kind_of_value_is_one_line_that_says_what_is_wanted(make, says: str):
+    with pytest.raises(GoalError) as caught:
+        make()
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_numpy_and_functions_are_taken():
+    assert Gate(max_drop=np.float32(0.5)).allowed() == 0.5
+    assert Options(seed=np.int64(3), bits=(np.int64(8), 32), metric=own).metric is own  # type: ignore[arg-type]
+    assert Runtime(threads=np.int32(2)).threads == 2  # type: ignore[arg-type]
+    assert Lossless(keep=1).keep == 1

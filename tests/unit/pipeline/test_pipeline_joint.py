@@ -104,7 +104,7 @@ def test_sites_above_an_operator_without_a_rule_fall_back_and_the_others_stay_jo
     done = state.calibrated
     assert done.fallback == {"c0": "no rule for LpPool"}
     (note,) = done.notes
-    assert note.startswith("1 of 3 weights have no gradient (no rule for LpPool)")
+    assert note.startswith("1 of 3 weights has no gradient (no rule for LpPool)")
     assert done.joint is not None
     assert {site for site, _ in done.joint.scored} == set(done.tails) == {"c1", "y"}
     assert [curve.site for curve in state.curves] == [site.id for site in found.sites] == ["c0", "c1", "y"]

@@ -37,7 +37,7 @@ def test_corrected_weights_another_measure_and_other_samples_are_said():
     moved = replace(CURVE, trust_range=0.1)
     said = how_far(Probed((moved, CURVE), (GOOD,), Selection(0.25, 1.5), held_back=False))
     assert "on calibration samples, as none were held back lose" in said[0]
-    assert said[1] == "1 of 2 weights lose more than predicted and carry what was measured"
+    assert said[1] == "1 of 2 weights loses more than predicted and carries what was measured"
     assert said[2].startswith("ranks are chosen by the errors of the weights as well")
 
 
