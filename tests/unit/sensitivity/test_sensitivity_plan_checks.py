@@ -25,7 +25,7 @@ CURVE = Curve("s", (Option(UNCHANGED, Cost()), Option(Form("svd", (1,)), Cost(),
 def test_only_plans_with_enough_samples_are_counted():
     (said,) = how_far(Probed((CURVE,), (GOOD, BAD, NOISY)))
     assert said == (
-        "1 of 2 whole plans that were measured to 25 % or better on samples that nothing was fitted on lose what is"
+        "1 of 2 whole plans that were measured to 25 % or better on samples that nothing was fitted on loses what is"
         " predicted within a factor of 2"
     )
     (said,) = how_far(Probed((CURVE,), (NOISY,)))
