@@ -25,6 +25,13 @@ class Gate:
     max_drop: None is the metric's own default, MAX_DROP for most. `relative` divides the drop by the original's metric.
     observed: the estimate alone decides, and nothing is claimed. Raises GoalError for values out of range, and for a
     drop of 0 that is not only to be observed.
+
+    >>> from onnx_lowrank import Gate
+    >>> Gate(max_drop=0.02).allowed(), Gate().allowed(), Gate(confidence=0.99).level
+    (0.02, 0.01, 0.99)
+    >>> Gate(max_drop=0)
+    Traceback (most recent call last):
+    onnx_lowrank.errors.GoalError: no finite number of samples certifies a drop of 0: ...
     """
 
     max_drop: float | None = None
@@ -72,6 +79,11 @@ class Compact:
 
     min_speedup: how many times as fast as the original it has to be, by measurement, even at the slow end of the
     interval; LEAST_SPEEDUP where the resource is latency, else nothing. Raises GoalError for one out of range.
+
+    >>> from onnx_lowrank import Compact, Gate
+    >>> goal = Compact(gate=Gate(max_drop=0.02), resource="bytes")
+    >>> goal.name, goal.speedup, Compact(resource="latency").speedup
+    ('compact', None, 1.02)
     """
 
     gate: Gate = Gate()
@@ -110,6 +122,13 @@ class Lossless:
     all the model's parameters; `target_size`, bytes of the saved model; `target_macs`, share of the model's
     multiply-accumulates. `target_latency`, share of its time: by itself, or with one of them, both kept. min_speedup:
     as for Compact. Raises GoalError otherwise.
+
+    >>> from onnx_lowrank import Lossless
+    >>> Lossless(keep=0.5).resource, Lossless(target_size=10_000_000).resource, Lossless().searches
+    ('parameters', 'bytes', True)
+    >>> Lossless(keep=50)
+    Traceback (most recent call last):
+    onnx_lowrank.errors.GoalError: --keep is a share between 0 and 1, not 50
     """
 
     keep: float | None = None

@@ -100,6 +100,11 @@ class Options:
     model; above protobuf's 2 GiB they always do. shard_size: to several, each of so many bytes at most. executor: who
     collects, decomposes and runs candidates: None: this process; `local:N`: processes on this machine;
     `dask://HOST:PORT`: a cluster.
+
+    >>> from onnx_lowrank import Options, Runtime
+    >>> options = Options(include=("encoder.*",), bits=(8, 32), runtime=Runtime(threads=4))
+    >>> options.rounds, Options().for_goal("bytes").bits, Options().for_goal("parameters").bits
+    (True, (2, 4, 8, 12, 16, 32), (32,))
     """
 
     sensitivity: Sensitivity = "joint"

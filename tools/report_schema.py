@@ -151,11 +151,13 @@ def _whole(
 
 
 def _nullable(schema: Any) -> Any:
-    """Return the schema with null beside every number, and without defaults and titles."""
+    """Return the schema with null beside every number, and without defaults, titles and examples of Python."""
     if isinstance(schema, list):
         return [_nullable(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
+    if isinstance(schema.get("description"), str):
+        schema = schema | {"description": schema["description"].partition("\n\n>>>")[0]}
     made = {key: _nullable(value) for key, value in schema.items() if key not in ("default", "title")}
     return made | ({"type": ["number", "null"]} if made.get("type") == "number" else {})
 

@@ -40,7 +40,16 @@ RANDOM_WARNING = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSources:
-    """Where samples come from: paths or Python objects, see `onnx_lowrank.samples.read`; RANDOM invents them."""
+    """Where samples come from: paths or Python objects, see `onnx_lowrank.samples.read`; RANDOM invents them.
+
+    data calibrates, validation decides (a part of data where it is None), test is measured once, at the end.
+    force_overlap: the same samples may be in two of them.
+
+    >>> from onnx_lowrank import RANDOM, DataSources
+    >>> sources = DataSources(data="cal.npz", validation="val.npz")
+    >>> sources.test is None, sources.random, DataSources(data=RANDOM).random
+    (True, False, True)
+    """
 
     data: Source
     validation: Source | None = None

@@ -59,6 +59,18 @@ def pareto(session: Session, goal: Goal) -> list[Point]:
 
     The plans are chosen as the session's options say: with terms between weights, or by the paper's rule. Raises
     GoalError where no weight can be factored, and for continuation, which has no one collection.
+
+    >>> from onnx_lowrank import Compact, DataSources, Options, Session, pareto
+    >>> from onnx_lowrank.demo import MODEL, demo_samples
+    >>> sets = demo_samples()
+    >>> few = {name: array[:200] for name, array in sets["validation"].items()}
+    >>> samples = DataSources(data=sets["calibration"], validation=few)
+    >>> options = Options(sensitivity="weights", include=("7.weight",), rank_multiple=64)
+    >>> points = pareto(Session.of(MODEL, samples, options), Compact())
+    >>> [round(point.kept, 2) for point in points]
+    [1.0, 0.91, 0.81, 0.7, 0.57]
+    >>> points[-1].metric, points[-1].drop < 0.05
+    ('top1', True)
     """
     refusal = no_curve(session.options)
     if refusal:

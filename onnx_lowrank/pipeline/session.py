@@ -71,6 +71,16 @@ class Session:
 
     trials: (choices, gate) -> what was measured. told: step -> how many of its results the cache had. Make one with
     `Session.of`. Raises LowRankError (ModelError, DataError, MetricError, GoalError, RuntimeProblem).
+
+    >>> from onnx_lowrank import DataSources, Options, Session
+    >>> from onnx_lowrank.demo import MODEL, demo_samples
+    >>> sets = demo_samples()
+    >>> samples = DataSources(data=sets["calibration"], validation=sets["validation"])
+    >>> session = Session.of(MODEL, samples, Options(include=("7.*",)))  # for many goals
+    >>> [(site.weight, site.shape) for site in session.inventory.sites]
+    [('7.weight', (320, 1152))]
+    >>> len(session.split.calibration), len(session.split.validation)
+    (448, 2000)
     """
 
     loaded: LoadedModel

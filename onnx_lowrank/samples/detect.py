@@ -45,6 +45,14 @@ def read(
     NamedLabels are one of these whose labels are names of classes. Samples are returned as they are; RANDOM invents
     some, the same for the same `seed`. groups: a key beside the inputs, equal where samples share a source. `progress`
     is told (done, total) after each sample. Raises DataError, one line, for all that can be wrong.
+
+    >>> import numpy as np
+    >>> from onnx_lowrank import Session, read
+    >>> from onnx_lowrank.demo import MODEL, demo_samples
+    >>> inputs = Session.of(MODEL, demo_samples()["calibration"]).loaded.runner.inputs
+    >>> samples = read({"image": np.zeros((5, 1, 28, 28)), "labels": [4, 0, 3, 1, 2]}, inputs)
+    >>> len(samples), samples.feeds[0]["image"].shape, str(samples.feeds[0]["image"].dtype)
+    (5, (1, 1, 28, 28), 'float32')
     """
     if isinstance(source, Samples):
         return source
