@@ -34,8 +34,8 @@ class FeatureFormat:
                 f" {verb(len(columns), 'is', 'are')} {counted(len(columns), 'column')} ({listed(columns)}):"
                 " name those that count with --column, and the labels' with --label-column"
             )
-        are = verb(len(columns), "is", "in their order, are")
-        note = f"{source}: {counted(len(columns), 'column')}, {are} input {spec.name!r}; nothing is scaled"
+        are = verb(len(columns), " is", ", in their order, are")
+        note = f"{source}: {counted(len(columns), 'column')}{are} input {spec.name!r}; nothing is scaled"
         return Encoder(lambda row, place: {spec.name: _number(row, columns, spec, place)}, (note,))
 
 

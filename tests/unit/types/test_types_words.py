@@ -11,6 +11,7 @@ from builders import build, node, value, weight
 from onnx_lowrank import DataError, inspect
 from onnx_lowrank.runtime.runner import TensorSpec
 from onnx_lowrank.samples import read
+from onnx_lowrank.samples.formats.features import FeatureFormat
 from onnx_lowrank.types.words import counted, verb
 
 SPECS = [TensorSpec("x", "tensor(float)", ("n", 2))]
@@ -34,3 +35,11 @@ def test_one_weight_holds():
 def test_one_label():
     with pytest.raises(DataError, match="1 label for 2 samples; give one label a sample"):
         read({"x": np.zeros((2, 2), np.float32), "labels": np.zeros(1)}, SPECS)
+
+
+def test_one_column_and_one_name():
+    form = FeatureFormat()
+    with pytest.raises(DataError, match=r"takes \[n, 2\], and there is 1 column \('a'\): name those that count"):
+        form.fitted(SPECS, ["a"], "t.csv")
+    wide = [TensorSpec("x", "tensor(float)", ("n", 1))]
+    assert form.fitted(wide, ["a"], "t.csv").notes == ("t.csv: 1 column is input 'x'; nothing is scaled",)
