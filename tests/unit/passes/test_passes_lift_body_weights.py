@@ -178,7 +178,8 @@ def test_the_whole_way(name: str, switches: dict):
                       options(metric="relative-l2", **switches))  # fmt: skip
     assert result.changed, result.reason
     assert {choice.weight for choice in result.plan.factored} & set(weights)
-    told = f"{len(weights)} of {len(weights) + 1} weights are used inside If, Loop or Scan, where nothing can be"
+    are = "is" if len(weights) == 1 else "are"
+    told = f"{len(weights)} of {len(weights) + 1} weights {are} used inside If, Loop or Scan, where nothing can be"
     assert any(note.startswith(told) for note in result.notes), result.notes
     onnx.checker.check_model(result.model, full_check=True)
     assert inspect(model, rank_multiple=1).share > 0.9
