@@ -18,8 +18,8 @@ from onnx_lowrank.graph.scratch import scratch
 from onnx_lowrank.metrics import Metric
 from onnx_lowrank.options import LossObjective, Options, Sensitivity
 from onnx_lowrank.pipeline.confirm import Confirmed, Refuted, Target, Unconfirmed, confirm
+from onnx_lowrank.pipeline.judges import make_judge
 from onnx_lowrank.pipeline.ledger import Ledger, size_before
-from onnx_lowrank.pipeline.loaded_model import make_judge
 from onnx_lowrank.pipeline.outcome import changed, nothing, refuted
 from onnx_lowrank.pipeline.search import Search
 from onnx_lowrank.pipeline.session import Session

@@ -11,12 +11,12 @@ import onnx
 from onnx_lowrank.collection.positions import observe_positions
 from onnx_lowrank.goals import Gate
 from onnx_lowrank.options import Options
+from onnx_lowrank.pipeline.judges import make_judge
 from onnx_lowrank.pipeline.loaded_model import (
     RANDOM_WARNING,
     LoadedModel,
     choose,
     first_outputs,
-    make_judge,
     refuse_impossible,
     same_interface,
 )

@@ -7,7 +7,8 @@ from dataclasses import replace
 from onnx_lowrank.goals import Gate
 from onnx_lowrank.metrics import CrossEntropy, Metric, choose_metric
 from onnx_lowrank.options import Options
-from onnx_lowrank.pipeline.loaded_model import LoadedModel, first_outputs, make_judge
+from onnx_lowrank.pipeline.judges import make_judge
+from onnx_lowrank.pipeline.loaded_model import LoadedModel, first_outputs
 from onnx_lowrank.samples import Samples
 from onnx_lowrank.sensitivity.calibrated import SensitivityState
 from onnx_lowrank.validation import Judge

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from onnx_lowrank import metrics
@@ -16,23 +15,16 @@ from onnx_lowrank.goals import Gate
 from onnx_lowrank.graph import model_io
 from onnx_lowrank.graph.large import proto_bytes
 from onnx_lowrank.graph.model_io import Standing
-from onnx_lowrank.metrics import Measured, Metric, choose_metric, impossible_goal
+from onnx_lowrank.metrics import Metric, choose_metric, impossible_goal
 from onnx_lowrank.options import Options, Runtime
 from onnx_lowrank.passes.prepare import prepared
 from onnx_lowrank.progress import Progress
 from onnx_lowrank.runtime.batching import batch_size
 from onnx_lowrank.runtime.runner import Runner
 from onnx_lowrank.samples import RandomData, Samples, Source, Split, make_split, read, settled
-from onnx_lowrank.statistics import binary
 from onnx_lowrank.types import Feed, Outputs
 from onnx_lowrank.types.checks import shown
-from onnx_lowrank.validation import KEPT_BYTES, Judge
-from onnx_lowrank.validation.looks import first_look, first_samples
 
-OUTPUTS = 8
-"""The original's outputs on a set that take more than this part of the memory allowed lie in a file."""
-PREVIEW, PREVIEW_LEAST, PREVIEW_LEVEL = 5, 100, 0.999
-"""A preview takes a fifth of the validation samples, at least 100, and intervals of this level."""
 RANDOM_WARNING = (
     "calibrated and validated on random data: nothing here says how the model does on real inputs; give --data"
 )
@@ -180,54 +172,6 @@ def refuse_impossible(metric: Metric, gate: Gate) -> None:
     impossible = impossible_goal(metric, gate)
     if impossible:
         raise GoalError(impossible)
-
-
-def make_judge(
-    loaded: LoadedModel, samples: Samples, metric: Metric, gate: Gate, options: Options, *, spread: bool = False
-) -> Judge:
-    """Return the judge of candidates on one set. `spread`: the original is not deterministic."""
-    return Judge(
-        loaded.runner, samples.feeds, samples.labels, metric, gate, seed=options.seed, groups=samples.group_numbers,
-        outputs=options.outputs or None, spread=spread, limit=kept_outputs(options),
-    )  # fmt: skip
-
-
-def kept_outputs(options: Options) -> int:
-    """Return how many bytes of the original's outputs each judge may hold: there are four at most."""
-    return min(options.memory // OUTPUTS, KEPT_BYTES)
-
-
-def make_preview(
-    loaded: LoadedModel, samples: Samples, metric: Metric, gate: Gate, options: Options, *, spread: bool = False
-) -> Judge | None:
-    """Return the judge of a preview: a part of the samples, at a level so high that chance does not decide.
-
-    A candidate whose drop's interval lies above the allowed drop even there is not run on the rest; one that passes the
-    preview still has to pass on the whole set. None where the set is too small to save anything.
-    """
-    count = max(len(samples) // PREVIEW, PREVIEW_LEAST)
-    if 2 * count > len(samples):
-        return None
-    part, certain = _spread(samples, count), replace(gate, confidence=PREVIEW_LEVEL)
-    return make_judge(loaded, part, metric, certain, options, spread=spread)
-
-
-def make_early(
-    loaded: LoadedModel, samples: Samples, metric: Metric, gate: Gate, options: Options, measured: Measured
-) -> Judge | None:
-    """Return the judge of a first look, on a part of the samples. `measured`: the original.
-
-    None where the set is too small, where values are not right or wrong, where drops are relative and where samples
-    share sources.
-    """
-    values, count = measured.values, first_samples(len(samples), gate, metrics.allowed_drop(metric, gate))
-    if not count or samples.groups is not None or gate.relative or isinstance(values, float) or not binary(values):
-        return None
-    return make_judge(loaded, _spread(samples, count), metric, first_look(gate), options)
-
-
-def _spread(samples: Samples, count: int) -> Samples:
-    return samples.subset([int(i) for i in np.linspace(0, len(samples) - 1, count)])
 
 
 def batch_of(loaded: LoadedModel, feeds: Sequence[Feed]) -> int:

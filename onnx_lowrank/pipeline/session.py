@@ -16,6 +16,7 @@ from onnx_lowrank.metrics import Metric
 from onnx_lowrank.metrics.divergence import DivergenceKind
 from onnx_lowrank.options import Options, Then
 from onnx_lowrank.pipeline.held_back_judges import labelled_judge, screening_judge
+from onnx_lowrank.pipeline.judges import judges_of, kept_outputs, make_judge
 from onnx_lowrank.pipeline.kept import Kept, forms_of
 from onnx_lowrank.pipeline.label_fits import LabelFits
 from onnx_lowrank.pipeline.loaded_model import (
@@ -23,10 +24,6 @@ from onnx_lowrank.pipeline.loaded_model import (
     LoadedModel,
     choose,
     first_outputs,
-    kept_outputs,
-    make_early,
-    make_judge,
-    make_preview,
     read_samples,
     refuse_impossible,
 )
@@ -212,22 +209,15 @@ class Session:
         return bool(self.varying)
 
     def judge(self, gate: Gate) -> Judges:
-        """Return the judges on validation; the original is measured once a gate.
-
-        Of the plans of a certified sequence one at most fails: there a look at a part costs more than it saves.
-        """
-        return self._once(("judges", gate), lambda: self._judges(gate))
-
-    def _judges(self, gate: Gate) -> Judges:
+        """Return the judges on validation; the original is measured once a gate."""
         metric, _ = self.metric(gate)
-        loaded, validation, options, spread = self.loaded, self.split.validation, self.options, self.spread
-        whole = make_judge(loaded, validation, metric, gate, options, spread=spread)
-        if gate.observed:
-            return Judges(whole, preview=make_preview(loaded, validation, metric, gate, options, spread=spread))
-        if spread:
-            return Judges(whole)
-        original = self.checked(gate).measured
-        return Judges(whole, early=make_early(loaded, validation, metric, gate, options, original))
+        loaded, validation, options = self.loaded, self.split.validation, self.options
+        return self._once(
+            ("judges", gate),
+            lambda: judges_of(
+                loaded, validation, metric, gate, options, lambda: self.checked(gate).measured, spread=self.spread
+            ),
+        )
 
     def test_judge(self, gate: Gate) -> Judge | None:
         """Return the judge on the test samples, made once a gate; None where there are none."""

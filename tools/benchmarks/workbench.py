@@ -71,8 +71,9 @@ from onnx_lowrank.passes.factorize import rewrite
 from onnx_lowrank.pipeline import refit
 from onnx_lowrank.pipeline.accuracy_search import claimed, compete, folds_of, parts_of, runner_of
 from onnx_lowrank.pipeline.confirm import Target
+from onnx_lowrank.pipeline.judges import make_judge
 from onnx_lowrank.pipeline.ledger import size_before
-from onnx_lowrank.pipeline.loaded_model import batch_of, first_outputs, make_judge, same_interface
+from onnx_lowrank.pipeline.loaded_model import batch_of, first_outputs, same_interface
 from onnx_lowrank.pipeline.planners import planner_of
 from onnx_lowrank.pipeline.search import Search
 from onnx_lowrank.pipeline.staging import timed_feeds

@@ -10,7 +10,7 @@ from builders import classifier_folder, options
 
 from onnx_lowrank import statistics
 from onnx_lowrank.goals import Compact, Gate
-from onnx_lowrank.pipeline import DataSources, Session, confirm, loaded_model, meet_goal
+from onnx_lowrank.pipeline import DataSources, Session, confirm, judges, meet_goal
 from onnx_lowrank.validation.looks import EARLY, PART, ROOM, first_look, first_samples, second_look
 from onnx_lowrank.validation.screening import PRIOR, Aim, Screened, _early, expected_bounds
 
@@ -99,7 +99,7 @@ def test_a_sequence_looks_at_a_part_first_and_claims_by_all(tmp_path, monkeypatc
     assert twice.verdict.samples == SAMPLES
     assert twice.verdict.bound.confidence == pytest.approx(0.95)
     assert "samples but not by all: left out" in confirm._left_out(glances[0], twice.verdict)
-    monkeypatch.setattr(loaded_model, "first_samples", lambda *_: 0)
+    monkeypatch.setattr(judges, "first_samples", lambda *_: 0)
     once = result()
     assert all(trial.verdict.samples == SAMPLES for trial in once.trials)
     assert [t.plan.choices for t in once.trials] == [t.plan.choices for t in twice.trials]
